@@ -1,0 +1,9 @@
+//! The agent's protocol and the pieces that both ends share.
+//!
+//! The agent is one small static program that does everything that is done to a mounted guest: it finds the root
+//! file system, mounts after the guest's fstab, runs commands, reads and writes files, freezes and thaws. Engine
+//! `chroot` runs it as a child in namespaces of its own on the host; engine `vm` runs it as the first process of an
+//! appliance. It knows nothing of templates, layers or keys.
+
+pub mod partition;
+pub mod protocol;

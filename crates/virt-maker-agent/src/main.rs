@@ -1,0 +1,3 @@
+//! The agent; see the library for what it is.
+
+fn main() {}

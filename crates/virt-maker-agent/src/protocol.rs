@@ -1,0 +1,355 @@
+//! What the host and the agent say to each other, and how it is framed.
+//!
+//! # Framing
+//! A frame is `kind: u8`, `length: u32` little endian, then `length` bytes. There are two kinds: [`FRAME_MESSAGE`]
+//! holds one JSON value (a [`Request`] towards the agent, a [`Reply`] from it) and [`FRAME_DATA`] holds raw bytes of
+//! the transfer or of the output that is under way. No frame is longer than [`MAX_FRAME`].
+//!
+//! # Order
+//! One request is under way at a time. The agent answers each with zero or more intermediate frames and exactly one
+//! final [`Reply`]: `Done`-like or `Failed`. The first exchange is `Hello`; ends that differ in [`VERSION`] part there.
+//!
+//! Everything that comes from the agent was shaped by the guest and is data: lengths are bounded, names are bytes.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The version of this protocol; both ends must have the same.
+pub const VERSION: u32 = 1;
+/// A frame that holds one JSON message.
+pub const FRAME_MESSAGE: u8 = 1;
+/// A frame that holds raw bytes; an empty one ends a transfer.
+pub const FRAME_DATA: u8 = 2;
+/// The largest payload of a frame, in bytes.
+pub const MAX_FRAME: usize = 1 << 20;
+
+/// What the host asks of the agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// The first request of a connection.
+    Hello {
+        /// The host's [`VERSION`].
+        version: u32,
+        /// How commands are to be confined.
+        sandbox: Sandbox,
+    },
+    /// Makes a disk known: a raw image as a regular file (a loop device is made for each partition) or a block
+    /// device. Finds the guest's root on it and mounts all after the guest's fstab. Answer: [`Reply::Mounted`].
+    Mount {
+        /// Path of the file or device, as the agent sees it.
+        disk: String,
+    },
+    /// Runs a program in the guest. Answer: data frames with output (standard output and error, merged, as they
+    /// come), then [`Reply::Exited`]. All processes that it left behind are gone by then.
+    Run(Run),
+    /// Reads a file. Answer: data frames, an empty one, then [`Reply::Done`].
+    Read {
+        /// Absolute path in the guest.
+        path: String,
+    },
+    /// Creates or replaces a regular file, atomically by a rename in its folder. Data frames follow, then an empty
+    /// one. A final symlink is replaced, not followed. Answer: [`Reply::Done`].
+    Write {
+        /// Absolute path in the guest; parents must exist.
+        path: String,
+        /// Mode and owner.
+        attributes: Attributes,
+    },
+    /// Creates a folder; one that exists gets the attributes. Answer: [`Reply::Done`].
+    Mkdir {
+        /// Absolute path in the guest.
+        path: String,
+        /// Mode and owner; folders made on the way (`parents`) get 0755 and root.
+        attributes: Attributes,
+        /// Make missing parents too.
+        parents: bool,
+    },
+    /// Creates a symbolic link, replacing a file or a link at `path`. Answer: [`Reply::Done`].
+    Symlink {
+        /// What the link says, any text.
+        target: String,
+        /// Absolute path of the link.
+        path: String,
+    },
+    /// Sets mode and owner without following a final symlink. Answer: [`Reply::Done`].
+    SetAttributes {
+        /// Absolute path in the guest.
+        path: String,
+        /// What to set.
+        attributes: Attributes,
+    },
+    /// Says what is at a path, without following a final symlink. Answer: [`Reply::Stat`].
+    Stat {
+        /// Absolute path in the guest.
+        path: String,
+    },
+    /// Names in a folder, sorted, without `.` and `..`. Answer: [`Reply::Names`].
+    ReadDir {
+        /// Absolute path in the guest.
+        path: String,
+    },
+    /// Removes a file, a link, or a folder with all in it; what is missing is no error. Answer: [`Reply::Done`].
+    Remove {
+        /// Absolute path in the guest.
+        path: String,
+    },
+    /// Renames within one file system, replacing the target. Answer: [`Reply::Done`].
+    Rename {
+        /// Absolute path in the guest.
+        from: String,
+        /// Absolute path in the guest.
+        to: String,
+    },
+    /// Brings every mounted file system to a clean state on its disk and blocks writes. Answer: [`Reply::Done`].
+    Freeze,
+    /// Ends a freeze. Answer: [`Reply::Done`].
+    Thaw,
+    /// Unmounts all and lets go of the disks. Answer: [`Reply::Done`].
+    Unmount,
+}
+
+/// How commands are confined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sandbox {
+    /// Under bubblewrap: own pid, ipc, uts and mount namespaces, dangerous capabilities dropped.
+    Bubblewrap {
+        /// Path of `bwrap`.
+        program: String,
+    },
+}
+
+/// A program to run in the guest, as root, with the guest's root as its root.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Run {
+    /// Program and arguments. With `script`, these are the arguments of the script.
+    pub argv: Vec<String>,
+    /// A script with its own `#!` line; it is shown to the guest at a path on a temporary file system and run.
+    pub script: Option<String>,
+    /// Variables added to a fixed base (`PATH`, `HOME=/root`, `LANG=C.UTF-8`, `DEBIAN_FRONTEND`, ...).
+    pub env: BTreeMap<String, String>,
+    /// Whether it may use the network; without, its network namespace has only a loopback device.
+    pub network: bool,
+    /// Text of the `/etc/resolv.conf` that the guest sees while it runs, with `network`.
+    pub resolv_conf: Option<String>,
+    /// Run on a pseudo-terminal: data frames from the host are its input, [`Request`]s do not interleave; an empty
+    /// data frame ends the input. Used by `--on-failure shell`.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// Size of a terminal in character cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
+/// Mode and owner of a file; `None` leaves what is there (for new files: 0644 or 0755, root).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Attributes {
+    /// Permission bits, including set-id and sticky bits (`0o7777` at most).
+    pub mode: Option<u32>,
+    /// User id in the guest.
+    pub uid: Option<u32>,
+    /// Group id in the guest.
+    pub gid: Option<u32>,
+}
+
+/// What the agent answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// Answer to `Hello`.
+    Welcome {
+        /// The agent's [`VERSION`].
+        version: u32,
+    },
+    /// Answer to `Mount`.
+    Mounted(Mounted),
+    /// Answer to `Run`.
+    Exited(Exit),
+    /// Answer to `Stat`; `None` where nothing is there.
+    Stat {
+        /// What is there.
+        stat: Option<Stat>,
+    },
+    /// Answer to `ReadDir`.
+    Names {
+        /// File names; bytes that are not UTF-8 are replaced.
+        names: Vec<String>,
+    },
+    /// The request is done.
+    Done,
+    /// The request could not be done; the session goes on.
+    Failed(Failure),
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// Its exit status.
+    Status(i32),
+    /// The number of the signal that killed it.
+    Signal(i32),
+}
+
+/// A guest that is mounted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mounted {
+    /// What is mounted where, in mount order; the first is `/`.
+    pub file_systems: Vec<FileSystem>,
+    /// What the guest says it is.
+    pub os: OsRelease,
+    /// What was left out and why (an entry with `nofail`, for instance).
+    pub warnings: Vec<String>,
+}
+
+/// One mounted file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSystem {
+    /// Where in the guest.
+    pub mount_point: String,
+    /// Type as the kernel calls it: `ext4`, `xfs`, ...
+    pub kind: String,
+    /// Number of the partition, from 1; 0 where the file system takes the whole disk.
+    pub partition: u32,
+}
+
+/// The parts of `/etc/os-release` that virt-maker uses. The guest wrote them: they are data.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OsRelease {
+    /// `ID`, such as `debian`; empty where unknown.
+    pub id: String,
+    /// `ID_LIKE`, split at blanks.
+    pub id_like: Vec<String>,
+    /// `VERSION_ID`.
+    pub version_id: String,
+    /// `PRETTY_NAME`.
+    pub pretty_name: String,
+}
+
+/// What is at a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stat {
+    /// The kind of file.
+    pub kind: FileKind,
+    /// Permission bits (`0o7777`).
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Target, for a symbolic link.
+    pub target: Option<String>,
+}
+
+/// Kinds of file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileKind {
+    /// Regular file.
+    File,
+    /// Folder.
+    Directory,
+    /// Symbolic link.
+    Symlink,
+    /// Device, socket or pipe.
+    Other,
+}
+
+/// Why a request could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What sort of failure, for decisions.
+    pub kind: FailureKind,
+    /// One sentence that says what was tried and what came of it.
+    pub message: String,
+}
+
+/// Sorts of failure that a host decides upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// This kernel cannot mount it, another engine may: LVM, LUKS, an unknown file system.
+    Unsupported,
+    /// No root file system was found.
+    NoRoot,
+    /// More than one root file system was found.
+    SeveralRoots,
+    /// An fstab entry cannot be mounted.
+    Fstab,
+    /// The guest's file system is full.
+    GuestFull,
+    /// Nothing is at that path in the guest.
+    NotFound,
+    /// The other end broke the protocol.
+    Protocol,
+    /// Anything else that the system refused.
+    System,
+}
+
+/// One frame, as read.
+#[derive(Debug)]
+pub enum Frame<M> {
+    /// A message.
+    Message(M),
+    /// Bytes; empty at the end of a transfer.
+    Data(Vec<u8>),
+}
+
+/// Writes a message frame and flushes.
+pub fn write_message<M: Serialize>(out: &mut impl Write, message: &M) -> io::Result<()> {
+    let body = serde_json::to_vec(message)?;
+    write_frame(out, FRAME_MESSAGE, &body)
+}
+
+/// Writes one data frame and flushes. `bytes` must not be longer than [`MAX_FRAME`].
+pub fn write_data(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    write_frame(out, FRAME_DATA, bytes)
+}
+
+fn write_frame(out: &mut impl Write, kind: u8, body: &[u8]) -> io::Result<()> {
+    if body.len() > MAX_FRAME {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "frame longer than the protocol allows"));
+    }
+    let mut head = [kind, 0, 0, 0, 0];
+    head[1..].copy_from_slice(&(body.len() as u32).to_le_bytes());
+    out.write_all(&head)?;
+    out.write_all(body)?;
+    out.flush()
+}
+
+/// Reads one frame; `None` where the stream ends between frames. An end within a frame is an error.
+pub fn read_frame<M: DeserializeOwned>(input: &mut impl Read) -> io::Result<Option<Frame<M>>> {
+    let mut head = [0u8; 5];
+    let first = loop {
+        match input.read(&mut head[..1]) {
+            Ok(count) => break count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    };
+    if first == 0 {
+        return Ok(None);
+    }
+    input.read_exact(&mut head[1..])?;
+    let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
+    if length > MAX_FRAME {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes")));
+    }
+    let mut body = vec![0; length];
+    input.read_exact(&mut body)?;
+    match head[0] {
+        FRAME_MESSAGE => Ok(Some(Frame::Message(serde_json::from_slice(&body)?))),
+        FRAME_DATA => Ok(Some(Frame::Data(body))),
+        kind => Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of unknown kind {kind}"))),
+    }
+}

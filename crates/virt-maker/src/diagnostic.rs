@@ -1,0 +1,35 @@
+//! Places in templates, and messages about them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A place in a template file.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Position {
+    /// The file, as the user named it.
+    pub file: Arc<PathBuf>,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+/// One thing that is wrong in a template.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Diagnostic {
+    /// What is wrong and what was expected, in one sentence without a place.
+    pub message: String,
+    /// Where; `None` only where there is no file (a parameter on the command line).
+    pub position: Option<Position>,
+    /// The source line, for the mark under it.
+    pub source_line: Option<String>,
+    /// What to do: a suggestion for a misspelled word, for instance.
+    pub hint: Option<String>,
+}

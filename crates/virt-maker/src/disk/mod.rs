@@ -1,0 +1,21 @@
+//! Disk images: headers are read, checked and written here, before or instead of any other program.
+
+/// Formats of image files that the store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// QEMU's copy-on-write format, version 3.
+    Qcow2,
+    /// The bytes of the disk.
+    Raw,
+}
+
+impl ImageFormat {
+    /// The name that qemu uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            ImageFormat::Qcow2 => "qcow2",
+            ImageFormat::Raw => "raw",
+        }
+    }
+}

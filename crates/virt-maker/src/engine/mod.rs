@@ -1,0 +1,75 @@
+//! Engines: ways to run steps in a guest's file system.
+//!
+//! An engine opens a [`Session`] on a sealed layer with one writable overlay on top. Between two steps the session
+//! makes its overlay immutable and puts the next one on top ([`Session::checkpoint`]), while the guest stays mounted.
+
+pub mod block;
+pub mod chroot;
+pub mod libguestfs;
+pub mod select;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::ImageFormat;
+use crate::error::Result;
+use crate::event::Events;
+use crate::guest::Guest;
+use crate::host::Cancel;
+
+/// An image file with its format, which is known and never probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: ImageFormat,
+}
+
+/// Receives output of guests and tools for the log of the step that is under way, byte by byte as it comes.
+pub type LogSink = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
+/// What is needed to open a session.
+pub struct OpenRequest<'a> {
+    /// The sealed layer; its header names its own backing file, and so on down to the base.
+    pub parent: &'a Image,
+    /// An empty qcow2 overlay, whose header names `parent` as it will be when both are in the store.
+    pub overlay: &'a Path,
+    /// A private folder (mode 0700) for sockets and mount points. The caller removes it.
+    pub work_dir: &'a Path,
+    /// Output of steps.
+    pub output: LogSink,
+    /// Warnings, traces and progress of the engine.
+    pub events: Events,
+    /// Asked between and during operations; the session's calls then fail with `Cancelled`.
+    pub cancel: Cancel,
+}
+
+/// A way to run steps. Engines have no part in keys: all leave the same difference for the same step.
+pub trait Engine: Send + Sync {
+    /// `chroot`, `vm` or `libguestfs`.
+    fn name(&self) -> &'static str;
+
+    /// Opens a session. Errors of kind `Unsupported` mean that another engine may be able to; `Guest`, that none is.
+    /// On error nothing is left behind.
+    fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Session>>;
+}
+
+/// An open guest on a stack of overlays.
+///
+/// Dropping a session without [`Session::finish`] kills its helpers; what the top overlay holds is then undefined.
+pub trait Session: Send {
+    /// The guest.
+    fn guest(&mut self) -> &mut dyn Guest;
+
+    /// Brings every file system to a clean state, puts the empty overlay `next` on top, and goes on there. When this
+    /// returns, the overlay that was on top holds a clean file system and nobody writes to it again; its bytes are in
+    /// the page cache, not yet durable.
+    fn checkpoint(&mut self, next: &Path) -> Result<()>;
+
+    /// Unmounts, flushes and ends all helpers. When this returns, the top overlay is as after a checkpoint.
+    fn finish(self: Box<Self>) -> Result<()>;
+
+    /// A shell in the guest as it stands, on this process's terminal, until the user leaves it.
+    fn shell(&mut self) -> Result<()>;
+}

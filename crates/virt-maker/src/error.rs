@@ -1,0 +1,177 @@
+//! Errors: what kind, in which context, from which source.
+//!
+//! `Display` gives the context of one error and never repeats its source; the command line walks the chain of
+//! sources. Hints say what to do and are shown on a line of their own.
+
+use std::fmt;
+
+/// `Result` with this crate's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What sort of failure; the command line makes its exit code from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The template, a parameter or a file that it names is wrong: the author can mend it.
+    Template,
+    /// The base image is missing, damaged, hostile, or not what its checksum says.
+    Base,
+    /// A step failed in the guest.
+    Step,
+    /// The guest cannot be opened as it is: no root, two roots, an fstab entry that cannot be mounted.
+    Guest,
+    /// This engine cannot open this guest, another one may.
+    Unsupported,
+    /// The host lacks a tool, a right or a kernel feature.
+    Host,
+    /// The host's disk is full.
+    HostFull,
+    /// The store is of another version, or cannot be read or written.
+    Store,
+    /// An artifact could not be made or put in place.
+    Export,
+    /// A person or a signal asked to stop.
+    Cancelled,
+    /// A program that virt-maker drives broke its own rules.
+    Internal,
+}
+
+/// An error with its kind, its context, perhaps a place in a template, a hint and a source.
+#[derive(Debug)]
+pub struct Error {
+    inner: Box<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    context: String,
+    hint: Option<String>,
+    diagnostics: Vec<crate::diagnostic::Diagnostic>,
+    failure: Option<StepFailure>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error with a sentence that says what was tried and what came of it.
+    pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+        let inner =
+            Inner { kind, context: context.into(), hint: None, diagnostics: Vec::new(), failure: None, source: None };
+        Error { inner: Box::new(inner) }
+    }
+
+    /// Errors of a template, each with its place.
+    pub fn template(diagnostics: Vec<crate::diagnostic::Diagnostic>) -> Self {
+        let count = diagnostics.len();
+        let context = match diagnostics.first() {
+            Some(only) if count == 1 => only.message.clone(),
+            _ => format!("{count} errors in the template"),
+        };
+        let mut error = Error::new(ErrorKind::Template, context);
+        error.inner.diagnostics = diagnostics;
+        error
+    }
+
+    /// Adds the error that caused this one.
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.inner.source = Some(source.into());
+        self
+    }
+
+    /// Adds a sentence that says what to do.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.inner.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the details of a failed step.
+    pub fn with_failure(mut self, failure: StepFailure) -> Self {
+        self.inner.failure = Some(failure);
+        self
+    }
+
+    /// What sort of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.inner.kind
+    }
+
+    /// What to do about it, if anybody knows.
+    pub fn hint(&self) -> Option<&str> {
+        self.inner.hint.as_deref()
+    }
+
+    /// The errors of a template, with their places; empty for other kinds.
+    pub fn diagnostics(&self) -> &[crate::diagnostic::Diagnostic] {
+        &self.inner.diagnostics
+    }
+
+    /// The details of a failed step.
+    pub fn failure(&self) -> Option<&StepFailure> {
+        self.inner.failure.as_ref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.inner.context)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.inner.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Turns a lower error into one of this crate with a kind and a context. A full disk keeps its own kind.
+pub trait Context<T> {
+    /// See [`Context`]. The closure runs only on failure.
+    fn context<S: Into<String>>(self, kind: ErrorKind, context: impl FnOnce() -> S) -> Result<T>;
+}
+
+impl<T> Context<T> for std::io::Result<T> {
+    fn context<S: Into<String>>(self, kind: ErrorKind, context: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(|source| {
+            let full = matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+            let kind = if full { ErrorKind::HostFull } else { kind };
+            Error::new(kind, context()).with_source(source)
+        })
+    }
+}
+
+impl<T> Context<T> for rustix::io::Result<T> {
+    fn context<S: Into<String>>(self, kind: ErrorKind, context: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(std::io::Error::from).context(kind, context)
+    }
+}
+
+impl<T> Context<T> for Result<T> {
+    fn context<S: Into<String>>(self, kind: ErrorKind, context: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(|source| {
+            let kind = match source.kind() {
+                // These say more than the place where they came up.
+                ErrorKind::HostFull | ErrorKind::Cancelled => source.kind(),
+                _ => kind,
+            };
+            Error::new(kind, context()).with_source(source)
+        })
+    }
+}
+
+/// What is known of a step that failed.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct StepFailure {
+    /// Where the step stands in its template.
+    pub position: Option<crate::diagnostic::Position>,
+    /// Kind and text of the step, for people.
+    pub step: String,
+    /// How its program ended, in words: `exit status 2`, `killed by signal 9`; `None` where none ran.
+    pub exit: Option<String>,
+    /// The last lines of its output, as data of the guest.
+    pub last_lines: Vec<String>,
+    /// The whole log.
+    pub log: std::path::PathBuf,
+    /// The overlay as the step left it, where it was kept.
+    pub kept: Option<std::path::PathBuf>,
+}

@@ -1,0 +1,221 @@
+//! The one stream of typed events: the only way from the library to a person or a machine.
+//!
+//! Serialised, an event is one JSON object with a `type`; `docs/events.md` describes version [`VERSION`] of it.
+//! Fields may be added within a version; a field that goes or changes its meaning makes a new one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::diagnostic::Position;
+use crate::key::{Digest, LayerKey};
+
+/// The version of the serialised form.
+pub const VERSION: u32 = 1;
+
+/// Something that happened.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// The first event of a build.
+    BuildStarted {
+        /// [`VERSION`].
+        version: u32,
+        /// Templates, as named by the user.
+        templates: Vec<PathBuf>,
+        /// The store.
+        store: PathBuf,
+        /// All layers (bases and steps) of all specs, each once.
+        layers: usize,
+        /// How many of them are there already.
+        cached: usize,
+    },
+    /// A layer that is there already. Comes for each, in plan order, before any work on its spec.
+    LayerCached(LayerInfo),
+    /// Which engine was taken, and why, in one line.
+    EngineChosen {
+        /// `chroot`, `vm`, `libguestfs`.
+        engine: &'static str,
+        /// A sentence for people.
+        reason: String,
+    },
+    /// An engine is being opened on a layer. One per session.
+    SessionStarted {
+        /// Number of the session within this build, from 1.
+        session: u32,
+        /// The engine.
+        engine: &'static str,
+        /// The layer that it is opened on.
+        parent: LayerKey,
+    },
+    /// The guest is mounted and steps can run.
+    SessionReady {
+        /// See `SessionStarted`.
+        session: u32,
+        /// What the guest calls itself, escaped.
+        os: String,
+        /// Since `SessionStarted`.
+        #[serde(serialize_with = "seconds")]
+        elapsed: Duration,
+    },
+    /// The session is closed and nothing of it is left.
+    SessionEnded {
+        /// See `SessionStarted`.
+        session: u32,
+    },
+    /// Another process makes this layer; this one waits for it.
+    LayerAwaited {
+        /// The layer.
+        key: LayerKey,
+        /// The process that holds its lock, where known.
+        pid: Option<u32>,
+    },
+    /// Work on a missing layer begins.
+    LayerStarted(LayerInfo),
+    /// A line or part of the output of the step that is under way. `text` is data of the guest, not yet escaped.
+    Output {
+        /// The layer in the making.
+        key: LayerKey,
+        /// Bytes as they came, UTF-8 or replaced.
+        text: String,
+    },
+    /// How far a long operation is (download, copy, export).
+    Progress {
+        /// What it is, for people: `download`, `export qcow2`.
+        what: String,
+        /// Bytes done (or per mille, where `total` is 1000 and `unit` is `permille`).
+        done: u64,
+        /// Bytes in all, where known.
+        total: Option<u64>,
+        /// `bytes` or `permille`.
+        unit: &'static str,
+    },
+    /// The step is done; its overlay is being sealed in the background.
+    StepFinished {
+        /// The layer in the making.
+        key: LayerKey,
+        /// Time of the step, without sealing.
+        #[serde(serialize_with = "seconds")]
+        elapsed: Duration,
+    },
+    /// The layer is in the store for good.
+    LayerSealed {
+        /// The layer.
+        key: LayerKey,
+        /// Bytes that its overlay takes on the disk.
+        bytes: u64,
+    },
+    /// The step failed; the build of its spec ends with an error that says more.
+    StepFailed {
+        /// The layer that is not made.
+        key: LayerKey,
+        /// Where the log is, and the last lines.
+        failure: crate::error::StepFailure,
+    },
+    /// An exporter begins.
+    ExportStarted {
+        /// Its name.
+        kind: String,
+        /// The target.
+        path: PathBuf,
+    },
+    /// An artifact is in place.
+    ExportFinished {
+        /// Name of the exporter.
+        kind: String,
+        /// The target.
+        path: PathBuf,
+        /// Size of the file in bytes.
+        bytes: u64,
+        /// SHA-256 of the file.
+        digest: Digest,
+        /// It was there already, from this layer with these arguments, unchanged.
+        current: bool,
+        /// Time it took.
+        #[serde(serialize_with = "seconds")]
+        elapsed: Duration,
+    },
+    /// Something that a person should know and that does not end the build.
+    Warning {
+        /// A sentence.
+        message: String,
+    },
+    /// Detail for `-v` and logs: traces of engines and tools.
+    Trace {
+        /// Who says it: `libguestfs`, `qemu`, `agent`.
+        source: &'static str,
+        /// A line.
+        message: String,
+    },
+    /// The last event of a build that succeeded: all is sealed and exported.
+    BuildFinished {
+        /// Layers that were made.
+        built: usize,
+        /// Layers that were there.
+        cached: usize,
+        /// The whole time.
+        #[serde(serialize_with = "seconds")]
+        elapsed: Duration,
+        /// Where the time went: pairs of a name (`session`, `steps`, `seal`, `export`, ...) and seconds.
+        spent: Vec<(String, f64)>,
+    },
+    /// The last event of a build that failed.
+    BuildFailed {
+        /// Kind of the error.
+        kind: crate::error::ErrorKind,
+        /// Its sentence, sources included.
+        message: String,
+    },
+}
+
+/// A layer, for people and machines.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerInfo {
+    /// Its key.
+    pub key: LayerKey,
+    /// `import` or `step`.
+    pub role: &'static str,
+    /// Name of the runner.
+    pub kind: String,
+    /// One line that says what it does, from the template, without secrets.
+    pub summary: String,
+    /// Place of the step in its spec, from 1; 0 for the import.
+    pub index: usize,
+    /// Number of steps of its spec.
+    pub steps: usize,
+    /// Where it stands in the template.
+    pub position: Option<Position>,
+}
+
+fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+/// Where events go. Cheap to clone; may be called from any thread; must not block for long.
+#[derive(Clone)]
+pub struct Events(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl Events {
+    /// Sends every event to `sink`.
+    pub fn new(sink: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Events(Arc::new(sink))
+    }
+
+    /// Drops every event.
+    pub fn none() -> Self {
+        Events::new(|_| {})
+    }
+
+    /// Sends one event.
+    pub fn send(&self, event: Event) {
+        (self.0)(event);
+    }
+
+    /// Sends a warning.
+    pub fn warn(&self, message: impl Into<String>) {
+        self.send(Event::Warning { message: message.into() });
+    }
+}

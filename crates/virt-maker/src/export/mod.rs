@@ -1,0 +1,49 @@
+//! Exports: how an artifact is made from a sealed layer, one file per kind. Adding one works as for steps.
+
+use std::path::{Path, PathBuf};
+
+use crate::diagnostic::Diagnostic;
+use crate::disk::ImageFormat;
+use crate::error::Result;
+use crate::event::Events;
+use crate::host::Cancel;
+use crate::template::Node;
+
+/// What a kind of export is.
+pub struct ExportKind {
+    /// Its name in templates.
+    pub name: &'static str,
+    /// One sentence.
+    pub about: &'static str,
+    /// Version of what it writes.
+    pub version: u32,
+    /// Reads its arguments.
+    pub parse: fn(&Node) -> Result<Box<dyn Export>, Vec<Diagnostic>>,
+}
+
+/// What an export reads and may use.
+pub struct ExportContext<'a> {
+    /// The sealed layer.
+    pub layer: &'a Path,
+    /// Its format.
+    pub format: ImageFormat,
+    /// Progress and warnings.
+    pub events: &'a Events,
+    /// Asked regularly.
+    pub cancel: &'a Cancel,
+}
+
+/// One export of a spec.
+pub trait Export: Send + Sync {
+    /// The artifact's path, absolute.
+    fn target(&self) -> PathBuf;
+
+    /// Whether a missing folder of the target is made.
+    fn create_dir(&self) -> bool;
+
+    /// Arguments that shape the bytes of the artifact (so not its path).
+    fn arguments(&self) -> serde_json::Value;
+
+    /// Writes the artifact to `temporary`, a path beside the target that does not exist yet.
+    fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()>;
+}

@@ -1,0 +1,50 @@
+//! What a step may do to a guest, whatever engine has it open.
+//!
+//! Paths are absolute paths in the guest. No symlink of the guest leads out of its root: the work is done inside that
+//! root or with `RESOLVE_IN_ROOT`. What a guest says is data.
+
+use std::io::Read;
+
+pub use virt_maker_agent::protocol::{Attributes, Exit, FileKind, OsRelease, Run, Stat};
+
+use crate::error::Result;
+
+/// An open guest.
+///
+/// Guaranteed by every engine: calls are done when they return; a command's processes are all gone when [`Guest::run`]
+/// returns; `/run` is empty and temporary while commands run; services do not start. Not guaranteed: times of files,
+/// inode numbers, where on the disk something lands.
+pub trait Guest {
+    /// What the guest says it is.
+    fn os(&self) -> &OsRelease;
+
+    /// Runs a program; its output goes to the step's log as it comes. An exit status that is not 0 is no `Err`.
+    fn run(&mut self, run: &Run) -> Result<Exit>;
+
+    /// The content of a regular file. Errors where there is none or it is larger than `limit` bytes.
+    fn read(&mut self, path: &str, limit: u64) -> Result<Vec<u8>>;
+
+    /// Creates or replaces a regular file with what `content` yields. Parents must exist.
+    fn write(&mut self, path: &str, content: &mut dyn Read, attributes: Attributes) -> Result<()>;
+
+    /// Creates a folder, with its parents if wanted; sets the attributes also where it exists.
+    fn mkdir(&mut self, path: &str, attributes: Attributes, parents: bool) -> Result<()>;
+
+    /// Creates a symbolic link, replacing a file or link of that name.
+    fn symlink(&mut self, target: &str, path: &str) -> Result<()>;
+
+    /// Sets mode and owner.
+    fn set_attributes(&mut self, path: &str, attributes: Attributes) -> Result<()>;
+
+    /// What is at a path, not following a final symlink; `None` where nothing is.
+    fn stat(&mut self, path: &str) -> Result<Option<Stat>>;
+
+    /// Names in a folder, sorted.
+    fn read_dir(&mut self, path: &str) -> Result<Vec<String>>;
+
+    /// Removes a file, link or whole folder; nothing there is fine.
+    fn remove(&mut self, path: &str) -> Result<()>;
+
+    /// Renames within a file system.
+    fn rename(&mut self, from: &str, to: &str) -> Result<()>;
+}

@@ -1,0 +1,5 @@
+//! The host: the only place that spawns programs, downloads, or renames durably.
+
+mod cancel;
+
+pub use cancel::Cancel;

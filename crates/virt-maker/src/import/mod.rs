@@ -1,0 +1,60 @@
+//! Imports: where a base comes from, one file per kind. Adding one works as for steps.
+
+use std::path::{Path, PathBuf};
+
+use crate::diagnostic::Diagnostic;
+use crate::disk::ImageFormat;
+use crate::error::Result;
+use crate::event::Events;
+use crate::host::Cancel;
+use crate::key::HostInput;
+use crate::template::Node;
+
+/// What a kind of import is.
+pub struct ImportKind {
+    /// Its name in templates.
+    pub name: &'static str,
+    /// One sentence.
+    pub about: &'static str,
+    /// Version of its effect; see [`crate::key::KeyMaterial::kind_version`].
+    pub version: u32,
+    /// Reads its arguments. Relative paths are relative to the folder of the file that the node came from.
+    pub parse: fn(&Node) -> Result<Box<dyn Import>, Vec<Diagnostic>>,
+}
+
+/// What an import may use of the host.
+pub struct ImportContext<'a> {
+    /// A folder of the store that stays between builds, for partial downloads and for what was learned about sources
+    /// (URL to digest; file identity to digest). Safe to remove at any time.
+    pub cache_dir: &'a Path,
+    /// Progress and warnings.
+    pub events: &'a Events,
+    /// Asked regularly.
+    pub cancel: &'a Cancel,
+}
+
+/// One import of a spec.
+pub trait Import: Send + Sync {
+    /// One line for people.
+    fn summary(&self) -> String;
+
+    /// What enters the key. May have to fetch, to know a digest; what was learned is kept in `cache_dir`, so that the
+    /// next call answers from a stat.
+    fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey>;
+
+    /// Makes the base image at `target` (a path that does not exist yet, on the store's file system) and says its
+    /// format. The bytes are those of `key`, or it is an error. The header was checked in Rust ([`crate::disk`]).
+    /// Output of tools goes to `log`.
+    fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<ImageFormat>;
+}
+
+/// What enters the key of an import.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImportKey {
+    /// Arguments that shape the base.
+    pub arguments: serde_json::Value,
+    /// Digests of what is taken from the host or the network.
+    pub inputs: Vec<HostInput>,
+    /// Where the fetched bytes lie already, if anywhere.
+    pub fetched: Option<PathBuf>,
+}

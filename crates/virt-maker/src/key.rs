@@ -1,0 +1,199 @@
+//! Keys: what a layer is called, and what its name covers.
+//!
+//! A key is the SHA-256 of a canonical form. The encoding is specified in `docs/cache-keys.md`, which also says why
+//! each thing is in it or not, and golden tests below pin it: a change of one byte of it is a new [`KEY_FORMAT`].
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+/// The version of the canonical form.
+pub const KEY_FORMAT: u32 = 1;
+
+/// A SHA-256 digest of some bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Digest(Sha256::digest(bytes).into())
+    }
+
+    /// A digest from its 32 bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Digest(bytes)
+    }
+
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// 64 lower-case hexadecimal digits, or `None` where `text` is not 64 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.as_bytes();
+        if text.len() != 64 {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            let high = (text[2 * index] as char).to_digit(16)?;
+            let low = (text[2 * index + 1] as char).to_digit(16)?;
+            *byte = (high * 16 + low) as u8;
+        }
+        Some(Digest(bytes))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl serde::Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        Digest::parse(&text).ok_or_else(|| serde::de::Error::custom("expected 64 hexadecimal digits"))
+    }
+}
+
+/// The name of a layer: digest of its step, of the bytes that the step takes from the host, and of its parent's key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct LayerKey(pub Digest);
+
+impl LayerKey {
+    /// The first 12 digits, for people.
+    pub fn short(&self) -> String {
+        self.0.to_string()[..12].to_owned()
+    }
+}
+
+impl fmt::Display for LayerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for LayerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.short())
+    }
+}
+
+/// Bytes that a runner takes from the host: what they are called in messages, and what enters the key of them.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct HostInput {
+    /// A stable name within the step: a path relative to the copied folder, or `content`. Never an absolute path of
+    /// the host.
+    pub name: String,
+    /// The kind of thing and what lands in the guest: `file`, `directory`, `symlink`.
+    pub kind: String,
+    /// Digest of the bytes (of the target, for a symbolic link; of nothing, for a folder).
+    pub digest: Digest,
+    /// Permission bits in the guest.
+    pub mode: u32,
+}
+
+/// Everything that enters the key of one layer. Nothing else does.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct KeyMaterial {
+    /// `import` or `step`.
+    pub role: String,
+    /// Name of the runner.
+    pub kind: String,
+    /// Version of the runner's effect on a guest; a runner that starts to do something else raises it.
+    pub kind_version: u32,
+    /// Arguments after rendering, in the runner's own normal form.
+    pub arguments: serde_json::Value,
+    /// Bytes from the host, in the order in which they are used.
+    pub inputs: Vec<HostInput>,
+    /// Key of the parent; `None` for a base.
+    pub parent: Option<LayerKey>,
+}
+
+impl KeyMaterial {
+    /// The key; see `docs/cache-keys.md` for the bytes that are hashed.
+    pub fn key(&self) -> LayerKey {
+        let mut encoder = Encoder(Sha256::new());
+        encoder.text("virt-maker layer key");
+        encoder.number(KEY_FORMAT.into());
+        encoder.text(&self.role);
+        encoder.text(&self.kind);
+        encoder.number(self.kind_version.into());
+        encoder.value(&self.arguments);
+        encoder.count(b'I', self.inputs.len());
+        for input in &self.inputs {
+            encoder.text(&input.name);
+            encoder.text(&input.kind);
+            encoder.frame(b'D', input.digest.as_bytes());
+            encoder.number(input.mode.into());
+        }
+        match &self.parent {
+            Some(parent) => encoder.frame(b'P', parent.0.as_bytes()),
+            None => encoder.frame(b'P', &[]),
+        }
+        LayerKey(Digest(encoder.0.finalize().into()))
+    }
+}
+
+/// Writes tagged, length-prefixed items: `tag: u8`, `length: u64` little endian, bytes. No two values share a form.
+struct Encoder(Sha256);
+
+impl Encoder {
+    fn frame(&mut self, tag: u8, bytes: &[u8]) {
+        self.count(tag, bytes.len());
+        self.0.update(bytes);
+    }
+
+    fn count(&mut self, tag: u8, count: usize) {
+        self.0.update([tag]);
+        self.0.update((count as u64).to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.frame(b'S', text.as_bytes());
+    }
+
+    fn number(&mut self, number: u64) {
+        self.frame(b'N', number.to_string().as_bytes());
+    }
+
+    fn value(&mut self, value: &serde_json::Value) {
+        use serde_json::Value;
+        match value {
+            Value::Null => self.frame(b'Z', &[]),
+            Value::Bool(yes) => self.frame(b'B', &[u8::from(*yes)]),
+            Value::Number(number) => self.frame(b'N', number.to_string().as_bytes()),
+            Value::String(text) => self.text(text),
+            Value::Array(items) => {
+                self.count(b'L', items.len());
+                items.iter().for_each(|item| self.value(item));
+            }
+            Value::Object(members) => {
+                // Members have no order in YAML; lists have one, which stays.
+                let mut members: Vec<_> = members.iter().collect();
+                members.sort_by(|a, b| a.0.cmp(b.0));
+                self.count(b'M', members.len());
+                for (name, value) in members {
+                    self.text(name);
+                    self.value(value);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Steps: what is done to a guest, one file per kind.
+//!
+//! To add one, write `step/NAME.rs` like its neighbours (arguments as a type, how they are keyed, how they run) and
+//! add its name to the table below. Nothing else in the tree knows a step by name.
+
+use crate::diagnostic::Diagnostic;
+use crate::error::Result;
+use crate::guest::Guest;
+use crate::key::HostInput;
+use crate::template::Node;
+
+/// What a kind of step is, for the table, the documentation and the loader.
+pub struct StepKind {
+    /// Its name in templates.
+    pub name: &'static str,
+    /// One sentence.
+    pub about: &'static str,
+    /// Version of its effect on a guest; see [`crate::key::KeyMaterial::kind_version`].
+    pub version: u32,
+    /// Whether it runs the guest's own programs with a network.
+    pub network: bool,
+    /// Reads its arguments. Relative paths are relative to the folder of the file that the node came from.
+    pub parse: fn(&Node) -> Result<Box<dyn Step>, Vec<Diagnostic>>,
+}
+
+/// One step of a spec: how it is keyed, and how it runs.
+pub trait Step: Send + Sync {
+    /// One line for people, without secrets: the text of the template, shortened.
+    fn summary(&self) -> String;
+
+    /// The arguments in normal form and digests of all bytes that it takes from the host.
+    fn key_inputs(&self) -> Result<StepKey>;
+
+    /// Does it. Uses only bytes from the host whose digest is that in `key`; anything else is an error. A program of
+    /// the guest that fails is an error made with [`run_checked`].
+    fn run(&self, key: &StepKey, guest: &mut dyn Guest) -> Result<()>;
+}
+
+/// What enters the key of a step besides its kind and its parent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepKey {
+    /// Arguments after rendering.
+    pub arguments: serde_json::Value,
+    /// Bytes from the host.
+    pub inputs: Vec<HostInput>,
+}
