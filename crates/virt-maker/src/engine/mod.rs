@@ -6,6 +6,7 @@
 pub mod block;
 pub mod chroot;
 pub mod libguestfs;
+pub mod qmp;
 pub mod select;
 
 use std::path::{Path, PathBuf};
