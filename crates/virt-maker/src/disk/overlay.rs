@@ -46,7 +46,7 @@ pub struct Backing<'a> {
 pub fn cluster_bits(virtual_size: u64) -> u32 {
     let mut bits = 12;
     // One L2 table is one cluster of 8-byte entries, so an L1 entry covers 2^(2 * bits - 3) bytes.
-    while bits < 16 && (virtual_size >> (2 * bits - 3)).saturating_mul(8) > L1_BYTES_WANTED {
+    while bits < 16 && virtual_size.div_ceil(1 << (2 * bits - 3)).saturating_mul(8) > L1_BYTES_WANTED {
         bits += 1;
     }
     bits
@@ -62,7 +62,8 @@ pub fn create(path: &Path, virtual_size: u64, backing: Backing<'_>) -> Result<()
     let l1_clusters = (l1_entries * 8).div_ceil(cluster).max(1);
     let clusters = 3 + l1_clusters;
     let name = backing.name.as_bytes();
-    if virtual_size == 0 || virtual_size % 512 != 0 || name.len() > BACKING_NAME_MAX || clusters > cluster / 2 {
+    if virtual_size == 0 || !virtual_size.is_multiple_of(512) || name.len() > BACKING_NAME_MAX || clusters > cluster / 2
+    {
         let message = format!("no overlay can be made of a disk of {virtual_size} bytes on `{}`", backing.name);
         return Err(Error::new(ErrorKind::Base, message));
     }
@@ -191,7 +192,7 @@ mod tests {
     fn refuses_what_the_format_cannot_hold() {
         let folder = tempfile::tempdir().unwrap();
         let backing = Backing { name: "base.raw", format: ImageFormat::Raw };
-        for size in [0, 513, u64::MAX & !511] {
+        for size in [0, 513, !511] {
             let path = folder.path().join("overlay.qcow2");
             assert_eq!(create(&path, size, backing).unwrap_err().kind(), ErrorKind::Base);
             assert!(!path.exists());
