@@ -361,7 +361,7 @@ fn files(guest: &mut dyn Guest) {
     }
     assert!(guest.write("/data/broken", &mut Broken(3_000_000), NONE).is_err());
     let full = failure(guest.write("/data/full", &mut std::io::repeat(1).take(20_000_000), NONE));
-    assert_eq!(full.kind(), ErrorKind::Guest, "{full}");
+    assert_eq!(full.kind(), ErrorKind::Guest, "{full:?}");
     assert!(full.to_string().contains("full"), "{full}");
     assert_eq!(guest.read_dir("/data").unwrap(), ["beat", "big", "lost+found"], "no half file is left");
 

@@ -39,6 +39,15 @@ struct RawStat {
     size: i64,
 }
 
+/// The head of `struct guestfs_statvfs`.
+#[repr(C)]
+struct RawSpace {
+    bsize: i64,
+    frsize: i64,
+    blocks: i64,
+    bfree: i64,
+}
+
 /// What `lstatns` and `statns` say.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RawAttributes {
@@ -146,6 +155,8 @@ library! {
     lstatns = "lstatns": fn(*mut Raw, *const c_char) -> *mut RawStat;
     statns = "statns": fn(*mut Raw, *const c_char) -> *mut RawStat;
     free_statns = "free_statns": fn(*mut RawStat) -> ();
+    statvfs = "statvfs": fn(*mut Raw, *const c_char) -> *mut RawSpace;
+    free_statvfs = "free_statvfs": fn(*mut RawSpace) -> ();
     readlink = "readlink": fn(*mut Raw, *const c_char) -> *mut c_char;
     realpath = "realpath": fn(*mut Raw, *const c_char) -> *mut c_char;
     ls = "ls": fn(*mut Raw, *const c_char) -> *mut *mut c_char;
@@ -246,7 +257,7 @@ macro_rules! plain {
         pub(super) fn $name(&mut self, $($arg: plain!(@type $kind)),*) -> Result<(), CallError> {
             $(plain!(@bind $arg $kind);)*
             // SAFETY: the handle is open, strings live until the call returns.
-            let status = unsafe { (self.library.$name)(self.raw, $(plain!(@pass $arg $kind)),*) };
+            let status = unsafe { (self.library.$name)(self.raw(), $(plain!(@pass $arg $kind)),*) };
             self.status(stringify!($name), status)
         })*
     };
@@ -293,11 +304,19 @@ impl Handle {
         }
         let handle = Handle { library: Arc::clone(library), raw, sink: Box::into_raw(Box::new(sink)) };
         // SAFETY: the handle is open; the sink outlives it.
-        unsafe {
-            (library.set_error_handler)(raw, ptr::null(), ptr::null_mut());
-            (library.set_event_callback)(raw, on_event, events::ALL, 0, handle.sink.cast());
+        let set = unsafe { (library.set_event_callback)(handle.raw(), on_event, events::ALL, 0, handle.sink.cast()) };
+        if set == -1 {
+            return Err(Error::new(ErrorKind::Host, "libguestfs does not take an event callback"));
         }
         Ok(handle)
+    }
+
+    /// The raw handle for a call on this thread. libguestfs keeps its error handler for each thread by itself, and the
+    /// one that it starts with prints.
+    fn raw(&self) -> *mut Raw {
+        // SAFETY: the handle is open; no handler means silence.
+        unsafe { (self.library.set_error_handler)(self.raw, ptr::null(), ptr::null_mut()) };
+        self.raw
     }
 
     fn error(&mut self, call: &'static str) -> CallError {
@@ -403,7 +422,7 @@ impl Handle {
     pub(super) fn set_backend_settings(&mut self, settings: &[&str]) -> Result<(), CallError> {
         let list = CList::new(settings).map_err(CallError::nul)?;
         // SAFETY: a null-terminated list that lives until the call returns.
-        let status = unsafe { (self.library.set_backend_settings)(self.raw, list.pointers.as_ptr()) };
+        let status = unsafe { (self.library.set_backend_settings)(self.raw(), list.pointers.as_ptr()) };
         self.status("set_backend_settings", status)
     }
 
@@ -413,7 +432,7 @@ impl Handle {
         // SAFETY: pairs of an option's number and its string, then the end mark.
         let status = unsafe {
             (self.library.add_drive_opts)(
-                self.raw,
+                self.raw(),
                 file.as_ptr(),
                 DRIVE_FORMAT,
                 c"raw".as_ptr(),
@@ -429,7 +448,7 @@ impl Handle {
     pub(super) fn version(&mut self) -> Result<String, CallError> {
         // SAFETY: the struct is ours until it is freed.
         unsafe {
-            let version = (self.library.version)(self.raw);
+            let version = (self.library.version)(self.raw());
             if version.is_null() {
                 return Err(self.error("version"));
             }
@@ -444,7 +463,7 @@ impl Handle {
     /// Roots of operating systems, by libguestfs's inspection.
     pub(super) fn inspect_os(&mut self) -> Result<Vec<String>, CallError> {
         // SAFETY: the handle is open.
-        let list = unsafe { (self.library.inspect_os)(self.raw) };
+        let list = unsafe { (self.library.inspect_os)(self.raw()) };
         self.list("inspect_os", list)
     }
 
@@ -452,7 +471,7 @@ impl Handle {
     pub(super) fn inspect_get_mountpoints(&mut self, root: &str) -> Result<Vec<(String, String)>, CallError> {
         let root = c(root).map_err(CallError::nul)?;
         // SAFETY: the handle is open, the string lives until the call returns.
-        let list = unsafe { (self.library.inspect_get_mountpoints)(self.raw, root.as_ptr()) };
+        let list = unsafe { (self.library.inspect_get_mountpoints)(self.raw(), root.as_ptr()) };
         let flat = self.list("inspect_get_mountpoints", list)?;
         Ok(flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
     }
@@ -462,7 +481,7 @@ impl Handle {
     pub(super) fn appliance_sh(&mut self, command: &str) -> Result<String, CallError> {
         let list = CList::new(&[command]).map_err(CallError::nul)?;
         // SAFETY: strings and list live until the call returns.
-        let text = unsafe { (self.library.debug)(self.raw, c"sh".as_ptr(), list.pointers.as_ptr()) };
+        let text = unsafe { (self.library.debug)(self.raw(), c"sh".as_ptr(), list.pointers.as_ptr()) };
         self.text("debug sh", text)
     }
 
@@ -470,7 +489,7 @@ impl Handle {
     pub(super) fn write(&mut self, path: &str, content: &[u8]) -> Result<(), CallError> {
         let path = c(path).map_err(CallError::nul)?;
         // SAFETY: pointer and length are those of the slice.
-        let status = unsafe { (self.library.write)(self.raw, path.as_ptr(), content.as_ptr().cast(), content.len()) };
+        let status = unsafe { (self.library.write)(self.raw(), path.as_ptr(), content.as_ptr().cast(), content.len()) };
         self.status("write", status)
     }
 
@@ -481,7 +500,7 @@ impl Handle {
         let mut length = 0;
         // SAFETY: the library sets `length` to the bytes of the buffer that it returns, which is ours to free.
         unsafe {
-            let bytes = (self.library.pread)(self.raw, path.as_ptr(), count, 0, &mut length);
+            let bytes = (self.library.pread)(self.raw(), path.as_ptr(), count, 0, &mut length);
             if bytes.is_null() {
                 return Err(self.error("pread"));
             }
@@ -497,7 +516,7 @@ impl Handle {
         let call = if follow { self.library.statns } else { self.library.lstatns };
         // SAFETY: the struct is ours until it is freed; its head has this layout.
         unsafe {
-            let stat = call(self.raw, path.as_ptr());
+            let stat = call(self.raw(), path.as_ptr());
             if stat.is_null() {
                 return Err(self.error("lstatns"));
             }
@@ -507,11 +526,26 @@ impl Handle {
         }
     }
 
+    /// Free bytes of the file system that a path is on, those kept for root included.
+    pub(super) fn free_bytes(&mut self, path: &str) -> Result<u64, CallError> {
+        let path = c(path).map_err(CallError::nul)?;
+        // SAFETY: the struct is ours until it is freed; its head has this layout.
+        unsafe {
+            let stat = (self.library.statvfs)(self.raw(), path.as_ptr());
+            if stat.is_null() {
+                return Err(self.error("statvfs"));
+            }
+            let RawSpace { frsize, bfree, .. } = *stat;
+            (self.library.free_statvfs)(stat);
+            Ok((frsize as u64).saturating_mul(bfree as u64))
+        }
+    }
+
     /// What a symbolic link says.
     pub(super) fn readlink(&mut self, path: &str) -> Result<String, CallError> {
         let path = c(path).map_err(CallError::nul)?;
         // SAFETY: the handle is open, the string lives until the call returns.
-        let text = unsafe { (self.library.readlink)(self.raw, path.as_ptr()) };
+        let text = unsafe { (self.library.readlink)(self.raw(), path.as_ptr()) };
         self.text("readlink", text)
     }
 
@@ -519,7 +553,7 @@ impl Handle {
     pub(super) fn realpath(&mut self, path: &str) -> Result<String, CallError> {
         let path = c(path).map_err(CallError::nul)?;
         // SAFETY: the handle is open, the string lives until the call returns.
-        let text = unsafe { (self.library.realpath)(self.raw, path.as_ptr()) };
+        let text = unsafe { (self.library.realpath)(self.raw(), path.as_ptr()) };
         self.text("realpath", text)
     }
 
@@ -527,7 +561,7 @@ impl Handle {
     pub(super) fn ls(&mut self, path: &str) -> Result<Vec<String>, CallError> {
         let path = c(path).map_err(CallError::nul)?;
         // SAFETY: the handle is open, the string lives until the call returns.
-        let list = unsafe { (self.library.ls)(self.raw, path.as_ptr()) };
+        let list = unsafe { (self.library.ls)(self.raw(), path.as_ptr()) };
         self.list("ls", list)
     }
 }

@@ -16,6 +16,8 @@ use crate::guest::{Attributes, Exit, FileKind, Guest, OsRelease, Run, Stat};
 
 /// What goes with one call, in bytes; more is streamed.
 const INLINE: usize = 1 << 20;
+/// A file system with less free bytes than one message of an upload has no room.
+const FULL: u64 = 64 * 1024;
 
 impl LibguestfsSession {
     fn call<T>(&mut self, what: &str, call: impl FnOnce(&mut Handle) -> Result<T, CallError>) -> Result<T> {
@@ -75,7 +77,14 @@ impl LibguestfsSession {
             (fed, upload.join().expect("an upload does not panic"))
         });
         // The upload's error is the cause where both failed, since the pipe broke by it.
-        uploaded.map_err(|error| self.appliance.error(ErrorKind::Step, what, error))?;
+        if let Err(mut error) = uploaded {
+            // This call alone gives no errno for a write that failed.
+            let space = self.appliance.handle.free_bytes(path);
+            if error.errno == 0 && space.is_ok_and(|free| free < FULL) {
+                error.errno = libc::ENOSPC;
+            }
+            return Err(self.appliance.error(ErrorKind::Step, what, error));
+        }
         fed.context(ErrorKind::Step, unreadable)
     }
 
