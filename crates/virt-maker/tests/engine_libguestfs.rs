@@ -73,11 +73,13 @@ impl Bench {
         let release = "ID=tiny\nVERSION_ID=\"7\"\nPRETTY_NAME=\"Tiny 7\"\n";
         fs::write(root.join("etc/os-release"), release).unwrap();
         fs::write(root.join("etc/fstab"), fstab).unwrap();
+        fs::write(root.join("etc/hostname"), "tiny-host\n").unwrap();
         fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
         fs::write(root.join("etc/resolv.conf"), "nameserver 192.0.2.99\n").unwrap();
         std::os::unix::fs::symlink("/", root.join("root/out")).unwrap();
         if second_root {
-            fs::create_dir(self.path("second/etc")).unwrap();
+            fs::create_dir_all(self.path("second/etc")).unwrap();
+            fs::create_dir_all(self.path("second/usr")).unwrap();
             fs::write(self.path("second/etc/os-release"), release).unwrap();
         }
         let (disk, layout) = (self.text("disk.raw"), self.text("layout"));
@@ -272,10 +274,10 @@ fn commands(bench: &Bench, s: &mut dyn Session) {
     let expected = "0022\n/\n0\n0\nDEBIAN_FRONTEND=noninteractive\nHOME=/root\nLANG=C.UTF-8\n\
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nPWD=/\nSYSTEMD_OFFLINE=1\nTERM=dumb\n";
     assert_eq!(env, expected);
-    let (_, seen) = bench.sh(s, "ls -A /run; ls /dev; ls /sys/class/net");
+    let (_, seen) = bench.sh(s, "ls -A /run; ls /dev; ls /sys/class/net; hostname; grep CapBnd /proc/self/status");
     assert_eq!(
         seen,
-        "fd\nfull\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\nlo\n"
+        "lock\nfd\nfull\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\nlo\ntiny-host\nCapBnd:\t00000000a80407fb\n"
     );
     assert_eq!(bench.sh(s, "/usr/sbin/policy-rc.d; echo $?").1, "101\n");
     let (exit, said) = bench.run(s, &Run { argv: vec!["/no/such/program".into()], ..Run::default() });
@@ -411,11 +413,14 @@ fn network(bench: &Bench, session: &mut dyn Session) {
     assert_eq!(with, "hello from the host\nnameserver 169.254.2.3\nsearch test.example\n");
     answers.join().unwrap();
     assert!(bench.run(session, &run(false)).1.contains("unreachable"), "without again");
-    // A link to a place under /run, and nothing at all.
+    // A link to a place under /run, and nothing at all. What the command makes of the file is not kept.
     for setup in ["ln -sf ../run/systemd/resolve/stub.conf /etc/resolv.conf", "rm -f /etc/resolv.conf"] {
         bench.sh(session, setup);
-        let show = Run { argv: vec!["cat".into(), "/etc/resolv.conf".into()], ..run(true) };
+        let show = "cat /etc/resolv.conf; echo x >/etc/new && mv /etc/new /etc/resolv.conf || echo failed";
+        let show = Run { argv: shell(show).argv, ..run(true) };
         assert_eq!(bench.run(session, &show).1, "nameserver 169.254.2.3\nsearch test.example\n", "{setup}");
+        let link = session.guest().stat("/etc/resolv.conf").unwrap().and_then(|stat| stat.target);
+        assert_eq!(link.as_deref(), setup.starts_with("ln").then_some("../run/systemd/resolve/stub.conf"));
     }
     assert!(session.guest().stat("/etc/resolv.conf").unwrap().is_none(), "no trace of the placeholder");
     session.guest().write("/etc/resolv.conf", &mut &b"nameserver 192.0.2.99\n"[..], NONE).unwrap();

@@ -22,8 +22,9 @@ const HERE: &str = "/run/virt-maker";
 const INLINE: usize = 96 * 1024;
 /// DNS of qemu's user network, which asks the host's resolver.
 const NAMESERVER: &str = "nameserver 169.254.2.3\n";
-/// What no command gets: the appliance's kernel is not part of the guest.
-const BOUNDING_SET: &str = "-sys_module,-sys_rawio,-sys_boot,-sys_time";
+/// Capabilities of a command: those that the agent gives (`sandbox.rs`), so that all engines allow the same.
+const BOUNDING_SET: &str = "-all,+audit_write,+chown,+dac_override,+fowner,+fsetid,+kill,+linux_immutable,+mknod,\
+    +net_bind_service,+setfcap,+setgid,+setpcap,+setuid,+sys_chroot";
 
 /// Commands that make the appliance ready; run once in a session.
 pub(super) fn setup() -> String {
@@ -104,7 +105,8 @@ fn job(run: &Run, token: &str) -> Result<String> {
         None => ("/dev/null", "/dev/virtio-ports/org.virt-maker.output", token),
         Some(_) => ("/dev/hvc0", "/dev/hvc0", ""),
     };
-    let _ = writeln!(text, "VM_TOKEN={marker} VM_NETWORK={} VM_INPUT={input} VM_PORT={port}", u8::from(run.network));
+    let _ = writeln!(text, "VM_TOKEN={marker} VM_INPUT={input} VM_PORT={port}");
+    let _ = writeln!(text, "export VM_NETWORK={}", u8::from(run.network));
     if let Some(script) = &run.script {
         document(&mut text, "script", script, &end);
     }
@@ -129,7 +131,7 @@ fn document(text: &mut String, name: &str, content: &str, end: &str) {
 fn command(run: &Run) -> Result<String> {
     let mut words: Vec<&str> = Vec::new();
     if run.script.is_some() {
-        words.push("/run/virt-maker-script");
+        words.push("/run/virt-maker/script");
     }
     words.extend(run.argv.iter().map(String::as_str));
     if words.is_empty() {
@@ -163,7 +165,7 @@ fn environment(run: &Run) -> BTreeMap<&str, &str> {
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),
         ("LANG", "C.UTF-8"),
-        ("TERM", if run.terminal.is_some() { "xterm" } else { "dumb" }),
+        ("TERM", if run.terminal.is_some() { "linux" } else { "dumb" }),
         ("DEBIAN_FRONTEND", "noninteractive"),
         ("SYSTEMD_OFFLINE", "1"),
     ];

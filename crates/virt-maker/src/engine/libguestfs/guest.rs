@@ -16,8 +16,6 @@ use crate::guest::{Attributes, Exit, FileKind, Guest, OsRelease, Run, Stat};
 
 /// What goes with one call, in bytes; more is streamed.
 const INLINE: usize = 1 << 20;
-/// A file system with less free bytes than one message of an upload has no room.
-const FULL: u64 = 64 * 1024;
 
 impl LibguestfsSession {
     fn call<T>(&mut self, what: &str, call: impl FnOnce(&mut Handle) -> Result<T, CallError>) -> Result<T> {
@@ -62,7 +60,7 @@ impl LibguestfsSession {
         }
         let (reader, writer) =
             pipe_with(PipeFlags::CLOEXEC).context(ErrorKind::Host, || "cannot make a pipe for an upload")?;
-        let mut writer = std::fs::File::from(writer);
+        let (writer, mut sent) = (std::fs::File::from(writer), 0);
         let handle = &mut self.appliance.handle;
         let (fed, uploaded) = std::thread::scope(|scope| {
             // This thread owns the reading end: when the upload ends early, the writer sees a broken pipe.
@@ -72,15 +70,19 @@ impl LibguestfsSession {
                 drop(reader);
                 uploaded
             });
-            let fed = feed(&mut writer, &head, content);
+            let mut writer = Counted { to: writer, bytes: 0 };
+            let fed = writer.write_all(&head).and_then(|()| std::io::copy(content, &mut writer)).map(drop);
+            sent = writer.bytes;
             drop(writer);
             (fed, upload.join().expect("an upload does not panic"))
         });
         // The upload's error is the cause where both failed, since the pipe broke by it.
         if let Err(mut error) = uploaded {
-            // This call alone gives no errno for a write that failed.
-            let space = self.appliance.handle.free_bytes(path);
-            if error.errno == 0 && space.is_ok_and(|free| free < FULL) {
+            // This call alone gives no errno for a write that failed. What it wrote is removed by now, so a full disk has
+            // no more room than for what was sent.
+            let (folder, _) = self.split(path)?;
+            let space = self.appliance.handle.free_bytes(folder);
+            if error.errno == 0 && space.is_ok_and(|free| free <= sent) {
                 error.errno = libc::ENOSPC;
             }
             return Err(self.appliance.error(ErrorKind::Step, what, error));
@@ -128,9 +130,22 @@ struct Now {
     link: bool,
 }
 
-fn feed(writer: &mut impl Write, head: &[u8], rest: &mut dyn Read) -> std::io::Result<()> {
-    writer.write_all(head)?;
-    std::io::copy(rest, writer).map(drop)
+/// A writer that knows how much it took.
+struct Counted<W> {
+    to: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.to.write(bytes)?;
+        self.bytes += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
+    }
 }
 
 impl Guest for LibguestfsSession {

@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 
+use virt_maker_agent::fstab::{self, Entry};
 use virt_maker_agent::protocol::OsRelease;
 
 use super::ffi::{CallError, Handle};
@@ -37,14 +38,21 @@ blkid -c /dev/null | sed -n 's/:.*//p' | while read -r device; do
     mount -o ro "$device" /run/virt-maker-look || { echo UNREADABLE=1; continue; }
     cd /run/virt-maker-look
     if [ -d etc ] && [ ! -L etc ]; then
-        if [ -e etc/os-release ] || [ -L etc/os-release ]; then echo ROOT=1
-        elif [ -e etc/fstab ] && [ -d usr ]; then echo ROOT=1; fi
+        for system in bin sbin usr; do
+            [ -e $system ] || [ -L $system ] || continue
+            for file in etc/os-release etc/fstab etc/passwd usr/lib/os-release; do
+                if [ -e $file ] || [ -L $file ]; then echo ROOT=1; break 2; fi
+            done
+        done
     fi
     cd /
     umount /run/virt-maker-look
 done
 rmdir /run/virt-maker-look
 "#;
+
+/// The longest value of `os-release` that is passed on, in characters.
+const MAX_VALUE: usize = 256;
 
 /// A block device of the appliance with what `blkid` says of it.
 #[derive(Debug, Default)]
@@ -106,7 +114,7 @@ fn parse_devices(text: &str) -> Vec<Device> {
             ("LINK", Some(device)) => device.links.push(value.into()),
             ("ROOT", Some(device)) => device.root = true,
             (_, Some(device)) => {
-                device.tags.insert(key.into(), unescape(value, '\\'));
+                device.tags.insert(key.into(), unescape(value));
             }
             (_, None) => {}
         }
@@ -114,12 +122,12 @@ fn parse_devices(text: &str) -> Vec<Device> {
     devices
 }
 
-/// Undoes a backslash before a character (`blkid`) or before three octal digits (fstab, mounts).
-fn unescape(text: &str, escape: char) -> String {
+/// Undoes a backslash before a character (`blkid`) or before three octal digits (mounts).
+fn unescape(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text.chars();
     while let Some(next) = rest.next() {
-        if next != escape {
+        if next != '\\' {
             out.push(next);
             continue;
         }
@@ -135,74 +143,34 @@ fn unescape(text: &str, escape: char) -> String {
     out
 }
 
-/// An entry of fstab that is to be mounted.
-#[derive(Debug, PartialEq, Eq)]
-struct Entry {
-    source: String,
-    mount_point: String,
-    options: Vec<String>,
-}
-
-impl Entry {
-    fn has(&self, option: &str) -> bool {
-        self.options.iter().any(|have| have == option)
-    }
-}
-
-/// Entries on disks, without the root, in mount order.
-fn parse_fstab(text: &str) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| {
-            let mut fields = line.split_whitespace().map(|field| unescape(field, '\\'));
-            let (source, mount_point, kind) = (fields.next()?, fields.next()?, fields.next()?);
-            let options: Vec<String> =
-                fields.next().unwrap_or_default().split(',').map(str::to_owned).collect();
-            let entry = Entry { source, mount_point: normal(&mount_point)?, options };
-            let on_disk = entry.source.starts_with("/dev/") || entry.source.contains('=');
-            let wanted = on_disk && kind != "swap" && !entry.has("noauto") && !entry.has("_netdev");
-            // Removable disks are not part of an image.
-            let removable = ["/dev/cdrom", "/dev/sr", "/dev/fd"].iter().any(|name| entry.source.starts_with(name));
-            (wanted && !removable && entry.mount_point != "/").then_some(entry)
-        })
-        .collect();
+/// Entries to be mounted after the root, outer mount points first.
+fn wanted(text: &str) -> Vec<Entry> {
+    let mut entries: Vec<Entry> =
+        fstab::parse(text).into_iter().filter(|entry| entry.is_wanted() && entry.mount_point != "/").collect();
     entries.sort_by_key(|entry| entry.mount_point.matches('/').count());
     entries
 }
 
-/// An absolute path without doubled or final slashes and without `..`.
-fn normal(path: &str) -> Option<String> {
-    let parts: Vec<&str> = path.strip_prefix('/')?.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    (!parts.contains(&"..")).then(|| format!("/{}", parts.join("/")))
-}
-
-/// The device that the source of an entry means.
-fn find_device<'a>(devices: &'a [Device], source: &str) -> Option<&'a Device> {
-    if let Some((key, value)) = source.split_once('=').filter(|_| !source.starts_with('/')) {
-        let tag = match key {
-            "UUID" | "LABEL" => key,
-            "PARTUUID" => "PART_ENTRY_UUID",
-            "PARTLABEL" => "PART_ENTRY_NAME",
-            _ => return None,
-        };
-        let value = value.trim_matches('"');
-        let same = |have: &String| if tag == "LABEL" { have == value } else { have.eq_ignore_ascii_case(value) };
-        return devices.iter().find(|device| device.tags.get(tag).is_some_and(same));
-    }
-    let by_name = devices.iter().find(|device| device.path == source || device.links.iter().any(|link| link == source));
-    if source.starts_with("/dev/disk/") || source.starts_with("/dev/mapper/") {
-        return by_name;
-    }
-    // The guest's name of its first disk, whatever bus it was made for.
-    let number = ["sd", "vd", "hd", "xvd"]
-        .iter()
-        .find_map(|bus| source.strip_prefix("/dev/")?.strip_prefix(bus)?.strip_prefix('a'))
-        .or_else(|| ["/dev/nvme0n1p", "/dev/mmcblk0p"].iter().find_map(|disk| source.strip_prefix(disk)));
-    match number {
-        Some(number) => devices.iter().find(|device| device.tags.get("PART_ENTRY_NUMBER").is_some_and(|n| n == number)),
-        None => by_name,
+/// The device that an entry means.
+fn find_device<'a>(devices: &'a [Device], entry: &Entry) -> Option<&'a Device> {
+    let tagged = |tag: &str, value: &str, exact: bool| {
+        devices.iter().find(|device| {
+            device.tags.get(tag).is_some_and(|have| have == value || !exact && have.eq_ignore_ascii_case(value))
+        })
+    };
+    let named = |name: &str| {
+        devices.iter().find(|device| device.path == name || device.links.iter().any(|link| link == name))
+    };
+    match entry.named_device() {
+        fstab::Device::Uuid(value) => tagged("UUID", &value, false),
+        fstab::Device::Label(value) => tagged("LABEL", &value, true),
+        fstab::Device::PartUuid(value) => tagged("PART_ENTRY_UUID", &value, false),
+        fstab::Device::PartLabel(value) => tagged("PART_ENTRY_NAME", &value, true),
+        fstab::Device::Number(0) => devices.iter().find(|device| !device.tags.contains_key("PART_ENTRY_NUMBER")),
+        fstab::Device::Number(number) => tagged("PART_ENTRY_NUMBER", &number.to_string(), true),
+        // Names of partitions of other disks would hit the appliance's own names.
+        fstab::Device::Other(name) if name.starts_with("/dev/sd") => None,
+        fstab::Device::Other(name) => named(&name),
     }
 }
 
@@ -215,13 +183,14 @@ fn mount_by_fstab(appliance: &mut Appliance, devices: &[Device], root: &Device, 
         Err(error) if error.errno == libc::ENOENT => String::new(),
         Err(error) => return Err(appliance.error(ErrorKind::Guest, "cannot read the guest's /etc/fstab", error)),
     };
-    for entry in parse_fstab(&fstab) {
-        let Entry { source, mount_point, .. } = &entry;
-        let mounted = match find_device(devices, source) {
-            Some(device) if device.path == root.path && subvolume(&entry).is_none() => continue,
+    for entry in wanted(&fstab) {
+        let Entry { device: source, mount_point, .. } = &entry;
+        let mounted = match find_device(devices, &entry) {
             Some(device) => appliance.handle.realpath(mount_point).and_then(|place| {
-                let options = subvolume(&entry).unwrap_or_default();
-                appliance.handle.mount_options(options, &device.path, &place)
+                let kind = device.tags.get("TYPE").map_or("", String::as_str);
+                let options: Vec<String> =
+                    entry.mount_options(kind).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+                appliance.handle.mount_options(&options.join(","), &device.path, &place)
             }),
             None => Err(CallError {
                 call: "fstab",
@@ -231,7 +200,7 @@ fn mount_by_fstab(appliance: &mut Appliance, devices: &[Device], root: &Device, 
         };
         match mounted {
             Ok(()) => {}
-            Err(error) if entry.has("nofail") && !appliance.cancel.is_cancelled() => {
+            Err(error) if entry.is_optional() && !appliance.cancel.is_cancelled() => {
                 events.warn(format!("{mount_point} ({source}, nofail) of the guest is not mounted: {error}"));
             }
             Err(error) => {
@@ -243,11 +212,6 @@ fn mount_by_fstab(appliance: &mut Appliance, devices: &[Device], root: &Device, 
         }
     }
     Ok(())
-}
-
-/// The one option of an entry that shapes what is there.
-fn subvolume(entry: &Entry) -> Option<&str> {
-    entry.options.iter().map(String::as_str).find(|option| option.starts_with("subvol"))
 }
 
 fn mount_by_inspection(appliance: &mut Appliance, devices: &[Device]) -> Result<()> {
@@ -305,7 +269,7 @@ fn parse_os_release(text: &str) -> OsRelease {
     let mut os = OsRelease::default();
     for (key, value) in text.lines().filter_map(|line| line.trim().split_once('=')) {
         let quoted = ['"', '\''].into_iter().find_map(|q| value.strip_prefix(q)?.strip_suffix(q));
-        let value = unescape(quoted.unwrap_or(value), '\\');
+        let value: String = unescape(quoted.unwrap_or(value)).chars().take(MAX_VALUE).collect();
         match key {
             "ID" => os.id = value,
             "ID_LIKE" => os.id_like = value.split_whitespace().map(str::to_owned).collect(),
@@ -321,7 +285,7 @@ fn parse_os_release(text: &str) -> OsRelease {
 fn parse_mounts(text: &str) -> Vec<FileSystem> {
     let mut mounts = Vec::new();
     for line in text.lines() {
-        let mut fields = line.split(' ').map(|field| unescape(field, '\\'));
+        let mut fields = line.split(' ').map(unescape);
         let (Some(device), Some(path), Some(kind)) = (fields.next(), fields.next(), fields.next()) else { continue };
         if path == "/sysroot" || path.starts_with("/sysroot/") {
             mounts.push(FileSystem { device, path, kind });
@@ -334,17 +298,11 @@ fn parse_mounts(text: &str) -> Vec<FileSystem> {
 mod tests {
     use super::*;
 
-    const FSTAB: &str = "# comment\nUUID=1-2 / ext4 defaults 0 1\nLABEL=my\\040boot /boot/efi/ vfat umask=0077 0 2\n\
-        /dev/sda3 none swap sw 0 0\ntmpfs /tmp tmpfs defaults 0 0\n/dev/vdb1 /data ext4 nofail,noatime 0 2\n\
-        /dev/sr0 /media/cdrom0 udf user,noauto 0 0\nserver:/x /net nfs defaults 0 0\n/dev/vda2 /boot ext4\n\
-        PARTUUID=aa /../x ext4\n";
-
     #[test]
-    fn fstab_keeps_what_is_on_disks_outer_mounts_first() {
-        let entries = parse_fstab(FSTAB);
-        let seen: Vec<_> = entries.iter().map(|e| (e.source.as_str(), e.mount_point.as_str())).collect();
-        assert_eq!(seen, [("/dev/vdb1", "/data"), ("/dev/vda2", "/boot"), ("LABEL=my boot", "/boot/efi")]);
-        assert!(entries[0].has("nofail"));
+    fn outer_mount_points_come_first() {
+        let fstab = "UUID=1-2 / ext4\nLABEL=esp /boot/efi vfat\n/dev/sda3 none swap\n/dev/vda2 /boot ext4\n";
+        let seen: Vec<String> = wanted(fstab).into_iter().map(|entry| entry.mount_point).collect();
+        assert_eq!(seen, ["/boot", "/boot/efi"]);
     }
 
     #[test]
@@ -354,10 +312,13 @@ mod tests {
              DEVICE=/dev/sdb2\nUUID=ef\nPART_ENTRY_UUID=aa\nPART_ENTRY_NUMBER=2\nROOT=1\n\
              DEVICE=/dev/vg/root\nUUID=gh\nLINK=/dev/mapper/vg-root\n",
         );
-        let find = |source| find_device(&devices, source).map(|device| device.path.as_str());
+        let find = |source: &str| {
+            let entry = fstab::parse(&format!("{source} /x auto defaults 0 0")).remove(0);
+            find_device(&devices, &entry).map(|device| device.path.as_str())
+        };
         for (source, path) in [
             ("UUID=ab-cd", Some("/dev/sdb1")),
-            ("LABEL=my boot", Some("/dev/sdb1")),
+            ("LABEL=my\\040boot", Some("/dev/sdb1")),
             ("PARTUUID=AA", Some("/dev/sdb2")),
             ("/dev/vda2", Some("/dev/sdb2")),
             ("/dev/nvme0n1p1", Some("/dev/sdb1")),

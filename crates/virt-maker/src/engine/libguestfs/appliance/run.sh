@@ -6,13 +6,15 @@
 
 here=/run/virt-maker
 root=/sysroot
-made=
+aside=virt-maker-aside
+placed=
 exec 9>&1 <"$VM_INPUT" >"$VM_PORT" 2>&1
 
 finish() {
-    # Mount points that were missing in the guest go again; the mounts over them are gone with their namespace.
-    for file in $made; do
-        if [ -f "$file" ] && [ ! -L "$file" ] && [ ! -s "$file" ]; then rm -f "$file"; fi
+    # The guest's own files get their names back; what the command did to the stand-ins is not kept.
+    for path in $placed; do
+        rm -rf "$path"
+        if [ -e "$path.$aside" ] || [ -L "$path.$aside" ]; then mv -T "$path.$aside" "$path"; fi
     done
     rm -f $here/job $here/command $here/script $here/resolv.conf $here/fstab $here/places $here/status $here/error
     printf '%s' "$VM_TOKEN"
@@ -62,13 +64,14 @@ entry() {
     echo "$1 $2 $3 $4 0 0" >>$here/fstab
 }
 
-# Shows a file of ours at a place of the guest. Where nothing is, an empty file is made for as long as it takes.
-show() {
-    if [ ! -e "$2" ]; then
-        : >"$2" || fail "guest=cannot make ${2#$root}: is the guest's disk full?"
-        made="$made $2"
-    fi
-    entry "$1" "$2" none bind,ro
+# Puts a file of ours where the guest has one or none, for as long as the command runs. The guest's own is renamed: a
+# mount over it would make programs fail that replace it by a rename.
+stand_in() {
+    resolve "${2%/*}" && [ -d "$found" ] || return 0
+    path=$found/${2##*/}
+    if [ -e "$path" ] || [ -L "$path" ]; then mv -T "$path" "$path.$aside" || fail "error=cannot put $2 aside"; fi
+    placed="$placed $path"
+    cp $here/$1 "$path" || fail "guest=cannot put a temporary $2 in place: is the guest's disk full?"
 }
 
 : >$here/fstab
@@ -83,29 +86,27 @@ for name in proc sys dev run; do
             entry devpts "$found/pts" devpts X-mount.mkdir,nosuid,noexec,newinstance,ptmxmode=0666,mode=620,gid=5
             entry tmpfs "$found/shm" tmpfs X-mount.mkdir,nosuid,nodev,mode=1777
             ;;
-        run)
-            entry tmpfs "$found" tmpfs nosuid,nodev,mode=755
-            run=$found
-            ;;
+        run) entry tmpfs "$found" tmpfs nosuid,nodev,mode=755 ;;
     esac
 done
 
 # Services must not start: dpkg's maintainer scripts ask this program.
-if resolve /usr/sbin && [ -d "$found" ] && resolve /usr/sbin/policy-rc.d; then
-    show $here/policy-rc.d "$found"
-fi
+stand_in policy-rc.d /usr/sbin/policy-rc.d
 
 apart=--net
 if [ "$VM_NETWORK" = 1 ]; then
     apart=
     . $here/network.sh
-    if resolve /etc/resolv.conf; then
-        case $found in
-            "$run"/*) echo "resolv=$found" >>$here/places ;;
-            *) if [ -d "${found%/*}" ]; then show $here/resolv.conf "$found"; fi ;;
-        esac
-    fi
+    stand_in resolv.conf /etc/resolv.conf
 fi
+
+# The guest's own name for itself: the appliance's must not get into what package scripts write.
+hostname=
+if resolve /etc/hostname && [ -f "$found" ]; then read -r hostname <"$found"; fi
+case $hostname in
+    '' | -* | *[!A-Za-z0-9._-]*) hostname=localhost ;;
+esac
+echo "hostname=$hostname" >>$here/places
 
 # --kill-child and the pid namespace: when its first process ends, the kernel kills all others and waits for them.
 unshare --fork --kill-child --pid --mount --ipc --uts $apart /bin/sh $here/step.sh

@@ -10,13 +10,13 @@ fail() {
 
 mount -a -T $here/fstab || fail 'cannot mount the temporary file systems of a command'
 cp -a $here/dev/. "$dev" || fail 'cannot make the device nodes of a command'
+mkdir -m 1777 "$run/lock"
 if [ -e $here/script ]; then
-    cp $here/script "$run/virt-maker-script" && chmod 755 "$run/virt-maker-script" || fail 'cannot show the script'
+    mkdir "$run/virt-maker" && cp $here/script "$run/virt-maker/script" && chmod 700 "$run/virt-maker/script" ||
+        fail 'cannot show the script'
 fi
-if [ -n "$resolv" ]; then
-    mkdir -p "${resolv%/*}" && cp $here/resolv.conf "$resolv" || fail 'cannot show /etc/resolv.conf'
-fi
-[ -d /sys/class/net/eth0 ] || ip link set lo up
+echo "$hostname" >/proc/sys/kernel/hostname
+[ "$VM_NETWORK" = 1 ] || ip link set lo up
 
 # gawk tells an exit status from a signal, which a shell does not. Under `exec` its child becomes the command itself.
 gawk 'BEGIN { print system("exec /bin/sh /run/virt-maker/command") >"/run/virt-maker/status" }'
