@@ -432,3 +432,152 @@ fn network(bench: &Bench, session: &mut dyn Session) {
     assert_eq!(session.guest().stat("/usr/sbin/policy-rc.d").unwrap().unwrap().mode, 0o700);
     session.guest().remove("/usr/sbin/policy-rc.d").unwrap();
 }
+
+#[test]
+fn guests_that_cannot_be_opened_and_builds_that_are_stopped_end_cleanly() {
+    let gone = |bench: &Bench| assert_eq!(processes(&bench.text("store")), Vec::<String>::new());
+    let folders = socket_folders();
+
+    let bench = Bench::new("UUID=no-such-disk /data ext4 defaults 0 2\n", false);
+    let error = failure(bench.open("base", "one"));
+    assert_eq!(error.kind(), ErrorKind::Guest, "{error:?}");
+    assert!(error.to_string().contains("UUID=no-such-disk at /data"), "{error}");
+    assert!(error.hint().unwrap().contains("nofail"));
+    gone(&bench);
+    drop(bench);
+
+    let bench = Bench::new(PLAIN_FSTAB, true);
+    let error = failure(bench.open("base", "one"));
+    assert_eq!(error.kind(), ErrorKind::Guest, "{error:?}");
+    assert!(error.to_string().contains("/dev/sda1") || error.to_string().contains("/dev/sdb1"), "{error}");
+    gone(&bench);
+    // Stopped while the appliance boots.
+    let cancel = bench.cancel.clone();
+    let work = bench.text("work");
+    let stopper = std::thread::spawn(move || {
+        while !processes(&work).iter().any(|line| line.contains("qemu") && line.contains("-blockdev")) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        cancel.cancel();
+    });
+    let error = failure(bench.open("base", "two"));
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error:?}");
+    stopper.join().unwrap();
+    gone(&bench);
+    drop(bench);
+
+    let fstab = "UUID=no-such-disk /data ext4 defaults,nofail 0 2\n/dev/sdb1 /x ext4 noauto 0 0\n";
+    let bench = Bench::new(fstab, false);
+    let mut session = bench.open("base", "one").unwrap();
+    assert!(bench.events.lock().unwrap().iter().any(|event| event.contains("Warning") && event.contains("/data")));
+    // A full disk, then a checkpoint, which still works.
+    let (exit, said) = bench.sh(session.as_mut(), "cat /dev/zero >/fill");
+    assert!(exit != Exit::Status(0) && said.contains("No space left"), "{exit:?} {said}");
+    session.checkpoint(&bench.overlay("two", "one")).unwrap();
+    // Stopped while a command runs.
+    let cancel = bench.cancel.clone();
+    let log = Arc::clone(&bench.log);
+    let stopper = std::thread::spawn(move || {
+        while !log.lock().unwrap().ends_with(b"going\n") {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        cancel.cancel();
+    });
+    let error = failure(session.guest().run(&shell("echo going; sleep 100000")));
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error:?}");
+    stopper.join().unwrap();
+    assert_eq!(failure(session.finish()).kind(), ErrorKind::Cancelled);
+    gone(&bench);
+    bench.seal(&["one"]);
+    bench.check_clean("one");
+    assert_eq!(socket_folders(), folders);
+    assert_eq!(fs::read_dir(bench.path("work")).unwrap().count(), 3, "only the three sockets are left");
+}
+
+const CHILD: &str = "VIRT_MAKER_TEST_LIBGUESTFS_CHILD";
+
+/// Not a test of its own: what the next test runs as another process and another user.
+#[test]
+fn child_opens_a_shell_and_then_hangs() {
+    let Some(top) = std::env::vars_os().find(|(name, _)| name == CHILD).map(|(_, top)| PathBuf::from(top)) else {
+        return;
+    };
+    let options = LibguestfsOptions { cache_dir: Some(top.join("cache")), verbose: true, ..options() };
+    let mut session = LibguestfsEngine::new(options)
+        .open(OpenRequest {
+            parent: &Image { path: top.join("store/base.qcow2"), format: ImageFormat::Qcow2 },
+            overlay: &top.join("store/temporary/one.qcow2"),
+            work_dir: &top.join("work"),
+            output: Arc::new(|_| {}),
+            events: Events::none(),
+            cancel: Cancel::default(),
+        })
+        .unwrap();
+    session.shell().unwrap();
+    println!("typed: {}", String::from_utf8_lossy(&session.guest().read("/etc/typed", 100).unwrap()));
+    session.guest().run(&shell("sleep 100000")).unwrap();
+}
+
+#[test]
+fn an_ordinary_user_gets_a_shell_and_a_kill_leaves_nothing() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{Winsize, tcsetwinsize};
+
+    let bench = Bench::new(PLAIN_FSTAB, false);
+    let folders = socket_folders();
+    bench.overlay("one", "base");
+    // The socket's path would be too long for the work folder's own name.
+    fs::create_dir(bench.path("cache")).unwrap();
+    let program = bench.text("child");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    tool("chown", &["-R", "65534:65534", bench.top.path().to_str().unwrap()]);
+
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    tcsetwinsize(&terminal, Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let open = || File::options().read(true).write(true).open(&name).unwrap();
+    let mut child = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", &program])
+        .args(["--exact", "child_opens_a_shell_and_then_hangs", "--nocapture"])
+        .env(CHILD, bench.top.path())
+        .stdin(open())
+        .stdout(open())
+        .stderr(open())
+        .spawn()
+        .unwrap();
+    let mut terminal = File::from(terminal);
+    let screen: Arc<Mutex<String>> = Arc::default();
+    let (mut keyboard, shown) = (terminal.try_clone().unwrap(), Arc::clone(&screen));
+    let reader = std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = terminal.read(&mut buffer) {
+            shown.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    });
+    let mut wait = |text: &str| {
+        let begin = Instant::now();
+        while !screen.lock().unwrap().contains(text) {
+            let ended = child.try_wait().unwrap();
+            let screen = screen.lock().unwrap();
+            assert!(ended.is_none() && begin.elapsed() < Duration::from_secs(120), "no {text:?} on {screen:?}");
+            drop(screen);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait("# ");
+    std::io::Write::write_all(&mut keyboard, b"stty size >/etc/typed; echo seen-$((40 + 2)); exit\n").unwrap();
+    wait("seen-42");
+    wait("typed: 33 99");
+    assert_eq!(socket_folders(), folders);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // libguestfs's recovery process looks every two seconds; no end of this loop is a failure of the whole run.
+    while !processes(&bench.text("store")).is_empty() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(socket_folders(), folders);
+    drop(keyboard);
+    reader.join().unwrap();
+}
