@@ -44,6 +44,15 @@ pub(crate) fn fixture(stem: &str, extension: &str, recipe: &[u8], build: impl Fn
     target
 }
 
+/// The lock under which appliances and machines run: one at a time for all test processes, since two of them starve
+/// each other on a small host. Held until it is dropped.
+pub fn appliance_lock() -> ApplianceLock {
+    ApplianceLock(lock_file(&cache_dir().join("appliance.lock")))
+}
+
+/// See [`appliance_lock`].
+pub struct ApplianceLock(#[expect(dead_code, reason = "the lock is held as long as the file is open")] File);
+
 /// Opens and locks `path` exclusively; the lock goes when the file is dropped, or with the process.
 pub(crate) fn lock_file(path: &Path) -> File {
     let file = File::options().create(true).truncate(false).write(true).open(path).expect("a lock file");

@@ -1,7 +1,7 @@
 //! Reading images by other programs than those under test: `qemu-img convert`, `sfdisk`, `e2fsck`, `xfs_repair`,
 //! `btrfs check`, `debugfs`.
 
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -70,10 +70,6 @@ fn arg(prefix: &str, path: &Path) -> std::ffi::OsString {
 
 /// Number, start and size in bytes of each partition; `None` without a partition table.
 fn partitions(raw: &Path) -> Option<Vec<(u32, u64, u64)>> {
-    let mut sector = [0; 512];
-    let mut file = std::fs::File::open(raw).expect("it was made by the caller");
-    file.seek(SeekFrom::Start(0)).expect("seeking in a file");
-    file.read_exact(&mut sector).expect("a disk of at least one sector");
     let dump = output(Command::new("sfdisk").arg("--json").arg(raw), b"");
     if !dump.status.success() {
         return None;
@@ -144,15 +140,50 @@ pub fn fsck_clean(image: &Path, format: &str) {
     assert!(checked > 0, "{image_name}: no file system that can be checked");
 }
 
-/// The bytes of a regular file in an ext file system of `image`, by `debugfs`; `None` where no volume has it. The last
-/// partition that has it wins, as root is the last one in all our guests.
-pub fn read_file_from_image(image: &Path, format: &str, path: &str) -> Option<Vec<u8>> {
-    let volumes = Volumes::of(image, format);
-    volumes.volumes.iter().rev().filter(|volume| volume.fs.starts_with("ext")).find_map(|volume| {
+/// The bytes of a regular file in `image` (raw or qcow2, by its magic number): by `debugfs` from ext file systems, by
+/// the host's kernel from others. The last partition that has the file counts, as root is the last one in all guests
+/// here; panics where none has it.
+#[track_caller]
+pub fn read_file_from_image(image: &Path, path: &str) -> Vec<u8> {
+    find_file_in_image(image, path).unwrap_or_else(|| panic!("{}: no file {path}", image.display()))
+}
+
+/// Like [`read_file_from_image`]; `None` where no partition has it.
+pub fn find_file_in_image(image: &Path, path: &str) -> Option<Vec<u8>> {
+    let volumes = Volumes::of(image, format_of(image));
+    volumes.volumes.iter().rev().find_map(|volume| {
         let dir = tempfile::tempdir_in(crate::cache_dir()).expect("a temporary folder");
-        let target = dir.path().join("content");
-        let request = format!("dump \"{path}\" \"{}\"", target.display());
-        run(Command::new("debugfs").arg("-R").arg(request).arg(&volume.path));
-        std::fs::read(target).ok()
+        if volume.fs.starts_with("ext") {
+            let target = dir.path().join("content");
+            let request = format!("dump \"{path}\" \"{}\"", target.display());
+            run(Command::new("debugfs").arg("-R").arg(request).arg(&volume.path));
+            return std::fs::read(target).ok();
+        }
+        if volume.fs.is_empty() {
+            return None;
+        }
+        // A mount namespace of its own: nobody else sees the mount, and it goes with the process.
+        let script = r#"mount -o "$1" "$2" "$3" && cat "$3/$4""#;
+        let options = if volume.fs == "xfs" { "ro,loop,norecovery" } else { "ro,loop" };
+        let mut cat = Command::new("unshare");
+        cat.args(["--mount", "sh", "-c", script, "sh", options]).arg(&volume.path).arg(dir.path()).arg(path);
+        let output = output(&mut cat, b"");
+        output.status.success().then_some(output.stdout)
     })
+}
+
+/// `qcow2` or `raw`, by the magic number. Only for images that a test made: a guest can write any magic number.
+pub fn format_of(image: &Path) -> &'static str {
+    let mut magic = [0; 4];
+    let read = std::fs::File::open(image).and_then(|mut file| file.read_exact(&mut magic));
+    read.unwrap_or_else(|error| panic!("{}: {error}", image.display()));
+    if &magic == b"QFI\xfb" { "qcow2" } else { "raw" }
+}
+
+/// The MD5 of some bytes in hexadecimal, as the guest's `md5sum` prints it, by the host's.
+pub fn md5(bytes: &[u8]) -> String {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::io::Write::write_all(&mut file, bytes).expect("room for a file");
+    let printed = run(Command::new("md5sum").arg(file.path()));
+    String::from_utf8_lossy(&printed.stdout).split(' ').next().unwrap_or_default().to_owned()
 }

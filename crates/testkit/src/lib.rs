@@ -6,10 +6,19 @@
 
 mod cache;
 mod command;
+mod debian;
+mod host_state;
 mod image;
+mod machine;
+mod redact;
 mod tiny;
+pub mod tree;
 
-pub use cache::cache_dir;
+pub use cache::{ApplianceLock, appliance_lock, cache_dir};
 pub use command::{run, run_with_input};
-pub use image::{Volume, Volumes, copy_image, fsck_clean, read_file_from_image};
+pub use debian::debian_guest;
+pub use host_state::HostState;
+pub use image::{Volume, Volumes, copy_image, find_file_in_image, format_of, fsck_clean, md5, read_file_from_image};
+pub use machine::{Bus, Machine, boot_to_login};
+pub use redact::redact;
 pub use tiny::{Fs, Roots, TinyOptions, tiny_guest};

@@ -54,7 +54,7 @@ pub struct TinyOptions {
     /// `/home` is a partition of its own. Needs `partitioned`.
     pub separate_home: bool,
     /// Lines to add to `/etc/fstab`.
-    pub fstab: Vec<String>,
+    pub fstab_extra: Vec<String>,
     /// Files to add: absolute path in the guest, content, permission bits. Folders are made as needed.
     pub files: Vec<(String, Vec<u8>, u32)>,
     /// Symbolic links to add or to put in place of what is there: absolute path in the guest, target.
@@ -64,15 +64,15 @@ pub struct TinyOptions {
 }
 
 impl Default for TinyOptions {
-    /// ext4 of 64 MiB as the only partition of a GPT.
+    /// ext4 of 64 MiB on the whole disk.
     fn default() -> Self {
         TinyOptions {
             fs: Fs::Ext4,
             size_mib: 64,
-            partitioned: true,
+            partitioned: false,
             separate_boot: false,
             separate_home: false,
-            fstab: Vec::new(),
+            fstab_extra: Vec::new(),
             files: Vec::new(),
             links: Vec::new(),
             roots: Roots::One,
@@ -214,7 +214,7 @@ impl Maker<'_> {
                 fstab += &format!("UUID={} {mount} {kind} defaults 0 {pass}\n", volume.uuid);
             }
         }
-        for line in &self.options.fstab {
+        for line in &self.options.fstab_extra {
             fstab += line;
             fstab.push('\n');
         }

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use testkit::{Fs, Roots, TinyOptions, Volumes, fsck_clean, read_file_from_image, run, tiny_guest};
+use testkit::{Fs, Roots, TinyOptions, Volumes, find_file_in_image, fsck_clean, read_file_from_image, run, tiny_guest};
 
 fn kinds() -> [TinyOptions; 3] {
     [Fs::Ext4, Fs::Xfs, Fs::Btrfs].map(TinyOptions::with_fs)
@@ -28,30 +28,30 @@ fn equal_options_give_one_image_and_others_another() {
 
 #[test]
 fn parts_of_the_tree_live_on_their_own_partitions() {
-    let options = TinyOptions { separate_boot: true, separate_home: true, ..TinyOptions::default() };
+    let options = TinyOptions { separate_boot: true, separate_home: true, partitioned: true, ..TinyOptions::default() };
     let image = tiny_guest(&options);
     fsck_clean(&image, "raw");
     let volumes = Volumes::of(&image, "raw");
     assert_eq!(volumes.volumes.len(), 3);
-    let fstab = String::from_utf8(read_file_from_image(&image, "raw", "/etc/fstab").unwrap()).unwrap();
+    let fstab = String::from_utf8(read_file_from_image(&image, "/etc/fstab")).unwrap();
     for volume in &volumes.volumes {
         let probe = run(Command::new("blkid").args(["--probe", "-o", "value", "-s", "UUID"]).arg(&volume.path));
         let uuid = String::from_utf8(probe.stdout).unwrap();
         assert!(fstab.contains(uuid.trim()), "{uuid} is not in:\n{fstab}");
     }
-    assert!(read_file_from_image(&image, "raw", "/README").is_some(), "the boot partition has what /boot had");
-    assert!(read_file_from_image(&image, "raw", "/boot/README").is_none(), "and the root has it no more");
+    assert!(find_file_in_image(&image, "/README").is_some(), "the boot partition has what /boot had");
+    assert!(find_file_in_image(&image, "/boot/README").is_none(), "and the root has it no more");
 }
 
 #[test]
 fn unpartitioned_without_a_root_and_with_two() {
-    let plain = tiny_guest(&TinyOptions { partitioned: false, ..TinyOptions::default() });
+    let plain = tiny_guest(&TinyOptions::default());
     fsck_clean(&plain, "raw");
-    assert!(read_file_from_image(&plain, "raw", "/etc/os-release").is_some());
+    assert!(find_file_in_image(&plain, "/etc/os-release").is_some());
     let none = tiny_guest(&TinyOptions { roots: Roots::None, ..TinyOptions::default() });
     fsck_clean(&none, "raw");
-    assert!(read_file_from_image(&none, "raw", "/etc/os-release").is_none());
-    let two = tiny_guest(&TinyOptions { roots: Roots::Two, ..TinyOptions::default() });
+    assert!(find_file_in_image(&none, "/etc/os-release").is_none());
+    let two = tiny_guest(&TinyOptions { roots: Roots::Two, partitioned: true, ..TinyOptions::default() });
     fsck_clean(&two, "raw");
     assert_eq!(Volumes::of(&two, "raw").volumes.len(), 2);
 }
@@ -59,14 +59,14 @@ fn unpartitioned_without_a_root_and_with_two() {
 #[test]
 fn files_links_and_fstab_lines_are_added() {
     let options = TinyOptions {
-        fstab: vec!["LABEL=nowhere /srv ext4 defaults 0 0".to_owned()],
+        fstab_extra: vec!["LABEL=nowhere /srv ext4 defaults 0 0".to_owned()],
         files: vec![("/opt/deep/file".to_owned(), b"content\n".to_vec(), 0o640)],
         links: vec![("/etc/resolv.conf".to_owned(), "../run/resolv.conf".to_owned())],
         ..TinyOptions::default()
     };
     let image = tiny_guest(&options);
-    assert_eq!(read_file_from_image(&image, "raw", "/opt/deep/file").as_deref(), Some(&b"content\n"[..]));
-    let fstab = read_file_from_image(&image, "raw", "/etc/fstab").unwrap();
+    assert_eq!(read_file_from_image(&image, "/opt/deep/file"), b"content\n");
+    let fstab = read_file_from_image(&image, "/etc/fstab");
     assert!(String::from_utf8(fstab).unwrap().ends_with("LABEL=nowhere /srv ext4 defaults 0 0\n"));
     let volumes = Volumes::of(&image, "raw");
     let link = run(Command::new("debugfs").args(["-R", "stat /etc/resolv.conf"]).arg(&volumes.volumes[0].path));
