@@ -4,6 +4,13 @@
 //! file system, mounts after the guest's fstab, runs commands, reads and writes files, freezes and thaws. Engine
 //! `chroot` runs it as a child in namespaces of its own on the host; engine `vm` runs it as the first process of an
 //! appliance. It knows nothing of templates, layers or keys.
+//!
+//! Here are the parts that are pure or that the host needs too: the [`protocol`] and the host's end of it
+//! ([`client`]), partition tables ([`partition`]), signatures of file systems ([`probe`]) and the guest's [`fstab`].
+//! What acts on a guest is private to the program (`main.rs` lists it).
 
+pub mod client;
+pub mod fstab;
 pub mod partition;
+pub mod probe;
 pub mod protocol;

@@ -8,6 +8,12 @@
 //! # Order
 //! One request is under way at a time. The agent answers each with zero or more intermediate frames and exactly one
 //! final [`Reply`]: `Done`-like or `Failed`. The first exchange is `Hello`; ends that differ in [`VERSION`] part there.
+//! Data frames that reach the agent between requests (typed into a terminal whose program has just ended) are dropped.
+//!
+//! # Paths
+//! Paths are absolute, without `..`, and are resolved within the guest's root: a symlink of the guest never leads out.
+//! JSON carries text, so a name that is not UTF-8 cannot be asked for; where the agent lists such names, it replaces
+//! the bytes that are not UTF-8 by U+FFFD.
 //!
 //! Everything that comes from the agent was shaped by the guest and is data: lengths are bounded, names are bytes.
 
@@ -45,10 +51,14 @@ pub enum Request {
     /// Runs a program in the guest. Answer: data frames with output (standard output and error, merged, as they
     /// come), then [`Reply::Exited`]. All processes that it left behind are gone by then.
     Run(Run),
-    /// Reads a file. Answer: data frames, an empty one, then [`Reply::Done`].
+    /// Reads a regular file, following symlinks within the guest. Answer: data frames, an empty one, then
+    /// [`Reply::Done`]; or, at any point, [`Reply::Failed`].
     Read {
         /// Absolute path in the guest.
         path: String,
+        /// A file with more bytes is refused.
+        #[serde(default)]
+        limit: Option<u64>,
     },
     /// Creates or replaces a regular file, atomically by a rename in its folder. Data frames follow, then an empty
     /// one. A final symlink is replaced, not followed. Answer: [`Reply::Done`].
@@ -107,6 +117,9 @@ pub enum Request {
     Freeze,
     /// Ends a freeze. Answer: [`Reply::Done`].
     Thaw,
+    /// In place of the empty data frame of a [`Request::Write`]: the host cannot read on, nothing is to be written.
+    /// Answer (to the write): [`Reply::Failed`].
+    Cancel,
     /// Unmounts all and lets go of the disks. Answer: [`Reply::Done`].
     Unmount,
 }
@@ -320,10 +333,12 @@ fn write_frame(out: &mut impl Write, kind: u8, body: &[u8]) -> io::Result<()> {
     if body.len() > MAX_FRAME {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "frame longer than the protocol allows"));
     }
-    let mut head = [kind, 0, 0, 0, 0];
-    head[1..].copy_from_slice(&(body.len() as u32).to_le_bytes());
-    out.write_all(&head)?;
-    out.write_all(body)?;
+    // One write for the whole frame: two would wake the other end twice.
+    let mut frame = Vec::with_capacity(5 + body.len());
+    frame.push(kind);
+    frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    frame.extend_from_slice(body);
+    out.write_all(&frame)?;
     out.flush()
 }
 

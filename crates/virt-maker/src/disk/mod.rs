@@ -1,5 +1,8 @@
 //! Disk images: headers are read, checked and written here, before or instead of any other program.
 
+pub mod inspect;
+pub mod overlay;
+
 /// Formats of image files that the store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,1 +1,91 @@
-//! placeholder
+//! The live block graph: a stack of overlays that grows while a guest is mounted. One piece of code for all engines.
+//!
+//! # How the graph grows
+//! ```text
+//! open:   [guest's device] -> overlay-0 -> parent -> ... -> base          (parent opens by its header)
+//! push:   blockdev-add overlay-1 with "backing": null, then blockdev-snapshot:
+//!         [guest's device] -> overlay-1 -> overlay-0 -> parent -> ... -> base
+//! ```
+//! `blockdev-snapshot` flushes qemu's own caches of the old top into its file and never writes there again, so after
+//! a push the old top is complete in the page cache. It rewrites no header: each overlay's header names its backing
+//! file as both will lie in the store, and inside a session the links are given by node.
+//!
+//! # Durability
+//! Overlays are opened with `cache.no-flush`: what a guest flushes before a seal protects nothing, because an overlay
+//! that is not sealed is thrown away after a crash. The seal alone syncs.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Image, qmp::Qmp};
+use crate::disk::ImageFormat;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The stack of overlays of one session.
+pub struct BlockGraph {
+    qmp: Qmp,
+    top: String,
+    pushed: u32,
+}
+
+impl BlockGraph {
+    /// Opens `parent` read-only, with the chain that its header names, and the empty `overlay` on it.
+    pub fn open(mut qmp: Qmp, parent: &Image, overlay: &Path) -> Result<BlockGraph> {
+        qmp.execute(
+            "blockdev-add",
+            json!({
+                "driver": parent.format.name(),
+                "node-name": "parent",
+                "read-only": true,
+                "file": {"driver": "file", "filename": utf8(&parent.path)?},
+            }),
+        )?;
+        qmp.execute("blockdev-add", overlay_options("overlay-0", overlay, json!("parent"))?)?;
+        Ok(BlockGraph { qmp, top: "overlay-0".into(), pushed: 0 })
+    }
+
+    /// Takes over a graph whose top node (by its node name) qemu opened from its command line.
+    pub fn adopt(qmp: Qmp, top: impl Into<String>) -> BlockGraph {
+        BlockGraph { qmp, top: top.into(), pushed: 0 }
+    }
+
+    /// Name of the node on top. Devices and exports that were attached to the first top follow each push.
+    pub fn top(&self) -> &str {
+        &self.top
+    }
+
+    /// Puts the empty overlay `next` on top. The caller has frozen the guest's file systems.
+    pub fn push(&mut self, next: &Path) -> Result<()> {
+        self.pushed += 1;
+        let node = format!("overlay-{}", self.pushed);
+        self.qmp.execute("blockdev-add", overlay_options(&node, next, Value::Null)?)?;
+        self.qmp.execute("blockdev-snapshot", json!({"node": self.top, "overlay": node}))?;
+        self.top = node;
+        Ok(())
+    }
+
+    /// The control connection, for what is not part of the stack.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+}
+
+/// Options of an overlay node, for `blockdev-add` or a command line; `backing` is a node name or null.
+pub fn overlay_options(node: &str, path: &Path, backing: Value) -> Result<Value> {
+    Ok(json!({
+        "driver": ImageFormat::Qcow2.name(),
+        "node-name": node,
+        "discard": "unmap",
+        "cache": {"no-flush": true},
+        "file": {"driver": "file", "filename": utf8(path)?, "discard": "unmap", "cache": {"no-flush": true}},
+        "backing": backing,
+    }))
+}
+
+fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| {
+        let message = format!("qemu cannot open {}: its name is not UTF-8", path.display());
+        Error::new(ErrorKind::Store, message).with_hint("use a store whose path is UTF-8")
+    })
+}

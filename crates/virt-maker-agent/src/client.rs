@@ -1,0 +1,300 @@
+//! The host's end of the protocol.
+//!
+//! What must hold: the agent has read what a guest wrote, so nothing that it sends is trusted. Frames are bounded, a
+//! reply that does not belong to the request ends the conversation, and a conversation that has ended stays ended
+//! ([`ClientError::Closed`] from then on), since its two ends no longer agree on where they are.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::protocol::{
+    Attributes, Exit, Failure, Frame, Mounted, Reply, Request, Run, Sandbox, Stat, VERSION, read_frame, write_data,
+    write_message,
+};
+
+/// Bytes in a data frame of a transfer.
+const CHUNK: usize = 256 * 1024;
+
+/// A conversation with an agent.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    /// Set by the first error after which the two ends may disagree.
+    ended: bool,
+}
+
+/// Why a request came to nothing.
+#[derive(Debug)]
+pub enum ClientError {
+    /// The agent could not do it; the conversation goes on.
+    Failed(Failure),
+    /// The host's own data could not be read or written; the conversation goes on.
+    Local(io::Error),
+    /// The agent said what the protocol does not allow; the text says what. The conversation is over.
+    Protocol(String),
+    /// The stream broke. The conversation is over.
+    Stream(io::Error),
+    /// The agent is gone, or an earlier error ended the conversation.
+    Closed,
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::Failed(failure) => out.write_str(&failure.message),
+            ClientError::Local(_) => out.write_str("the host's end of a transfer failed"),
+            ClientError::Protocol(what) => write!(out, "the agent broke the protocol: {what}"),
+            ClientError::Stream(_) => out.write_str("the connection to the agent broke"),
+            ClientError::Closed => out.write_str("the agent is gone"),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ClientError::Local(error) | ClientError::Stream(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// What a client's calls give.
+pub type Result<T> = std::result::Result<T, ClientError>;
+
+impl Client {
+    /// A client on a stream whose other end an agent holds. Say [`hello`](Client::hello) first.
+    pub fn new(stream: UnixStream) -> Client {
+        Client { stream, ended: false }
+    }
+
+    /// The stream, to wait on or to shut down (which ends a request that is under way in another thread).
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    /// The first exchange: both ends must speak the same version.
+    pub fn hello(&mut self, sandbox: Sandbox) -> Result<()> {
+        match self.call(&Request::Hello { version: VERSION, sandbox })? {
+            Reply::Welcome { version: VERSION } => Ok(()),
+            Reply::Welcome { version } => self.violation(format!("it speaks version {version}, not {VERSION}")),
+            other => self.unexpected("hello", &other),
+        }
+    }
+
+    /// Sends a request that no data goes with, and gives its reply ([`Reply::Failed`] becomes an error).
+    pub fn call(&mut self, request: &Request) -> Result<Reply> {
+        self.send(request)?;
+        self.finish()
+    }
+
+    /// As [`call`](Client::call), for a request that is answered by [`Reply::Done`].
+    pub fn done(&mut self, request: &Request) -> Result<()> {
+        match self.call(request)? {
+            Reply::Done => Ok(()),
+            other => self.unexpected("a request", &other),
+        }
+    }
+
+    /// Mounts the guest on `disk`, a path as the agent sees it.
+    pub fn mount(&mut self, disk: &str) -> Result<Mounted> {
+        match self.call(&Request::Mount { disk: disk.to_string() })? {
+            Reply::Mounted(mounted) => Ok(mounted),
+            other => self.unexpected("mount", &other),
+        }
+    }
+
+    /// Says what is at a path; `None` where nothing is.
+    pub fn stat(&mut self, path: &str) -> Result<Option<Stat>> {
+        match self.call(&Request::Stat { path: path.to_string() })? {
+            Reply::Stat { stat } => Ok(stat),
+            other => self.unexpected("stat", &other),
+        }
+    }
+
+    /// Names in a folder, sorted. They are file names, never paths.
+    pub fn read_dir(&mut self, path: &str) -> Result<Vec<String>> {
+        match self.call(&Request::ReadDir { path: path.to_string() })? {
+            Reply::Names { names } => {
+                match names.iter().find(|name| name.contains(['/', '\0']) || matches!(name.as_str(), "" | "." | "..")) {
+                    Some(name) => self.violation(format!("{name:?} as a file name")),
+                    None => Ok(names),
+                }
+            }
+            other => self.unexpected("read_dir", &other),
+        }
+    }
+
+    /// Runs a program; `on_output` gets its output as it comes. For [`Run::terminal`] see
+    /// [`terminal`](Client::terminal).
+    pub fn run(&mut self, run: &Run, on_output: &mut dyn FnMut(&[u8])) -> Result<Exit> {
+        self.send(&Request::Run(run.clone()))?;
+        loop {
+            match self.receive()? {
+                Frame::Data(bytes) => on_output(&bytes),
+                Frame::Message(reply) => return self.exited(reply),
+            }
+        }
+    }
+
+    /// Runs a program on a pseudo-terminal ([`Run::terminal`] must be set) between `input` and `output`, which are
+    /// usually a terminal in raw mode. The end of `input` hangs the program's terminal up.
+    pub fn terminal(&mut self, run: &Run, input: BorrowedFd<'_>, output: &mut dyn Write) -> Result<Exit> {
+        self.send(&Request::Run(run.clone()))?;
+        let mut listening = true;
+        let mut buffer = [0; 4096];
+        let mut shown = Ok(());
+        loop {
+            let stream = self.stream.as_fd();
+            let mut ends = [PollFd::new(&stream, PollFlags::IN), PollFd::new(&input, PollFlags::IN)];
+            let count = if listening { 2 } else { 1 };
+            match poll(&mut ends[..count], None) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(ClientError::Local(error.into())),
+            }
+            let (replied, typed) = (!ends[0].revents().is_empty(), listening && !ends[1].revents().is_empty());
+            if typed {
+                let count = match rustix::io::read(input, &mut buffer) {
+                    Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
+                    Ok(count) => count,
+                    // A terminal that was closed reads as an I/O error; both are the end.
+                    Err(_) => 0,
+                };
+                listening = count > 0;
+                self.transfer(&buffer[..count])?;
+            }
+            if replied {
+                match self.receive()? {
+                    // Output that cannot be shown is read on nevertheless, or the program would hang.
+                    Frame::Data(bytes) => {
+                        shown = shown.and_then(|()| output.write_all(&bytes).and_then(|()| output.flush()))
+                    }
+                    Frame::Message(reply) => {
+                        let exit = self.exited(reply)?;
+                        return shown.map(|()| exit).map_err(ClientError::Local);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads a file of at most `limit` bytes.
+    pub fn read(&mut self, path: &str, limit: u64) -> Result<Vec<u8>> {
+        self.send(&Request::Read { path: path.to_string(), limit: Some(limit) })?;
+        let mut content = Vec::new();
+        loop {
+            match self.receive()? {
+                Frame::Data(bytes) if bytes.is_empty() => match self.finish()? {
+                    Reply::Done => return Ok(content),
+                    other => return self.unexpected("read", &other),
+                },
+                Frame::Data(bytes) if (content.len() + bytes.len()) as u64 > limit => {
+                    return self.violation(format!("more than {limit} bytes of a file"));
+                }
+                Frame::Data(bytes) => content.extend_from_slice(&bytes),
+                Frame::Message(Reply::Failed(failure)) => return Err(ClientError::Failed(failure)),
+                Frame::Message(other) => return self.unexpected("read", &other),
+            }
+        }
+    }
+
+    /// Creates or replaces a file with what `content` gives.
+    pub fn write(&mut self, path: &str, content: &mut dyn Read, attributes: Attributes) -> Result<()> {
+        self.send(&Request::Write { path: path.to_string(), attributes })?;
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match content.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => self.transfer(&buffer[..count])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.send(&Request::Cancel)?;
+                    return match self.finish() {
+                        Err(ClientError::Failed(_)) => Err(ClientError::Local(error)),
+                        Err(other) => Err(other),
+                        Ok(other) => self.unexpected("a cancelled write", &other),
+                    };
+                }
+            }
+        }
+        self.transfer(&[])?;
+        match self.finish()? {
+            Reply::Done => Ok(()),
+            other => self.unexpected("write", &other),
+        }
+    }
+
+    fn send(&mut self, request: &Request) -> Result<()> {
+        if self.ended {
+            return Err(ClientError::Closed);
+        }
+        match write_message(&mut self.stream, request) {
+            Ok(()) => Ok(()),
+            // Refused before a byte was sent: the request is too long.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(ClientError::Local(error)),
+            Err(error) => self.broke(error),
+        }
+    }
+
+    fn transfer(&mut self, bytes: &[u8]) -> Result<()> {
+        write_data(&mut self.stream, bytes).or_else(|error| self.broke(error))
+    }
+
+    fn receive(&mut self) -> Result<Frame<Reply>> {
+        match read_frame(&mut self.stream) {
+            Ok(Some(frame)) => Ok(frame),
+            Ok(None) => {
+                self.ended = true;
+                Err(ClientError::Closed)
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => self.violation(error.to_string()),
+            Err(error) => self.broke(error),
+        }
+    }
+
+    /// Receives the final reply.
+    fn finish(&mut self) -> Result<Reply> {
+        match self.receive()? {
+            Frame::Message(Reply::Failed(failure)) => Err(ClientError::Failed(failure)),
+            Frame::Message(reply) => Ok(reply),
+            Frame::Data(_) => self.violation("data where a reply was due".to_string()),
+        }
+    }
+
+    fn exited(&mut self, reply: Reply) -> Result<Exit> {
+        match reply {
+            Reply::Exited(exit) => Ok(exit),
+            Reply::Failed(failure) => Err(ClientError::Failed(failure)),
+            other => self.unexpected("run", &other),
+        }
+    }
+
+    fn unexpected<T>(&mut self, request: &str, reply: &Reply) -> Result<T> {
+        let mut text = format!("{reply:?}");
+        if let Some((end, _)) = text.char_indices().nth(200) {
+            text.truncate(end);
+        }
+        self.violation(format!("{text} as answer to {request}"))
+    }
+
+    fn violation<T>(&mut self, what: String) -> Result<T> {
+        self.ended = true;
+        Err(ClientError::Protocol(what))
+    }
+
+    fn broke<T>(&mut self, error: io::Error) -> Result<T> {
+        self.ended = true;
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Err(ClientError::Closed),
+            _ => Err(ClientError::Stream(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+# Runs one command of a step. Sourced by the appliance's /bin/sh after a job has set VM_TOKEN, VM_NETWORK, VM_INPUT,
+# VM_PORT and written the files "command" and, as wanted, "script" and "resolv.conf" into /run/virt-maker.
+#
+# Prints `status=N` (as gawk's system() has it: 256 and more are signals), `guest=SENTENCE` where the guest is at fault
+# or `error=SENTENCE`. The output of the command goes to the port, then, when no process of it is left, the token.
+
+here=/run/virt-maker
+root=/sysroot
+aside=virt-maker-aside
+placed=
+exec 9>&1 <"$VM_INPUT" >"$VM_PORT" 2>&1
+
+finish() {
+    # The guest's own files get their names back; what the command did to the stand-ins is not kept.
+    for path in $placed; do
+        rm -rf "$path"
+        if [ -e "$path.$aside" ] || [ -L "$path.$aside" ]; then mv -T "$path.$aside" "$path"; fi
+    done
+    rm -f $here/job $here/command $here/script $here/resolv.conf $here/fstab $here/places $here/status $here/error
+    printf '%s' "$VM_TOKEN"
+}
+
+fail() {
+    finish
+    echo "$1" >&9
+    exit 0
+}
+
+# Sets $found to what a path of the guest means inside the guest's root, whatever symbolic links are on the way. No
+# process of the guest runs while this does.
+resolve() {
+    rest=${1#/}
+    found=$root
+    hops=0
+    while [ -n "$rest" ]; do
+        part=${rest%%/*}
+        case $rest in
+            */*) rest=${rest#*/} ;;
+            *) rest= ;;
+        esac
+        case $part in
+            '' | .) continue ;;
+            ..)
+                [ "$found" = "$root" ] || found=${found%/*}
+                continue
+                ;;
+        esac
+        if [ -L "$found/$part" ]; then
+            hops=$((hops + 1))
+            [ $hops -le 40 ] || return 1
+            target=$(readlink "$found/$part") || return 1
+            case $target in /*) found=$root ;; esac
+            rest=$target/$rest
+        else
+            found=$found/$part
+        fi
+    done
+    case $found in
+        *[[:space:]\\\'\"\$\`*?]*) return 1 ;;
+    esac
+}
+
+entry() {
+    echo "$1 $2 $3 $4 0 0" >>$here/fstab
+}
+
+# Puts a file of ours where the guest has one or none, for as long as the command runs. The guest's own is renamed: a
+# mount over it would make programs fail that replace it by a rename.
+stand_in() {
+    resolve "${2%/*}" && [ -d "$found" ] || return 0
+    path=$found/${2##*/}
+    if [ -e "$path" ] || [ -L "$path" ]; then mv -T "$path" "$path.$aside" || fail "error=cannot put $2 aside"; fi
+    placed="$placed $path"
+    cp $here/$1 "$path" || fail "guest=cannot put a temporary $2 in place: is the guest's disk full?"
+}
+
+: >$here/fstab
+for name in proc sys dev run; do
+    resolve /$name && [ -d "$found" ] || fail "guest=the guest has no folder /$name"
+    echo "$name=$found" >>$here/places
+    case $name in
+        proc) entry proc "$found" proc nosuid,nodev,noexec ;;
+        sys) entry sysfs "$found" sysfs ro,nosuid,nodev,noexec ;;
+        dev)
+            entry tmpfs "$found" tmpfs nosuid,mode=755
+            entry devpts "$found/pts" devpts X-mount.mkdir,nosuid,noexec,newinstance,ptmxmode=0666,mode=620,gid=5
+            entry tmpfs "$found/shm" tmpfs X-mount.mkdir,nosuid,nodev,mode=1777
+            ;;
+        run) entry tmpfs "$found" tmpfs nosuid,nodev,mode=755 ;;
+    esac
+done
+
+# Services must not start: dpkg's maintainer scripts ask this program.
+stand_in policy-rc.d /usr/sbin/policy-rc.d
+
+apart=--net
+if [ "$VM_NETWORK" = 1 ]; then
+    apart=
+    . $here/network.sh
+    stand_in resolv.conf /etc/resolv.conf
+fi
+
+# The guest's own name for itself: the appliance's must not get into what package scripts write.
+hostname=
+if resolve /etc/hostname && [ -f "$found" ]; then read -r hostname <"$found"; fi
+case $hostname in
+    '' | -* | *[!A-Za-z0-9._-]*) hostname=localhost ;;
+esac
+echo "hostname=$hostname" >>$here/places
+
+# --kill-child and the pid namespace: when its first process ends, the kernel kills all others and waits for them.
+unshare --fork --kill-child --pid --mount --ipc --uts $apart /bin/sh $here/step.sh
+[ -s $here/error ] && fail "error=$(cat $here/error)"
+[ -s $here/status ] || fail "error=the command's first process was killed"
+status=$(cat $here/status)
+finish
+echo "status=$status" >&9

@@ -1,0 +1,274 @@
+//! Commands: the job that the appliance's shell gets, and what comes back.
+//!
+//! A job is shell text that this room makes; whatever comes from a template is in it only as a quoted word or within a
+//! here-document with a random end mark. Small jobs go with the call, larger ones (a shell's argument may have 128 KiB)
+//! and, so that no log shows them, those of verbose sessions are uploaded.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+
+use virt_maker_agent::protocol::{Exit, Run, TerminalSize};
+
+use super::ffi::CallError;
+use super::session::LibguestfsSession;
+use super::terminal;
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// Where the appliance keeps what is ours.
+const HERE: &str = "/run/virt-maker";
+/// Jobs up to this many bytes go with the call.
+const INLINE: usize = 96 * 1024;
+/// DNS of qemu's user network, which asks the host's resolver.
+const NAMESERVER: &str = "nameserver 169.254.2.3\n";
+/// Capabilities of a command: those that the agent gives (`sandbox.rs`), so that all engines allow the same.
+const BOUNDING_SET: &str = "-all,+audit_write,+chown,+dac_override,+fowner,+fsetid,+kill,+linux_immutable,+mknod,\
+    +net_bind_service,+setfcap,+setgid,+setpcap,+setuid,+sys_chroot";
+
+/// Commands that make the appliance ready; run once in a session.
+pub(super) fn setup() -> String {
+    let mut text = format!("mkdir -p {HERE}\n");
+    for (name, content) in [
+        ("run.sh", include_str!("appliance/run.sh")),
+        ("step.sh", include_str!("appliance/step.sh")),
+        ("network.sh", include_str!("appliance/network.sh")),
+        ("setup.sh", include_str!("appliance/setup.sh")),
+    ] {
+        document(&mut text, name, content, "END-OF-VIRT-MAKER");
+    }
+    let _ = write!(text, "exec /bin/sh {HERE}/setup.sh");
+    text
+}
+
+impl LibguestfsSession {
+    /// See [`Run`]. With `terminal`, the command talks to this process's terminal.
+    pub(super) fn run_command(&mut self, run: &Run) -> Result<Exit> {
+        self.appliance.cancel.check()?;
+        let token = random_token()?;
+        let job = job(run, &token)?;
+        let answer = match run.terminal {
+            None => {
+                self.output.expect(&token);
+                let answer = self.call_job(&job);
+                if answer.is_err() {
+                    self.output.forget();
+                }
+                answer?
+            }
+            Some(_) => {
+                let socket = self.appliance.terminal()?;
+                terminal::bridge(socket, || self.call_job(&job))??
+            }
+        };
+        if run.terminal.is_none() && !self.output.wait() {
+            self.appliance.cancel.check()?;
+            return Err(Error::new(ErrorKind::Internal, "the appliance ended while a command ran"));
+        }
+        parse_answer(&answer)
+    }
+
+    fn call_job(&mut self, job: &str) -> Result<String> {
+        let called = if job.len() <= INLINE && !self.verbose {
+            self.appliance.handle.appliance_sh(job)
+        } else {
+            self.upload_job(job)?;
+            self.appliance.handle.appliance_sh(&format!(". {HERE}/job"))
+        };
+        called.map_err(|error| self.appliance.error(ErrorKind::Internal, "the appliance could not run a command", error))
+    }
+
+    fn upload_job(&mut self, job: &str) -> Result<()> {
+        let path = self.work_dir.join("job");
+        let written = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(job.as_bytes()));
+        let uploaded = written.context(ErrorKind::Host, || format!("cannot write {}", path.display())).and_then(|()| {
+            let name = path.to_string_lossy();
+            self.appliance.handle.debug_upload(&name, &format!("{HERE}/job"), 0o600).map_err(|error: CallError| {
+                self.appliance.error(ErrorKind::Internal, "cannot upload a command to the appliance", error)
+            })
+        });
+        let _ = std::fs::remove_file(&path);
+        uploaded
+    }
+}
+
+/// The job of a command.
+fn job(run: &Run, token: &str) -> Result<String> {
+    let mut text = String::new();
+    let end = format!("END-{token}");
+    let (input, port, marker) = match run.terminal {
+        None => ("/dev/null", "/dev/virtio-ports/org.virt-maker.output", token),
+        Some(_) => ("/dev/hvc0", "/dev/hvc0", ""),
+    };
+    let _ = writeln!(text, "VM_TOKEN={marker} VM_INPUT={input} VM_PORT={port}");
+    let _ = writeln!(text, "export VM_NETWORK={}", u8::from(run.network));
+    if let Some(script) = &run.script {
+        document(&mut text, "script", script, &end);
+    }
+    if run.network {
+        document(&mut text, "resolv.conf", &resolv_conf(run.resolv_conf.as_deref()), &end);
+    }
+    document(&mut text, "command", &command(run)?, &end);
+    let _ = writeln!(text, ". {HERE}/run.sh");
+    if text.contains('\0') {
+        return Err(Error::new(ErrorKind::Step, "a command, its script or its environment contains a NUL byte"));
+    }
+    Ok(text)
+}
+
+/// Appends a command that writes a file.
+fn document(text: &mut String, name: &str, content: &str, end: &str) {
+    let newline = if content.is_empty() || content.ends_with('\n') { "" } else { "\n" };
+    let _ = writeln!(text, "cat >{HERE}/{name} <<'{end}'\n{content}{newline}{end}");
+}
+
+/// The shell text that becomes the command by `exec`.
+fn command(run: &Run) -> Result<String> {
+    let mut words: Vec<&str> = Vec::new();
+    if run.script.is_some() {
+        words.push("/run/virt-maker/script");
+    }
+    words.extend(run.argv.iter().map(String::as_str));
+    if words.is_empty() {
+        return Err(Error::new(ErrorKind::Step, "there is no program to run"));
+    }
+    let mut text = String::from("umask 022\n");
+    if let Some(TerminalSize { rows, columns }) = run.terminal {
+        let _ = writeln!(text, "stty sane rows {rows} columns {columns}");
+        text.push_str("exec setsid --ctty --wait ");
+    } else {
+        text.push_str("exec ");
+    }
+    let _ = write!(text, "setpriv --bounding-set={BOUNDING_SET} -- env -i --");
+    for (name, value) in environment(run) {
+        if name.is_empty() || name.contains('=') {
+            return Err(Error::new(ErrorKind::Step, format!("{name:?} is no name of an environment variable")));
+        }
+        let _ = write!(text, " {}", quote(&format!("{name}={value}")));
+    }
+    let _ = write!(text, " {HERE}/chroot /sysroot");
+    for word in words {
+        let _ = write!(text, " {}", quote(word));
+    }
+    text.push('\n');
+    Ok(text)
+}
+
+/// The fixed base with what the step adds.
+fn environment(run: &Run) -> BTreeMap<&str, &str> {
+    let base = [
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", "/root"),
+        ("LANG", "C.UTF-8"),
+        ("TERM", if run.terminal.is_some() { "linux" } else { "dumb" }),
+        ("DEBIAN_FRONTEND", "noninteractive"),
+        ("SYSTEMD_OFFLINE", "1"),
+    ];
+    base.into_iter().chain(run.env.iter().map(|(name, value)| (name.as_str(), value.as_str()))).collect()
+}
+
+/// One word of the shell, whatever is in it.
+pub(super) fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The host's `resolv.conf` as it works behind qemu's user network: servers on the host's loopback are not there, so
+/// qemu's own takes their place.
+fn resolv_conf(text: Option<&str>) -> String {
+    let Some(text) = text else { return NAMESERVER.into() };
+    let mut out = String::new();
+    let mut replaced = false;
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let server = (words.next() == Some("nameserver")).then(|| words.next().unwrap_or_default());
+        match server {
+            // IPv6 is off behind qemu.
+            Some(server) if server.starts_with("127.") || server.contains(':') => {
+                if !replaced {
+                    out.push_str(NAMESERVER);
+                    replaced = true;
+                }
+            }
+            _ => {
+                out.push_str(line);
+                out.push('\n');
+            }
+        }
+    }
+    out
+}
+
+/// `status=N`, `guest=...` or `error=...`, as `appliance/run.sh` prints it.
+fn parse_answer(answer: &str) -> Result<Exit> {
+    match answer.trim_end().split_once('=') {
+        Some(("status", number)) => match number.parse::<i32>() {
+            // 512 is set where a core was dumped.
+            Ok(status) if status >= 512 => Ok(Exit::Signal(status - 512)),
+            Ok(status) if status >= 256 => Ok(Exit::Signal(status - 256)),
+            Ok(status) if status >= 0 => Ok(Exit::Status(status)),
+            _ => Err(Error::new(ErrorKind::Internal, "the appliance could not start the command's shell")),
+        },
+        Some(("guest", sentence)) => Err(Error::new(ErrorKind::Guest, sentence)),
+        Some(("error", sentence)) => Err(Error::new(ErrorKind::Internal, sentence)),
+        _ => Err(Error::new(ErrorKind::Internal, "the appliance did not say how the command ended")),
+    }
+}
+
+/// 128 random bits as hexadecimal digits.
+pub(super) fn random_token() -> Result<String> {
+    let mut bytes = [0u8; 16];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+            .context(ErrorKind::Host, || "cannot get random bytes")?;
+    }
+    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_reach_a_real_shell_unchanged() {
+        for word in ["", "a b", "it's", "$(touch x); `y`", "new\nline", "\\", "é\"*"] {
+            let out = std::process::Command::new("/bin/sh").args(["-c", &format!("printf %s {}", quote(word))]).output();
+            assert_eq!(String::from_utf8(out.unwrap().stdout).unwrap(), word);
+        }
+    }
+
+    #[test]
+    fn loopback_name_servers_become_qemu_s() {
+        assert_eq!(resolv_conf(None), NAMESERVER);
+        let text = "search a.example\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\noptions edns0\n";
+        let want = "search a.example\nnameserver 169.254.2.3\nnameserver 192.0.2.1\noptions edns0\n";
+        assert_eq!(resolv_conf(Some(text)), want);
+    }
+
+    #[test]
+    fn answers_tell_status_signal_and_failure() {
+        assert_eq!(parse_answer("status=137\n").unwrap(), Exit::Status(137));
+        assert_eq!(parse_answer("status=265\n").unwrap(), Exit::Signal(9));
+        assert_eq!(parse_answer("status=523\n").unwrap(), Exit::Signal(11));
+        assert_eq!(parse_answer("guest=full\n").unwrap_err().kind(), ErrorKind::Guest);
+        assert_eq!(parse_answer("").unwrap_err().kind(), ErrorKind::Internal);
+    }
+
+    #[test]
+    fn a_command_that_cannot_be_is_refused() {
+        assert_eq!(job(&Run::default(), "t").unwrap_err().kind(), ErrorKind::Step);
+        let mut run = Run { argv: vec!["x".into()], ..Run::default() };
+        run.env.insert("A=B".into(), "c".into());
+        assert!(job(&run, "t").unwrap_err().to_string().contains("A=B"));
+        let run = Run { argv: vec!["x\0y".into()], ..Run::default() };
+        assert_eq!(job(&run, "t").unwrap_err().kind(), ErrorKind::Step);
+    }
+}

@@ -1,0 +1,144 @@
+//! A session: one appliance with the guest mounted, and the stack of overlays under it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use virt_maker_agent::protocol::{OsRelease, Run};
+
+use super::command::{quote, setup};
+use super::ffi::Library;
+use super::inspect::{self, FileSystem, Mounted};
+use super::launch::{self, Appliance, Started};
+use super::output::Output;
+use super::{LibguestfsOptions, terminal};
+use crate::engine::block::BlockGraph;
+use crate::engine::{OpenRequest, Session};
+use crate::error::{Context, ErrorKind, Result};
+use crate::guest::Guest;
+
+/// An open guest.
+pub(super) struct LibguestfsSession {
+    // Dropped first: it kills qemu, which ends the threads of what follows.
+    pub(super) appliance: Appliance,
+    pub(super) output: Output,
+    graph: BlockGraph,
+    file_systems: Vec<FileSystem>,
+    pub(super) os: OsRelease,
+    pub(super) work_dir: PathBuf,
+    pub(super) verbose: bool,
+}
+
+impl LibguestfsSession {
+    /// Starts the appliance and mounts the guest.
+    pub(super) fn open(library: &Arc<Library>, options: &LibguestfsOptions, request: &OpenRequest<'_>) -> Result<Self> {
+        let Started { mut appliance, qmp, output } = launch::start(library, options, request)?;
+        let output = Output::start(output, request.output.clone())
+            .context(ErrorKind::Host, || "cannot start a thread for output")?;
+        let Mounted { file_systems, os } = inspect::mount(&mut appliance, &request.events)?;
+        appliance.handle.appliance_sh(&setup()).map_err(|error| {
+            appliance.error(ErrorKind::Unsupported, "libguestfs's appliance cannot run commands", error)
+        })?;
+        Ok(LibguestfsSession {
+            appliance,
+            output,
+            graph: BlockGraph::adopt(qmp, launch::TOP),
+            file_systems,
+            os,
+            work_dir: request.work_dir.to_owned(),
+            verbose: options.verbose,
+        })
+    }
+
+    fn appliance_sh(&mut self, command: &str, what: &str) -> Result<()> {
+        let done = self.appliance.handle.appliance_sh(command);
+        done.map(drop).map_err(|error| self.appliance.error(ErrorKind::Internal, what, error))
+    }
+}
+
+/// Shell text that makes every file system clean and still, and text that undoes it whatever of it was done.
+///
+/// A subvolume is mounted more than once from one device, but frozen once. The last mounted goes first.
+fn still_and_free(file_systems: &[FileSystem]) -> (String, String) {
+    let mut still = vec!["sync".to_owned()];
+    let mut free = Vec::new();
+    let mut devices: Vec<&str> = Vec::new();
+    for FileSystem { device, path, kind } in file_systems.iter().rev() {
+        let path = quote(path);
+        let freezes = matches!(kind.as_str(), "ext3" | "ext4" | "btrfs");
+        if freezes && devices.contains(&device.as_str()) {
+            continue;
+        }
+        devices.push(device);
+        if freezes {
+            still.push(format!("fsfreeze --freeze {path}"));
+            free.push(format!("fsfreeze --unfreeze {path}"));
+        } else {
+            still.push(format!("mount -o remount,ro {path}"));
+            free.push(format!("mount -o remount,rw {path}"));
+        }
+    }
+    free.reverse();
+    (still.join(" && "), free.join(" && "))
+}
+
+impl Session for LibguestfsSession {
+    fn guest(&mut self) -> &mut dyn Guest {
+        self
+    }
+
+    fn checkpoint(&mut self, next: &Path) -> Result<()> {
+        self.appliance.cancel.check()?;
+        let (still, free) = still_and_free(&self.file_systems);
+        if let Err(error) = self.appliance_sh(&still, "cannot bring the guest's file systems to a clean state") {
+            // As far as it went; the session may be kept for a look inside.
+            let _ = self.appliance_sh(&free.replace(" && ", "; "), "cannot thaw");
+            return Err(error);
+        }
+        let pushed = self.graph.push(next);
+        let freed = self.appliance_sh(&free, "cannot go on after a checkpoint");
+        self.appliance.cancel.check()?;
+        pushed.and(freed)
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.appliance.cancel.check()?;
+        for call in [super::ffi::Handle::umount_all, super::ffi::Handle::shutdown] {
+            let done = call(&mut self.appliance.handle);
+            done.map_err(|error| self.appliance.error(ErrorKind::Internal, "cannot close the guest", error))?;
+        }
+        Ok(())
+    }
+
+    fn shell(&mut self) -> Result<()> {
+        let shell = "if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi";
+        let run = Run {
+            argv: vec!["/bin/sh".into(), "-c".into(), shell.into()],
+            network: true,
+            terminal: Some(terminal::size()?),
+            ..Run::default()
+        };
+        // The user leaves with whatever status the last command had.
+        self.run_command(&run).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_freeze_cleanly_is_remounted_and_devices_freeze_once() {
+        let fs = |device: &str, path: &str, kind: &str| FileSystem {
+            device: device.into(),
+            path: path.into(),
+            kind: kind.into(),
+        };
+        let (still, free) = still_and_free(&[
+            fs("/dev/sdb2", "/sysroot", "btrfs"),
+            fs("/dev/sdb2", "/sysroot/home", "btrfs"),
+            fs("/dev/sdb1", "/sysroot/it's", "vfat"),
+        ]);
+        assert_eq!(still, r"sync && mount -o remount,ro '/sysroot/it'\''s' && fsfreeze --freeze '/sysroot/home'");
+        assert_eq!(free, r"fsfreeze --unfreeze '/sysroot/home' && mount -o remount,rw '/sysroot/it'\''s'");
+    }
+}

@@ -1,0 +1,100 @@
+//! QMP, the control protocol of qemu and of `qemu-storage-daemon`: one JSON object a line.
+//!
+//! One command is under way at a time. Events that come between are dropped, except that [`Qmp::wait_event`] waits
+//! for one. The peer is a program of the host, but it may die at any time: every call ends with an answer or an error.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// How long a command may take. Opening and closing of deep chains takes milliseconds; a peer that says nothing for
+/// this long hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A connection whose greeting is done.
+pub struct Qmp {
+    reader: BufReader<UnixStream>,
+    serial: u64,
+}
+
+impl Qmp {
+    /// Connects to a socket that may appear only within `deadline`.
+    pub fn connect(path: &Path, deadline: Duration) -> Result<Qmp> {
+        let begin = Instant::now();
+        loop {
+            match UnixStream::connect(path) {
+                Ok(stream) => return Qmp::greet(stream),
+                Err(error) if begin.elapsed() > deadline => {
+                    return Err(error).context(ErrorKind::Internal, || "qemu's control socket did not appear");
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    /// Reads the greeting from a stream that is connected, and leaves negotiation mode.
+    pub fn greet(stream: UnixStream) -> Result<Qmp> {
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .context(ErrorKind::Internal, || "cannot set up qemu's control socket")?;
+        let mut qmp = Qmp { reader: BufReader::new(stream), serial: 0 };
+        let greeting = qmp.receive()?;
+        if greeting.get("QMP").is_none() {
+            return Err(Error::new(ErrorKind::Internal, "what answers on qemu's control socket is not qemu"));
+        }
+        qmp.execute("qmp_capabilities", json!({}))?;
+        Ok(qmp)
+    }
+
+    /// Executes one command and returns its `return`. An `error` answer becomes an error with qemu's words.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        self.serial += 1;
+        let mut line = serde_json::to_vec(&json!({"execute": command, "arguments": arguments, "id": self.serial}))
+            .expect("a JSON value is serialisable");
+        line.push(b'\n');
+        self.reader
+            .get_mut()
+            .write_all(&line)
+            .context(ErrorKind::Internal, || format!("qemu went away before `{command}`"))?;
+        loop {
+            let mut answer = self.receive()?;
+            if answer.get("id").and_then(Value::as_u64) != Some(self.serial) {
+                continue;
+            }
+            if let Some(error) = answer.get("error") {
+                let said = error.get("desc").and_then(Value::as_str).unwrap_or("an error without words");
+                return Err(Error::new(ErrorKind::Internal, format!("qemu refused `{command}`: {said}")));
+            }
+            return Ok(answer.get_mut("return").map(Value::take).unwrap_or_default());
+        }
+    }
+
+    /// Waits for an event of this name and returns its data.
+    pub fn wait_event(&mut self, name: &str) -> Result<Value> {
+        loop {
+            let mut message = self.receive()?;
+            if message.get("event").and_then(Value::as_str) == Some(name) {
+                return Ok(message.get_mut("data").map(Value::take).unwrap_or_default());
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        let count = self
+            .reader
+            .read_line(&mut line)
+            .context(ErrorKind::Internal, || "qemu does not answer on its control socket")?;
+        if count == 0 {
+            return Err(Error::new(ErrorKind::Internal, "qemu ended unexpectedly"));
+        }
+        serde_json::from_str(&line).map_err(|source| {
+            Error::new(ErrorKind::Internal, "qemu sent something that is not JSON").with_source(source)
+        })
+    }
+}

@@ -1,0 +1,583 @@
+//! Engine `libguestfs` with real appliances on small real guests (busybox on ext4).
+//!
+//! An appliance takes seconds to boot, so each test checks many things on one, and a lock lets one run at a time, also
+//! across processes.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use virt_maker::disk::ImageFormat;
+use virt_maker::engine::libguestfs::{LibguestfsEngine, LibguestfsOptions, detect};
+use virt_maker::engine::{Engine, Image, OpenRequest, Session};
+use virt_maker::error::{Error, ErrorKind, Result};
+use virt_maker::event::Events;
+use virt_maker::guest::{Attributes, Exit, FileKind, Guest, Run};
+use virt_maker::host::Cancel;
+
+const SIZE_MIB: u64 = 64;
+const PLAIN_FSTAB: &str = "/dev/sda1 / ext4 defaults 0 1\nLABEL=data /data ext4 defaults 0 2\n";
+const NONE: Attributes = Attributes { mode: None, uid: None, gid: None };
+
+/// A store of one base and its overlays, and what a session needs.
+struct Bench {
+    top: tempfile::TempDir,
+    log: Arc<Mutex<Vec<u8>>>,
+    events: Arc<Mutex<Vec<String>>>,
+    cancel: Cancel,
+    _lock: File,
+}
+
+fn tool(program: &str, args: &[&str]) -> String {
+    let out = Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{program} {args:?}: {text}");
+    text
+}
+
+impl Bench {
+    /// With a base whose second file system is labelled `data`; `second_root` makes that look like a system, too.
+    fn new(fstab: &str, second_root: bool) -> Bench {
+        let lock = File::create(std::env::temp_dir().join("virt-maker-test-libguestfs.lock")).unwrap();
+        lock.lock().unwrap();
+        let top = tempfile::tempdir().unwrap();
+        for name in ["store", "work", "root", "second"] {
+            fs::create_dir(top.path().join(name)).unwrap();
+        }
+        let bench =
+            Bench { top, log: Arc::default(), events: Arc::default(), cancel: Cancel::default(), _lock: lock };
+        bench.make_base(fstab, second_root);
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.top.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn make_base(&self, fstab: &str, second_root: bool) {
+        let root = self.path("root");
+        for folder in ["bin", "etc", "proc", "sys", "dev", "run", "tmp", "usr/sbin", "root", "data"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        for name in tool("/bin/busybox", &["--list"]).lines().filter(|name| *name != "busybox") {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
+        }
+        let release = "ID=tiny\nVERSION_ID=\"7\"\nPRETTY_NAME=\"Tiny 7\"\n";
+        fs::write(root.join("etc/os-release"), release).unwrap();
+        fs::write(root.join("etc/fstab"), fstab).unwrap();
+        fs::write(root.join("etc/hostname"), "tiny-host\n").unwrap();
+        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+        fs::write(root.join("etc/resolv.conf"), "nameserver 192.0.2.99\n").unwrap();
+        std::os::unix::fs::symlink("/", root.join("root/out")).unwrap();
+        if second_root {
+            fs::create_dir_all(self.path("second/etc")).unwrap();
+            fs::create_dir_all(self.path("second/usr")).unwrap();
+            fs::write(self.path("second/etc/os-release"), release).unwrap();
+        }
+        let (disk, layout) = (self.text("disk.raw"), self.text("layout"));
+        File::create(&disk).unwrap().set_len(SIZE_MIB << 20).unwrap();
+        fs::write(&layout, "label: dos\nstart=2048,size=81920,type=83\nstart=83968,size=16384,type=83\n").unwrap();
+        tool("sh", &["-c", "sfdisk -q --no-reread --no-tell-kernel \"$0\" <\"$1\"", &disk, &layout]);
+        for (folder, label, size, at) in [("root", "top", "40M", 1), ("second", "data", "8M", 41)] {
+            let image = self.text("fs.img");
+            let folder = self.text(folder);
+            tool("mke2fs", &["-q", "-F", "-t", "ext4", "-L", label, "-d", &folder, &image, size]);
+            let seek = format!("seek={at}");
+            tool("dd", &[&format!("if={image}"), &format!("of={disk}"), "bs=1M", &seek, "conv=notrunc"]);
+            fs::remove_file(image).unwrap();
+        }
+        tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &disk, &self.text("store/base.qcow2")]);
+        fs::remove_file(disk).unwrap();
+    }
+
+    /// An empty overlay as the store makes it: in a temporary folder, with a header that names its backing file as
+    /// it will lie in the end.
+    fn overlay(&self, name: &str, backing: &str) -> PathBuf {
+        fs::create_dir_all(self.path("store/temporary")).unwrap();
+        let path = self.path(&format!("store/temporary/{name}.qcow2"));
+        let (backing, size) = (format!("{backing}.qcow2"), format!("{SIZE_MIB}M"));
+        let file = path.to_str().unwrap();
+        tool("qemu-img", &["create", "-q", "-f", "qcow2", "-u", "-b", &backing, "-F", "qcow2", file, &size]);
+        path
+    }
+
+    /// Moves overlays to their place.
+    fn seal(&self, names: &[&str]) {
+        for name in names {
+            let file = format!("{name}.qcow2");
+            fs::rename(self.path("store/temporary").join(&file), self.path("store").join(&file)).unwrap();
+        }
+    }
+
+    fn open_with(&self, parent: &str, overlay: &str, options: LibguestfsOptions) -> Result<Box<dyn Session>> {
+        let (log, events) = (Arc::clone(&self.log), Arc::clone(&self.events));
+        let parent_path = self.path(&format!("store/{parent}.qcow2"));
+        LibguestfsEngine::new(options).open(OpenRequest {
+            parent: &Image { path: parent_path, format: ImageFormat::Qcow2 },
+            overlay: &self.overlay(overlay, parent),
+            work_dir: &self.path("work"),
+            output: Arc::new(move |bytes| log.lock().unwrap().extend_from_slice(bytes)),
+            events: Events::new(move |event| events.lock().unwrap().push(format!("{event:?}"))),
+            cancel: self.cancel.clone(),
+        })
+    }
+
+    fn open(&self, parent: &str, overlay: &str) -> Result<Box<dyn Session>> {
+        self.open_with(parent, overlay, options())
+    }
+
+    fn log(&self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut *self.log.lock().unwrap())).into_owned()
+    }
+
+    fn run(&self, session: &mut dyn Session, run: &Run) -> (Exit, String) {
+        let exit = session.guest().run(run).unwrap();
+        (exit, self.log())
+    }
+
+    fn sh(&self, session: &mut dyn Session, script: &str) -> (Exit, String) {
+        self.run(session, &shell(script))
+    }
+
+    /// What an independent reader finds in a layer: `e2fsck -fn` on both file systems. Returns the first's raw image.
+    fn check_clean(&self, layer: &str) -> PathBuf {
+        let raw = self.text(&format!("{layer}.raw"));
+        let from = self.text(&format!("store/{layer}.qcow2"));
+        tool("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", &from, &raw]);
+        for (name, skip, count) in [("data", 41, 8), ("root", 1, 40)] {
+            let part = self.text(&format!("{layer}-{name}.img"));
+            let (skip, count) = (format!("skip={skip}"), format!("count={count}"));
+            tool("dd", &[&format!("if={raw}"), &format!("of={part}"), "bs=1M", &skip, &count]);
+            let said = tool("e2fsck", &["-f", "-n", &part]);
+            assert!(!said.contains("recover"), "{layer}: {said}");
+            let head = tool("dumpe2fs", &["-h", &part]);
+            assert!(!head.contains("needs_recovery"), "{layer}: {head}");
+        }
+        fs::remove_file(raw).unwrap();
+        self.path(&format!("{layer}-root.img"))
+    }
+}
+
+fn options() -> LibguestfsOptions {
+    LibguestfsOptions { force_tcg: true, ..LibguestfsOptions::default() }
+}
+
+fn shell(script: &str) -> Run {
+    Run { argv: vec!["/bin/sh".into(), "-c".into(), script.into()], ..Run::default() }
+}
+
+/// A file in a raw ext4 image, as debugfs reads it.
+fn cat(image: &Path, path: &str) -> String {
+    let out = Command::new("debugfs").args(["-R", &format!("cat {path}")]).arg(image).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+fn names(image: &Path, path: &str) -> String {
+    tool("debugfs", &["-R", &format!("ls -l {path}"), image.to_str().unwrap()])
+}
+
+/// Other processes whose command line holds a text.
+fn processes(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(text) && entry.file_name() != *std::process::id().to_string() {
+            found.push(line);
+        }
+    }
+    found
+}
+
+/// Folders that libguestfs made for its socket.
+fn socket_folders() -> usize {
+    let all = fs::read_dir("/tmp").unwrap().flatten();
+    all.filter(|entry| entry.file_name().to_string_lossy().starts_with("libguestfs")).count()
+}
+
+fn failure<T>(result: Result<T>) -> Error {
+    match result {
+        Ok(_) => panic!("this should have failed"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn the_library_is_found_with_its_version() {
+    let version = detect().unwrap().version;
+    assert!(version.starts_with("1."), "{version}");
+}
+
+#[test]
+fn a_session_runs_writes_checkpoints_and_leaves_clean_layers() {
+    let bench = Bench::new(PLAIN_FSTAB, false);
+    let folders = socket_folders();
+    let mut session = bench.open("base", "one").unwrap();
+    assert_eq!(session.guest().os().pretty_name, "Tiny 7");
+    assert_eq!(socket_folders(), folders, "libguestfs's socket folder is gone as soon as the session is open");
+
+    commands(&bench, session.as_mut());
+    bench.sh(session.as_mut(), "echo one >/etc/one");
+    session.checkpoint(&bench.overlay("two", "one")).unwrap();
+    bench.seal(&["one"]);
+    bench.sh(session.as_mut(), "echo two >/etc/two");
+    session.checkpoint(&bench.overlay("three", "two")).unwrap();
+    files(session.guest());
+    network(&bench, session.as_mut());
+    session.checkpoint(&bench.overlay("four", "three")).unwrap();
+    bench.sh(session.as_mut(), "rm -r /etc/tree; echo four >/etc/four");
+    session.finish().unwrap();
+    bench.seal(&["two", "three", "four"]);
+    assert_eq!(processes(&bench.text("store")), Vec::<String>::new());
+    assert!(!bench.events.lock().unwrap().iter().any(|event| event.contains("echo four")), "commands are not traced");
+    assert!(bench.events.lock().unwrap().iter().any(|event| event.contains("libguestfs")), "calls are");
+
+    // The layers, as others read them.
+    let one = bench.check_clean("one");
+    assert_eq!(cat(&one, "/etc/one"), "one\n");
+    assert!(!names(&one, "/usr/sbin").contains("policy-rc.d"));
+    let two = bench.check_clean("two");
+    assert_eq!((cat(&two, "/etc/two"), cat(&one, "/etc/two")), ("two\n".into(), "".into()));
+    let three = bench.check_clean("three");
+    assert_eq!(cat(&three, "/etc/resolv.conf"), "nameserver 192.0.2.99\n");
+    assert!(names(&three, "/etc").contains("tree"));
+    let four = bench.check_clean("four");
+    assert_eq!(cat(&four, "/etc/four"), "four\n");
+    assert!(!names(&four, "/etc").contains("tree"));
+    for folder in ["/", "/etc", "/tmp", "/run", "/usr/sbin", "/root"] {
+        assert!(!names(&four, folder).contains("virt-maker"), "a trace in {folder}");
+    }
+
+    // A second session on what the first one made; it is dropped without an end.
+    let mut session = bench.open("four", "five").unwrap();
+    assert_eq!(bench.sh(session.as_mut(), "cat /etc/one /etc/two /etc/four").1, "one\ntwo\nfour\n");
+    drop(session);
+    assert_eq!(processes(&bench.text("store")), Vec::<String>::new());
+}
+
+fn commands(bench: &Bench, s: &mut dyn Session) {
+    // Output, statuses, environment, confinement.
+    assert_eq!(bench.sh(s, "echo out; echo err >&2; printf end"), (Exit::Status(0), "out\nerr\nend".into()));
+    assert_eq!(bench.sh(s, "exit 3").0, Exit::Status(3));
+    assert_eq!(bench.sh(s, "exit 137").0, Exit::Status(137));
+    assert_eq!(bench.sh(s, "kill -9 $$").0, Exit::Signal(9));
+    assert_eq!(bench.sh(s, "yes | head -n 1"), (Exit::Status(0), "y\n".into()));
+    let (_, env) = bench.sh(s, "umask; pwd; id -u; cat /dev/stdin | wc -c; env | grep -v ^SHLVL | sort");
+    let expected = "0022\n/\n0\n0\nDEBIAN_FRONTEND=noninteractive\nHOME=/root\nLANG=C.UTF-8\n\
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nPWD=/\nSYSTEMD_OFFLINE=1\nTERM=dumb\n";
+    assert_eq!(env, expected);
+    let (_, seen) = bench.sh(s, "ls -A /run; ls /dev; ls /sys/class/net; hostname; grep CapBnd /proc/self/status");
+    assert_eq!(
+        seen,
+        "lock\nfd\nfull\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\nlo\ntiny-host\nCapBnd:\t00000000a80407fb\n"
+    );
+    assert_eq!(bench.sh(s, "/usr/sbin/policy-rc.d; echo $?").1, "101\n");
+    let (exit, said) = bench.run(s, &Run { argv: vec!["/no/such/program".into()], ..Run::default() });
+    assert!(exit == Exit::Status(127) && said.contains("/no/such/program"), "{exit:?} {said}");
+
+    // A script with its own interpreter line, awkward words and variables; more than a call can carry.
+    let mut run = Run {
+        script: Some("#!/bin/sh -e\nprintf '%s|' \"$@\" \"$WORD\"\n".into()),
+        argv: vec!["it's".into(), "a b\n$(id)".into(), String::new()],
+        ..Run::default()
+    };
+    run.env.insert("WORD".into(), "x'y\"z".into());
+    assert_eq!(bench.run(s, &run), (Exit::Status(0), "it's|a b\n$(id)||x'y\"z|".into()));
+    let filler = "# filler filler filler filler filler\n".repeat(160_000);
+    let run = Run { script: Some(format!("#!/bin/sh\n{filler}echo long script done\n")), ..Run::default() };
+    assert_eq!(bench.run(s, &run), (Exit::Status(0), "long script done\n".into()));
+    let (_, much) = bench.sh(s, "head -c 9000000 /dev/zero | tr '\\0' x; echo end");
+    assert_eq!((much.len(), much.ends_with("xend\n")), (9_000_004, true));
+
+    // Output comes while the command runs: this one waits for a file that the watcher has no part in making, so its
+    // first line must be there well before it ends.
+    let log = Arc::clone(&bench.log);
+    let watcher = std::thread::spawn(move || {
+        while !log.lock().unwrap().starts_with(b"first") {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Instant::now()
+    });
+    let exit = s.guest().run(&shell("echo first; sleep 3")).unwrap();
+    let ended = Instant::now();
+    assert_eq!(exit, Exit::Status(0));
+    assert!(ended - watcher.join().unwrap() > Duration::from_secs(2), "the first line came only at the end");
+    bench.log();
+
+    // What a step leaves running is gone before `run` returns.
+    let left = "(while :; do date >/data/beat; done) & setsid sleep 1000 & sleep 1; echo up";
+    assert_eq!(bench.sh(s, left), (Exit::Status(0), "up\n".into()));
+    let beat = s.guest().read("/data/beat", 100).unwrap();
+    let (_, processes) = bench.sh(s, "sleep 2; cat /proc/[0-9]*/comm | sort -u");
+    assert_eq!(processes, "cat\ngawk\nsh\nsort\n");
+    assert_eq!(s.guest().read("/data/beat", 100).unwrap(), beat);
+}
+
+fn files(guest: &mut dyn Guest) {
+    fn stat(guest: &mut dyn Guest, path: &str) -> virt_maker::guest::Stat {
+        guest.stat(path).unwrap().unwrap()
+    }
+    guest.write("/etc/three", &mut &b"three\n"[..], NONE).unwrap();
+    assert_eq!(guest.read("/etc/three", 6).unwrap(), b"three\n");
+    for (path, limit) in [("/etc/three", 5), ("/etc", 5), ("/none", 5)] {
+        assert_eq!(failure(guest.read(path, limit)).kind(), ErrorKind::Step, "{path}");
+    }
+    guest.mkdir("/etc/tree/a/b", NONE, true).unwrap();
+    assert_eq!(stat(guest, "/etc/tree/a/b").mode, 0o755);
+    assert!(guest.mkdir("/etc/none/b", NONE, false).is_err());
+    guest.mkdir("/etc/tree/a", Attributes { mode: Some(0o1770), uid: Some(7), gid: None }, false).unwrap();
+    let folder = stat(guest, "/etc/tree/a");
+    assert_eq!((folder.kind, folder.mode, folder.uid, folder.gid), (FileKind::Directory, 0o1770, 7, 0));
+
+    guest.write("/etc/tree/file", &mut &b"a\0b\xff"[..], NONE).unwrap();
+    let file = stat(guest, "/etc/tree/file");
+    assert_eq!((file.kind, file.mode, file.uid, file.gid, file.size), (FileKind::File, 0o644, 0, 0, 4));
+    let special = Attributes { mode: Some(0o4711), uid: Some(12), gid: Some(34) };
+    guest.write("/etc/tree/file", &mut &b"new"[..], special).unwrap();
+    let file = stat(guest, "/etc/tree/file");
+    assert_eq!((file.mode, file.uid, file.gid), (0o4711, 12, 34));
+    guest.write("/etc/tree/file", &mut &b"newer"[..], NONE).unwrap();
+    let file = stat(guest, "/etc/tree/file");
+    assert_eq!((file.mode, file.uid, file.gid, file.size), (0o4711, 12, 34, 5), "what was there stays");
+    guest.set_attributes("/etc/tree/file", Attributes { uid: Some(1), ..NONE }).unwrap();
+    assert_eq!((stat(guest, "/etc/tree/file").mode, stat(guest, "/etc/tree/file").uid), (0o4711, 1));
+
+    // More than one message of the protocol, there and back; sources and disks that fail on the way.
+    let big: Vec<u8> = (0..3_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    guest.write("/data/big", &mut &big[..], NONE).unwrap();
+    assert!(guest.read("/data/big", 6_000_000).unwrap() == big);
+    struct Broken(usize);
+    impl Read for Broken {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            self.0 = self.0.saturating_sub(buffer.len());
+            if self.0 == 0 { Err(std::io::Error::other("the source broke")) } else { Ok(buffer.len()) }
+        }
+    }
+    assert!(guest.write("/data/broken", &mut Broken(3_000_000), NONE).is_err());
+    let full = failure(guest.write("/data/full", &mut std::io::repeat(1).take(20_000_000), NONE));
+    assert_eq!(full.kind(), ErrorKind::Guest, "{full:?}");
+    assert!(full.to_string().contains("full"), "{full}");
+    assert_eq!(guest.read_dir("/data").unwrap(), ["beat", "big", "lost+found"], "no half file is left");
+
+    // Links: replaced and not followed at the end, inside the root on the way.
+    guest.symlink("../../../../etc/one", "/etc/tree/link").unwrap();
+    guest.symlink("/etc/one", "/etc/tree/link").unwrap();
+    assert_eq!(stat(guest, "/etc/tree/link").target.as_deref(), Some("/etc/one"));
+    assert_eq!(guest.read("/etc/tree/link", 100).unwrap(), b"one\n");
+    guest.set_attributes("/etc/tree/link", Attributes { uid: Some(9), ..NONE }).unwrap();
+    assert_eq!((stat(guest, "/etc/tree/link").uid, stat(guest, "/etc/one").uid), (9, 0));
+    guest.write("/etc/tree/link", &mut &b"plain"[..], NONE).unwrap();
+    assert_eq!(stat(guest, "/etc/tree/link").kind, FileKind::File);
+    assert_eq!(guest.read("/etc/one", 9).unwrap(), b"one\n");
+    guest.mkdir("/etc/tree/gone/sub", NONE, true).unwrap();
+    guest.write("/root/out/etc/tree/gone/through-link", &mut &b"x"[..], NONE).unwrap();
+    assert!(guest.stat("/etc/tree/gone/through-link").unwrap().is_some());
+    guest.remove("/root/out/etc/tree/gone").unwrap();
+    assert!(guest.stat("/etc/tree/gone").unwrap().is_none());
+    guest.symlink("/etc/tree", "/etc/tree-link").unwrap();
+    guest.remove("/etc/tree-link").unwrap();
+    assert!(guest.stat("/etc/tree/file").unwrap().is_some(), "a link is removed, not its target");
+    guest.remove("/etc/tree/none/none").unwrap();
+    guest.rename("/etc/tree/file", "/etc/tree/renamed").unwrap();
+    assert_eq!(guest.read_dir("/etc/tree").unwrap(), ["a", "link", "renamed"]);
+    for path in ["/", "relative", "", "/etc/.."] {
+        assert_eq!(failure(guest.remove(path)).kind(), ErrorKind::Step, "{path:?}");
+    }
+}
+
+fn network(bench: &Bench, session: &mut dyn Session) {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let answers = std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        std::io::Write::write_all(&mut stream, b"hello from the host\n").unwrap();
+    });
+    // The gateway of qemu's user network is the host's loopback.
+    let script = format!("nc 169.254.2.2 {port} </dev/null; cat /etc/resolv.conf");
+    let run = |network| Run {
+        network,
+        resolv_conf: Some("nameserver 127.0.0.53\nsearch test.example\n".into()),
+        ..shell(&script)
+    };
+    let (_, without) = bench.run(session, &run(false));
+    assert!(without.contains("unreachable") && without.ends_with("nameserver 192.0.2.99\n"), "{without}");
+    let (_, with) = bench.run(session, &run(true));
+    assert_eq!(with, "hello from the host\nnameserver 169.254.2.3\nsearch test.example\n");
+    answers.join().unwrap();
+    assert!(bench.run(session, &run(false)).1.contains("unreachable"), "without again");
+    // A link to a place under /run, and nothing at all. What the command makes of the file is not kept.
+    for setup in ["ln -sf ../run/systemd/resolve/stub.conf /etc/resolv.conf", "rm -f /etc/resolv.conf"] {
+        bench.sh(session, setup);
+        let show = "cat /etc/resolv.conf; echo x >/etc/new && mv /etc/new /etc/resolv.conf || echo failed";
+        let show = Run { argv: shell(show).argv, ..run(true) };
+        assert_eq!(bench.run(session, &show).1, "nameserver 169.254.2.3\nsearch test.example\n", "{setup}");
+        let link = session.guest().stat("/etc/resolv.conf").unwrap().and_then(|stat| stat.target);
+        assert_eq!(link.as_deref(), setup.starts_with("ln").then_some("../run/systemd/resolve/stub.conf"));
+    }
+    assert!(session.guest().stat("/etc/resolv.conf").unwrap().is_none(), "no trace of the placeholder");
+    session.guest().write("/etc/resolv.conf", &mut &b"nameserver 192.0.2.99\n"[..], NONE).unwrap();
+    // The guest's own policy is put back.
+    let own = Attributes { mode: Some(0o700), ..NONE };
+    session.guest().write("/usr/sbin/policy-rc.d", &mut &b"#!/bin/sh\nexit 7\n"[..], own).unwrap();
+    assert_eq!(bench.sh(session, "/usr/sbin/policy-rc.d; echo $?").1, "101\n");
+    assert_eq!(session.guest().read("/usr/sbin/policy-rc.d", 99).unwrap(), b"#!/bin/sh\nexit 7\n");
+    assert_eq!(session.guest().stat("/usr/sbin/policy-rc.d").unwrap().unwrap().mode, 0o700);
+    session.guest().remove("/usr/sbin/policy-rc.d").unwrap();
+}
+
+#[test]
+fn guests_that_cannot_be_opened_and_builds_that_are_stopped_end_cleanly() {
+    let gone = |bench: &Bench| assert_eq!(processes(&bench.text("store")), Vec::<String>::new());
+    let folders = socket_folders();
+
+    let bench = Bench::new("UUID=no-such-disk /data ext4 defaults 0 2\n", false);
+    let error = failure(bench.open("base", "one"));
+    assert_eq!(error.kind(), ErrorKind::Guest, "{error:?}");
+    assert!(error.to_string().contains("UUID=no-such-disk at /data"), "{error}");
+    assert!(error.hint().unwrap().contains("nofail"));
+    gone(&bench);
+    drop(bench);
+
+    let bench = Bench::new(PLAIN_FSTAB, true);
+    let error = failure(bench.open("base", "one"));
+    assert_eq!(error.kind(), ErrorKind::Guest, "{error:?}");
+    assert!(error.to_string().contains("/dev/sda1") || error.to_string().contains("/dev/sdb1"), "{error}");
+    gone(&bench);
+    // Stopped while the appliance boots.
+    let cancel = bench.cancel.clone();
+    let work = bench.text("work");
+    let stopper = std::thread::spawn(move || {
+        while !processes(&work).iter().any(|line| line.contains("qemu") && line.contains("-blockdev")) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        cancel.cancel();
+    });
+    let error = failure(bench.open("base", "two"));
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error:?}");
+    stopper.join().unwrap();
+    gone(&bench);
+    drop(bench);
+
+    let fstab = "UUID=no-such-disk /data ext4 defaults,nofail 0 2\n/dev/sdb1 /x ext4 noauto 0 0\n";
+    let bench = Bench::new(fstab, false);
+    let mut session = bench.open("base", "one").unwrap();
+    assert!(bench.events.lock().unwrap().iter().any(|event| event.contains("Warning") && event.contains("/data")));
+    // A full disk, then a checkpoint, which still works.
+    let (exit, said) = bench.sh(session.as_mut(), "cat /dev/zero >/fill");
+    assert!(exit != Exit::Status(0) && said.contains("No space left"), "{exit:?} {said}");
+    session.checkpoint(&bench.overlay("two", "one")).unwrap();
+    // Stopped while a command runs.
+    let cancel = bench.cancel.clone();
+    let log = Arc::clone(&bench.log);
+    let stopper = std::thread::spawn(move || {
+        while !log.lock().unwrap().ends_with(b"going\n") {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        cancel.cancel();
+    });
+    let error = failure(session.guest().run(&shell("echo going; sleep 100000")));
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error:?}");
+    stopper.join().unwrap();
+    assert_eq!(failure(session.finish()).kind(), ErrorKind::Cancelled);
+    gone(&bench);
+    bench.seal(&["one"]);
+    bench.check_clean("one");
+    assert_eq!(socket_folders(), folders);
+    assert_eq!(fs::read_dir(bench.path("work")).unwrap().count(), 3, "only the three sockets are left");
+}
+
+const CHILD: &str = "VIRT_MAKER_TEST_LIBGUESTFS_CHILD";
+
+/// Not a test of its own: what the next test runs as another process and another user.
+#[test]
+fn child_opens_a_shell_and_then_hangs() {
+    let Some(top) = std::env::vars_os().find(|(name, _)| name == CHILD).map(|(_, top)| PathBuf::from(top)) else {
+        return;
+    };
+    let options = LibguestfsOptions { cache_dir: Some(top.join("cache")), verbose: true, ..options() };
+    let mut session = LibguestfsEngine::new(options)
+        .open(OpenRequest {
+            parent: &Image { path: top.join("store/base.qcow2"), format: ImageFormat::Qcow2 },
+            overlay: &top.join("store/temporary/one.qcow2"),
+            work_dir: &top.join("work"),
+            output: Arc::new(|_| {}),
+            events: Events::none(),
+            cancel: Cancel::default(),
+        })
+        .unwrap();
+    session.shell().unwrap();
+    println!("typed: {}", String::from_utf8_lossy(&session.guest().read("/etc/typed", 100).unwrap()));
+    session.guest().run(&shell("sleep 100000")).unwrap();
+}
+
+#[test]
+fn an_ordinary_user_gets_a_shell_and_a_kill_leaves_nothing() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{Winsize, tcsetwinsize};
+
+    let bench = Bench::new(PLAIN_FSTAB, false);
+    let folders = socket_folders();
+    bench.overlay("one", "base");
+    // The socket's path would be too long for the work folder's own name.
+    fs::create_dir(bench.path("cache")).unwrap();
+    let program = bench.text("child");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    tool("chown", &["-R", "65534:65534", bench.top.path().to_str().unwrap()]);
+
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    tcsetwinsize(&terminal, Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let open = || File::options().read(true).write(true).open(&name).unwrap();
+    let mut child = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", &program])
+        .args(["--exact", "child_opens_a_shell_and_then_hangs", "--nocapture"])
+        .env(CHILD, bench.top.path())
+        .stdin(open())
+        .stdout(open())
+        .stderr(open())
+        .spawn()
+        .unwrap();
+    let mut terminal = File::from(terminal);
+    let screen: Arc<Mutex<String>> = Arc::default();
+    let (mut keyboard, shown) = (terminal.try_clone().unwrap(), Arc::clone(&screen));
+    let reader = std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = terminal.read(&mut buffer) {
+            shown.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    });
+    let mut wait = |text: &str| {
+        let begin = Instant::now();
+        while !screen.lock().unwrap().contains(text) {
+            let ended = child.try_wait().unwrap();
+            let screen = screen.lock().unwrap();
+            assert!(ended.is_none() && begin.elapsed() < Duration::from_secs(120), "no {text:?} on {screen:?}");
+            drop(screen);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait("# ");
+    std::io::Write::write_all(&mut keyboard, b"stty size >/etc/typed; echo seen-$((40 + 2)); exit\n").unwrap();
+    wait("seen-42");
+    wait("typed: 33 99");
+    assert_eq!(socket_folders(), folders);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // libguestfs's recovery process looks every two seconds; no end of this loop is a failure of the whole run.
+    while !processes(&bench.text("store")).is_empty() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(socket_folders(), folders);
+    drop(keyboard);
+    reader.join().unwrap();
+}
