@@ -91,7 +91,10 @@ fn made_by_hand(lab: &Lab, make: &[&str]) -> String {
     std::fs::create_dir(&point).unwrap();
     // In a namespace of its own, so that a failure leaves no mount.
     let script = "mount -o loop \"$0\" \"$1\" && cp -a \"$2\"/. \"$1\" && umount \"$1\"";
-    tool("unshare", &["--mount", "--propagation", "private", "sh", "-c", script, &disk, point.to_str().unwrap(), &tree]);
+    tool(
+        "unshare",
+        &["--mount", "--propagation", "private", "sh", "-c", script, &disk, point.to_str().unwrap(), &tree],
+    );
     disk
 }
 

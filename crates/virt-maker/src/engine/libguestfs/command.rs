@@ -75,7 +75,8 @@ impl LibguestfsSession {
             self.upload_job(job)?;
             self.appliance.handle.appliance_sh(&format!(". {HERE}/job"))
         };
-        called.map_err(|error| self.appliance.error(ErrorKind::Internal, "the appliance could not run a command", error))
+        called
+            .map_err(|error| self.appliance.error(ErrorKind::Internal, "the appliance could not run a command", error))
     }
 
     fn upload_job(&mut self, job: &str) -> Result<()> {
@@ -240,7 +241,8 @@ mod tests {
     #[test]
     fn words_reach_a_real_shell_unchanged() {
         for word in ["", "a b", "it's", "$(touch x); `y`", "new\nline", "\\", "é\"*"] {
-            let out = std::process::Command::new("/bin/sh").args(["-c", &format!("printf %s {}", quote(word))]).output();
+            let out =
+                std::process::Command::new("/bin/sh").args(["-c", &format!("printf %s {}", quote(word))]).output();
             assert_eq!(String::from_utf8(out.unwrap().stdout).unwrap(), word);
         }
     }
