@@ -47,8 +47,7 @@ impl Bench {
         for name in ["store", "work", "root", "second"] {
             fs::create_dir(top.path().join(name)).unwrap();
         }
-        let bench =
-            Bench { top, log: Arc::default(), events: Arc::default(), cancel: Cancel::default(), _lock: lock };
+        let bench = Bench { top, log: Arc::default(), events: Arc::default(), cancel: Cancel::default(), _lock: lock };
         bench.make_base(fstab, second_root);
         bench
     }

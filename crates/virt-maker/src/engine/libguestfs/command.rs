@@ -1,7 +1,6 @@
 //! Commands: the job that the appliance's shell gets, and what comes back.
 //!
-//! A job is shell text that this room makes; whatever comes from a template is in it only as a quoted word or within a
-//! here-document with a random end mark. Small jobs go with the call, larger ones (a shell's argument may have 128 KiB)
+//! A job is shell text that this room makes; whatever comes from a template is in it only as a quoted word. Small jobs go with the call, larger ones (a shell's argument may have 128 KiB)
 //! and, so that no log shows them, those of verbose sessions are uploaded.
 
 use std::collections::BTreeMap;
@@ -35,7 +34,7 @@ pub(super) fn setup() -> String {
         ("network.sh", include_str!("appliance/network.sh")),
         ("setup.sh", include_str!("appliance/setup.sh")),
     ] {
-        document(&mut text, name, content, "END-OF-VIRT-MAKER");
+        document(&mut text, name, content);
     }
     let _ = write!(text, "exec /bin/sh {HERE}/setup.sh");
     text
@@ -75,7 +74,8 @@ impl LibguestfsSession {
             self.upload_job(job)?;
             self.appliance.handle.appliance_sh(&format!(". {HERE}/job"))
         };
-        called.map_err(|error| self.appliance.error(ErrorKind::Internal, "the appliance could not run a command", error))
+        called
+            .map_err(|error| self.appliance.error(ErrorKind::Internal, "the appliance could not run a command", error))
     }
 
     fn upload_job(&mut self, job: &str) -> Result<()> {
@@ -100,7 +100,6 @@ impl LibguestfsSession {
 /// The job of a command.
 fn job(run: &Run, token: &str) -> Result<String> {
     let mut text = String::new();
-    let end = format!("END-{token}");
     let (input, port, marker) = match run.terminal {
         None => ("/dev/null", "/dev/virtio-ports/org.virt-maker.output", token),
         Some(_) => ("/dev/hvc0", "/dev/hvc0", ""),
@@ -108,12 +107,12 @@ fn job(run: &Run, token: &str) -> Result<String> {
     let _ = writeln!(text, "VM_TOKEN={marker} VM_INPUT={input} VM_PORT={port}");
     let _ = writeln!(text, "export VM_NETWORK={}", u8::from(run.network));
     if let Some(script) = &run.script {
-        document(&mut text, "script", script, &end);
+        document(&mut text, "script", script);
     }
     if run.network {
-        document(&mut text, "resolv.conf", &resolv_conf(run.resolv_conf.as_deref()), &end);
+        document(&mut text, "resolv.conf", &resolv_conf(run.resolv_conf.as_deref()));
     }
-    document(&mut text, "command", &command(run)?, &end);
+    document(&mut text, "command", &command(run)?);
     let _ = writeln!(text, ". {HERE}/run.sh");
     if text.contains('\0') {
         return Err(Error::new(ErrorKind::Step, "a command, its script or its environment contains a NUL byte"));
@@ -121,10 +120,9 @@ fn job(run: &Run, token: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Appends a command that writes a file.
-fn document(text: &mut String, name: &str, content: &str, end: &str) {
-    let newline = if content.is_empty() || content.ends_with('\n') { "" } else { "\n" };
-    let _ = writeln!(text, "cat >{HERE}/{name} <<'{end}'\n{content}{newline}{end}");
+/// Appends a command that writes a file, without starting a program.
+fn document(text: &mut String, name: &str, content: &str) {
+    let _ = writeln!(text, "printf %s {} >{HERE}/{name}", quote(content));
 }
 
 /// The shell text that becomes the command by `exec`.
@@ -240,7 +238,8 @@ mod tests {
     #[test]
     fn words_reach_a_real_shell_unchanged() {
         for word in ["", "a b", "it's", "$(touch x); `y`", "new\nline", "\\", "é\"*"] {
-            let out = std::process::Command::new("/bin/sh").args(["-c", &format!("printf %s {}", quote(word))]).output();
+            let out =
+                std::process::Command::new("/bin/sh").args(["-c", &format!("printf %s {}", quote(word))]).output();
             assert_eq!(String::from_utf8(out.unwrap().stdout).unwrap(), word);
         }
     }

@@ -61,17 +61,8 @@ pub(super) struct RawAttributes {
     pub size: u64,
 }
 
-type EventCallback = unsafe extern "C" fn(
-    *mut Raw,
-    *mut c_void,
-    u64,
-    c_int,
-    c_int,
-    *const c_char,
-    usize,
-    *const u64,
-    usize,
-);
+type EventCallback =
+    unsafe extern "C" fn(*mut Raw, *mut c_void, u64, c_int, c_int, *const c_char, usize, *const u64, usize);
 
 /// Bits of `guestfs_set_event_callback`.
 pub(super) mod events {

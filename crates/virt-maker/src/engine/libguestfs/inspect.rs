@@ -158,9 +158,8 @@ fn find_device<'a>(devices: &'a [Device], entry: &Entry) -> Option<&'a Device> {
             device.tags.get(tag).is_some_and(|have| have == value || !exact && have.eq_ignore_ascii_case(value))
         })
     };
-    let named = |name: &str| {
-        devices.iter().find(|device| device.path == name || device.links.iter().any(|link| link == name))
-    };
+    let named =
+        |name: &str| devices.iter().find(|device| device.path == name || device.links.iter().any(|link| link == name));
     match entry.named_device() {
         fstab::Device::Uuid(value) => tagged("UUID", &value, false),
         fstab::Device::Label(value) => tagged("LABEL", &value, true),
@@ -343,7 +342,9 @@ mod tests {
 
     #[test]
     fn mounts_of_the_guest_are_those_below_sysroot() {
-        let mounts = parse_mounts("/dev/sda / ext2 rw 0 0\n/dev/sdb1 /sysroot ext4 rw 0 0\n/dev/sdb2 /sysroot/a\\040b xfs rw 0 0\n/x /sysrooted ext4 rw 0 0\n");
+        let mounts = parse_mounts(
+            "/dev/sda / ext2 rw 0 0\n/dev/sdb1 /sysroot ext4 rw 0 0\n/dev/sdb2 /sysroot/a\\040b xfs rw 0 0\n/x /sysrooted ext4 rw 0 0\n",
+        );
         let paths: Vec<_> = mounts.iter().map(|mount| (mount.path.as_str(), mount.kind.as_str())).collect();
         assert_eq!(paths, [("/sysroot", "ext4"), ("/sysroot/a b", "xfs")]);
     }

@@ -64,8 +64,10 @@ impl Appliance {
             return Error::new(ErrorKind::Cancelled, "stopped on request");
         }
         match error.errno {
-            libc::ENOSPC | libc::EDQUOT => Error::new(ErrorKind::Guest, format!("{}: the guest's disk is full", what.into()))
-                .with_hint("give the guest a larger disk, or let an earlier step remove files"),
+            libc::ENOSPC | libc::EDQUOT => {
+                Error::new(ErrorKind::Guest, format!("{}: the guest's disk is full", what.into()))
+                    .with_hint("give the guest a larger disk, or let an earlier step remove files")
+            }
             _ => Error::new(kind, what).with_source(error),
         }
     }
@@ -116,9 +118,7 @@ fn configure(
     request: &OpenRequest<'_>,
     folder: &SocketFolder,
 ) -> Result<()> {
-    let set = |result: Result<(), CallError>| {
-        result.map_err(|error| Error::new(ErrorKind::Host, error.to_string()))
-    };
+    let set = |result: Result<(), CallError>| result.map_err(|error| Error::new(ErrorKind::Host, error.to_string()));
     set(handle.set_backend("direct"))?;
     if options.force_tcg {
         set(handle.set_backend_settings(&["force_tcg"]))?;
@@ -181,7 +181,12 @@ fn event_sink(events: Events, console: Arc<Mutex<VecDeque<String>>>) -> super::f
                     && total > 0
                 {
                     let done = position.min(total) * 1000 / total;
-                    events.send(Event::Progress { what: "libguestfs".into(), done, total: Some(1000), unit: "permille" });
+                    events.send(Event::Progress {
+                        what: "libguestfs".into(),
+                        done,
+                        total: Some(1000),
+                        unit: "permille",
+                    });
                 }
             }
             _ if text.is_empty() => {}

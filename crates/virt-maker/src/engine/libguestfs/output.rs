@@ -43,9 +43,8 @@ impl Output {
     pub(super) fn start(socket: UnixStream, sink: LogSink) -> std::io::Result<Output> {
         let shared = Arc::new(Shared::default());
         let (reader, theirs) = (socket.try_clone()?, Arc::clone(&shared));
-        let thread = std::thread::Builder::new()
-            .name("libguestfs output".into())
-            .spawn(move || pump(reader, &theirs, &sink))?;
+        let thread =
+            std::thread::Builder::new().name("libguestfs output".into()).spawn(move || pump(reader, &theirs, &sink))?;
         Ok(Output { shared, socket, thread: Some(thread) })
     }
 

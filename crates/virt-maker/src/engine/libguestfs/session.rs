@@ -59,7 +59,7 @@ impl LibguestfsSession {
 ///
 /// A subvolume is mounted more than once from one device, but frozen once. The last mounted goes first.
 fn still_and_free(file_systems: &[FileSystem]) -> (String, String) {
-    let mut still = vec!["sync".to_owned()];
+    let mut still = Vec::new();
     let mut free = Vec::new();
     let mut devices: Vec<&str> = Vec::new();
     for FileSystem { device, path, kind } in file_systems.iter().rev() {
@@ -138,7 +138,7 @@ mod tests {
             fs("/dev/sdb2", "/sysroot/home", "btrfs"),
             fs("/dev/sdb1", "/sysroot/it's", "vfat"),
         ]);
-        assert_eq!(still, r"sync && mount -o remount,ro '/sysroot/it'\''s' && fsfreeze --freeze '/sysroot/home'");
+        assert_eq!(still, r"mount -o remount,ro '/sysroot/it'\''s' && fsfreeze --freeze '/sysroot/home'");
         assert_eq!(free, r"fsfreeze --unfreeze '/sysroot/home' && mount -o remount,rw '/sysroot/it'\''s'");
     }
 }
