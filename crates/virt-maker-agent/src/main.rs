@@ -1,3 +1,140 @@
 //! The agent; see the library for what it is.
+//!
+//! `virt-maker-agent [--fd N] [--root-dir DIR]` speaks the protocol on descriptor `N` (one end of a socket pair that it
+//! inherited), or on standard input and output. `DIR` is a folder that it may mount on, `/run/virt-maker` by default.
+//!
+//! # Rooms
+//! - [`serve`]: the conversation; [`link`]: the stream; [`failure`]: how work fails.
+//! - [`mounts`]: the guest's tree, over [`volume`] (the disk and one mount) and [`loopdev`]; [`os_release`].
+//! - [`command`]: a program in the guest, over [`sandbox`] (the walls), [`surroundings`] and [`standin`] (what is there
+//!   only meanwhile) and [`tty`].
+//! - [`files`]: file operations, over [`guest`] (names that cannot lead out).
+//!
+//! # What must hold
+//! - Everything is mounted in a mount namespace of the agent's own, which it makes before anything else. So nothing
+//!   outlives it, however it ends: the kernel unmounts, and auto-clear loop devices go with their mounts.
+//! - There is one thread, so that descriptors can be inheritable while a child is started and only then.
 
-fn main() {}
+mod command;
+mod failure;
+mod files;
+mod guest;
+mod link;
+mod loopdev;
+mod mounts;
+mod os_release;
+mod sandbox;
+mod serve;
+mod standin;
+mod surroundings;
+mod tty;
+mod volume;
+
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::FdFlags;
+use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::UnshareFlags;
+
+use crate::failure::{Result, refused, system};
+use crate::link::Link;
+use crate::serve::Folders;
+
+const DEFAULT_FOLDER: &str = "/run/virt-maker";
+
+struct Arguments {
+    fd: Option<RawFd>,
+    folder: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let outcome = arguments(std::env::args_os().skip(1)).and_then(|arguments| {
+        let mut link = link(arguments.fd)?;
+        let folders = settle(&arguments.folder)?;
+        serve::serve(&mut link, &folders).map_err(|broken| refused(broken.to_string()))
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("virt-maker-agent: {}", problem.message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn arguments(mut given: impl Iterator<Item = std::ffi::OsString>) -> Result<Arguments> {
+    let mut arguments = Arguments { fd: None, folder: PathBuf::from(DEFAULT_FOLDER) };
+    while let Some(name) = given.next() {
+        let value = given.next();
+        match (name.to_str(), value) {
+            (Some("--fd"), Some(number)) => match number.to_str().and_then(|number| number.parse().ok()) {
+                Some(number @ 3..) => arguments.fd = Some(number),
+                _ => return Err(refused(format!("--fd {number:?} is no descriptor from 3 on"))),
+            },
+            (Some("--root-dir"), Some(folder)) => arguments.folder = PathBuf::from(folder),
+            _ => return Err(refused(format!("unknown argument, or one without its value: {name:?}"))),
+        }
+    }
+    Ok(arguments)
+}
+
+/// Takes the stream over, so that no child inherits it.
+fn link(fd: Option<RawFd>) -> Result<Link> {
+    let take = |fd: RawFd| {
+        // SAFETY: the caller says that this descriptor is the agent's; nothing else in the agent uses it.
+        let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+        rustix::io::fcntl_setfd(&owned, FdFlags::CLOEXEC).map(|()| owned)
+    };
+    let wrong = |error| system("use the stream to the host", error);
+    if let Some(fd) = fd {
+        // SAFETY: asking for the flags of a descriptor touches no memory; a bad number gives an error.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+            return Err(system(format_args!("use descriptor {fd}"), std::io::Error::last_os_error()));
+        }
+        let input = take(fd).map_err(wrong)?;
+        let output = input.try_clone().map_err(|error| system("use the stream to the host", error))?;
+        return Ok(Link::new(input, output));
+    }
+    let copy = |fd| rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(wrong);
+    let link = Link::new(copy(rustix::stdio::stdin())?, copy(rustix::stdio::stdout())?);
+    // Whatever else writes to standard output by mistake must not get into the stream.
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(wrong)?;
+    rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(rustix::stdio::stderr()))
+        .map_err(wrong)?;
+    Ok(link)
+}
+
+/// Makes the process a place of its own: mount namespace, private folders, limits.
+fn settle(folder: &Path) -> Result<Folders> {
+    // SAFETY: the agent has one thread, so nothing else can rely on the namespace that is left here.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
+        .map_err(|error| system("make a mount namespace (the agent must run as root)", error))?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|error| system("make the mounts private", error))?;
+    // Processes that a command leaves behind become children of the agent, which waits for their end.
+    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
+        .map_err(|error| system("become a subreaper", error))?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    // A program that crashes in the guest must not leave its memory there.
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(Resource::Core, none).map_err(|error| system("forbid core dumps", error))?;
+
+    std::fs::create_dir_all(folder)
+        .map_err(|error| system(format_args!("make the folder {}", folder.display()), error))?;
+    let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+    rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(c"mode=0700,size=1m"))
+        .map_err(|error| system(format_args!("mount a tmpfs on {}", folder.display()), error))?;
+    let opened = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| system(format_args!("open {}", folder.display()), error))?;
+    mounts::private_folder(&opened, "root")?;
+    mounts::private_folder(&opened, "sys")?;
+    let sysfs = folder.join("sys");
+    let mounted = rustix::mount::mount("sysfs", &sysfs, "sysfs", flags | MountFlags::RDONLY, None).is_ok();
+    let sysfs = if mounted { sysfs.to_str().map(str::to_string) } else { None };
+    Ok(Folders { root: folder.join("root"), sysfs })
+}

@@ -297,10 +297,8 @@ fn read_mbr<D: Read + Seek>(disk: &mut D, size: u64, boot: &[u8], entries: &[Mbr
                 entry.first + entry.count - 1
             ));
         }
-        if entry.is_extended() {
-            if extended.replace(*entry).is_some() {
-                return broken("two extended partitions");
-            }
+        if entry.is_extended() && extended.replace(*entry).is_some() {
+            return broken("two extended partitions");
         }
         partitions.push(mbr_partition(&id, index, entry.kind, entry.first, entry.count));
     }

@@ -333,10 +333,12 @@ fn write_frame(out: &mut impl Write, kind: u8, body: &[u8]) -> io::Result<()> {
     if body.len() > MAX_FRAME {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "frame longer than the protocol allows"));
     }
-    let mut head = [kind, 0, 0, 0, 0];
-    head[1..].copy_from_slice(&(body.len() as u32).to_le_bytes());
-    out.write_all(&head)?;
-    out.write_all(body)?;
+    // One write for the whole frame: two would wake the other end twice.
+    let mut frame = Vec::with_capacity(5 + body.len());
+    frame.push(kind);
+    frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    frame.extend_from_slice(body);
+    out.write_all(&frame)?;
     out.flush()
 }
 

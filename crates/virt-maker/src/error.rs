@@ -124,6 +124,12 @@ impl std::error::Error for Error {
     }
 }
 
+/// An error's sentence with those of its sources, each after a colon.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
 /// Turns a lower error into one of this crate with a kind and a context. A full disk keeps its own kind.
 pub trait Context<T> {
     /// See [`Context`]. The closure runs only on failure.

@@ -197,3 +197,97 @@ impl Encoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn material() -> KeyMaterial {
+        KeyMaterial {
+            role: "step".into(),
+            kind: "run".into(),
+            kind_version: 1,
+            arguments: json!({"script": "echo hello\n"}),
+            inputs: Vec::new(),
+            parent: Some(LayerKey(Digest::of(b"parent"))),
+        }
+    }
+
+    fn input(name: &str) -> HostInput {
+        HostInput { name: name.into(), kind: "file".into(), digest: Digest::of(b"bytes"), mode: 0o644 }
+    }
+
+    /// These keys name layers in users' stores. A change here is a change of the format: raise [`KEY_FORMAT`].
+    #[test]
+    fn golden_keys() {
+        let base = KeyMaterial {
+            role: "import".into(),
+            kind: "download".into(),
+            arguments: json!({}),
+            inputs: vec![input("image")],
+            parent: None,
+            ..material()
+        };
+        let typed = KeyMaterial {
+            arguments: json!({"z": [1, -2, 1.5, true, null, "ä"], "a": {"nested": []}}),
+            inputs: vec![input("a"), input("b")],
+            ..material()
+        };
+        let keys = [material().key(), base.key(), typed.key()].map(|key| key.to_string());
+        assert_eq!(
+            keys,
+            [
+                "d8aa0c263147b861662ddec3ae8a1859bc1000c64993604dff6705c10c4af294",
+                "e8b3fcacfa9c2eb50a02afcd016488758e25a7ab6fbeb1f1b501225eb25fbf1f",
+                "4f9bbf512244b04657dd40aab7b11ae28de384355f7fc48389508d349ecb90d9",
+            ]
+        );
+    }
+
+    #[test]
+    fn everything_in_the_material_changes_the_key() {
+        let one = material();
+        let variants = [
+            KeyMaterial { role: "import".into(), ..one.clone() },
+            KeyMaterial { kind: "firstboot".into(), ..one.clone() },
+            KeyMaterial { kind_version: 2, ..one.clone() },
+            KeyMaterial { arguments: json!({"script": "echo hello"}), ..one.clone() },
+            KeyMaterial { arguments: json!(["script", "echo hello\n"]), ..one.clone() },
+            KeyMaterial { inputs: vec![input("a")], ..one.clone() },
+            KeyMaterial { inputs: vec![input("a"), input("b")], ..one.clone() },
+            KeyMaterial { inputs: vec![input("b"), input("a")], ..one.clone() },
+            KeyMaterial { inputs: vec![HostInput { mode: 0o755, ..input("a") }], ..one.clone() },
+            KeyMaterial { parent: None, ..one.clone() },
+            KeyMaterial { parent: Some(LayerKey(Digest::of(b"other"))), ..one.clone() },
+        ];
+        let mut keys: Vec<_> = variants.iter().chain([&one]).map(KeyMaterial::key).collect();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), variants.len() + 1);
+    }
+
+    /// Texts that would be the same bytes without framing, and types that print the same.
+    #[test]
+    fn values_do_not_run_together() {
+        let key = |arguments| KeyMaterial { arguments, ..material() }.key();
+        assert_ne!(key(json!(["ab", "c"])), key(json!(["a", "bc"])));
+        assert_ne!(key(json!([["a"], "b"])), key(json!([["a", "b"]])));
+        assert_ne!(key(json!("1")), key(json!(1)));
+        assert_ne!(key(json!(1)), key(json!(1.0)));
+        assert_ne!(key(json!(null)), key(json!("")));
+        assert_eq!(key(json!({"a": 1, "b": 2})), key(json!({"b": 2, "a": 1})), "members have no order");
+        assert_ne!(key(json!([1, 2])), key(json!([2, 1])), "items have one");
+    }
+
+    #[test]
+    fn digests_are_read_and_written() {
+        let digest = Digest::of(b"");
+        assert_eq!(digest.to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(Digest::parse(&digest.to_string()), Some(digest));
+        for wrong in ["", "e3b0", &"g".repeat(64), &"ä".repeat(32)] {
+            assert_eq!(Digest::parse(wrong), None);
+        }
+    }
+}

@@ -1,1 +1,204 @@
-//! placeholder
+//! Builds: walks the plan, opens sessions, seals layers, exports.
+//!
+//! # How a spec is built
+//! The nodes from its base to its tip form a path. The path is looked at again right before work, because another
+//! process may have made some of it. For the maximal missing end of a path one session is opened on the deepest layer
+//! that is there ([`path`]); its steps run one after another, and each overlay is sealed in the background
+//! ([`sealer`]) while the next step runs. The build succeeds only after the last seal.
+//!
+//! # Concurrency
+//! Work on a layer needs the lock of its key. Locks are taken from the base towards the tip. A process that finds a
+//! lock taken waits and then uses the layer; if the holder dies, the waiter takes over.
+
+mod base;
+mod failure;
+mod log;
+mod path;
+mod sealer;
+mod session;
+mod wait;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::engine::select::{EngineChoice, Selector};
+use crate::error::Result;
+use crate::event::{Event, Events};
+use crate::export::{self, ExportContext, Published};
+use crate::host::Cancel;
+use crate::import::ImportContext;
+use crate::key::LayerKey;
+use crate::plan::{self, NodeState, Plan, PlanContext};
+use crate::spec::Spec;
+use crate::store::{Layer, Store};
+
+/// What to do with a guest whose step failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// Throw its overlay away.
+    #[default]
+    Discard,
+    /// Keep its overlay in the store's folder `kept/`.
+    Keep,
+    /// Open a shell in it on this process's terminal, then throw it away.
+    Shell,
+}
+
+/// How to build.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The store's folder.
+    pub store: PathBuf,
+    /// Path of the agent.
+    pub agent: PathBuf,
+    /// A folder for what engines keep between sessions (the appliance of libguestfs).
+    pub engine_cache: PathBuf,
+    /// Which engine.
+    pub engine: EngineChoice,
+    /// Make every layer again, and replace what is there.
+    pub force: bool,
+    /// Write every artifact again.
+    pub force_export: bool,
+    /// What to do when a step fails.
+    pub on_failure: OnFailure,
+    /// Variables for commands and tools with a network: proxies. No part of a key.
+    pub network_env: BTreeMap<String, String>,
+    /// Set from elsewhere to stop.
+    pub cancel: Cancel,
+}
+
+/// What a build did.
+#[derive(Debug)]
+pub struct Summary {
+    /// Layers that were made.
+    pub built: usize,
+    /// Layers that were there.
+    pub cached: usize,
+    /// Artifacts, in the order of specs and exports.
+    pub artifacts: Vec<Published>,
+}
+
+/// What all parts of one build share.
+struct Build<'a> {
+    specs: &'a [Spec],
+    settings: &'a Settings,
+    events: &'a Events,
+    store: Store,
+    selector: Selector,
+    /// Layers that this build made: with `force` these are good, and all others are not.
+    fresh: HashSet<LayerKey>,
+    sessions: u32,
+    spent: Spent,
+}
+
+/// Builds all specs, in their order, and exports what they ask for.
+///
+/// Sends [`Event::BuildStarted`] first and [`Event::BuildFinished`] or [`Event::BuildFailed`] last. On error, layers
+/// that were sealed stay, and nothing else does.
+pub fn build(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> {
+    let result = run(specs, settings, events);
+    if let Err(error) = &result {
+        let message = crate::error::chain(error);
+        events.send(Event::BuildFailed { kind: error.kind(), message });
+    }
+    result
+}
+
+fn run(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> {
+    let begin = Instant::now();
+    let store = Store::open(&settings.store)?;
+    let mut spent = Spent::default();
+    let cache_dir = store.cache_dir();
+    let import = ImportContext { cache_dir: &cache_dir, events, cancel: &settings.cancel, env: &settings.network_env };
+    let context =
+        PlanContext { store: &store, import, force: settings.force, explain: false, events, cancel: &settings.cancel };
+    let plan = spent.time("plan", || plan::make(specs, &context))?;
+    events.send(Event::BuildStarted {
+        templates: specs.iter().map(|spec| spec.template.clone()).collect(),
+        store: store.root().to_owned(),
+        layers: plan.nodes.len(),
+        cached: plan.hits(),
+    });
+    for node in plan.nodes.iter().filter(|node| node.state == NodeState::Hit) {
+        events.send(Event::LayerCached(node.info.clone()));
+    }
+
+    let selector = Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone());
+    let mut build = Build { specs, settings, events, store, selector, fresh: HashSet::new(), sessions: 0, spent };
+    let mut artifacts = Vec::new();
+    for index in 0..specs.len() {
+        let tip = build.spec_layer(&plan, index)?;
+        artifacts.append(&mut build.export(index, &tip)?);
+    }
+    let built = build.fresh.len();
+    let cached = plan.nodes.len() - built;
+    let elapsed = begin.elapsed();
+    events.send(Event::BuildFinished { built, cached, elapsed, spent: build.spent.list() });
+    Ok(Summary { built, cached, artifacts })
+}
+
+impl Build<'_> {
+    /// The layer of a spec's tip, made where it is missing.
+    fn spec_layer(&mut self, plan: &Plan, index: usize) -> Result<Layer> {
+        let tip = &plan.nodes[plan.tips[index]];
+        match &tip.layer {
+            Some(layer) => Ok(layer.clone()),
+            None => path::ensure(self, plan, &plan.path(index)),
+        }
+    }
+
+    fn export(&mut self, index: usize, tip: &Layer) -> Result<Vec<Published>> {
+        let context = ExportContext {
+            layer: &tip.path,
+            format: tip.record.format,
+            events: self.events,
+            cancel: &self.settings.cancel,
+        };
+        let records = self.store.exports_dir();
+        let force = self.settings.force_export;
+        let mut published = Vec::new();
+        for entry in &self.specs[index].exports {
+            let begin = Instant::now();
+            let kind = entry.kind.name.to_owned();
+            self.events.send(Event::ExportStarted { kind: kind.clone(), path: entry.runner.target() });
+            let done = self.spent.time("export", || {
+                export::publish(&*entry.runner, entry.kind, tip.record.key, &tip.record.id, &records, force, &context)
+            })?;
+            self.events.send(Event::ExportFinished {
+                kind,
+                path: done.path.clone(),
+                bytes: done.bytes,
+                digest: done.digest,
+                current: done.current,
+                elapsed: begin.elapsed(),
+            });
+            published.push(done);
+        }
+        Ok(published)
+    }
+}
+
+/// Where time went.
+#[derive(Debug, Default)]
+struct Spent(Vec<(&'static str, Duration)>);
+
+impl Spent {
+    fn time<T>(&mut self, what: &'static str, work: impl FnOnce() -> T) -> T {
+        let begin = Instant::now();
+        let done = work();
+        self.add(what, begin.elapsed());
+        done
+    }
+
+    fn add(&mut self, what: &'static str, time: Duration) {
+        match self.0.iter_mut().find(|(name, _)| *name == what) {
+            Some((_, sum)) => *sum += time,
+            None => self.0.push((what, time)),
+        }
+    }
+
+    fn list(&self) -> Vec<(String, f64)> {
+        self.0.iter().map(|(name, time)| ((*name).to_owned(), time.as_secs_f64())).collect()
+    }
+}

@@ -1,5 +1,6 @@
 //! Disk images: headers are read, checked and written here, before or instead of any other program.
 
+pub mod inspect;
 pub mod overlay;
 
 /// Formats of image files that the store holds.

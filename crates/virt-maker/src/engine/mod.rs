@@ -5,6 +5,8 @@
 
 pub mod block;
 pub mod chroot;
+pub mod doctor;
+pub mod kvm;
 pub mod libguestfs;
 pub mod qmp;
 pub mod select;
@@ -38,6 +40,8 @@ pub struct OpenRequest<'a> {
     pub overlay: &'a Path,
     /// A private folder (mode 0700) for sockets and mount points. The caller removes it.
     pub work_dir: &'a Path,
+    /// Variables that every command with a network gets: proxies. No part of a key.
+    pub network_env: &'a std::collections::BTreeMap<String, String>,
     /// Output of steps.
     pub output: LogSink,
     /// Warnings, traces and progress of the engine.

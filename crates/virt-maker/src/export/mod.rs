@@ -1,6 +1,11 @@
 //! Exports: how an artifact is made from a sealed layer, one file per kind. Adding one works as for steps.
 
+mod convert;
+mod publish;
+
 use std::path::{Path, PathBuf};
+
+pub use publish::{ExportRecord, Published, list, publish};
 
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
@@ -8,6 +13,20 @@ use crate::error::Result;
 use crate::event::Events;
 use crate::host::Cancel;
 use crate::template::Node;
+
+/// The table: declares the module of each kind and lists what it is.
+macro_rules! exports {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name;)*
+        /// Every kind of export.
+        pub static KINDS: &[&ExportKind] = &[$(&$name::KIND),*];
+    };
+}
+
+exports! {
+    qcow2,
+    raw,
+}
 
 /// What a kind of export is.
 pub struct ExportKind {

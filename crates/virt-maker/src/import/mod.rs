@@ -1,5 +1,9 @@
 //! Imports: where a base comes from, one file per kind. Adding one works as for steps.
 
+mod decompress;
+mod fetch;
+mod sources;
+
 use std::path::{Path, PathBuf};
 
 use crate::diagnostic::Diagnostic;
@@ -9,6 +13,19 @@ use crate::event::Events;
 use crate::host::Cancel;
 use crate::key::HostInput;
 use crate::template::Node;
+
+/// The table: declares the module of each kind and lists what it is.
+macro_rules! imports {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name;)*
+        /// Every kind of import.
+        pub static KINDS: &[&ImportKind] = &[$(&$name::KIND),*];
+    };
+}
+
+imports! {
+    download,
+}
 
 /// What a kind of import is.
 pub struct ImportKind {
@@ -31,6 +48,8 @@ pub struct ImportContext<'a> {
     pub events: &'a Events,
     /// Asked regularly.
     pub cancel: &'a Cancel,
+    /// Variables for programs and downloads that use the network: `http_proxy`, `https_proxy`, `no_proxy`.
+    pub env: &'a std::collections::BTreeMap<String, String>,
 }
 
 /// One import of a spec.

@@ -1,7 +1,16 @@
 //! Plans: the prefix tree of all requested specs, each node with its key and whether it is there.
 
+mod explain;
+mod make;
+
+pub(crate) use make::usable;
+pub use make::{PlanContext, make};
+
 use crate::event::LayerInfo;
-use crate::key::LayerKey;
+use crate::import::ImportKey;
+use crate::key::{KeyMaterial, LayerKey};
+use crate::step::StepKey;
+use crate::store::Layer;
 
 /// The prefix tree.
 #[derive(Debug)]
@@ -10,6 +19,21 @@ pub struct Plan {
     pub nodes: Vec<PlanNode>,
     /// For each spec, the index of its last node.
     pub tips: Vec<usize>,
+}
+
+impl Plan {
+    /// The nodes from the base to the tip of a spec.
+    pub fn path(&self, spec: usize) -> Vec<usize> {
+        let mut path: Vec<usize> =
+            std::iter::successors(Some(self.tips[spec]), |node| self.nodes[*node].parent).collect();
+        path.reverse();
+        path
+    }
+
+    /// How many layers are there already.
+    pub fn hits(&self) -> usize {
+        self.nodes.iter().filter(|node| node.state == NodeState::Hit).count()
+    }
 }
 
 /// One layer of a plan.
@@ -21,6 +45,21 @@ pub struct PlanNode {
     pub parent: Option<usize>,
     /// Whether it is there.
     pub state: NodeState,
+    /// What its key covers.
+    pub material: KeyMaterial,
+    /// The layer, where it is there.
+    pub layer: Option<Layer>,
+    /// The first spec that asks for it, and which part of that spec it is.
+    pub origin: (usize, Part),
+}
+
+/// Which part of a spec a layer comes from.
+#[derive(Debug)]
+pub enum Part {
+    /// The import, with what its runner needs to make it.
+    Import(ImportKey),
+    /// The step with this index, from 0, with what its runner needs to run.
+    Step(usize, StepKey),
 }
 
 /// Whether a layer is there.

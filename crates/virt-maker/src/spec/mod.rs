@@ -1,5 +1,9 @@
 //! Specs: what a template becomes when everything in it is resolved: one import, a list of steps, exports.
 
+mod load;
+
+pub use load::load;
+
 use std::path::PathBuf;
 
 use crate::diagnostic::Position;

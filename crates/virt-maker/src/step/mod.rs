@@ -4,10 +4,26 @@
 //! add its name to the table below. Nothing else in the tree knows a step by name.
 
 use crate::diagnostic::Diagnostic;
-use crate::error::Result;
-use crate::guest::Guest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::{Exit, Guest, Run};
 use crate::key::HostInput;
 use crate::template::Node;
+
+/// The table: declares the module of each kind and lists what it is.
+macro_rules! steps {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name;)*
+        /// Every kind of step.
+        pub static KINDS: &[&StepKind] = &[$(&$name::KIND),*];
+    };
+}
+
+steps! {
+    copy,
+    hostname,
+    install,
+    run,
+}
 
 /// What a kind of step is, for the table, the documentation and the loader.
 pub struct StepKind {
@@ -43,4 +59,24 @@ pub struct StepKey {
     pub arguments: serde_json::Value,
     /// Bytes from the host.
     pub inputs: Vec<HostInput>,
+}
+
+/// Runs a program of the guest that has to succeed; `what` names it in the error.
+pub fn run_checked(guest: &mut dyn Guest, run: &Run, what: &str) -> Result<()> {
+    match guest.run(run)? {
+        Exit::Status(0) => Ok(()),
+        Exit::Status(status) => Err(Error::new(ErrorKind::Step, format!("{what} ended with exit status {status}"))),
+        Exit::Signal(signal) => Err(Error::new(ErrorKind::Step, format!("{what} was killed by signal {signal}"))),
+    }
+}
+
+/// The first line of a text that says something, shortened, without control characters.
+pub(crate) fn first_line(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let says = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    let mut lines = text.lines().map(str::trim).filter(says);
+    let first = lines.next().unwrap_or_default();
+    let more = lines.next().is_some() || first.chars().count() > LONGEST;
+    let shown: String = first.chars().take(LONGEST).filter(|character| !character.is_control()).collect();
+    if more { format!("{shown} …") } else { shown }
 }

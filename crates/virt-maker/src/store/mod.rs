@@ -1,1 +1,227 @@
-//! placeholder
+//! The store: the folder that holds the layers.
+//!
+//! # Layout (format 1; `docs/store-format.md` is its reference)
+//! ```text
+//! STORE/CACHEDIR.TAG     tells backup programs to leave the folder out
+//! STORE/store.json       {"format": 1}
+//! STORE/layers/KEY/      one sealed layer: layer.qcow2 or layer.raw, layer.json (record), log.txt
+//! STORE/locks/KEY        flock: whoever holds it makes that layer
+//! STORE/tmp/NAME/        work of one live process, flock on the folder itself
+//! STORE/cache/           what imports learned and fetched; safe to remove
+//! STORE/exports/         which artifact was written from which layer
+//! STORE/logs/            logs of steps that failed
+//! STORE/kept/            overlays that `--on-failure keep` kept
+//! ```
+//!
+//! # What holds
+//! - A layer appears by one rename, after everything in it is synced ([`seal`]). A crash leaves only `tmp/`, which the
+//!   next process that opens the store removes.
+//! - A layer is read-only for good. One that is made anew (`--force`) replaces the old folder as a whole and gets a
+//!   new `id`; every layer records the `id` of the parent it was made on, so a layer whose parent was replaced is a
+//!   miss, never a wrong hit.
+//! - What cannot be read or does not fit is a miss with a reason ([`Lookup::Damaged`]), not an error.
+//!
+//! # Concurrency
+//! Any number of processes may use one store. Only the holder of a key's lock may put that layer in place. Locks are
+//! taken from the root of the tree towards its leaves, so no two processes wait for each other. Readers take no lock.
+
+mod lock;
+mod record;
+mod seal;
+#[cfg(test)]
+mod tests;
+mod workspace;
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+pub use lock::KeyLock;
+pub use record::{Layer, LayerRecord, RECORD_VERSION};
+pub use seal::Draft;
+pub use workspace::Workspace;
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::durable;
+use crate::key::LayerKey;
+
+/// The version of the layout that this program reads and writes.
+pub const FORMAT: u32 = 1;
+
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
+    # This folder holds layers of virtual machine images that virt-maker can make again.\n\
+    # See https://bford.info/cachedir/\n";
+
+/// What the store has under a key.
+#[derive(Debug)]
+pub enum Lookup {
+    /// A layer that can be used (its parent has to be looked at by the caller).
+    Present(Box<Layer>),
+    /// Nothing.
+    Absent,
+    /// Something that cannot be used, and why.
+    Damaged(String),
+}
+
+/// An open store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the store at `root`, making it where nothing is, and removes what dead processes left.
+    ///
+    /// Errors: a store of another format, a folder that is not a store and not empty, no rights.
+    pub fn open(root: &Path) -> Result<Store> {
+        let root = std::path::absolute(root).context(ErrorKind::Store, || "cannot find the working directory")?;
+        let store = Store { root };
+        match fs::read(store.root.join("store.json")) {
+            Ok(text) => store.check_format(&text)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => store.create()?,
+            Err(error) => {
+                return Err(error)
+                    .context(ErrorKind::Store, || format!("cannot read the store {}", store.root.display()));
+            }
+        }
+        workspace::sweep(&store.root.join("tmp"));
+        Ok(store)
+    }
+
+    fn check_format(&self, text: &[u8]) -> Result<()> {
+        let format = serde_json::from_slice::<serde_json::Value>(text)
+            .ok()
+            .and_then(|value| value.get("format").and_then(serde_json::Value::as_u64));
+        match format {
+            Some(found) if found == u64::from(FORMAT) => Ok(()),
+            Some(found) => Err(Error::new(
+                ErrorKind::Store,
+                format!("the store {} has format {found}; this version knows format {FORMAT}", self.root.display()),
+            )
+            .with_hint("use another folder with --store, or the version of virt-maker that made it")),
+            None => Err(Error::new(ErrorKind::Store, format!("{}/store.json cannot be read", self.root.display()))
+                .with_hint("use another folder with --store")),
+        }
+    }
+
+    fn create(&self) -> Result<()> {
+        let failed = || format!("cannot make a store at {}", self.root.display());
+        if fs::read_dir(&self.root).is_ok_and(|mut entries| {
+            entries.any(|entry| entry.is_ok_and(|entry| !PARTS.iter().any(|part| entry.file_name() == *part)))
+        }) {
+            let message = format!("{} is not empty and not a store", self.root.display());
+            return Err(Error::new(ErrorKind::Store, message).with_hint("use another folder with --store"));
+        }
+        // Images may hold what only their owner may read.
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        for part in ["layers", "locks", "tmp", "cache", "exports", "logs", "kept"] {
+            builder.create(self.root.join(part)).context(ErrorKind::Store, failed)?;
+        }
+        durable::write(&self.root.join("CACHEDIR.TAG"), TAG.as_bytes()).context(ErrorKind::Store, failed)?;
+        // The file that makes it a store comes last, so a crash leaves a folder that is made again.
+        durable::write(&self.root.join("store.json"), format!("{{\"format\": {FORMAT}}}\n").as_bytes())
+            .context(ErrorKind::Store, failed)
+    }
+
+    /// The store's folder, absolute.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder for what imports learn and fetch.
+    pub fn cache_dir(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    /// The folder of export records.
+    pub fn exports_dir(&self) -> PathBuf {
+        self.root.join("exports")
+    }
+
+    /// The folder for logs of failed steps.
+    pub fn logs_dir(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    /// The folder for overlays that were kept.
+    pub fn kept_dir(&self) -> PathBuf {
+        self.root.join("kept")
+    }
+
+    fn layer_dir(&self, key: LayerKey) -> PathBuf {
+        self.root.join("layers").join(key.to_string())
+    }
+
+    /// What is there under `key`. Reads the record and looks at the file's size, not at its bytes.
+    pub fn lookup(&self, key: LayerKey) -> Lookup {
+        let folder = self.layer_dir(key);
+        let text = match fs::read(folder.join(record::FILE)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !folder.exists() => return Lookup::Absent,
+            Err(error) => return Lookup::Damaged(format!("its record cannot be read: {error}")),
+        };
+        let record = match LayerRecord::parse(&text) {
+            Ok(record) if record.key == key => record,
+            Ok(record) => return Lookup::Damaged(format!("its record is that of layer {}", record.key.short())),
+            Err(problem) => return Lookup::Damaged(problem),
+        };
+        let path = folder.join(record.file_name());
+        match fs::metadata(&path) {
+            Ok(file) if file.is_file() && file.len() == record.length => {
+                Lookup::Present(Box::new(Layer { record, path, folder }))
+            }
+            Ok(file) => Lookup::Damaged(format!("its file has {} bytes instead of {}", file.len(), record.length)),
+            Err(error) => Lookup::Damaged(format!("its file cannot be read: {error}")),
+        }
+    }
+
+    /// All layers whose record can be read, in no particular order, and a problem for each other entry.
+    pub fn layers(&self) -> Result<(Vec<Layer>, Vec<String>)> {
+        let folder = self.root.join("layers");
+        let entries =
+            fs::read_dir(&folder).context(ErrorKind::Store, || format!("cannot read {}", folder.display()))?;
+        let (mut layers, mut problems) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let name = entry.context(ErrorKind::Store, || format!("cannot read {}", folder.display()))?.file_name();
+            let Some(digest) = name.to_str().and_then(crate::key::Digest::parse) else {
+                problems.push(format!("layers/{} is not a layer", name.to_string_lossy()));
+                continue;
+            };
+            match self.lookup(LayerKey(digest)) {
+                Lookup::Present(layer) => layers.push(*layer),
+                Lookup::Absent => {}
+                Lookup::Damaged(problem) => problems.push(format!("layer {}: {problem}", LayerKey(digest).short())),
+            }
+        }
+        Ok((layers, problems))
+    }
+
+    /// The lock of a key, if nobody has it.
+    pub fn try_lock(&self, key: LayerKey) -> Result<Option<KeyLock>> {
+        KeyLock::try_take(&self.root.join("locks").join(key.to_string()))
+    }
+
+    /// Which process has the lock of a key, where known.
+    pub fn lock_holder(&self, key: LayerKey) -> Option<u32> {
+        lock::holder(&self.root.join("locks").join(key.to_string()))
+    }
+
+    /// A folder for the work of this process, removed when dropped, or by the next process if this one dies.
+    pub fn workspace(&self) -> Result<Workspace> {
+        Workspace::create(&self.root.join("tmp"))
+    }
+
+    /// Makes a draft a layer, for good; see [`seal`]. The caller holds the lock of its key.
+    pub fn seal(&self, draft: Draft) -> Result<Layer> {
+        let folder = self.layer_dir(draft.record.key);
+        seal::seal(draft, &folder)
+    }
+}
+
+const PARTS: [&str; 9] = ["CACHEDIR.TAG", "store.json", "layers", "locks", "tmp", "cache", "exports", "logs", "kept"];
+
+/// Bytes that a file takes on the disk: sparse files take less than their length.
+pub fn allocated_bytes(path: &Path) -> std::io::Result<u64> {
+    Ok(fs::metadata(path)?.blocks() * 512)
+}

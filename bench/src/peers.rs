@@ -1,0 +1,123 @@
+//! The peers: the same work by the tools that people use today, each as its manual says.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::machine::Machine;
+use crate::measure::{self, Failure};
+use crate::work::Operation;
+
+/// What all peers get.
+pub struct Peers<'a> {
+    /// The host.
+    pub machine: &'a Machine,
+    /// The base image, a qcow2.
+    pub base: PathBuf,
+    /// The private key whose public half is in the base.
+    pub key: PathBuf,
+    /// A folder of this run's own.
+    pub folder: PathBuf,
+}
+
+impl Peers<'_> {
+    /// One overlay and one `virt-customize` for each operation, then `qemu-img convert`.
+    pub fn virt_customize(&self, operations: &[Operation]) -> Result<Duration, Failure> {
+        let begin = Instant::now();
+        let mut top = self.base.clone();
+        for (index, operation) in operations.iter().enumerate() {
+            top = self.overlay(&top, &format!("customize-{index}.qcow2"))?;
+            let mut command = self.guestfs("virt-customize");
+            command.args(["--quiet", "--format", "qcow2", "-a"]).arg(&top);
+            match operation {
+                Operation::Run(script) => command.arg("--run-command").arg(script),
+                Operation::Hostname(name) => command.arg("--hostname").arg(name),
+                Operation::Copy { dest, content } => command.arg("--write").arg(format!("{dest}:{content}")),
+            };
+            measure::run(&mut command)?;
+        }
+        let target = self.folder.join("customize.qcow2");
+        measure::run(Command::new("qemu-img").args(["convert", "-f", "qcow2", "-O", "qcow2"]).arg(&top).arg(target))?;
+        Ok(begin.elapsed())
+    }
+
+    /// Packer with its qemu builder; `None` where it is not installed.
+    pub fn packer(&self, operations: &[Operation], salt: &str) -> Result<Option<Duration>, Failure> {
+        let version = Command::new("packer").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if !version.is_ok_and(|status| status.success()) {
+            return Ok(None);
+        }
+        let mut provisioners = Vec::new();
+        for (index, operation) in operations.iter().enumerate() {
+            provisioners.push(match operation {
+                Operation::Run(script) => json!({ "type": "shell", "inline": [script] }),
+                Operation::Hostname(name) => {
+                    json!({ "type": "shell", "inline": [format!("echo {name} > /etc/hostname")] })
+                }
+                Operation::Copy { dest, content } => {
+                    let source = self.folder.join(format!("packer-{index}"));
+                    std::fs::write(&source, content).map_err(|error| format!("{}: {error}", source.display()))?;
+                    json!({ "type": "file", "source": source, "destination": dest })
+                }
+            });
+        }
+        let config = json!({
+            "builders": [{
+                "type": "qemu",
+                "disk_image": true, "iso_url": self.base, "iso_checksum": "none", "format": "qcow2",
+                "output_directory": self.folder.join(format!("packer-{salt}")), "vm_name": "packer.qcow2",
+                // In its favour: no second pass over the image, no fixed wait for the boot.
+                "skip_compaction": true, "boot_wait": "-1s",
+                "accelerator": self.machine.accelerator(), "headless": true, "memory": 1024,
+                "cpus": std::thread::available_parallelism().map_or(1, usize::from),
+                "disk_interface": "virtio", "net_device": "virtio-net",
+                "communicator": "ssh", "ssh_username": "root", "ssh_private_key_file": self.key,
+                "ssh_timeout": "10m", "shutdown_command": "systemctl poweroff",
+            }],
+            "provisioners": provisioners,
+        });
+        let file = self.folder.join("packer.json");
+        std::fs::write(&file, config.to_string()).map_err(|error| format!("{}: {error}", file.display()))?;
+        let mut command = Command::new("packer");
+        command.args(["build", "-color=false"]).arg(&file).env("CHECKPOINT_DISABLE", "1").env("HOME", &self.folder);
+        command.env("PACKER_CACHE_DIR", self.folder.join("packer-cache"));
+        Ok(Some(measure::run(&mut command)?.wall))
+    }
+
+    /// How long each of `scripts` takes through `guestfs_sh` in one running appliance, as guestfish's own clock says.
+    pub fn guestfs_sh(&self, scripts: &[String]) -> Result<Vec<Duration>, Failure> {
+        let overlay = self.overlay(&self.base, "guestfish.qcow2")?;
+        let commands = scripts.iter().map(|script| format!("time sh \"{script}\"\n")).collect::<String>();
+        let file = self.folder.join("guestfish.commands");
+        std::fs::write(&file, commands).map_err(|error| format!("{}: {error}", file.display()))?;
+        let mut command = self.guestfs("guestfish");
+        command.args(["--format=qcow2", "-i", "-a"]).arg(overlay).arg("--file").arg(file);
+        let lines = measure::run(&mut command)?.lines;
+        let seconds = |line: &str| line.strip_prefix("elapsed time: ")?.strip_suffix(" seconds")?.parse::<f64>().ok();
+        let times: Vec<_> = lines.iter().filter_map(|(_, line)| seconds(line)).map(Duration::from_secs_f64).collect();
+        if times.len() == scripts.len() {
+            Ok(times)
+        } else {
+            Err(format!("guestfish gave {} times for {} commands", times.len(), scripts.len()))
+        }
+    }
+
+    fn guestfs(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("LIBGUESTFS_BACKEND", "direct");
+        if !self.machine.kvm {
+            command.env("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg");
+        }
+        command
+    }
+
+    fn overlay(&self, backing: &Path, name: &str) -> Result<PathBuf, Failure> {
+        let overlay = self.folder.join(name);
+        let mut command = Command::new("qemu-img");
+        command.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(backing).arg(&overlay);
+        measure::run(&mut command)?;
+        Ok(overlay)
+    }
+}

@@ -1,0 +1,125 @@
+//! From figures to the table. A row whose figures were not measured is left out; nothing is made up.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+/// Seconds, bytes, or whatever the name says.
+pub type Figures = BTreeMap<&'static str, f64>;
+
+/// How the two figures of a row become the one that has a goal.
+enum Rule {
+    /// Theirs / ours, at least.
+    TimesFaster(f64),
+    /// Ours / theirs, at most.
+    AtMostTimes(f64),
+    /// Ours minus theirs in seconds, at most.
+    Overhead(f64),
+    /// Ours alone in seconds, at most.
+    Seconds(f64),
+    /// Ours alone in bytes, at most.
+    Bytes(f64),
+    /// For reading only.
+    None,
+}
+
+const MIB: f64 = (1 << 20) as f64;
+
+/// Name of the row, our figure, theirs (empty: none), rule.
+const ROWS: &[(&str, &str, &str, Rule)] = &[
+    ("cold build, `chroot` / one `virt-customize` per step", "cold_chroot", "virt_customize", Rule::TimesFaster(100.0)),
+    ("the same by itself", "cold_chroot", "", Rule::Seconds(0.9)),
+    (
+        "cold build, `libguestfs` / one `virt-customize` per step",
+        "cold_libguestfs",
+        "virt_customize",
+        Rule::TimesFaster(8.0),
+    ),
+    ("cold build, `chroot` / Packer", "cold_chroot", "packer", Rule::TimesFaster(45.0)),
+    ("cold build, `libguestfs` / Packer", "cold_libguestfs", "packer", Rule::TimesFaster(3.0)),
+    ("all cached, whole process", "cached", "", Rule::Seconds(0.015)),
+    ("one `chroot` step over its bare command, depth 1", "step_chroot_1", "bare_command", Rule::Overhead(0.015)),
+    ("the same at depth 100", "step_chroot_100", "bare_command", Rule::Overhead(0.025)),
+    ("`chroot` session opened on a base", "open_chroot_1", "", Rule::None),
+    ("the same on a chain of 110 layers", "open_chroot_110", "", Rule::None),
+    ("one `libguestfs` step over `guestfs_sh` alone", "step_libguestfs", "guestfs_sh", Rule::Overhead(0.2)),
+    ("200 MiB written and synced, guest (`chroot`) / host", "write_guest", "write_host", Rule::AtMostTimes(1.15)),
+    ("layer of a one-line step", "layer_small", "", Rule::Bytes(256.0 * 1024.0)),
+    ("layer of a 200 MiB step / the bytes", "layer_big", "layer_big_payload", Rule::AtMostTimes(1.02)),
+    ("memory of the process itself", "memory", "", Rule::Bytes(50.0 * 1e6)),
+    ("import of the base / `cp`", "import", "cp", Rule::AtMostTimes(2.0)),
+    ("import of the base / `cp` and `sync` of the copy", "import", "cp_sync", Rule::None),
+];
+
+/// The table in Markdown, with what it was measured on.
+pub fn markdown(machine: &str, base: &str, figures: &Figures) -> String {
+    let mut text = format!("Measured on: {machine}. {base}\n\n");
+    text += "| measure | virt-maker | compared with | result | goal | |\n|---|---|---|---|---|---|\n";
+    for (name, ours_name, theirs_name, rule) in ROWS {
+        let Some(&ours) = figures.get(ours_name) else { continue };
+        let theirs = figures.get(theirs_name).copied();
+        if theirs.is_none() && !theirs_name.is_empty() {
+            continue;
+        }
+        let bytes = ours_name.starts_with("layer") || *ours_name == "memory";
+        let show = |value: f64| if bytes { size(value) } else { time(value) };
+        let other = theirs.unwrap_or(f64::NAN);
+        let (result, goal, met) = match rule {
+            Rule::TimesFaster(goal) => (
+                format!("{:.1} times faster", other / ours),
+                format!("at least {goal} times"),
+                Some(other / ours >= *goal),
+            ),
+            Rule::AtMostTimes(goal) => {
+                (format!("{:.3}", ours / other), format!("at most {goal}"), Some(ours / other <= *goal))
+            }
+            Rule::Overhead(goal) => {
+                (format!("+{}", time(ours - other)), format!("at most +{}", time(*goal)), Some(ours - other <= *goal))
+            }
+            Rule::Seconds(goal) => (show(ours), format!("at most {}", time(*goal)), Some(ours <= *goal)),
+            Rule::Bytes(goal) => (show(ours), format!("at most {}", size(*goal)), Some(ours <= *goal)),
+            Rule::None if theirs.is_some() => (format!("{:.2}", ours / other), String::new(), None),
+            Rule::None => (show(ours), String::new(), None),
+        };
+        let met = met.map_or("", |met| if met { "met" } else { "**missed**" });
+        let theirs = theirs.map(show).unwrap_or_default();
+        let _ = writeln!(text, "| {name} | {} | {theirs} | {result} | {goal} | {met} |", show(ours));
+    }
+    text
+}
+
+/// The same for machines: every figure by name.
+pub fn json(machine: &str, base: &str, figures: &Figures) -> Value {
+    json!({ "version": 1, "machine": machine, "base": base, "figures": figures })
+}
+
+fn time(seconds: f64) -> String {
+    if seconds.abs() < 1.0 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
+}
+
+fn size(bytes: f64) -> String {
+    if bytes < MIB { format!("{:.0} KiB", bytes / 1024.0) } else { format!("{:.1} MiB", bytes / MIB) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_needs_both_of_its_figures() {
+        let mut figures = Figures::from([("cold_chroot", 0.5)]);
+        let alone = markdown("here", "", &figures);
+        assert!(alone.contains("the same by itself") && !alone.contains("Packer"), "{alone}");
+        figures.insert("packer", 40.0);
+        let both = markdown("here", "", &figures);
+        assert!(both.contains("| 500.0 ms | 40.00 s | 80.0 times faster | at least 45 times | met |"), "{both}");
+    }
+
+    #[test]
+    fn a_missed_goal_is_said() {
+        let figures = Figures::from([("layer_big", 300.0 * MIB), ("layer_big_payload", 200.0 * MIB)]);
+        let text = markdown("here", "", &figures);
+        assert!(text.contains("| 300.0 MiB | 200.0 MiB | 1.500 | at most 1.02 | **missed** |"), "{text}");
+    }
+}

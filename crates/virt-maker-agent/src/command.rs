@@ -1,0 +1,278 @@
+//! Running a program in the guest, under bubblewrap.
+//!
+//! What must hold when [`run`] returns, whatever the program did: no process of it is alive, its output has been
+//! passed on, and the guest's tree has no trace of the surroundings that it ran in (`resolv.conf`, `policy-rc.d`,
+//! mount points).
+//!
+//! Processes: bubblewrap gives the program a pid namespace; when the program ends, bubblewrap ends, its inner half (the
+//! namespace's pid 1) gets SIGKILL, and the kernel kills all the rest. The agent is the subreaper and waits until it
+//! has no child left, so a daemon that keeps the output open delays nothing and survives nothing.
+
+use std::io::Read as _;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use virt_maker_agent::protocol::{Exit, FailureKind, Frame, Run};
+
+use crate::failure::{Result, failure, refused, system};
+use crate::link::{Broken, Link};
+use crate::mounts::Guest;
+use crate::sandbox::{self, Plan};
+use crate::surroundings::Surroundings;
+use crate::tty;
+
+/// How much of the output is read at once, in bytes.
+const CHUNK: usize = 64 * 1024;
+
+/// What came of a command: an error of the outer kind ends the whole conversation.
+pub type Outcome = std::result::Result<Result<Exit>, Broken>;
+
+/// Runs a program and passes its output on.
+pub fn run(link: &mut Link, guest: &Guest, plan: &Plan<'_>, run: &Run) -> Outcome {
+    let surroundings = match sandbox::check(run).and_then(|()| Surroundings::prepare(guest, run)) {
+        Ok(surroundings) => surroundings,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let outcome = execute(link, guest, plan, run);
+    let restored = surroundings.restore();
+    let exit = match outcome? {
+        Ok(exit) => exit,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    match restored {
+        Ok(notes) => {
+            for note in notes {
+                link.send_data(format!("virt-maker: {note}\n").as_bytes())?;
+            }
+            Ok(Ok(exit))
+        }
+        Err(problem) => Ok(Err(problem)),
+    }
+}
+
+/// A started program.
+struct Started {
+    pid: Pid,
+    /// Becomes readable when bubblewrap ends.
+    ended: OwnedFd,
+    /// Its output: a pipe, or our end of its terminal.
+    output: OwnedFd,
+    /// Where bubblewrap tells the exit status.
+    status: OwnedFd,
+    terminal: bool,
+}
+
+fn execute(link: &mut Link, guest: &Guest, plan: &Plan<'_>, run: &Run) -> Outcome {
+    let mut started = match start(guest, plan, run) {
+        Ok(started) => started,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let mut tail = Vec::new();
+    let attended = attend(link, &mut started, &mut tail);
+    if attended.is_err() {
+        // The host is gone, or its stream is broken: nobody is there to see this end by itself.
+        let _ = rustix::process::kill_process(started.pid, Signal::KILL);
+    }
+    let ended = reap(started.pid);
+    attended?;
+    if let Err(error) = drain(link, &started.output, &mut tail)? {
+        return Ok(Err(error));
+    }
+    Ok(ended.and_then(|ended| judge(run, ended, &started.status, &tail)))
+}
+
+fn start(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Started> {
+    // The agent has one thread, so descriptors that are meant for the child can be inheritable from the start, and
+    // the child can be spawned without code between fork and exec (except for a terminal).
+    let arguments = sandbox::memory_file("arguments", &sandbox::arguments(guest, plan, run)?)?;
+    let script = match &run.script {
+        Some(text) => Some(sandbox::memory_file("script", text.as_bytes())?),
+        None => None,
+    };
+    let (status, status_child) =
+        rustix::pipe::pipe_with(PipeFlags::empty()).map_err(|error| system("make a pipe", error))?;
+    rustix::io::fcntl_setfd(&status, rustix::io::FdFlags::CLOEXEC).map_err(|error| system("make a pipe", error))?;
+    let mut command = Command::new(plan.program);
+    command.arg("--json-status-fd").arg(status_child.as_raw_fd().to_string());
+    // Given this way, the environment (which may hold secrets) does not show in the host's process list.
+    command.arg("--args").arg(arguments.as_raw_fd().to_string());
+    if let Some(script) = &script {
+        command.args(["--perms", "0700", "--file"]).arg(script.as_raw_fd().to_string()).arg(sandbox::SCRIPT);
+    }
+    command.arg("--");
+    command.args(run.script.is_some().then_some(sandbox::SCRIPT)).args(&run.argv);
+    let output = match run.terminal {
+        Some(size) => {
+            let (ours, theirs) = tty::open(size)?;
+            let copy = || theirs.try_clone().map_err(|error| system("copy a descriptor", error));
+            command.stdin(Stdio::from(copy()?)).stdout(Stdio::from(copy()?)).stderr(Stdio::from(theirs));
+            // SAFETY: only system calls happen there, and no memory is allocated.
+            unsafe { command.pre_exec(tty::take_over) };
+            ours
+        }
+        None => {
+            let (ours, theirs) =
+                rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| system("make a pipe", error))?;
+            let copy = theirs.try_clone().map_err(|error| system("copy a descriptor", error))?;
+            command.stdin(Stdio::null()).stdout(Stdio::from(copy)).stderr(Stdio::from(theirs));
+            ours
+        }
+    };
+    let child = command.spawn().map_err(|error| system(format_args!("start {}", plan.program), error))?;
+    // From here on the child is known by its descriptor; `reap` collects it with all its descendants.
+    let pid = Pid::from_child(&child);
+    let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| {
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+        let _ = reap(pid);
+        system("watch a process", error)
+    })?;
+    rustix::io::ioctl_fionbio(&output, true).map_err(|error| system("set up a pipe", error))?;
+    Ok(Started { pid, ended, output, status, terminal: run.terminal.is_some() })
+}
+
+/// Passes data both ways until bubblewrap has ended.
+fn attend(link: &mut Link, started: &mut Started, tail: &mut Vec<u8>) -> std::result::Result<(), Broken> {
+    let mut input: Vec<u8> = Vec::new();
+    let mut output_open = true;
+    loop {
+        let (output, ended, host) = (started.output.as_fd(), started.ended.as_fd(), link.input());
+        let mut wanted = if output_open { PollFlags::IN } else { PollFlags::empty() };
+        if !input.is_empty() {
+            wanted |= PollFlags::OUT;
+        }
+        // While typed input waits, no more is taken.
+        let host_wanted = if input.is_empty() { PollFlags::IN } else { PollFlags::empty() };
+        let mut fds =
+            [PollFd::new(&ended, PollFlags::IN), PollFd::new(&host, host_wanted), PollFd::new(&output, wanted)];
+        let count = if wanted.is_empty() { 2 } else { 3 };
+        match poll(&mut fds[..count], None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(Broken::Stream(error.into())),
+        }
+        let [over, host, output] = fds.map(|fd| fd.revents());
+        if count == 3 && !(output - PollFlags::OUT).is_empty() {
+            output_open = forward(link, &started.output, tail)?;
+        }
+        if output.contains(PollFlags::OUT) {
+            match rustix::io::write(&started.output, &input) {
+                Ok(written) => drop(input.drain(..written)),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                // The program has closed its terminal; what was typed is lost, as on any terminal.
+                Err(_) => input.clear(),
+            }
+        }
+        if !host.is_empty() {
+            match link.receive()? {
+                Some(Frame::Data(bytes)) if started.terminal && bytes.is_empty() => hang_up(started),
+                Some(Frame::Data(bytes)) if started.terminal => input = bytes,
+                Some(_) => return Err(Broken::Protocol("a frame while a program without a terminal runs")),
+                None => return Err(Broken::Closed),
+            }
+        }
+        if !over.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// The person's terminal is gone: so is the program's, and whoever does not mind is killed.
+fn hang_up(started: &Started) {
+    let _ = rustix::process::kill_process(started.pid, Signal::HUP);
+    let _ = rustix::process::kill_process(started.pid, Signal::KILL);
+}
+
+/// Passes on what is there; whether there may be more later.
+fn forward(link: &mut Link, output: &OwnedFd, tail: &mut Vec<u8>) -> std::result::Result<bool, Broken> {
+    let mut buffer = [0; CHUNK];
+    match rustix::io::read(output, &mut buffer) {
+        Ok(0) => Ok(false),
+        Ok(count) => {
+            link.send_data(&buffer[..count])?;
+            keep_tail(tail, &buffer[..count]);
+            Ok(true)
+        }
+        Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+        // What a terminal says when its other end is closed.
+        Err(Errno::IO) => Ok(false),
+        Err(error) => Err(Broken::Stream(error.into())),
+    }
+}
+
+/// Passes on what is left when all processes are gone. The pipe may still be open somewhere (a descriptor can be sent
+/// through a socket), so this ends when it is empty, not when it is closed.
+fn drain(link: &mut Link, output: &OwnedFd, tail: &mut Vec<u8>) -> std::result::Result<Result<()>, Broken> {
+    let mut buffer = [0; CHUNK];
+    loop {
+        match rustix::io::read(output, &mut buffer) {
+            Ok(0) | Err(Errno::AGAIN | Errno::IO) => return Ok(Ok(())),
+            Ok(count) => {
+                link.send_data(&buffer[..count])?;
+                keep_tail(tail, &buffer[..count]);
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Ok(Err(system("read the output of a program", error))),
+        }
+    }
+}
+
+fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
+    tail.extend_from_slice(&bytes[bytes.len().saturating_sub(1024)..]);
+    if tail.len() > 2048 {
+        tail.drain(..tail.len() - 1024);
+    }
+}
+
+/// Waits until no child is left, and gives how `pid` ended.
+fn reap(pid: Pid) -> Result<Option<rustix::process::WaitStatus>> {
+    let mut ended = None;
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((who, status))) if who == pid => ended = Some(status),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::CHILD) => return Ok(ended),
+            Err(error) => return Err(system("wait for a program", error)),
+        }
+    }
+}
+
+/// Finds out how the program ended. Bubblewrap tells the program's exit status on a pipe of its own; where it does not,
+/// the program was never started, and its own exit status means nothing.
+///
+/// Like a shell, bubblewrap gives 128 and the signal's number for a program that was killed. A program that exits with
+/// such a status by itself (as a shell does whose child was killed) is reported as killed, too.
+fn judge(run: &Run, ended: Option<rustix::process::WaitStatus>, status: &OwnedFd, tail: &[u8]) -> Result<Exit> {
+    let mut told = String::new();
+    let copy = status.try_clone().map_err(|error| system("copy a descriptor", error))?;
+    std::fs::File::from(copy)
+        .take(64 * 1024)
+        .read_to_string(&mut told)
+        .map_err(|error| system("read the state of bubblewrap", error))?;
+    let code = serde_json::Deserializer::from_str(&told)
+        .into_iter::<serde_json::Value>()
+        .map_while(std::result::Result::ok)
+        .find_map(|value| value.get("exit-code").and_then(serde_json::Value::as_i64));
+    if let Some(code) = code {
+        return Ok(match code {
+            129..=159 => Exit::Signal((code - 128) as i32),
+            code => Exit::Status(code as i32),
+        });
+    }
+    if let Some(signal) = ended.and_then(|ended| ended.terminating_signal()) {
+        // Hung up by the host, or killed by the kernel for want of memory, for instance.
+        return Ok(Exit::Signal(signal));
+    }
+    let tail = String::from_utf8_lossy(tail);
+    let said =
+        tail.lines().rev().find_map(|line| line.trim_end().strip_prefix("bwrap: ")).unwrap_or("it gave no reason");
+    let what = if run.script.is_some() { "the script" } else { run.argv.first().map_or("", String::as_str) };
+    if said.starts_with("execvp ") && said.ends_with("No such file or directory") {
+        let hint = "it is not in the guest, or the interpreter that its first line names is not";
+        return Err(failure(FailureKind::NotFound, format!("cannot run {what} in the guest: {hint}")));
+    }
+    Err(refused(format!("cannot run {what} in the guest: {said}")))
+}

@@ -1,0 +1,288 @@
+//! The guest's tree: finding its root, mounting after its fstab, freezing and letting go.
+//!
+//! What must hold: mount points are resolved within the guest's root; a guest whose root is not certain (none, or
+//! several) is refused with a list of what is there; whatever fails half-way is undone by dropping what was built.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
+use virt_maker_agent::fstab::{self, Device, Entry};
+use virt_maker_agent::probe::{Content, Found};
+use virt_maker_agent::protocol::{FailureKind, FileSystem, Mounted};
+
+use crate::failure::{Result, failure, system};
+use crate::guest::{GuestPath, open_in, read_small};
+use crate::os_release;
+use crate::volume::{Disk, Mount};
+
+/// More than any real fstab has.
+const FSTAB_LIMIT: u64 = 1 << 20;
+
+/// A guest whose file systems are mounted below a folder of the agent's own mount namespace.
+#[derive(Debug)]
+pub struct Guest {
+    /// The first is the root. One file system may be here several times (subvolumes).
+    mounts: Vec<Mount>,
+    disk: Disk,
+    path: PathBuf,
+    attached: bool,
+    frozen: bool,
+}
+
+impl Guest {
+    /// Mounts the guest on `disk` at the folder `path`.
+    pub fn mount(disk: &str, path: &Path) -> Result<(Guest, Mounted)> {
+        let mut disk = Disk::open(disk)?;
+        let root = find_root(&mut disk)?;
+        let mut guest = Guest { mounts: Vec::new(), disk, path: path.to_path_buf(), attached: false, frozen: false };
+        move_mount(&root.top, "", rustix::fs::CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .map_err(|error| system("attach the guest's root", error))?;
+        guest.attached = true;
+        let mut file_systems = vec![guest.describe(&root, "/")];
+        guest.mounts.push(root);
+        guest.mounts[0].thaw()?;
+
+        let mut warnings = Vec::new();
+        let text = read_small(guest.root(), "etc/fstab", FSTAB_LIMIT)
+            .map_err(|error| system("read the guest's /etc/fstab", error))?
+            .unwrap_or_default();
+        let mut entries = fstab::parse(&String::from_utf8_lossy(&text));
+        entries.retain(Entry::is_wanted);
+        entries.sort_by_key(|entry| GuestPath::parse(&entry.mount_point).map_or(0, |point| point.depth()));
+        for entry in &entries {
+            if entry.mount_point == "/" {
+                warnings.extend(guest.compare_root(entry));
+                continue;
+            }
+            match guest.mount_entry(entry) {
+                Ok(file_system) => file_systems.push(file_system),
+                Err(problem) => {
+                    let message = format!(
+                        "fstab line {}, {} on {}: {}",
+                        entry.line, entry.device, entry.mount_point, problem.message
+                    );
+                    if !entry.is_optional() {
+                        let kind = match problem.kind {
+                            FailureKind::Unsupported => FailureKind::Unsupported,
+                            _ => FailureKind::Fstab,
+                        };
+                        return Err(failure(kind, message));
+                    }
+                    warnings.push(format!("{message}; left out, since it is `nofail`"));
+                }
+            }
+        }
+        let os = os_release::read(guest.root());
+        Ok((guest, Mounted { file_systems, os, warnings }))
+    }
+
+    /// The root, to resolve paths in.
+    pub fn root(&self) -> &OwnedFd {
+        &self.mounts[0].top
+    }
+
+    /// The folder that the root is mounted at.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether [`freeze`](Guest::freeze) was called last.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// Brings every file system to a clean state on its disk and blocks writes. All or nothing.
+    pub fn freeze(&mut self) -> Result<()> {
+        for index in 0..self.mounts.len() {
+            if let Err(problem) = self.mounts[index].freeze() {
+                for mount in &mut self.mounts[..index] {
+                    mount.thaw()?;
+                }
+                return Err(problem);
+            }
+        }
+        self.frozen = true;
+        Ok(())
+    }
+
+    /// Ends a freeze.
+    pub fn thaw(&mut self) -> Result<()> {
+        for mount in &mut self.mounts {
+            mount.thaw()?;
+        }
+        self.frozen = false;
+        Ok(())
+    }
+
+    /// Writes all to the disk, with errors seen, and unmounts.
+    pub fn unmount(mut self) -> Result<()> {
+        self.freeze()?;
+        self.detach().map_err(|error| system("unmount the guest", error))
+    }
+
+    fn detach(&mut self) -> rustix::io::Result<()> {
+        // The descriptors go first, so that the unmount is the last user and is over when the call returns.
+        self.mounts.clear();
+        if std::mem::take(&mut self.attached) {
+            rustix::mount::unmount(&self.path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+        }
+        Ok(())
+    }
+
+    fn describe(&self, mount: &Mount, mount_point: &str) -> FileSystem {
+        FileSystem {
+            mount_point: mount_point.to_string(),
+            kind: mount.kind.to_string(),
+            partition: self.disk.volumes()[mount.volume].number,
+        }
+    }
+
+    /// A warning where fstab has another root than the one that was found.
+    fn compare_root(&self, entry: &Entry) -> Option<String> {
+        let volume = self.mounts[0].volume;
+        (self.disk.find(&entry.named_device()) != Some(volume)).then(|| {
+            format!(
+                "fstab line {} has {} as the root, but the root was found on {}",
+                entry.line,
+                entry.device,
+                self.disk.volumes()[volume].name()
+            )
+        })
+    }
+
+    fn mount_entry(&mut self, entry: &Entry) -> Result<FileSystem> {
+        let point = GuestPath::parse(&entry.mount_point)?;
+        let device = entry.named_device();
+        let Some(volume) = self.disk.find(&device) else {
+            return Err(match device {
+                Device::Other(name) if !name.starts_with("/dev/sd") && !name.starts_with("/dev/vd") => failure(
+                    FailureKind::Unsupported,
+                    "the agent cannot find this device; the engine libguestfs may (LVM, LUKS, RAID)",
+                ),
+                _ => failure(FailureKind::Fstab, format!("no such device; the disk has {}", self.disk.listing())),
+            });
+        };
+        let folder = open_in(self.root(), &point.relative(), OFlags::PATH | OFlags::DIRECTORY)
+            .map_err(|error| failure(FailureKind::Fstab, format!("the mount point cannot be opened: {error}")))?;
+        let options = entry.mount_options(self.disk.volumes()[volume].content());
+        let mount = self.disk.mount(volume, &options, true)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(&mount.top, "", &folder, "", flags).map_err(|error| system("attach it", error))?;
+        let described = self.describe(&mount, &point.to_string());
+        self.mounts.push(mount);
+        Ok(described)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // On the way out of a failure nothing more can be done; the namespace goes with the agent in any case.
+        let _ = self.detach();
+    }
+}
+
+/// Finds the one file system that is a Linux root, and mounts it read-only and unattached.
+fn find_root(disk: &mut Disk) -> Result<Mount> {
+    let mut roots = Vec::new();
+    let mut notes = Vec::new();
+    let mut unsupported = false;
+    for index in 0..disk.volumes().len() {
+        let volume = &disk.volumes()[index];
+        let name = volume.name();
+        if volume.is_container() {
+            unsupported = true;
+        }
+        let Some(Found { content: Content::FileSystem { .. }, kind, .. }) = volume.found else { continue };
+        if matches!(kind, "vfat" | "exfat" | "ntfs") {
+            continue;
+        }
+        match candidates(disk, index) {
+            Ok(found) if found.is_empty() => notes.push(format!("{name} ({kind}) has no Linux root")),
+            Ok(found) => roots.extend(found),
+            Err(problem) => {
+                unsupported |= problem.kind == FailureKind::Unsupported;
+                notes.push(problem.message);
+            }
+        }
+    }
+    let mut listing = format!("the disk has {}", disk.listing());
+    if !notes.is_empty() {
+        listing = format!("{listing}; {}", notes.join("; "));
+    }
+    match roots.len() {
+        1 => Ok(roots.remove(0).1),
+        0 if unsupported => Err(failure(
+            FailureKind::Unsupported,
+            format!("no root file system that the agent can open; the engine libguestfs may: {listing}"),
+        )),
+        0 => Err(failure(FailureKind::NoRoot, format!("no root file system: {listing}"))),
+        _ => {
+            let places: Vec<String> = roots.into_iter().map(|(place, _)| place).collect();
+            Err(failure(
+                FailureKind::SeveralRoots,
+                format!("more than one root file system: {}; {listing}", places.join(", ")),
+            ))
+        }
+    }
+}
+
+/// The Linux roots within one file system, each with its name for messages: at most one, except on btrfs, where each
+/// subvolume at the top may be one if the default subvolume is none.
+fn candidates(disk: &mut Disk, index: usize) -> Result<Vec<(String, Mount)>> {
+    let name = disk.volumes()[index].name();
+    let top = disk.mount(index, &[], false)?;
+    if is_root(&top.top) {
+        return Ok(vec![(name, top)]);
+    }
+    let mut found = Vec::new();
+    if top.kind == "btrfs" {
+        let all = disk.mount(index, &[("subvolid".to_string(), "5".to_string())], false)?;
+        for subvolume in
+            subvolumes(&all.top).map_err(|error| system(format_args!("list the subvolumes of {name}"), error))?
+        {
+            let mount = disk.mount(index, &[("subvol".to_string(), format!("/{subvolume}"))], false)?;
+            if is_root(&mount.top) {
+                found.push((format!("subvolume {subvolume} of {name}"), mount));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Names of the subvolumes in the top folder of a btrfs: folders with the inode number that every subvolume has.
+fn subvolumes(top: &OwnedFd) -> rustix::io::Result<Vec<String>> {
+    let folder = open_in(top, ".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&folder)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        if !matches!(name, "." | "..") && rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino == 256 {
+            names.push(name.to_string());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Whether this looks like the root of a Linux system. A separate `/usr`, `/boot` or `/home` must not.
+fn is_root(top: &OwnedFd) -> bool {
+    let has = |path: &str| match path.rsplit_once('/') {
+        // The folder may be a link; the name itself may be a link that leads nowhere as long as nothing else is mounted.
+        Some((folder, name)) => open_in(top, folder, OFlags::PATH | OFlags::DIRECTORY)
+            .and_then(|folder| rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW))
+            .is_ok(),
+        None => rustix::fs::statat(top, path, AtFlags::SYMLINK_NOFOLLOW).is_ok(),
+    };
+    let etc = rustix::fs::statat(top, "etc", AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+    etc && ["bin", "sbin", "usr"].into_iter().any(has)
+        && ["etc/os-release", "etc/fstab", "etc/passwd", "usr/lib/os-release"].into_iter().any(has)
+}
+
+/// Makes a folder of the agent's private tmpfs.
+pub fn private_folder(parent: impl AsFd, name: &str) -> Result<()> {
+    rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))
+        .map_err(|error| system(format_args!("make the agent's folder {name}"), error))
+}

@@ -1,0 +1,154 @@
+//! The walls around a command: what bubblewrap is told.
+//!
+//! What must hold: the guest's root is the command's root, writable; all else that it sees is temporary, read-only, or
+//! the handful of harmless devices; nothing of the host is within reach. Each line of the table below says why it is
+//! there, since the defaults of bubblewrap are made for unprivileged callers and leave root too much.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{MemfdFlags, SeekFrom};
+use virt_maker_agent::protocol::{FailureKind, Run};
+
+use crate::failure::{Result, failure, refused, system};
+use crate::guest::read_small;
+use crate::mounts::Guest;
+
+/// Where the guest sees the script that it runs.
+pub const SCRIPT: &str = "/run/virt-maker/script";
+
+/// Capabilities that a command keeps: what package scripts and ordinary administration of a file tree need.
+///
+/// Not among them, on purpose: `SYS_ADMIN`, `SYS_MODULE`, `SYS_RAWIO`, `SYS_BOOT`, `SYS_TIME`, `SYS_PTRACE`, `NET_ADMIN`,
+/// `NET_RAW`, `BPF` and the like, which reach the host; and `DAC_READ_SEARCH`, which lets `open_by_handle_at` open files
+/// outside of the root (`DAC_OVERRIDE` is enough within it). `MKNOD` is harmless, as every mount is `nodev`.
+const CAPABILITIES: &[&str] = &[
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+/// Parts of `/proc` that let root change the host through files alone, without any capability. They are covered by
+/// read-only mounts of themselves; bubblewrap does not cover them for root.
+const READ_ONLY_PROC: &[&str] = &["/proc/sys", "/proc/sysrq-trigger", "/proc/fs", "/proc/scsi", "/proc/acpi"];
+
+/// The environment of every command, before what the run adds.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("HOME", "/root"),
+    ("LANG", "C.UTF-8"),
+    ("DEBIAN_FRONTEND", "noninteractive"),
+    // systemctl then edits files and talks to nobody.
+    ("SYSTEMD_OFFLINE", "1"),
+];
+
+/// What stays the same for all commands of a conversation.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// Path of `bwrap`.
+    pub program: &'a str,
+    /// A folder with a read-only sysfs of the agent's own, without anything mounted below it; `None` where the kernel
+    /// has none.
+    pub sysfs: Option<&'a str>,
+}
+
+/// Refuses what cannot be put into an argument vector or an environment.
+pub fn check(run: &Run) -> Result<()> {
+    let wrong = |what: String| Err(failure(FailureKind::Protocol, what));
+    if run.argv.is_empty() && run.script.is_none() {
+        return wrong("a run has neither a program nor a script".to_string());
+    }
+    if run.argv.iter().any(|argument| argument.contains('\0')) {
+        return wrong("an argument of a run contains a NUL".to_string());
+    }
+    for (name, value) in &run.env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return wrong(format!("{name:?} cannot be an environment variable: bad name, or a NUL in its value"));
+        }
+    }
+    Ok(())
+}
+
+/// Bubblewrap's arguments, each ended by a NUL, without the program to run.
+pub fn arguments(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Vec<u8>> {
+    let Some(root) = guest.path().to_str() else {
+        return Err(refused("the agent's folder has a name that is not UTF-8"));
+    };
+    let hostname = hostname(guest);
+    let mut list: Vec<&str> = Vec::new();
+    // Binds are `nosuid,nodev`: device nodes in the guest cannot be opened.
+    list.extend(["--bind", root, "/"]);
+    list.extend(["--proc", "/proc"]);
+    for path in READ_ONLY_PROC {
+        list.extend(["--ro-bind-try", path, path]);
+    }
+    list.extend(["--dev", "/dev", "--chmod", "1777", "/dev/shm"]);
+    match plan.sysfs {
+        Some(path) => list.extend(["--ro-bind", path, "/sys"]),
+        None => list.extend(["--tmpfs", "/sys"]),
+    }
+    // As in a guest that has booted: what is written there is gone afterwards.
+    list.extend(["--tmpfs", "/run", "--perms", "1777", "--dir", "/run/lock"]);
+    list.extend(["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname.as_str()]);
+    if !run.network {
+        list.push("--unshare-net");
+    }
+    // When the program ends, or the agent, everything that it started is killed.
+    list.push("--die-with-parent");
+    if run.terminal.is_none() {
+        list.push("--new-session");
+    }
+    list.extend(["--chdir", "/", "--cap-drop", "ALL"]);
+    for capability in CAPABILITIES {
+        list.extend(["--cap-add", capability]);
+    }
+    list.push("--clearenv");
+    for (name, value) in ENVIRONMENT {
+        list.extend(["--setenv", name, value]);
+    }
+    list.extend(["--setenv", "TERM", if run.terminal.is_some() { "linux" } else { "dumb" }]);
+    for (name, value) in &run.env {
+        list.extend(["--setenv", name, value]);
+    }
+    let mut bytes = Vec::new();
+    for argument in list {
+        bytes.extend_from_slice(argument.as_bytes());
+        bytes.push(0);
+    }
+    Ok(bytes)
+}
+
+/// The guest's own name for itself: the host's must not get into what package scripts write.
+fn hostname(guest: &Guest) -> String {
+    let content = read_small(guest.root(), "etc/hostname", 4096).ok().flatten().unwrap_or_default();
+    let text = String::from_utf8_lossy(&content);
+    let name = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or("");
+    let sound = (1..=64).contains(&name.len())
+        && !name.starts_with('-')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    if sound { name.to_string() } else { "localhost".to_string() }
+}
+
+/// A file in memory that a child inherits, positioned at its start.
+pub fn memory_file(name: &str, content: &[u8]) -> Result<OwnedFd> {
+    let make = || {
+        let file = rustix::fs::memfd_create(name, MemfdFlags::empty())?;
+        let mut rest = content;
+        while !rest.is_empty() {
+            rest = &rest[rustix::io::write(&file, rest)?..];
+        }
+        rustix::fs::seek(&file, SeekFrom::Start(0))?;
+        Ok::<_, rustix::io::Errno>(file)
+    };
+    make().map_err(|error| system("make a file in memory", error))
+}

@@ -1,0 +1,171 @@
+//! The conversation: takes requests one by one and has them done.
+//!
+//! A request that cannot be done is answered by a failure, and the conversation goes on; only a broken stream or a
+//! host that breaks the protocol ends it.
+
+use std::path::PathBuf;
+
+use virt_maker_agent::protocol::{FailureKind, Frame, Reply, Request, Sandbox, VERSION};
+
+use crate::command;
+use crate::failure::{Result, failure, refused};
+use crate::files::{self, NewFile};
+use crate::link::{Broken, Link};
+use crate::mounts::Guest;
+use crate::sandbox::Plan;
+
+/// Bytes in a data frame of a transfer.
+const CHUNK: usize = 256 * 1024;
+
+/// The agent's own folders, in its mount namespace.
+#[derive(Debug)]
+pub struct Folders {
+    /// Where a guest's root is mounted.
+    pub root: PathBuf,
+    /// A read-only sysfs; `None` where the kernel has none.
+    pub sysfs: Option<String>,
+}
+
+/// Serves until the host goes. What is mounted then is let go of.
+pub fn serve(link: &mut Link, folders: &Folders) -> std::result::Result<(), Broken> {
+    let mut program = None;
+    let mut guest = None;
+    loop {
+        let request = match link.receive()? {
+            None => return Ok(()),
+            // Typed into a terminal whose program has just ended.
+            Some(Frame::Data(_)) => continue,
+            Some(Frame::Message(request)) => request,
+        };
+        if let Request::Hello { version, sandbox } = request {
+            let Sandbox::Bubblewrap { program: path } = sandbox;
+            link.reply(&Reply::Welcome { version: VERSION })?;
+            if version != VERSION {
+                return Err(Broken::Protocol("it speaks another version"));
+            }
+            program = Some(path);
+            continue;
+        }
+        let Some(program) = &program else {
+            return Err(Broken::Protocol("the first request is not `hello`"));
+        };
+        let plan = Plan { program, sysfs: folders.sysfs.as_deref() };
+        let reply = match answer(link, folders, &plan, &mut guest, request)? {
+            Ok(reply) => reply,
+            Err(problem) => Reply::Failed(problem),
+        };
+        link.reply(&reply)?;
+    }
+}
+
+fn answer(
+    link: &mut Link,
+    folders: &Folders,
+    plan: &Plan<'_>,
+    guest: &mut Option<Guest>,
+    request: Request,
+) -> std::result::Result<Result<Reply>, Broken> {
+    let done = |result: Result<()>| Ok(result.map(|()| Reply::Done));
+    match request {
+        Request::Mount { disk } => {
+            if guest.is_some() {
+                return Ok(Err(out_of_turn("a guest is mounted already")));
+            }
+            return Ok(Guest::mount(&disk, &folders.root).map(|(mounted, reply)| {
+                *guest = Some(mounted);
+                Reply::Mounted(reply)
+            }));
+        }
+        Request::Unmount => {
+            return match guest.take() {
+                Some(guest) => done(guest.unmount()),
+                None => Ok(Err(out_of_turn("no guest is mounted"))),
+            };
+        }
+        Request::Hello { .. } => return Err(Broken::Protocol("a second `hello`")),
+        Request::Cancel => return Ok(Err(out_of_turn("nothing is being written"))),
+        _ => {}
+    }
+    // A write is followed by data in any case, so it has to be taken even if there is nowhere to put it.
+    if let Request::Write { path, attributes } = request {
+        let begun = writable(guest).and_then(|guest| NewFile::begin(guest.root(), &path, attributes));
+        return receive_file(link, begun);
+    }
+    let guest = match (&request, guest.as_mut()) {
+        (Request::Freeze | Request::Thaw, Some(guest)) => guest,
+        (_, _) => match writable(guest) {
+            Ok(guest) => guest,
+            Err(problem) => return Ok(Err(problem)),
+        },
+    };
+    let root = guest.root();
+    match request {
+        Request::Run(run) => Ok(command::run(link, guest, plan, &run)?.map(Reply::Exited)),
+        Request::Read { path, limit } => send_file(link, files::open(root, &path, limit), &path),
+        Request::Mkdir { path, attributes, parents } => done(files::mkdir(root, &path, attributes, parents)),
+        Request::Symlink { target, path } => done(files::symlink(root, &target, &path)),
+        Request::SetAttributes { path, attributes } => done(files::set_attributes(root, &path, attributes)),
+        Request::Stat { path } => Ok(files::stat(root, &path).map(|stat| Reply::Stat { stat })),
+        Request::ReadDir { path } => Ok(files::read_dir(root, &path).map(|names| Reply::Names { names })),
+        Request::Remove { path } => done(files::remove(root, &path)),
+        Request::Rename { from, to } => done(files::rename(root, &from, &to)),
+        Request::Freeze => done(guest.freeze()),
+        Request::Thaw => done(guest.thaw()),
+        Request::Hello { .. } | Request::Mount { .. } | Request::Unmount | Request::Cancel | Request::Write { .. } => {
+            Ok(Err(refused("this request was handled before")))
+        }
+    }
+}
+
+fn out_of_turn(what: &str) -> virt_maker_agent::protocol::Failure {
+    failure(FailureKind::Protocol, what)
+}
+
+/// The guest, if it is mounted and not frozen.
+fn writable(guest: &mut Option<Guest>) -> Result<&mut Guest> {
+    match guest {
+        None => Err(out_of_turn("no guest is mounted")),
+        Some(guest) if guest.is_frozen() => Err(out_of_turn("the guest is frozen; thaw it first")),
+        Some(guest) => Ok(guest),
+    }
+}
+
+/// Takes the data of a write to its end, also after a failure, so that both ends agree on where they are.
+fn receive_file(link: &mut Link, mut file: Result<NewFile>) -> std::result::Result<Result<Reply>, Broken> {
+    loop {
+        match link.receive()? {
+            Some(Frame::Data(bytes)) if bytes.is_empty() => {
+                return Ok(file.and_then(NewFile::finish).map(|()| Reply::Done));
+            }
+            Some(Frame::Data(bytes)) => {
+                if let Ok(open) = &mut file
+                    && let Err(problem) = open.append(&bytes)
+                {
+                    // Dropping what was written frees a full file system at once.
+                    file = Err(problem);
+                }
+            }
+            Some(Frame::Message(Request::Cancel)) => return Ok(Err(out_of_turn("the host cancelled the write"))),
+            Some(Frame::Message(_)) => return Err(Broken::Protocol("a request within a write")),
+            None => return Err(Broken::Closed),
+        }
+    }
+}
+
+fn send_file(link: &mut Link, file: Result<std::fs::File>, path: &str) -> std::result::Result<Result<Reply>, Broken> {
+    let mut file = match file {
+        Ok(file) => file,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match files::next(&mut file, path, &mut buffer) {
+            Ok(0) => {
+                link.send_data(&[])?;
+                return Ok(Ok(Reply::Done));
+            }
+            Ok(count) => link.send_data(&buffer[..count])?,
+            Err(problem) => return Ok(Err(problem)),
+        }
+    }
+}

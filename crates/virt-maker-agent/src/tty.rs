@@ -1,0 +1,31 @@
+//! A pseudo-terminal for a program that a person talks to.
+
+use std::os::fd::OwnedFd;
+
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use virt_maker_agent::protocol::TerminalSize;
+
+use crate::failure::{Result, system};
+
+/// Both ends of a new terminal: ours, and the program's.
+pub fn open(size: TerminalSize) -> Result<(OwnedFd, OwnedFd)> {
+    let make = || {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        grantpt(&ours)?;
+        unlockpt(&ours)?;
+        tcsetwinsize(&ours, Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 })?;
+        // By descriptor, not by name: the name may mean something else in this mount namespace.
+        let theirs = ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        Ok::<_, rustix::io::Errno>((ours, theirs))
+    };
+    make().map_err(|error| system("open a pseudo-terminal", error))
+}
+
+/// Makes standard input the controlling terminal of a session of its own. For the child, between fork and exec; only
+/// system calls happen here.
+pub fn take_over() -> std::io::Result<()> {
+    rustix::process::setsid()?;
+    rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! The guest's disk: its partitions, and one mount of a file system on one of them.
+//!
+//! Mounts are made with the kernel's file-descriptor API: a file system can be looked at before it is attached to any
+//! folder, and a mount that nobody attached goes with its descriptor. All are `nosuid,nodev,noatime`: no device node
+//! of a guest can be opened, and reading leaves no trace on its disk.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, fspick,
+};
+use virt_maker_agent::fstab::Device;
+use virt_maker_agent::partition;
+use virt_maker_agent::probe::{Content, Found, probe};
+use virt_maker_agent::protocol::{Failure, FailureKind};
+
+use crate::failure::{Result, failure, refused, system};
+use crate::loopdev::{LoopDevice, attach};
+
+/// The guest's disk.
+#[derive(Debug)]
+pub struct Disk {
+    file: File,
+    volumes: Vec<Volume>,
+    size: u64,
+}
+
+/// A place on the disk that may hold a file system: a partition, or all of it.
+#[derive(Debug)]
+pub struct Volume {
+    /// Number of the partition; 0 for the whole disk.
+    pub number: u32,
+    /// What was found there.
+    pub found: Option<Found>,
+    start: u64,
+    length: u64,
+    part_uuid: String,
+    part_label: String,
+    /// Made when the first file system on it is mounted.
+    device: Option<LoopDevice>,
+}
+
+impl Disk {
+    /// Opens a raw image or a block device and looks at what is on it.
+    pub fn open(path: &str) -> Result<Disk> {
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|error| system(format_args!("open the disk {path}"), error))?;
+        let size = file.seek(SeekFrom::End(0)).map_err(|error| system(format_args!("read the disk {path}"), error))?;
+        let table = partition::read(&mut file, size).map_err(|error| match error {
+            partition::TableError::Read(error) => system("read the partition table", error),
+            broken => refused(broken.to_string()),
+        })?;
+        let places = match table {
+            Some(table) => table.partitions.into_iter().map(Volume::of_partition).collect(),
+            None => vec![Volume::whole(size)],
+        };
+        let mut disk = Disk { file, volumes: places, size };
+        for volume in &mut disk.volumes {
+            volume.found = probe(&mut disk.file, volume.start, volume.length)
+                .map_err(|error| system(format_args!("read {}", volume.name()), error))?;
+        }
+        Ok(disk)
+    }
+
+    /// All places on it.
+    pub fn volumes(&self) -> &[Volume] {
+        &self.volumes
+    }
+
+    /// Which place a name in fstab means.
+    pub fn find(&self, device: &Device) -> Option<usize> {
+        let found = |test: &dyn Fn(&Found) -> bool| {
+            self.volumes.iter().position(|volume| volume.found.as_ref().is_some_and(test))
+        };
+        match device {
+            Device::Uuid(uuid) => found(&|found| !uuid.is_empty() && found.uuid.eq_ignore_ascii_case(uuid)),
+            Device::Label(label) => found(&|found| !label.is_empty() && found.label == *label),
+            Device::PartUuid(uuid) => {
+                self.volumes.iter().position(|volume| !uuid.is_empty() && volume.part_uuid == *uuid)
+            }
+            Device::PartLabel(label) => {
+                self.volumes.iter().position(|volume| !label.is_empty() && volume.part_label == *label)
+            }
+            Device::Number(number) => self.volumes.iter().position(|volume| volume.number == *number),
+            Device::Other(_) => None,
+        }
+    }
+
+    /// One line for each place, for messages.
+    pub fn listing(&self) -> String {
+        if self.volumes.is_empty() {
+            return "the partition table is empty".to_string();
+        }
+        let lines: Vec<String> =
+            self.volumes.iter().map(|volume| format!("{}: {}", volume.name(), volume.content())).collect();
+        lines.join("; ")
+    }
+
+    /// Mounts what is at a place without attaching it to a folder. A file system that is writable by nature is mounted
+    /// for writing if `writable`.
+    pub fn mount(&mut self, index: usize, options: &[(String, String)], writable: bool) -> Result<Mount> {
+        let volume = &mut self.volumes[index];
+        let name = volume.name();
+        let found = volume.mountable()?;
+        let read_only = found.content == Content::ReadOnly;
+        let kind = found.kind;
+        let context = open_context(kind)?.ok_or_else(|| {
+            failure(
+                FailureKind::Unsupported,
+                format!("{name} has a file system of type {kind}, which this kernel does not have; the engine libguestfs may mount it"),
+            )
+        })?;
+        let device = match &mut volume.device {
+            Some(device) => device,
+            none => {
+                none.insert(attach(&self.file, volume.start, volume.length.min(self.size - volume.start), read_only)?)
+            }
+        };
+        let configured = fsconfig_set_string(&context, "source", device.path.as_str())
+            .and_then(|()| {
+                options.iter().try_for_each(|(key, value)| fsconfig_set_string(&context, key.as_str(), value.as_str()))
+            })
+            .and_then(|()| if read_only || !writable { fsconfig_set_flag(&context, "ro") } else { Ok(()) })
+            .and_then(|()| fsconfig_create(&context));
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOATIME;
+        let top = configured
+            .and_then(|()| fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes))
+            .map_err(|error| refusal(&name, kind, error, &context))?;
+        Ok(Mount { top, volume: index, kind, read_only, frozen: !writable && !read_only })
+    }
+}
+
+impl Volume {
+    fn of_partition(partition: partition::Partition) -> Volume {
+        Volume {
+            number: partition.index,
+            found: None,
+            start: partition.start,
+            length: partition.length,
+            part_uuid: partition.uuid,
+            part_label: partition.label,
+            device: None,
+        }
+    }
+
+    fn whole(size: u64) -> Volume {
+        Volume {
+            number: 0,
+            found: None,
+            start: 0,
+            length: size,
+            part_uuid: String::new(),
+            part_label: String::new(),
+            device: None,
+        }
+    }
+
+    /// How messages call it.
+    pub fn name(&self) -> String {
+        match self.number {
+            0 => "the whole disk".to_string(),
+            number => format!("partition {number}"),
+        }
+    }
+
+    /// What messages say is on it.
+    pub fn content(&self) -> &'static str {
+        self.found.as_ref().map_or("nothing that is known", |found| found.kind)
+    }
+
+    /// Whether a layer below has to be opened first, or what is there is unknown to everybody here.
+    pub fn is_container(&self) -> bool {
+        matches!(&self.found, Some(Found { content: Content::Container, .. }))
+    }
+
+    fn mountable(&self) -> Result<&Found> {
+        let unsupported = |what: &str| {
+            Err(failure(
+                FailureKind::Unsupported,
+                format!(
+                    "{} holds {what}, which the agent does not open; the engine libguestfs may mount it",
+                    self.name()
+                ),
+            ))
+        };
+        match &self.found {
+            Some(found @ Found { content: Content::FileSystem { .. } | Content::ReadOnly, .. }) => Ok(found),
+            Some(Found { content: Content::Swap, .. }) => Err(refused(format!("{} is swap space", self.name()))),
+            Some(found) => unsupported(found.kind),
+            None => unsupported("a file system of an unknown type"),
+        }
+    }
+}
+
+/// A context for a new mount; `None` where the kernel does not have the type. ext2 and ext3 fall back to ext4's driver.
+fn open_context(kind: &str) -> Result<Option<OwnedFd>> {
+    for name in [kind, "ext4"] {
+        match fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC) {
+            Ok(context) => return Ok(Some(context)),
+            Err(Errno::NODEV) if matches!(kind, "ext2" | "ext3") && name != "ext4" => {}
+            Err(Errno::NODEV) => return Ok(None),
+            Err(error) => return Err(system(format_args!("prepare a mount of type {name}"), error)),
+        }
+    }
+    Ok(None)
+}
+
+/// A refused mount, with what the kernel says about it.
+fn refusal(name: &str, kind: &str, error: Errno, context: &OwnedFd) -> Failure {
+    let mut said = Vec::new();
+    let mut buffer = [0u8; 1024];
+    // Each read gives one message, such as `e xfs: bad version`.
+    while let Ok(count @ 1..) = rustix::io::read(context, &mut buffer) {
+        said.push(String::from_utf8_lossy(&buffer[..count]).trim().to_string());
+    }
+    let reason = if said.is_empty() { String::new() } else { format!(" ({})", said.join("; ")) };
+    system(format_args!("mount {name}, {kind}{reason}"), error)
+}
+
+/// One mounted file system.
+#[derive(Debug)]
+pub struct Mount {
+    /// Its top folder.
+    pub top: OwnedFd,
+    /// Which place of the disk.
+    pub volume: usize,
+    /// Type as the kernel calls it.
+    pub kind: &'static str,
+    /// Read-only by nature.
+    read_only: bool,
+    /// Read-only for now.
+    frozen: bool,
+}
+
+impl Mount {
+    /// Writes all to the disk, in a clean state, and makes the file system read-only.
+    ///
+    /// This is a remount, not the kernel's freeze, for three reasons that were tried: a freeze of XFS leaves a log
+    /// that `xfs_repair` wants replayed; file systems without a journal know no freeze that marks them clean; and a
+    /// frozen file system whose last mount goes (the agent was killed) keeps its loop device for good.
+    pub fn freeze(&mut self) -> Result<()> {
+        if self.read_only || self.frozen {
+            return Ok(());
+        }
+        self.reconfigure("ro").map_err(|error| match error {
+            Errno::BUSY => refused(
+                "a file of the guest is still open for writing, so its file system cannot be brought to a clean state",
+            ),
+            error => system("bring a file system to a clean state", error),
+        })?;
+        self.frozen = true;
+        Ok(())
+    }
+
+    /// Allows writing again.
+    pub fn thaw(&mut self) -> Result<()> {
+        if self.frozen {
+            self.reconfigure("rw").map_err(|error| system("make a file system writable", error))?;
+            self.frozen = false;
+        }
+        Ok(())
+    }
+
+    fn reconfigure(&self, flag: &str) -> rustix::io::Result<()> {
+        let context = fspick(&self.top, "", FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC)?;
+        fsconfig_set_flag(&context, flag)?;
+        fsconfig_reconfigure(&context)
+    }
+}

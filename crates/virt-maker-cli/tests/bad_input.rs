@@ -1,0 +1,145 @@
+//! Bad input, each with one clear error, the documented exit code, and nothing left.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use common::{Bench, run};
+use testkit::{HostState, TinyOptions, tiny_guest};
+
+/// A build that must fail with this exit code and these words, and leave nothing.
+#[track_caller]
+fn refused(bench: &Bench, template: &str, code: i32, words: &[&str]) {
+    let path = bench.path("bad.yml");
+    fs::write(&path, template).unwrap();
+    let ran = bench.run(&["build", path.to_str().unwrap(), "--progress", "plain", "--engine", "chroot"]).exits(code);
+    for word in words {
+        assert!(ran.stderr.contains(word), "no `{word}` in:\n{}", ran.stderr);
+    }
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+}
+
+fn base(path: &std::path::Path) -> String {
+    format!("spec:\n  import:\n    download: {{url: 'file://{}'}}\n  steps:\n    - run: 'true'\n", path.display())
+}
+
+#[test]
+fn templates() {
+    let bench = Bench::new(PathBuf::from("/nonexistent"));
+    bench.run(&["build", "missing.yml"]).exits(1);
+    bench.run(&["build"]).exits(2);
+    bench.run(&["build", "--engine", "warp", "x.yml"]).exits(2);
+    refused(&bench, "", 1, &["bad.yml"]);
+    refused(&bench, "spec: [", 1, &["bad.yml:1:"]);
+    refused(&bench, "spec:\n  steps: []\n", 1, &["bad.yml:", "import"]);
+    refused(&bench, "spec:\n  import:\n    downlod: {url: x}\n", 1, &["bad.yml:3:5", "downlod", "download"]);
+    refused(&bench, "spec:\n  import:\n    download: {url: [x]}\n", 1, &["bad.yml:3:21", "string"]);
+    refused(&bench, "spec:\n  import:\n    download: {url: x}\n  steps:\n    - rum: ls\n", 1, &["bad.yml:5:7", "run"]);
+}
+
+#[test]
+fn bases() {
+    let before = HostState::capture();
+    let guest = tiny_guest(&TinyOptions::default());
+    let bench = Bench::new(guest.clone());
+    refused(&bench, &base(&bench.path("missing.img")), 1, &["missing.img"]);
+
+    let page = bench.path("page.img");
+    fs::write(&page, "<html>not found</html>".repeat(100)).unwrap();
+    refused(&bench, &base(&page), 1, &["page.img"]);
+
+    let mut wrong = base(&guest);
+    wrong = wrong.replace("'}", &format!("', checksum: 'sha256:{}'}}", "0".repeat(64)));
+    refused(&bench, &wrong, 1, &["checksum", &"0".repeat(64)]);
+
+    // qcow2 files that mean harm, or more than we know.
+    let good = bench.path("good.qcow2");
+    let convert = std::process::Command::new("qemu-img")
+        .args(["convert", "-f", "raw", "-O", "qcow2"])
+        .args([&guest, &good])
+        .status()
+        .unwrap();
+    assert!(convert.success());
+    let bad = |name: &str, change: &dyn Fn(&fs::File)| {
+        let path = bench.path(name);
+        fs::copy(&good, &path).unwrap();
+        change(&fs::OpenOptions::new().write(true).open(&path).unwrap());
+        path
+    };
+    let backed = bad("backed.qcow2", &|file| {
+        file.write_all_at(b"/etc/shadow", 512).unwrap();
+        file.write_all_at(&512u64.to_be_bytes(), 8).unwrap();
+        file.write_all_at(&11u32.to_be_bytes(), 16).unwrap();
+    });
+    refused(&bench, &base(&backed), 1, &["backing file"]);
+    let external = bad("external.qcow2", &|file| file.write_all_at(&4u64.to_be_bytes(), 72).unwrap());
+    refused(&bench, &base(&external), 1, &["external data file"]);
+    let unknown = bad("unknown.qcow2", &|file| file.write_all_at(&(1u64 << 40).to_be_bytes(), 72).unwrap());
+    refused(&bench, &base(&unknown), 1, &["feature"]);
+    let huge = bad("huge.qcow2", &|file| file.write_all_at(&(1u64 << 60).to_be_bytes(), 24).unwrap());
+    refused(&bench, &base(&huge), 1, &["size"]);
+    let short = bad("short.qcow2", &|file| file.set_len(200_000).unwrap());
+    refused(&bench, &base(&short), 1, &["short.qcow2"]);
+    assert!(bench.layers().is_empty());
+    before.assert_nothing_left();
+}
+
+#[test]
+fn guests() {
+    let before = HostState::capture();
+    let fstab = |line: &str| TinyOptions { fstab_extra: vec![line.into()], ..TinyOptions::default() };
+    let bench = Bench::new(tiny_guest(&fstab("UUID=00000000-1111-2222-3333-444444444444 /data ext4 defaults 0 2")));
+    refused(&bench, &base(&bench.base), 1, &["/data", "00000000-1111-2222-3333-444444444444"]);
+
+    let bench = Bench::new(tiny_guest(&fstab("LABEL=absent /data ext4 defaults,nofail 0 2")));
+    let template = bench.template("t.yml", &[run("true")], "");
+    let ran = bench.build("chroot", &template, &[]).exits(0);
+    assert!(ran.of("warning").iter().any(|event| event["message"].as_str().unwrap().contains("/data")));
+
+    // A disk without any Linux on it.
+    let empty = bench.path("empty.img");
+    fs::File::create(&empty).unwrap().set_len(16 << 20).unwrap();
+    let made = std::process::Command::new("mkfs.ext4").arg("-q").arg(&empty).status().unwrap();
+    assert!(made.success());
+    refused(&bench, &base(&empty), 1, &["root"]);
+    before.assert_nothing_left();
+}
+
+#[test]
+fn steps() {
+    let before = HostState::capture();
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let failing = |script: &str, words: &str| {
+        let template = bench.template("t.yml", &[run(script)], "");
+        let ran = bench.build("chroot", &template, &[]).exits(4);
+        let failure = &ran.of("step_failed")[0]["failure"];
+        let all = format!("{} {}", failure["exit"], failure["last_lines"]);
+        assert!(all.contains(words), "no `{words}` in {all}");
+    };
+    failing("exit 7", "exit status 7");
+    failing("kill -9 $$", "signal 9");
+    failing("/no/such/program", "127");
+    failing("dd if=/dev/zero of=/big bs=1M count=100000", "No space left");
+    failing("#!/no/such/interpreter\nx", "");
+
+    // Daemons that a step leaves behind are gone before its layer is sealed, and do not hold the build up.
+    let daemon = run("(setsid sleep 1000 </dev/null >/dev/null 2>&1 &); sleep 1000 & echo left");
+    let template = bench.template("t.yml", &[daemon, run("ps | grep -c '[s]leep 1000' || true")], "");
+    let ran = bench.build("chroot", &template, &[]).exits(0);
+    let texts: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, "left\n0\n");
+    before.assert_nothing_left();
+}
+
+/// What a guest says is data: no escape sequence of its reaches the terminal.
+#[test]
+fn terminal_escapes_are_shown_not_obeyed() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let template = bench.template("t.yml", &[run("printf '\\033]0;owned\\007\\033[2J'; exit 1")], "");
+    let ran = bench.run(&["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "plain", "-v"]);
+    let ran = ran.exits(4);
+    assert!(!ran.stderr.contains('\x1b') && !ran.stdout.contains('\x1b'), "{:?}", ran.stderr);
+    assert!(ran.stderr.contains("owned"));
+}

@@ -1,0 +1,52 @@
+//! Making a base: running an import and sealing what it made.
+
+use std::time::Instant;
+
+use super::Build;
+use crate::disk::{ImageFormat, overlay};
+use crate::error::{Context, ErrorKind, Result};
+use crate::event::Event;
+use crate::import::{ImportContext, ImportKey};
+use crate::plan::PlanNode;
+use crate::spec::ImportEntry;
+use crate::store::{Draft, KeyLock, Layer};
+
+/// Runs the import of `node` and seals its base. The caller has found it missing while holding `lock`.
+pub(super) fn make(
+    build: &mut Build<'_>,
+    node: &PlanNode,
+    entry: &ImportEntry,
+    key: &ImportKey,
+    lock: KeyLock,
+) -> Result<Layer> {
+    build.events.send(Event::LayerStarted(node.info.clone()));
+    let begin = Instant::now();
+    let workspace = build.store.workspace()?;
+    let folder = workspace.subfolder("base")?;
+    let (image, log) = (folder.join("image"), folder.join("log.txt"));
+    let cache_dir = build.store.cache_dir();
+    let context = ImportContext {
+        cache_dir: &cache_dir,
+        events: build.events,
+        cancel: &build.settings.cancel,
+        env: &build.settings.network_env,
+    };
+    let format =
+        entry.runner.make(key, &image, &log, &context).map_err(|error| build.keep_log(&log, &node.info, error))?;
+    let failed = || format!("cannot read the base that `{}` made", entry.kind.name);
+    let virtual_size = match format {
+        ImageFormat::Qcow2 => overlay::virtual_size(&image)?,
+        ImageFormat::Raw => std::fs::metadata(&image).context(ErrorKind::Store, failed)?.len(),
+    };
+    let mut draft = Draft::new(folder, node.material.clone(), format, virtual_size)?;
+    std::fs::rename(&image, draft.image()).context(ErrorKind::Store, failed)?;
+    let elapsed = begin.elapsed();
+    draft.describe(node.info.summary.clone(), None, None, elapsed.as_secs_f64());
+    build.spent.add("import", elapsed);
+    build.events.send(Event::StepFinished { key: node.info.key, elapsed });
+    let layer = build.spent.time("seal", || build.store.seal(draft))?;
+    drop(lock);
+    build.events.send(Event::LayerSealed { key: layer.record.key, bytes: layer.record.bytes });
+    build.fresh.insert(layer.record.key);
+    Ok(layer)
+}

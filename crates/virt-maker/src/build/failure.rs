@@ -1,0 +1,102 @@
+//! What becomes of a step that failed: its log is kept, its guest perhaps too, and the error says where.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Build, OnFailure};
+use crate::disk::overlay;
+use crate::engine::Session;
+use crate::error::{Context, Error, ErrorKind, Result, StepFailure};
+use crate::event::{Event, LayerInfo};
+use crate::store::{Draft, LayerRecord};
+
+impl Build<'_> {
+    /// Moves the log of an import or a step that failed out of its workspace, which is about to go.
+    pub(super) fn save_log(&self, log: &Path, info: &LayerInfo) -> Option<PathBuf> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let target = self.store.logs_dir().join(format!("{now}-{}-{}.log", info.kind, info.key.short()));
+        match fs::rename(log, &target) {
+            Ok(()) => Some(target),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                self.events.warn(format!("the log cannot be kept as {}: {error}", target.display()));
+                None
+            }
+        }
+    }
+
+    /// An import's error, with a hint at its log.
+    pub(super) fn keep_log(&self, log: &Path, info: &LayerInfo, error: Error) -> Error {
+        if error.kind() == ErrorKind::Cancelled || !fs::metadata(log).is_ok_and(|log| log.len() > 0) {
+            return error;
+        }
+        match self.save_log(log, info) {
+            Some(path) if error.hint().is_none() => error.with_hint(format!("the whole log is {}", path.display())),
+            _ => error,
+        }
+    }
+
+    /// The error of a step that failed, after doing what `--on-failure` asks for.
+    pub(super) fn step_failed(
+        &self,
+        error: Error,
+        mut session: Box<dyn Session>,
+        draft: &Draft,
+        parent: &LayerRecord,
+        info: &LayerInfo,
+        last_lines: Vec<String>,
+    ) -> Error {
+        if error.kind() == ErrorKind::Cancelled {
+            return error;
+        }
+        let log = self.save_log(&draft.log(), info);
+        let mut failure = StepFailure {
+            position: info.position.clone(),
+            step: format!("{}: {}", info.kind, info.summary),
+            exit: Some(error.to_string()),
+            last_lines,
+            log: log.unwrap_or_default(),
+            kept: None,
+        };
+        match self.settings.on_failure {
+            OnFailure::Discard => drop(session),
+            OnFailure::Shell => {
+                self.events.send(Event::StepFailed { key: info.key, failure: failure.clone() });
+                if let Err(error) = session.shell() {
+                    self.events.warn(format!("no shell could be opened: {}", crate::error::chain(&error)));
+                }
+                drop(session);
+            }
+            OnFailure::Keep => match session.finish().and_then(|()| self.keep_overlay(draft, parent)) {
+                Ok(path) => failure.kept = Some(path),
+                Err(error) => {
+                    self.events.warn(format!("the guest could not be kept: {}", crate::error::chain(&error)));
+                }
+            },
+        }
+        if self.settings.on_failure != OnFailure::Shell {
+            self.events.send(Event::StepFailed { key: info.key, failure: failure.clone() });
+        }
+        // A full host disk is not the step's fault, and has an exit code of its own.
+        let kind = match error.kind() {
+            kind @ (ErrorKind::HostFull | ErrorKind::Internal | ErrorKind::Template) => kind,
+            _ => ErrorKind::Step,
+        };
+        let context = format!("step {} of {} (`{}`) failed", info.index, info.steps, info.kind);
+        Error::new(kind, context).with_source(error).with_failure(failure)
+    }
+
+    /// Moves the overlay as the step left it to the store's folder `kept/`.
+    fn keep_overlay(&self, draft: &Draft, parent: &LayerRecord) -> Result<PathBuf> {
+        let folder = self.store.kept_dir().join(format!("{}-{}", draft.key().short(), &draft.id()[..8]));
+        let path = folder.join("overlay.qcow2");
+        let keep = || -> std::io::Result<()> {
+            fs::create_dir(&folder)?;
+            fs::rename(draft.image(), &path)
+        };
+        keep().context(ErrorKind::Store, || format!("cannot keep the overlay as {}", path.display()))?;
+        overlay::set_backing_name(&path, &format!("../../layers/{}/{}", parent.key, parent.file_name()))?;
+        Ok(path)
+    }
+}

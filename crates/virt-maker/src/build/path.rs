@@ -1,0 +1,159 @@
+//! Building one path: from the deepest layer that is there to its tip.
+
+use std::time::Instant;
+
+use super::sealer::Sealer;
+use super::{Build, base, log::StepLog, session};
+use crate::disk::ImageFormat;
+use crate::disk::overlay::{self, Backing};
+use crate::engine::Session;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::plan::{Part, Plan, PlanNode, usable};
+use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Workspace};
+
+/// Makes what is missing of a path (indices of nodes, from the base) and returns its last layer.
+pub(super) fn ensure(build: &mut Build<'_>, plan: &Plan, path: &[usize]) -> Result<Layer> {
+    loop {
+        build.settings.cancel.check()?;
+        let (parent, missing) = deepest(build, plan, path);
+        let Some(first) = missing.first() else {
+            return parent.ok_or_else(|| Error::new(ErrorKind::Internal, "a path without layers"));
+        };
+        let node = &plan.nodes[*first];
+        let lock = build.lock(node.info.key)?;
+        // Whoever had the lock may have made the layer in the meantime, or its parent may have been replaced.
+        let (again, still_missing) = deepest(build, plan, path);
+        let id = |layer: &Option<Layer>| layer.as_ref().map(|layer| layer.record.id.clone());
+        if still_missing.first() != Some(first) || id(&again) != id(&parent) {
+            continue;
+        }
+        match (&node.origin.1, parent) {
+            (Part::Import(key), _) => {
+                let entry = &build.specs[node.origin.0].import;
+                base::make(build, node, entry, key, lock)?;
+            }
+            (Part::Step(..), Some(parent)) => run_session(build, plan, missing, parent, lock)?,
+            (Part::Step(..), None) => return Err(Error::new(ErrorKind::Internal, "a step without a parent")),
+        }
+    }
+}
+
+/// The deepest layer of a path that is there and usable, and the nodes after it.
+fn deepest<'p>(build: &Build<'_>, plan: &Plan, path: &'p [usize]) -> (Option<Layer>, &'p [usize]) {
+    let mut parent: Option<Layer> = None;
+    for (depth, index) in path.iter().enumerate() {
+        let key = plan.nodes[*index].info.key;
+        let found = usable(&build.store, key, parent.as_ref().map(|layer| &*layer.record.id));
+        match found {
+            Lookup::Present(layer) if !build.settings.force || build.fresh.contains(&key) => parent = Some(*layer),
+            _ => return (parent, &path[depth..]),
+        }
+    }
+    (parent, &[])
+}
+
+/// Opens one session on `parent` and runs the steps of `missing` in it, as far as their locks can be had at once.
+/// Returns after all that ran is sealed.
+fn run_session(build: &mut Build<'_>, plan: &Plan, missing: &[usize], parent: Layer, lock: KeyLock) -> Result<()> {
+    let workspace = build.store.workspace()?;
+    let first = draft_on(&workspace, &plan.nodes[missing[0]], &parent.record)?;
+    let log = StepLog::new(build.events);
+    let (session, engine) = session::open(build, &workspace, &parent, &first, &log)?;
+    let sealer = Sealer::start(&build.store, build.events);
+    let mut walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine };
+    let ran = walk.run(build, missing, &parent.record, first, lock, session);
+
+    let begin = Instant::now();
+    let (sealed, all_sealed) = sealer.finish();
+    build.spent.add("seal", begin.elapsed());
+    build.fresh.extend(sealed.iter().map(|layer| layer.record.key));
+    build.events.send(Event::SessionEnded { session: build.sessions });
+    // A seal that failed is the reason of whatever failed after it.
+    all_sealed.and(ran)
+}
+
+/// What stays the same while a session walks down a path.
+struct Walk<'a> {
+    plan: &'a Plan,
+    workspace: &'a Workspace,
+    log: &'a StepLog,
+    sealer: &'a Sealer,
+    engine: &'static str,
+}
+
+impl Walk<'_> {
+    /// Runs steps until the path ends or somebody else makes the next layer. The session is gone when this returns.
+    fn run(
+        &mut self,
+        build: &mut Build<'_>,
+        missing: &[usize],
+        parent: &LayerRecord,
+        mut draft: Draft,
+        mut lock: KeyLock,
+        mut session: Box<dyn Session>,
+    ) -> Result<()> {
+        let mut parent = parent.clone();
+        for (place, index) in missing.iter().enumerate() {
+            let node = &self.plan.nodes[*index];
+            let begin = Instant::now();
+            let ran = self.step(build, node, &draft, &mut *session);
+            let elapsed = begin.elapsed();
+            build.spent.add("steps", elapsed);
+            if let Err(error) = ran {
+                let lines = self.log.last_lines();
+                return Err(build.step_failed(error, session, &draft, &parent, &node.info, lines));
+            }
+            build.events.send(Event::StepFinished { key: node.info.key, elapsed });
+            draft.describe(
+                node.info.summary.clone(),
+                Some(parent.id.clone()),
+                Some(self.engine.to_owned()),
+                elapsed.as_secs_f64(),
+            );
+
+            let begin = Instant::now();
+            let next = match missing.get(place + 1) {
+                Some(index) => build.store.try_lock(self.plan.nodes[*index].info.key)?.map(|lock| (*index, lock)),
+                None => None,
+            };
+            let Some((index, next_lock)) = next else {
+                session.finish()?;
+                build.spent.add("session", begin.elapsed());
+                return self.sealer.seal(draft, lock);
+            };
+            let next = draft_on(self.workspace, &self.plan.nodes[index], draft.record())?;
+            session.checkpoint(&next.image())?;
+            build.spent.add("checkpoint", begin.elapsed());
+            parent = draft.record().clone();
+            self.sealer.seal(std::mem::replace(&mut draft, next), std::mem::replace(&mut lock, next_lock))?;
+        }
+        Ok(())
+    }
+
+    fn step(&self, build: &Build<'_>, node: &PlanNode, draft: &Draft, session: &mut dyn Session) -> Result<()> {
+        build.settings.cancel.check()?;
+        let Part::Step(number, key) = &node.origin.1 else {
+            return Err(Error::new(ErrorKind::Internal, "an import in the place of a step"));
+        };
+        build.events.send(Event::LayerStarted(node.info.clone()));
+        self.log.begin(node.info.key, &draft.log())?;
+        let ran = build.specs[node.origin.0].steps[*number].runner.run(key, session.guest());
+        let logged = self.log.end();
+        ran.and(logged)
+    }
+}
+
+/// A draft with an empty overlay whose header names the parent's file as it will lie beside it in the store.
+fn draft_on(workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
+    let folder = workspace.subfolder(&node.info.key.to_string())?;
+    let draft = Draft::new(folder, node.material.clone(), ImageFormat::Qcow2, parent.virtual_size)?;
+    create_overlay(&draft, parent)?;
+    Ok(draft)
+}
+
+/// Writes the empty overlay of a draft.
+pub(super) fn create_overlay(draft: &Draft, parent: &LayerRecord) -> Result<()> {
+    let name = format!("../{}/{}", parent.key, parent.file_name());
+    overlay::create(&draft.image(), parent.virtual_size, Backing { name: &name, format: parent.format })
+}

@@ -1,0 +1,58 @@
+//! Sealing in the background: the next step does not wait for the disk, the build's success does.
+//!
+//! One thread seals in the order in which layers were made, so a layer in the store never lacks its parent. After a
+//! seal that failed, no later one is tried.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::store::{Draft, KeyLock, Layer, Store};
+
+/// A queue of drafts and the thread that seals them.
+pub(super) struct Sealer {
+    queue: Option<Sender<(Draft, KeyLock)>>,
+    thread: Option<JoinHandle<(Vec<Layer>, Result<()>)>>,
+}
+
+impl Sealer {
+    pub(super) fn start(store: &Store, events: &Events) -> Sealer {
+        let (queue, drafts) = channel();
+        let (store, events) = (store.clone(), events.clone());
+        let thread = std::thread::spawn(move || seal_all(&drafts, &store, &events));
+        Sealer { queue: Some(queue), thread: Some(thread) }
+    }
+
+    /// Hands over a draft that is complete, with the lock of its key, which is let go after the seal. An error means
+    /// that an earlier seal failed; [`Sealer::finish`] says why.
+    pub(super) fn seal(&self, draft: Draft, lock: KeyLock) -> Result<()> {
+        let queue = self.queue.as_ref().expect("the queue is there until the sealer is finished");
+        queue.send((draft, lock)).map_err(|_| Error::new(ErrorKind::Store, "a layer could not be sealed"))
+    }
+
+    /// Waits for all seals. Returns the layers that were sealed, and the error of the one that was not.
+    pub(super) fn finish(mut self) -> (Vec<Layer>, Result<()>) {
+        drop(self.queue.take());
+        let thread = self.thread.take().expect("a sealer is finished once");
+        thread.join().unwrap_or_else(|_| {
+            (Vec::new(), Err(Error::new(ErrorKind::Internal, "the thread that seals layers panicked")))
+        })
+    }
+}
+
+fn seal_all(drafts: &Receiver<(Draft, KeyLock)>, store: &Store, events: &Events) -> (Vec<Layer>, Result<()>) {
+    let mut sealed = Vec::new();
+    for (draft, lock) in drafts {
+        match store.seal(draft) {
+            Ok(layer) => {
+                events.send(Event::LayerSealed { key: layer.record.key, bytes: layer.record.bytes });
+                sealed.push(layer);
+            }
+            // Returning drops the queue's end, and with it all drafts and locks that are in it.
+            Err(error) => return (sealed, Err(error)),
+        }
+        drop(lock);
+    }
+    (sealed, Ok(()))
+}

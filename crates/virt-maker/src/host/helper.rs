@@ -1,0 +1,125 @@
+//! Long-lived helper processes: they die with this process, and are gone when their handle is dropped.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// The number under which a helper finds the descriptor that it was given.
+pub const CHANNEL_FD: RawFd = 3;
+
+/// What to start.
+pub struct HelperCommand {
+    /// For messages.
+    pub name: &'static str,
+    /// The program, by path or to be found in `PATH`.
+    pub program: PathBuf,
+    /// The Debian package that brings it, for the message when it is missing.
+    pub package: &'static str,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// A descriptor that it inherits as [`CHANNEL_FD`].
+    pub channel: OwnedFd,
+    /// A process whose mount namespace it joins.
+    pub mount_namespace_of: Option<u32>,
+    /// A file that gets what it writes to standard output and error.
+    pub log: PathBuf,
+}
+
+/// A running helper. Dropping it kills it and waits until it is gone.
+///
+/// The kernel ends a helper when the *thread* that started it ends, so a helper must not outlive that thread.
+#[derive(Debug)]
+pub struct Helper {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Helper {
+    /// Starts it, in a process group of its own, so that Ctrl-C on the terminal reaches only its parent.
+    pub fn spawn(what: HelperCommand) -> Result<Helper> {
+        let failed = || format!("cannot start {}", what.name);
+        let log = File::create(&what.log).context(ErrorKind::Store, failed)?;
+        let errors = log.try_clone().context(ErrorKind::Store, failed)?;
+        let namespace = match what.mount_namespace_of {
+            Some(pid) => Some(File::open(format!("/proc/{pid}/ns/mnt")).context(ErrorKind::Host, failed)?),
+            None => None,
+        };
+        let parent = rustix::process::getpid();
+        let channel = what.channel.as_raw_fd();
+        let mut command = Command::new(&what.program);
+        command.args(&what.arguments).stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
+        // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is allocated.
+        unsafe {
+            command.pre_exec(move || {
+                rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+                // The parent may have died before that took effect.
+                if rustix::process::getppid() != Some(parent) {
+                    return Err(std::io::ErrorKind::BrokenPipe.into());
+                }
+                if let Some(namespace) = &namespace
+                    && libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) != 0
+                {
+                    return Err(std::io::Error::last_os_error());
+                }
+                // A duplicate loses close-on-exec; a descriptor that has the right number already must lose it too.
+                let done = if channel == CHANNEL_FD {
+                    libc::fcntl(channel, libc::F_SETFD, 0)
+                } else {
+                    libc::dup2(channel, CHANNEL_FD)
+                };
+                if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+            });
+        }
+        let child = command.spawn().map_err(|source| {
+            let missing = source.kind() == std::io::ErrorKind::NotFound;
+            let error = Error::new(ErrorKind::Host, failed()).with_source(source);
+            if missing {
+                error.with_hint(format!("{} comes with the package `{}`", what.program.display(), what.package))
+            } else {
+                error
+            }
+        })?;
+        Ok(Helper { name: what.name, child, log: what.log })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end and requires success; the error quotes its last words.
+    pub fn wait(mut self) -> Result<()> {
+        let status = self.child.wait().context(ErrorKind::Internal, || format!("cannot wait for {}", self.name))?;
+        if status.success() { Ok(()) } else { Err(self.failure(status)) }
+    }
+
+    /// What it wrote last, escaped; empty where it was silent.
+    pub fn last_words(&self) -> String {
+        last_words(&self.log)
+    }
+
+    fn failure(&self, status: ExitStatus) -> Error {
+        Error::new(ErrorKind::Internal, format!("{} failed ({status}): {}", self.name, self.last_words()))
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn last_words(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let tail = &text[text.len().saturating_sub(2000)..];
+    let text = String::from_utf8_lossy(tail);
+    let lines: Vec<&str> = text.lines().rev().take(4).collect();
+    lines.into_iter().rev().map(|line| line.escape_debug().to_string()).collect::<Vec<_>>().join("; ")
+}

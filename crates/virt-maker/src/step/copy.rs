@@ -1,0 +1,326 @@
+//! `copy`: text, a file or a folder of the host, to a place in the guest.
+//!
+//! What enters the key is what lands in the guest: content, kind and mode of each file, not the umask of whoever
+//! checked the folder out. Without `chmod`, a file gets 0755 where its owner may execute it, else 0644; folders get
+//! 0755. Owner is root unless `chown` says otherwise. The bytes that are hashed are the bytes that are copied: a file
+//! that changes in between is an error.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::{Step, StepKey, StepKind, first_line};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::guest::{Attributes, FileKind, Guest};
+use crate::host::digest;
+use crate::key::{Digest, HostInput};
+use crate::template::{Node, from_node};
+
+pub(super) static KIND: StepKind = StepKind {
+    name: "copy",
+    about: "Copies text, a file or a folder of the host into the guest.",
+    version: 1,
+    network: false,
+    parse,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Arguments {
+    dest: String,
+    content: Option<String>,
+    source: Option<PathBuf>,
+    chmod: Option<String>,
+    chown: Option<String>,
+    simple: Option<bool>,
+}
+
+struct CopyStep {
+    dest: String,
+    from: From,
+    mode: Option<u32>,
+    owner: Option<(String, Option<String>)>,
+}
+
+enum From {
+    Text(String),
+    Host(PathBuf),
+}
+
+/// Password and group files are not larger.
+const DATABASE_MAX: u64 = 16 << 20;
+
+fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
+    let arguments: Arguments = from_node(node)?;
+    let at = |name: &str| node.get(name).unwrap_or(node);
+    let mut problems = Vec::new();
+    if arguments.simple == Some(true) {
+        problems.push(at("simple").diagnostic("`simple` (copying at the first boot) is not supported by this version yet"));
+    }
+    let path = Path::new(&arguments.dest);
+    let climbs = path.components().any(|part| matches!(part, Component::ParentDir));
+    if !path.is_absolute() || climbs || arguments.dest.contains('\0') || path == Path::new("/") {
+        problems.push(at("dest").diagnostic("expected an absolute path in the guest, without `..`"));
+    }
+    let from = match (arguments.content, arguments.source) {
+        (Some(content), None) => {
+            // As in the older format: a content that names a file of the host is that file.
+            let named = node.resolve(content.trim_end());
+            let one_line = !content.trim_end().contains('\n') && !content.trim().is_empty();
+            if one_line && named.is_file() { From::Host(named) } else { From::Text(content) }
+        }
+        (None, Some(source)) => From::Host(node.resolve(source)),
+        _ => {
+            problems.push(node.diagnostic("expected one of `content` (text) and `source` (a file or folder of the host)"));
+            From::Text(String::new())
+        }
+    };
+    let mode = arguments.chmod.and_then(|text| match u32::from_str_radix(&text, 8) {
+        Ok(mode) if mode <= 0o7777 => Some(mode),
+        _ => {
+            let message = format!("`{}` is not a mode; expected octal digits such as 0644", text.escape_debug());
+            problems.push(at("chmod").diagnostic(message));
+            None
+        }
+    });
+    let owner = arguments.chown.map(|text| match text.split_once([':', '.']) {
+        Some((user, group)) => (user.to_owned(), Some(group.to_owned())),
+        None => (text, None),
+    });
+    if owner.as_ref().is_some_and(|(user, group)| user.is_empty() || group.as_ref().is_some_and(String::is_empty)) {
+        problems.push(at("chown").diagnostic("expected `user` or `user:group`"));
+    }
+    let dest = match (&from, arguments.dest.strip_suffix('/')) {
+        // Into a folder, under the name that it has on the host.
+        (From::Host(source), Some(folder)) => {
+            let name = source.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            format!("{folder}/{name}")
+        }
+        (From::Text(_), Some(_)) => {
+            problems.push(at("dest").diagnostic("expected the path of a file: text has no name of its own"));
+            arguments.dest
+        }
+        (_, None) => arguments.dest,
+    };
+    if problems.is_empty() { Ok(Box::new(CopyStep { dest, from, mode, owner })) } else { Err(problems) }
+}
+
+impl Step for CopyStep {
+    fn summary(&self) -> String {
+        match &self.from {
+            From::Text(text) => format!("{} <- {}", self.dest, first_line(text)),
+            From::Host(path) => {
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                format!("{} <- {}", self.dest, first_line(&name))
+            }
+        }
+    }
+
+    fn key_inputs(&self) -> Result<StepKey> {
+        let owner = self.owner.as_ref().map(|(user, group)| json!([user, group]));
+        let (arguments, inputs) = match &self.from {
+            From::Text(text) => {
+                (json!({"dest": self.dest, "content": text, "mode": self.mode, "owner": owner}), Vec::new())
+            }
+            From::Host(source) => {
+                let mut inputs = Vec::new();
+                self.collect(source, "", &mut inputs)?;
+                (json!({"dest": self.dest, "owner": owner}), inputs)
+            }
+        };
+        Ok(StepKey { arguments, inputs })
+    }
+
+    fn run(&self, key: &StepKey, guest: &mut dyn Guest) -> Result<()> {
+        let (uid, gid) = self.resolve_owner(guest)?;
+        let attributes = |mode| Attributes { mode: Some(mode), uid: Some(uid), gid: Some(gid) };
+        if let Some((folder, _)) = self.dest.rsplit_once('/').filter(|(folder, _)| !folder.is_empty())
+            && guest.stat(folder)?.is_none()
+        {
+            guest.mkdir(folder, Attributes::default(), true)?;
+        }
+        let source = match &self.from {
+            From::Text(text) => {
+                return guest.write(&self.dest, &mut text.as_bytes(), attributes(self.mode.unwrap_or(0o644)));
+            }
+            From::Host(source) => source,
+        };
+        for input in &key.inputs {
+            let path = if input.name.is_empty() { source.clone() } else { source.join(&input.name) };
+            let dest = if input.name.is_empty() { self.dest.clone() } else { format!("{}/{}", self.dest, input.name) };
+            match input.kind.as_str() {
+                "directory" => {
+                    if guest.stat(&dest)?.is_some_and(|there| there.kind != FileKind::Directory) {
+                        guest.remove(&dest)?;
+                    }
+                    guest.mkdir(&dest, attributes(input.mode), false)?;
+                }
+                "symlink" => {
+                    let target = link_target(&path)?;
+                    if Digest::of(target.as_bytes()) != input.digest {
+                        return Err(changed(&path));
+                    }
+                    guest.symlink(&target, &dest)?;
+                    guest.set_attributes(&dest, Attributes { mode: None, uid: Some(uid), gid: Some(gid) })?;
+                }
+                _ => copy_file(guest, &path, &dest, input, attributes(input.mode))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl CopyStep {
+    /// What lands in the guest, parents before their children, in the order of names.
+    fn collect(&self, path: &Path, name: &str, inputs: &mut Vec<HostInput>) -> Result<()> {
+        let failed = || format!("cannot read {}, which `copy` takes into the guest", path.display());
+        // The source itself may be a link to what is meant; links inside a folder are copied as links.
+        let stat = if name.is_empty() { fs::metadata(path) } else { fs::symlink_metadata(path) };
+        let stat = stat.context(ErrorKind::Template, failed)?;
+        let kind = stat.file_type();
+        let mut add = |kind: &str, digest, mode| {
+            inputs.push(HostInput { name: name.to_owned(), kind: kind.to_owned(), digest, mode });
+        };
+        if kind.is_file() {
+            let executable = stat.mode() & 0o100 != 0;
+            let mode = self.mode.unwrap_or(if executable { 0o755 } else { 0o644 });
+            add("file", digest::of_file(path).context(ErrorKind::Template, failed)?, mode);
+        } else if kind.is_symlink() {
+            let target = link_target(path)?;
+            if leads_out(name, &target) {
+                let message = format!("{} links to `{}`, outside of the folder that is copied", path.display(), target.escape_debug());
+                return Err(Error::new(ErrorKind::Template, message).with_hint("copy the target itself, or remove the link"));
+            }
+            add("symlink", Digest::of(target.as_bytes()), 0o777);
+        } else if kind.is_dir() {
+            add("directory", Digest::of(b""), 0o755);
+            let mut names = fs::read_dir(path)
+                .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>())
+                .context(ErrorKind::Template, failed)?;
+            names.sort();
+            for child in names {
+                let Some(child) = child.to_str() else {
+                    let message = format!("the name {child:?} in {} is not UTF-8", path.display());
+                    return Err(Error::new(ErrorKind::Template, message));
+                };
+                let name = if name.is_empty() { child.to_owned() } else { format!("{name}/{child}") };
+                self.collect(&path.join(child), &name, inputs)?;
+            }
+        } else {
+            let message = format!("{} is neither file, folder nor link; `copy` cannot take it", path.display());
+            return Err(Error::new(ErrorKind::Template, message));
+        }
+        Ok(())
+    }
+
+    /// Ids of the owner, by number or by the guest's own names.
+    fn resolve_owner(&self, guest: &mut dyn Guest) -> Result<(u32, u32)> {
+        let Some((user, group)) = &self.owner else { return Ok((0, 0)) };
+        let (uid, primary) = match user.parse() {
+            Ok(uid) => (uid, None),
+            Err(_) => {
+                let entry = find(guest, "/etc/passwd", user)?;
+                (number(&entry, 2)?, Some(number(&entry, 3)?))
+            }
+        };
+        let gid = match group {
+            None => primary.unwrap_or(0),
+            Some(group) => match group.parse() {
+                Ok(gid) => gid,
+                Err(_) => number(&find(guest, "/etc/group", group)?, 2)?,
+            },
+        };
+        Ok((uid, gid))
+    }
+}
+
+fn find(guest: &mut dyn Guest, file: &str, name: &str) -> Result<Vec<String>> {
+    let text = guest.read(file, DATABASE_MAX)?;
+    let text = String::from_utf8_lossy(&text);
+    let entry = text.lines().map(|line| line.split(':').map(str::to_owned).collect::<Vec<_>>());
+    entry.into_iter().find(|fields| fields.first().is_some_and(|first| first == name)).ok_or_else(|| {
+        Error::new(ErrorKind::Step, format!("the guest's {file} has no `{}`", name.escape_debug()))
+    })
+}
+
+fn number(fields: &[String], index: usize) -> Result<u32> {
+    fields
+        .get(index)
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(|| Error::new(ErrorKind::Step, "an entry of the guest's user database cannot be read"))
+}
+
+fn link_target(path: &Path) -> Result<String> {
+    let failed = || format!("cannot read the link {}", path.display());
+    let target = fs::read_link(path).context(ErrorKind::Template, failed)?;
+    target.into_os_string().into_string().map_err(|_| Error::new(ErrorKind::Template, failed()))
+}
+
+/// Whether a link called `name` within a folder leads out of that folder.
+fn leads_out(name: &str, target: &str) -> bool {
+    let mut depth = Path::new(name).components().count() as i64 - 1;
+    for part in Path::new(target).components() {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::ParentDir => depth -= 1,
+            Component::CurDir => {}
+            Component::RootDir | Component::Prefix(_) => return true,
+        }
+        if depth < 0 {
+            return true;
+        }
+    }
+    false
+}
+
+fn copy_file(guest: &mut dyn Guest, path: &Path, dest: &str, input: &HostInput, attributes: Attributes) -> Result<()> {
+    let file = File::open(path).context(ErrorKind::Template, || format!("cannot read {}", path.display()))?;
+    let mut reader = Hashed { file, hasher: Sha256::new() };
+    guest.write(dest, &mut reader, attributes)?;
+    // The layer is not sealed after an error, so the wrong bytes go nowhere.
+    if Digest::from_bytes(reader.hasher.finalize().into()) == input.digest { Ok(()) } else { Err(changed(path)) }
+}
+
+fn changed(path: &Path) -> Error {
+    Error::new(ErrorKind::Template, format!("{} changed during the build", path.display())).with_hint("build again")
+}
+
+struct Hashed {
+    file: File,
+    hasher: Sha256,
+}
+
+impl Read for Hashed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_that_leave_the_folder_are_found() {
+        for (name, target, out) in [
+            ("a", "b", false),
+            ("a", "sub/b", false),
+            ("sub/a", "../b", false),
+            ("a", "../b", true),
+            ("sub/a", "../../b", true),
+            ("a", "sub/../../b", true),
+            ("a", "/etc/passwd", true),
+            ("a", ".", false),
+        ] {
+            assert_eq!(leads_out(name, target), out, "{name} -> {target}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The record of a layer: what it is, where it came from, what it must look like.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::ImageFormat;
+use crate::key::{Digest, KeyMaterial, LayerKey};
+
+/// The version of the record's form; a record of another version is a miss.
+pub const RECORD_VERSION: u32 = 1;
+/// Its name in the layer's folder.
+pub(super) const FILE: &str = "layer.json";
+
+/// A sealed layer in the store.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// What is known of it.
+    pub record: LayerRecord,
+    /// Its image file, absolute.
+    pub path: PathBuf,
+    /// Its folder, absolute.
+    pub folder: PathBuf,
+}
+
+impl Layer {
+    /// The log of the step that made it.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("log.txt")
+    }
+}
+
+/// What is written beside a layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// [`RECORD_VERSION`].
+    pub version: u32,
+    /// The layer's name.
+    pub key: LayerKey,
+    /// Which making of this key it is; another making has another one. 32 hexadecimal digits.
+    pub id: String,
+    /// `id` of the parent that lies under it; `None` for a base.
+    pub parent_id: Option<String>,
+    /// What the key covers, for explanations. The parent's key is in it.
+    pub material: KeyMaterial,
+    /// One line for people.
+    pub summary: String,
+    /// Format of the image file.
+    pub format: ImageFormat,
+    /// Size of the disk in bytes.
+    pub virtual_size: u64,
+    /// Length of the image file in bytes.
+    pub length: u64,
+    /// Bytes that the image file takes on the disk.
+    pub bytes: u64,
+    /// SHA-256 of the image file.
+    pub digest: Digest,
+    /// When it was sealed, in seconds since 1970.
+    pub created: u64,
+    /// How long the step or the import took, in seconds.
+    pub duration: f64,
+    /// The engine that ran the step; none for a base. Not part of the key.
+    pub engine: Option<String>,
+    /// The version of virt-maker that made it.
+    pub tool: String,
+}
+
+impl LayerRecord {
+    /// Name of the image file in the layer's folder.
+    pub fn file_name(&self) -> String {
+        file_name(self.format)
+    }
+
+    /// Key of the parent.
+    pub fn parent(&self) -> Option<LayerKey> {
+        self.material.parent
+    }
+
+    /// Reads a record, or says in words why it cannot be used.
+    pub(super) fn parse(text: &[u8]) -> Result<LayerRecord, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let unreadable = |error: serde_json::Error| format!("its record cannot be read: {error}");
+        let found = serde_json::from_slice::<Version>(text).map_err(unreadable)?.version;
+        if found != RECORD_VERSION {
+            return Err(format!("its record has version {found}; this program knows version {RECORD_VERSION}"));
+        }
+        let record: LayerRecord = serde_json::from_slice(text).map_err(unreadable)?;
+        if record.material.key() != record.key {
+            return Err("what its record says does not make its key".into());
+        }
+        Ok(record)
+    }
+}
+
+/// Name of a layer's image file.
+pub fn file_name(format: ImageFormat) -> String {
+    format!("layer.{}", format.name())
+}

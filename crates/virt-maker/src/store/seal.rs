@@ -1,0 +1,144 @@
+//! To seal: to make a draft a layer, for good, atomically.
+//!
+//! ```text
+//! fsync image, fsync log  ->  write and fsync record  ->  fsync draft folder  ->  rename to layers/KEY  ->  fsync layers/
+//! ```
+//! A crash before the rename leaves a draft, which is swept. After it the layer is whole, because everything in it was
+//! synced before; a crash before the last fsync can only lose the whole layer, which is a miss.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::allocated_bytes;
+use super::record::{self, Layer, LayerRecord, RECORD_VERSION};
+use crate::disk::ImageFormat;
+use crate::error::{Context, ErrorKind, Result};
+use crate::host::{digest, durable};
+use crate::key::{Digest, KeyMaterial, LayerKey};
+
+/// A layer in the making: a folder in a workspace that holds the image and, perhaps, `log.txt`.
+#[derive(Debug)]
+pub struct Draft {
+    /// The folder; it is moved as a whole.
+    pub folder: PathBuf,
+    /// The record as far as it is known before the image is complete.
+    pub(super) record: LayerRecord,
+}
+
+impl Draft {
+    /// A draft of the layer that `material` names, in `folder`. It gets its `id` now, so that a child can be begun
+    /// before this one is sealed.
+    pub fn new(folder: PathBuf, material: KeyMaterial, format: ImageFormat, virtual_size: u64) -> Result<Draft> {
+        let record = LayerRecord {
+            version: RECORD_VERSION,
+            key: material.key(),
+            id: random_id()?,
+            parent_id: None,
+            material,
+            summary: String::new(),
+            format,
+            virtual_size,
+            length: 0,
+            bytes: 0,
+            digest: Digest::of(b""),
+            created: 0,
+            duration: 0.0,
+            engine: None,
+            tool: env!("CARGO_PKG_VERSION").into(),
+        };
+        Ok(Draft { folder, record })
+    }
+
+    /// Key of the layer.
+    pub fn key(&self) -> LayerKey {
+        self.record.key
+    }
+
+    /// `id` of the layer.
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// The record, as far as it is known.
+    pub fn record(&self) -> &LayerRecord {
+        &self.record
+    }
+
+    /// Where the image is to be written.
+    pub fn image(&self) -> PathBuf {
+        self.folder.join(self.record.file_name())
+    }
+
+    /// Where the log is to be written.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("log.txt")
+    }
+
+    /// Adds what is known once the step has run; `duration` in seconds.
+    pub fn describe(&mut self, summary: String, parent_id: Option<String>, engine: Option<String>, duration: f64) {
+        self.record.summary = summary;
+        self.record.parent_id = parent_id;
+        self.record.engine = engine;
+        self.record.duration = duration;
+    }
+}
+
+/// Seals `draft` as `target`, replacing what is there. The image is complete and nobody writes to it.
+pub(super) fn seal(draft: Draft, target: &Path) -> Result<Layer> {
+    let mut record = draft.record;
+    let image = draft.folder.join(record.file_name());
+    let failed = || format!("cannot seal layer {}", record.key.short());
+
+    fs::set_permissions(&image, Permissions::from_mode(0o400)).context(ErrorKind::Store, failed)?;
+    durable::sync_file(&image).context(ErrorKind::Store, failed)?;
+    let log = draft.folder.join("log.txt");
+    if log.exists() {
+        durable::sync_file(&log).context(ErrorKind::Store, failed)?;
+    }
+    let digest = digest::of_file(&image).context(ErrorKind::Store, failed)?;
+    let length = fs::metadata(&image).context(ErrorKind::Store, failed)?.len();
+    let bytes = allocated_bytes(&image).context(ErrorKind::Store, failed)?;
+    record.digest = digest;
+    record.length = length;
+    record.bytes = bytes;
+    record.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+
+    let failed = || format!("cannot seal layer {}", record.key.short());
+    let text = serde_json::to_vec_pretty(&record).expect("a record is serialisable");
+    // Writes, syncs the file, and syncs the draft's folder.
+    durable::write(&draft.folder.join(record::FILE), &text).context(ErrorKind::Store, failed)?;
+    put_in_place(&draft.folder, target).context(ErrorKind::Store, failed)?;
+    durable::sync_dir(target.parent().expect("a layer lies in a folder")).context(ErrorKind::Store, failed)?;
+    let path = target.join(record.file_name());
+    Ok(Layer { record, path, folder: target.to_owned() })
+}
+
+/// Renames `draft` to `target`. What was there takes the draft's name, and goes with the workspace.
+fn put_in_place(draft: &Path, target: &Path) -> rustix::io::Result<()> {
+    match rustix::fs::rename(draft, target) {
+        // A folder that is not empty is there: exchange the two, so that a reader sees one or the other.
+        Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => {}
+        done => return done,
+    }
+    match renameat_with(CWD, draft, CWD, target, RenameFlags::EXCHANGE) {
+        // Network file systems cannot exchange. A reader may then see a miss for an instant.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            let old = draft.with_extension("old");
+            rustix::fs::rename(target, &old)?;
+            rustix::fs::rename(draft, target)
+        }
+        done => done,
+    }
+}
+
+/// 128 random bits as 32 hexadecimal digits.
+pub(super) fn random_id() -> Result<String> {
+    let mut bytes = [0u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context(ErrorKind::Host, || "the system gives no random bytes")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,180 @@
+//! What must hold of a store, on a real file system.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::disk::ImageFormat;
+use crate::key::{Digest, KeyMaterial};
+
+fn store() -> (TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    (folder, store)
+}
+
+fn material(text: &str) -> KeyMaterial {
+    KeyMaterial {
+        role: "step".into(),
+        kind: "run".into(),
+        kind_version: 1,
+        arguments: json!({"script": text}),
+        inputs: Vec::new(),
+        parent: None,
+    }
+}
+
+fn draft(workspace: &Workspace, text: &str) -> Draft {
+    let folder = workspace.subfolder(text).unwrap();
+    let draft = Draft::new(folder, material(text), ImageFormat::Raw, 512).unwrap();
+    fs::write(draft.image(), [7; 512]).unwrap();
+    draft
+}
+
+fn present(store: &Store, key: LayerKey) -> Layer {
+    match store.lookup(key) {
+        Lookup::Present(layer) => *layer,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_sealed_layer_is_there_and_read_only() {
+    let (_folder, store) = store();
+    let workspace = store.workspace().unwrap();
+    let mut draft = draft(&workspace, "one");
+    let key = draft.key();
+    assert!(matches!(store.lookup(key), Lookup::Absent));
+    draft.describe("echo one".into(), None, Some("chroot".into()), 0.25);
+    store.seal(draft).unwrap();
+    let layer = present(&store, key);
+    assert_eq!(layer.record.digest, Digest::of(&[7; 512]));
+    assert_eq!((layer.record.length, layer.record.virtual_size), (512, 512));
+    assert_eq!(fs::metadata(&layer.path).unwrap().permissions().mode() & 0o777, 0o400);
+    let again = Store::open(store.root()).unwrap();
+    assert_eq!(present(&again, key).record, layer.record);
+    assert_eq!(again.layers().unwrap().0.len(), 1);
+}
+
+#[test]
+fn another_making_replaces_the_layer_and_has_another_id() {
+    let (_folder, store) = store();
+    let workspace = store.workspace().unwrap();
+    let first = store.seal(draft(&workspace, "one")).unwrap();
+    let workspace = store.workspace().unwrap();
+    let second = store.seal(draft(&workspace, "one")).unwrap();
+    assert_eq!(first.record.key, second.record.key);
+    assert_ne!(first.record.id, second.record.id);
+    assert_eq!(present(&store, first.record.key).record.id, second.record.id);
+}
+
+#[test]
+fn what_does_not_fit_is_damaged_not_a_hit() {
+    let (_folder, store) = store();
+    let damage: [(&str, &dyn Fn(&Layer)); 6] = [
+        ("bytes instead of 512", &|layer| {
+            fs::remove_file(&layer.path).unwrap();
+            fs::write(&layer.path, [7; 511]).unwrap();
+        }),
+        ("cannot be read", &|layer| fs::remove_file(&layer.path).unwrap()),
+        ("cannot be read", &|layer| fs::write(layer.folder.join("layer.json"), "{").unwrap()),
+        ("cannot be read", &|layer| fs::remove_file(layer.folder.join("layer.json")).unwrap()),
+        ("has version 99", &|layer| fs::write(layer.folder.join("layer.json"), "{\"version\": 99}").unwrap()),
+        ("does not make its key", &|layer| {
+            let text = fs::read_to_string(layer.folder.join("layer.json")).unwrap();
+            fs::write(layer.folder.join("layer.json"), text.replace("\"script\": \"", "\"script\": \"x")).unwrap();
+        }),
+    ];
+    for (number, (problem, damage)) in damage.iter().enumerate() {
+        let workspace = store.workspace().unwrap();
+        let layer = store.seal(draft(&workspace, &number.to_string())).unwrap();
+        damage(&layer);
+        match store.lookup(layer.record.key) {
+            Lookup::Damaged(said) => assert!(said.contains(problem), "{said}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(store.layers().unwrap().1.len(), damage.len());
+}
+
+#[test]
+fn a_lock_excludes_and_ends_with_its_holder() {
+    let (_folder, store) = store();
+    let key = material("one").key();
+    let lock = store.try_lock(key).unwrap().unwrap();
+    assert!(store.try_lock(key).unwrap().is_none());
+    assert_eq!(store.lock_holder(key), Some(std::process::id()));
+    drop(lock);
+    drop(store.try_lock(key).unwrap().unwrap());
+    assert_eq!(fs::read_dir(store.root().join("locks")).unwrap().count(), 0);
+}
+
+/// Many threads take one lock in turn; the counter is right only if no two ever have it at once.
+#[test]
+fn a_lock_excludes_under_contention() {
+    let (folder, store) = store();
+    let key = material("one").key();
+    let counter = folder.path().join("counter");
+    fs::write(&counter, "0").unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let lock = loop {
+                        if let Some(lock) = store.try_lock(key).unwrap() {
+                            break lock;
+                        }
+                        std::thread::yield_now();
+                    };
+                    let count: u32 = fs::read_to_string(&counter).unwrap().parse().unwrap();
+                    fs::write(&counter, (count + 1).to_string()).unwrap();
+                    drop(lock);
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_to_string(&counter).unwrap(), "400");
+}
+
+#[test]
+fn work_of_dead_processes_is_removed_and_that_of_live_ones_stays() {
+    let (_folder, store) = store();
+    let live = store.workspace().unwrap();
+    let dead = store.workspace().unwrap();
+    let dead_path = dead.path().to_owned();
+    fs::write(dead_path.join("half an overlay"), "x").unwrap();
+    // What SIGKILL leaves: the folder stays, the lock is gone with the descriptor.
+    let saved = dead_path.with_extension("saved");
+    fs::rename(&dead_path, &saved).unwrap();
+    drop(dead);
+    fs::rename(&saved, &dead_path).unwrap();
+    Store::open(store.root()).unwrap();
+    assert!(!dead_path.exists());
+    assert!(live.path().exists());
+}
+
+#[test]
+fn other_formats_and_other_folders_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let newer = folder.path().join("newer");
+    fs::create_dir(&newer).unwrap();
+    fs::write(newer.join("store.json"), "{\"format\": 2}").unwrap();
+    let error = Store::open(&newer).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store);
+    assert!(error.to_string().contains("has format 2; this version knows format 1"), "{error}");
+
+    let home = folder.path().join("home");
+    fs::create_dir(&home).unwrap();
+    fs::write(home.join("thesis.txt"), "x").unwrap();
+    assert!(Store::open(&home).unwrap_err().to_string().contains("not empty and not a store"));
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 1);
+
+    // Half made, as after a crash: it is made whole.
+    let half = folder.path().join("half");
+    fs::create_dir_all(half.join("layers")).unwrap();
+    Store::open(&half).unwrap();
+    assert!(half.join("store.json").exists());
+}

@@ -1,0 +1,70 @@
+//! Folders for work that is under way. They die with their process, at the latest when the next one looks.
+//!
+//! The owner holds a `flock` on the folder. Between making a folder and locking it, a shared lock on `tmp/` keeps
+//! sweepers out; a sweeper needs that lock for itself.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::{Context, ErrorKind, Result};
+
+/// A private folder on the store's file system.
+#[derive(Debug)]
+pub struct Workspace {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Workspace {
+    pub(super) fn create(parent: &Path) -> Result<Workspace> {
+        let failed = || format!("cannot make a folder in {}", parent.display());
+        let gate = File::open(parent).context(ErrorKind::Store, failed)?;
+        flock(&gate, FlockOperation::LockShared).context(ErrorKind::Store, failed)?;
+        let path = parent.join(super::seal::random_id()?);
+        DirBuilder::new().mode(0o700).create(&path).context(ErrorKind::Store, failed)?;
+        let lock = File::open(&path).context(ErrorKind::Store, failed)?;
+        flock(&lock, FlockOperation::LockExclusive).context(ErrorKind::Store, failed)?;
+        Ok(Workspace { path, _lock: lock })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a folder in it.
+    pub fn subfolder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .context(ErrorKind::Store, || format!("cannot make {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the folders of dead processes. Nothing depends on its success: the next process tries again.
+pub(super) fn sweep(parent: &Path) {
+    let Ok(gate) = File::open(parent) else { return };
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    let stale: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    if stale.is_empty() || flock(&gate, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return;
+    }
+    for path in stale {
+        let dead =
+            File::open(&path).is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok());
+        if dead {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! YAML text to nodes, with `saphyr-parser`. Hostile text is bounded: depth, and nodes after aliases are expanded.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
+
+use super::node::{Kind, Node, SourceFile};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// Deepest nesting.
+const DEPTH: usize = 100;
+/// Most nodes of one file, aliases expanded.
+const NODES: usize = 200_000;
+/// Largest template, in bytes.
+const SIZE: u64 = 16 << 20;
+
+/// Reads the one document of a template file.
+pub fn parse(path: &Path) -> Result<Node> {
+    let failed = || format!("cannot read the template {}", path.display());
+    let absolute = std::path::absolute(path).context(ErrorKind::Template, failed)?;
+    let size = std::fs::metadata(path).context(ErrorKind::Template, failed)?.len();
+    if size > SIZE {
+        let message = format!("the template {} has {size} bytes; at most {SIZE} are read", path.display());
+        return Err(Error::new(ErrorKind::Template, message));
+    }
+    let bytes = std::fs::read(path).context(ErrorKind::Template, failed)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::new(ErrorKind::Template, format!("{}:{line}: the template is not UTF-8 text", path.display()))
+    })?;
+    let folder = absolute.parent().unwrap_or(&absolute).to_owned();
+    let source = Arc::new(SourceFile { path: Arc::new(path.to_owned()), folder, text });
+    parse_text(&source).map_err(|diagnostic| Error::template(vec![diagnostic]))
+}
+
+pub(super) fn parse_text(source: &Arc<SourceFile>) -> Result<Node, Diagnostic> {
+    let mut reader = Reader { parser: Parser::new_from_str(&source.text), source, anchors: HashMap::new(), nodes: 0 };
+    reader.document()
+}
+
+struct Reader<'a> {
+    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+    source: &'a Arc<SourceFile>,
+    anchors: HashMap<usize, (Node, usize)>,
+    nodes: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn document(&mut self) -> Result<Node, Diagnostic> {
+        let mut found = None;
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamEnd => break,
+                Event::DocumentStart(_) if found.is_some() => {
+                    return Err(self
+                        .at(span, Kind::Null)
+                        .diagnostic("a template is one document, and here is another"));
+                }
+                Event::DocumentStart(_) => {
+                    let (event, span) = self.next()?;
+                    found = Some(self.node(event, span, 0)?);
+                }
+                _ => {}
+            }
+        }
+        match found {
+            Some(node) if !matches!(node.kind, Kind::Null) => Ok(node),
+            _ => {
+                let node = Node { kind: Kind::Null, line: 1, column: 1, source: self.source.clone() };
+                Err(node.diagnostic("the template is empty; expected a mapping with `spec`"))
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<(Event<'a>, Span), Diagnostic> {
+        match self.parser.next() {
+            Some(Ok(next)) => Ok(next),
+            Some(Err(error)) => Err(self.scan_error(&error)),
+            None => Ok((Event::StreamEnd, Span::default())),
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, Diagnostic> {
+        self.nodes += 1;
+        let place = self.at(span, Kind::Null);
+        if depth > DEPTH {
+            return Err(place.diagnostic(format!("the template is nested deeper than {DEPTH} levels")));
+        }
+        if self.nodes > NODES {
+            return Err(place.diagnostic(format!("the template has more than {NODES} nodes")));
+        }
+        let before = self.nodes;
+        let (kind, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let tagged = tag.is_some_and(|tag| tag.suffix == "str" || tag.handle == "!");
+                let plain = style == ScalarStyle::Plain && !tagged;
+                (if plain { Node::plain_scalar(&text) } else { Kind::String(text.into_owned()) }, anchor)
+            }
+            Event::SequenceStart(anchor, _) => {
+                let mut items = Vec::new();
+                loop {
+                    match self.next()? {
+                        (Event::SequenceEnd, _) => break (Kind::List(items), anchor),
+                        (event, span) => items.push(self.node(event, span, depth + 1)?),
+                    }
+                }
+            }
+            Event::MappingStart(anchor, _) => {
+                let mut members: Vec<(Node, Node)> = Vec::new();
+                loop {
+                    let key = match self.next()? {
+                        (Event::MappingEnd, _) => break (Kind::Map(members), anchor),
+                        (event, span) => self.node(event, span, depth + 1)?,
+                    };
+                    let Some(name) = key.text() else {
+                        return Err(key.diagnostic(format!("expected a name as key, found {}", key.describe())));
+                    };
+                    if let Some((first, _)) = members.iter().find(|(other, _)| other.text() == Some(name)) {
+                        let message = format!("`{name}` stands here twice, first in line {}", first.line);
+                        return Err(key.diagnostic(message));
+                    }
+                    let (event, span) = self.next()?;
+                    let value = self.node(event, span, depth + 1)?;
+                    members.push((key, value));
+                }
+            }
+            Event::Alias(anchor) => {
+                let Some((node, size)) = self.anchors.get(&anchor) else {
+                    return Err(place.diagnostic("an alias of something that is not complete"));
+                };
+                self.nodes += size;
+                return if self.nodes > NODES {
+                    Err(place.diagnostic(format!("the template has more than {NODES} nodes with its aliases")))
+                } else {
+                    Ok(node.clone())
+                };
+            }
+            _ => return Err(place.diagnostic("expected a value")),
+        };
+        let node = place.with(kind);
+        if anchor > 0 {
+            self.anchors.insert(anchor, (node.clone(), self.nodes - before + 1));
+        }
+        Ok(node)
+    }
+
+    fn at(&self, span: Span, kind: Kind) -> Node {
+        Node { kind, line: span.start.line().max(1), column: span.start.col() + 1, source: self.source.clone() }
+    }
+
+    fn scan_error(&self, error: &ScanError) -> Diagnostic {
+        let marker = error.marker();
+        let place = Node {
+            kind: Kind::Null,
+            line: marker.line().max(1),
+            column: marker.col() + 1,
+            source: self.source.clone(),
+        };
+        place.diagnostic(format!("this is not YAML: {}", error.info()))
+    }
+}
