@@ -1,11 +1,12 @@
 //! A session: one appliance with the guest mounted, and the stack of overlays under it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use virt_maker_agent::protocol::{OsRelease, Run};
 
-use super::command::{quote, setup};
+use super::command::{behind_qemu, quote, setup};
 use super::ffi::Library;
 use super::inspect::{self, FileSystem, Mounted};
 use super::launch::{self, Appliance, Started};
@@ -26,6 +27,7 @@ pub(super) struct LibguestfsSession {
     pub(super) os: OsRelease,
     pub(super) work_dir: PathBuf,
     pub(super) verbose: bool,
+    pub(super) network_env: BTreeMap<String, String>,
 }
 
 impl LibguestfsSession {
@@ -46,6 +48,7 @@ impl LibguestfsSession {
             os,
             work_dir: request.work_dir.to_owned(),
             verbose: options.verbose,
+            network_env: behind_qemu(request.network_env),
         })
     }
 
