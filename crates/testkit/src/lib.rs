@@ -1,1 +1,24 @@
-//! placeholder
+//! The test kit: small real guests, and the eyes of a stranger for what virt-maker makes of them.
+//!
+//! Development only; nothing here is part of the product. Everything panics with the whole story where something is
+//! wrong, since a test has no other use for an error. Nothing here shares code with virt-maker, so that a mistake
+//! there cannot hide itself here.
+
+mod cache;
+mod command;
+mod debian;
+mod host_state;
+mod image;
+mod machine;
+mod redact;
+mod tiny;
+pub mod tree;
+
+pub use cache::{ApplianceLock, appliance_lock, cache_dir};
+pub use command::{run, run_with_input};
+pub use debian::debian_guest;
+pub use host_state::HostState;
+pub use image::{Volume, Volumes, copy_image, find_file_in_image, format_of, fsck_clean, md5, read_file_from_image};
+pub use machine::{Bus, Machine, boot_to_login};
+pub use redact::redact;
+pub use tiny::{Fs, Roots, TinyOptions, tiny_guest};

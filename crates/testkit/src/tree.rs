@@ -9,6 +9,8 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
+use crate::command::run;
+
 /// One file of a guest: everything that two engines must leave alike. Times and inode numbers are not in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -120,9 +122,4 @@ fn xattrs(path: &Path) -> BTreeMap<String, String> {
         found.insert(name.to_string_lossy().into_owned(), value);
     }
     found
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().expect("a program of the host");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

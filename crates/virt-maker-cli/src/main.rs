@@ -1,1 +1,34 @@
-fn main() {}
+//! The command line: arguments to settings, events to a person or a machine, errors to messages and exit codes.
+
+mod arguments;
+mod commands;
+mod error;
+mod report;
+mod settings;
+mod signals;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = match arguments::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // `--help` and `--version` come this way too, and are no errors.
+            let code = if error.use_stderr() { error::USAGE } else { 0 };
+            return match error.print() {
+                Err(broken) if broken.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(error::BROKEN_PIPE),
+                _ => ExitCode::from(code),
+            };
+        }
+    };
+    match commands::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

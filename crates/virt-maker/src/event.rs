@@ -22,8 +22,6 @@ pub const VERSION: u32 = 1;
 pub enum Event {
     /// The first event of a build.
     BuildStarted {
-        /// [`VERSION`].
-        version: u32,
         /// Templates, as named by the user.
         templates: Vec<PathBuf>,
         /// The store.

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::select::{EngineChoice, Selector};
 use crate::error::Result;
-use crate::event::{self, Event, Events};
+use crate::event::{Event, Events};
 use crate::export::{self, ExportContext, Published};
 use crate::host::Cancel;
 use crate::import::ImportContext;
@@ -115,7 +115,6 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> 
         PlanContext { store: &store, import, force: settings.force, explain: false, events, cancel: &settings.cancel };
     let plan = spent.time("plan", || plan::make(specs, &context))?;
     events.send(Event::BuildStarted {
-        version: event::VERSION,
         templates: specs.iter().map(|spec| spec.template.clone()).collect(),
         store: store.root().to_owned(),
         layers: plan.nodes.len(),

@@ -5,6 +5,8 @@
 
 pub mod block;
 pub mod chroot;
+pub mod doctor;
+pub mod kvm;
 pub mod libguestfs;
 pub mod qmp;
 pub mod select;

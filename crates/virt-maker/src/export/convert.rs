@@ -152,7 +152,7 @@ fn compress_file(
     let mut input = Counted { inner: BufReader::with_capacity(1 << 20, input), done: 0, total, context };
     let output = BufWriter::with_capacity(1 << 20, File::create_new(to).context(ErrorKind::Export, failed)?);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
-    let mut work = || -> io::Result<()> {
+    let work = || -> io::Result<()> {
         let mut output = match compress {
             Compress::Gzip => {
                 let mut encoder = flate2::write::GzEncoder::new(output, flate2::Compression::new(level.unwrap_or(6)));

@@ -13,3 +13,10 @@ pub use guard::Guard;
 pub use helper::{CHANNEL_FD, Helper, HelperCommand};
 pub use process::Tool;
 pub use terminal::RawTerminal;
+
+/// Where a program is, by this process's search path; none where it is not.
+pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
+    #[expect(clippy::disallowed_methods, reason = "this is the path by which programs are started below")]
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+}

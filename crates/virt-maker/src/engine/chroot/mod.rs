@@ -13,12 +13,13 @@
 mod guest;
 mod session;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use session::ChrootSession;
 
 use super::{Engine, OpenRequest, Session};
 use crate::error::{Error, ErrorKind, Result};
+use crate::host;
 
 /// The engine.
 #[derive(Debug, Clone)]
@@ -33,10 +34,36 @@ impl Engine for ChrootEngine {
     }
 
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Session>> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(Error::new(ErrorKind::Host, "engine `chroot` needs root: it mounts the guest's file systems")
-                .with_hint("run as root, or use --engine libguestfs"));
-        }
+        check(&self.agent)?;
         Ok(Box::new(ChrootSession::open(self, request)?))
     }
+}
+
+/// Whether this engine can work here: root, its programs, FUSE and loop devices. The error says what is missing.
+pub fn check(agent: &Path) -> Result<()> {
+    let lacks = |what: String, hint: &str| Err(Error::new(ErrorKind::Host, what).with_hint(hint));
+    if !rustix::process::geteuid().is_root() {
+        let what = "engine `chroot` needs root: it mounts the guest's file systems";
+        return lacks(what.into(), "run as root, or use --engine libguestfs");
+    }
+    for (program, package) in [("qemu-storage-daemon", "qemu-utils"), ("bwrap", "bubblewrap")] {
+        if host::find_program(program).is_none() {
+            let what = format!("engine `chroot` needs `{program}`");
+            return lacks(what, &format!("it comes with the package `{package}`"));
+        }
+    }
+    for device in ["/dev/fuse", "/dev/loop-control"] {
+        if !Path::new(device).exists() {
+            let what = format!("engine `chroot` needs {device}, which this kernel or this container does not offer");
+            return lacks(
+                what,
+                "load the kernel module, pass the device into the container, or use --engine libguestfs",
+            );
+        }
+    }
+    if !agent.is_file() {
+        let what = format!("the agent is not at {}", agent.display());
+        return lacks(what, "it belongs beside the program `virt-maker`; VIRT_MAKER_AGENT may name another place");
+    }
+    Ok(())
 }

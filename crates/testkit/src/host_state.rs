@@ -1,0 +1,108 @@
+//! What a program may leave behind on the host, and whether it did: mounts, loop devices, processes.
+//!
+//! Tests run beside each other, so "new since then" is not "left by this test". A process is ours when it descends
+//! from this test's process, which adopts orphans from the first capture on. A loop device that a stranger has
+//! mounted is the stranger's. What cannot be told apart has to outlast a long wait to count.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A hang of the system is told from slowness by this; nothing is measured.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tests of one process take turns (test runners that use threads): they share their descendants.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// What was there before a test.
+pub struct HostState {
+    things: BTreeSet<String>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl HostState {
+    /// Notes what is there now. Until it is dropped, other callers in this process wait.
+    pub fn capture() -> HostState {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = rustix::process::getpid();
+        rustix::process::set_child_subreaper(Some(own)).expect("this process may adopt orphans");
+        HostState { things: things(), _turn: turn }
+    }
+
+    /// Panics if a mount, a loop device or a process that was not there at the capture stays.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        let begin = Instant::now();
+        let mut left = &things() - &self.things;
+        while !left.is_empty() && begin.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+            left = &left & &things();
+        }
+        assert!(left.is_empty(), "left behind on the host: {left:#?}");
+    }
+}
+
+fn things() -> BTreeSet<String> {
+    let processes = processes();
+    let own = std::process::id();
+    let ours = |pid: &u32| descends(*pid, own, &processes);
+    let mut things = BTreeSet::new();
+    for (pid, process) in &processes {
+        if *pid != own && !process.zombie && ours(pid) {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            things.insert(format!("process {pid} {}: {}", process.name, command.escape_ascii()));
+        }
+    }
+    for line in fs::read_to_string("/proc/self/mountinfo").expect("procfs is mounted").lines() {
+        // Number of the mount, which is not used again while it is there, device, and where.
+        let fields: Vec<_> = line.split(' ').collect();
+        things.insert(format!("mount {} {} {}", fields[0], fields[2], fields[4]));
+    }
+    let strangers: Vec<_> = processes.keys().filter(|pid| **pid != own && !ours(pid)).collect();
+    for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Ok(file) = fs::read_to_string(entry.path().join("loop/backing_file")) else { continue };
+        let device = format!(" /dev/{name} ");
+        let foreign = strangers.iter().any(|pid| {
+            let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+            mounts.contains(&device)
+        });
+        if !foreign {
+            things.insert(format!("loop device {name} on {}", file.trim()));
+        }
+    }
+    things
+}
+
+struct Process {
+    parent: u32,
+    name: String,
+    zombie: bool,
+}
+
+fn processes() -> BTreeMap<u32, Process> {
+    let mut processes = BTreeMap::new();
+    for entry in fs::read_dir("/proc").expect("procfs is mounted").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // `pid (name) state parent ...`; a name may hold anything, so the last parenthesis counts. See proc(5).
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((head, tail)) = stat.rsplit_once(") ") else { continue };
+        let name = head.split_once('(').map_or("", |(_, name)| name).to_owned();
+        let mut fields = tail.split(' ');
+        let zombie = matches!(fields.next(), Some("Z" | "X"));
+        let parent = fields.next().and_then(|field| field.parse().ok()).unwrap_or(0);
+        processes.insert(pid, Process { parent, name, zombie });
+    }
+    processes
+}
+
+fn descends(mut pid: u32, from: u32, processes: &BTreeMap<u32, Process>) -> bool {
+    while let Some(process) = processes.get(&pid) {
+        if process.parent == from {
+            return true;
+        }
+        pid = process.parent;
+    }
+    false
+}

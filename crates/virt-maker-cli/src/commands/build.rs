@@ -1,0 +1,56 @@
+//! `virt-maker build`.
+
+use std::io::IsTerminal;
+
+use virt_maker::build::{Settings, build};
+use virt_maker::event::{Event, Events};
+use virt_maker::host::Cancel;
+use virt_maker::spec;
+
+use crate::arguments::{Build, Failed, Progress};
+use crate::error::Failure;
+use crate::{report, settings, signals};
+
+/// Runs it.
+pub fn run(arguments: &Build) -> Result<(), Failure> {
+    let terminal = std::io::stderr().is_terminal();
+    if arguments.on_failure == Failed::Shell && !(terminal && std::io::stdin().is_terminal()) {
+        return Err(Failure::Usage("--on-failure shell needs a terminal; --on-failure keep does not".into()));
+    }
+    let progress = match arguments.progress {
+        Progress::Auto if terminal && !settings::plain_terminal() => Progress::Tty,
+        Progress::Auto => Progress::Plain,
+        asked => asked,
+    };
+    let cancel = Cancel::default();
+    signals::listen(&cancel)?;
+    let settings = Settings {
+        store: settings::store(arguments.store.store.clone())?,
+        agent: settings::agent(),
+        engine_cache: settings::cache_dir()?,
+        engine: arguments.engine.into(),
+        force: arguments.force,
+        force_export: arguments.force_export,
+        on_failure: arguments.on_failure.into(),
+        network_env: settings::proxies(),
+        cancel,
+    };
+    let reporter = report::new(progress, settings::verbosity(arguments.verbose));
+    let parameters = arguments.templates.parameters();
+    let specs = arguments.templates.paths().map(|path| spec::load(path, parameters)).collect::<Result<Vec<_>, _>>();
+    let specs = match specs {
+        Ok(specs) => specs,
+        Err(error) => {
+            // A machine that reads the events must learn of this end too.
+            let message = virt_maker::error::chain(&error);
+            reporter.event(Event::BuildFailed { kind: error.kind(), message });
+            return Err(reporter.end().err().map_or(Failure::Library(error), Failure::Output));
+        }
+    };
+    let sink = reporter.clone();
+    let result = build(&specs, &settings, &Events::new(move |event| sink.event(event)));
+    // What is on the terminal is complete before an error is printed below it.
+    let shown = reporter.end();
+    result?;
+    Ok(shown?)
+}

@@ -1,0 +1,29 @@
+//! The verbs, one file each.
+
+mod build;
+mod doctor;
+mod plan;
+mod tree;
+
+use std::io::Write;
+
+use crate::arguments::{Arguments, Command};
+use crate::error::Failure;
+
+/// Runs what was asked for.
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    match arguments.command {
+        Command::Build(arguments) => build::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Tree(arguments) => tree::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+    }
+}
+
+/// Prints one JSON document. Its `version` is raised when a field goes or changes its meaning.
+fn print_json(document: &serde_json::Value) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, document).map_err(std::io::Error::from)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}

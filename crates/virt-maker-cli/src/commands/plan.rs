@@ -1,0 +1,89 @@
+//! `virt-maker plan`: the prefix tree of all templates, with hit or miss for each node, and why.
+
+use std::io::Write;
+
+use serde_json::json;
+use virt_maker::event::Events;
+use virt_maker::host::Cancel;
+use virt_maker::import::ImportContext;
+use virt_maker::plan::{MissReason, NodeState, Plan, PlanContext, make};
+use virt_maker::spec;
+use virt_maker::store::Store;
+
+use super::print_json;
+use crate::arguments;
+use crate::error::Failure;
+use crate::text::harmless;
+use crate::{report, settings};
+
+/// Version of the JSON document.
+const VERSION: u32 = 1;
+
+/// Runs it.
+pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
+    let parameters = arguments.templates.parameters();
+    let specs = arguments.templates.paths().map(|path| spec::load(path, parameters)).collect::<Result<Vec<_>, _>>()?;
+    let store = Store::open(&settings::store(arguments.store.store.clone())?)?;
+    let cache_dir = store.cache_dir();
+    let (cancel, env) = (Cancel::default(), settings::proxies());
+    let events = Events::new(report::warnings_only);
+    let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };
+    let context = PlanContext { store: &store, import, force: false, explain: true, events: &events, cancel: &cancel };
+    let plan = make(&specs, &context)?;
+    if arguments.json {
+        return print_json(&document(&plan));
+    }
+    let mut out = std::io::stdout().lock();
+    let roots = (0..plan.nodes.len()).filter(|index| plan.nodes[*index].parent.is_none());
+    for root in roots {
+        print(&plan, root, "", "", &mut out)?;
+    }
+    let hits = plan.hits();
+    writeln!(out, "{} layers: {hits} there, {} to make", plan.nodes.len(), plan.nodes.len() - hits)?;
+    Ok(())
+}
+
+fn document(plan: &Plan) -> serde_json::Value {
+    let node = |node: &virt_maker::plan::PlanNode| {
+        let parent = node.parent.map(|parent| plan.nodes[parent].info.key);
+        json!({"layer": node.info, "parent": parent, "state": node.state})
+    };
+    let tips: Vec<_> = plan.tips.iter().map(|tip| plan.nodes[*tip].info.key).collect();
+    json!({"version": VERSION, "nodes": plan.nodes.iter().map(node).collect::<Vec<_>>(), "tips": tips})
+}
+
+/// Prints a node and what is on it. A single child continues in its parent's column, so that a chain stays a column.
+fn print(plan: &Plan, index: usize, first: &str, rest: &str, out: &mut impl Write) -> Result<(), Failure> {
+    let node = &plan.nodes[index];
+    let (mark, why) = match &node.state {
+        NodeState::Hit => ("hit ", String::new()),
+        NodeState::Miss { reason } => ("miss", format!("  ({})", reason_text(reason))),
+    };
+    let info = &node.info;
+    let summary = harmless(&info.summary);
+    writeln!(out, "{first}{mark} {}  {}: {summary}{why}", info.key.short(), info.kind)?;
+    let children: Vec<_> =
+        (index + 1..plan.nodes.len()).filter(|child| plan.nodes[*child].parent == Some(index)).collect();
+    if let [only] = children[..] {
+        return print(plan, only, rest, rest, out);
+    }
+    for (place, child) in children.iter().enumerate() {
+        let last = place + 1 == children.len();
+        let (branch, below) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        print(plan, *child, &format!("{rest}{branch}"), &format!("{rest}{below}"), out)?;
+    }
+    Ok(())
+}
+
+fn reason_text(reason: &MissReason) -> String {
+    match reason {
+        MissReason::ParentMissing => "the layer under it is missing".into(),
+        MissReason::NeverMade => "never made".into(),
+        MissReason::Changed { other, field, old, new } => {
+            format!("differs from {} in {field}: `{}` is now `{}`", other.short(), harmless(old), harmless(new))
+        }
+        MissReason::Damaged { problem } => format!("cannot be used: {}", harmless(problem)),
+        MissReason::Forced => "forced".into(),
+        _ => "missing".into(),
+    }
+}

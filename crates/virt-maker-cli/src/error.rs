@@ -1,0 +1,168 @@
+//! From an error to what is printed and to the exit code. `docs/exit-codes.md` lists the codes.
+
+use std::io::Write;
+
+use virt_maker::diagnostic::Diagnostic;
+use virt_maker::error::{Error, ErrorKind, StepFailure};
+
+use crate::text::harmless;
+
+/// Wrong arguments.
+pub const USAGE: u8 = 2;
+/// Whoever reads standard output went away.
+pub const BROKEN_PIPE: u8 = 3;
+
+/// Why a command ended.
+#[derive(Debug)]
+pub enum Failure {
+    /// An error of the library.
+    Library(Error),
+    /// Arguments that cannot go together, in a sentence.
+    Usage(String),
+    /// Standard output cannot be written.
+    Output(std::io::Error),
+    /// The report is printed already; only the code is left.
+    Code(u8),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Library(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Failure::Output(error)
+    }
+}
+
+impl Failure {
+    /// The exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Usage(_) => USAGE,
+            Failure::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => BROKEN_PIPE,
+            Failure::Output(_) => 5,
+            Failure::Code(code) => *code,
+            Failure::Library(error) => match error.kind() {
+                ErrorKind::Template | ErrorKind::Base | ErrorKind::Guest | ErrorKind::Export => 1,
+                ErrorKind::Step => 4,
+                ErrorKind::Host | ErrorKind::HostFull | ErrorKind::Unsupported => 5,
+                ErrorKind::Store => 6,
+                ErrorKind::Cancelled => 130,
+                _ => 70,
+            },
+        }
+    }
+
+    /// Prints it to standard error.
+    pub fn print(&self) {
+        let text = match self {
+            Failure::Usage(text) => format!("error: {text}\n"),
+            Failure::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return,
+            Failure::Output(error) => format!("error: cannot write to standard output: {error}\n"),
+            Failure::Code(_) => return,
+            Failure::Library(error) => render(error),
+        };
+        // Nobody is left to be told if this fails.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+}
+
+/// An error as it is shown: one sentence, its causes, its places in templates, what to do.
+pub fn render(error: &Error) -> String {
+    let mut text = String::new();
+    match error.diagnostics() {
+        [] => {
+            text.push_str(&format!("error: {}\n", harmless(&error.to_string())));
+            let mut source = std::error::Error::source(error);
+            while let Some(cause) = source {
+                text.push_str(&format!("  caused by: {}\n", harmless(&cause.to_string())));
+                source = cause.source();
+            }
+        }
+        diagnostics => diagnostics.iter().for_each(|diagnostic| text.push_str(&render_diagnostic(diagnostic))),
+    }
+    if let Some(failure) = error.failure() {
+        text.push_str(&render_failure(failure));
+    }
+    let hints = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    for hint in hints.filter_map(|error| error.downcast_ref::<Error>()).filter_map(Error::hint) {
+        text.push_str(&format!("  hint: {}\n", harmless(hint)));
+    }
+    text
+}
+
+fn render_diagnostic(diagnostic: &Diagnostic) -> String {
+    let mut text = format!("error: {}\n", harmless(&diagnostic.message));
+    if let Some(position) = &diagnostic.position {
+        let number = position.line.to_string();
+        let margin = " ".repeat(number.len());
+        text.push_str(&format!("{margin}--> {position}\n"));
+        if let Some(line) = &diagnostic.source_line {
+            // A tab counts as one column, and is shown as one.
+            let indent = " ".repeat(position.column.saturating_sub(1));
+            text.push_str(&format!("{margin} |\n{number} | {}\n{margin} | {indent}^\n", harmless(line)));
+        }
+    }
+    if let Some(hint) = &diagnostic.hint {
+        text.push_str(&format!("  hint: {}\n", harmless(hint)));
+    }
+    text
+}
+
+fn render_failure(failure: &StepFailure) -> String {
+    let mut text = String::new();
+    if let Some(position) = &failure.position {
+        text.push_str(&format!("  --> {position}\n"));
+    }
+    text.push_str(&format!("  step: {}\n", harmless(&failure.step)));
+    if failure.last_lines.is_empty() {
+        text.push_str("  it printed nothing\n");
+    } else {
+        text.push_str("  the last lines of its output:\n");
+        failure.last_lines.iter().for_each(|line| text.push_str(&format!("    | {}\n", harmless(line))));
+    }
+    if !failure.log.as_os_str().is_empty() {
+        text.push_str(&format!("  the whole log: {}\n", failure.log.display()));
+    }
+    match &failure.kept {
+        Some(kept) => {
+            text.push_str(&format!("  the guest as the step left it: {}\n", kept.display()));
+            text.push_str(&format!("  look inside with: guestfish --format=qcow2 -a {} -i\n", kept.display()));
+        }
+        None => text.push_str("  look inside with: --on-failure shell, or --on-failure keep\n"),
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use virt_maker::diagnostic::Position;
+
+    use super::*;
+
+    #[test]
+    fn a_diagnostic_marks_its_place() {
+        let diagnostic = Diagnostic {
+            message: "unknown step `rum`".into(),
+            position: Some(Position { file: Arc::new(PathBuf::from("a.yml")), line: 12, column: 7 }),
+            source_line: Some("    - rum: ls".into()),
+            hint: Some("did you mean `run`?".into()),
+        };
+        let expected = "error: unknown step `rum`\n  --> a.yml:12:7\n   |\n12 |     - rum: ls\n   |       ^\n  hint: did you mean `run`?\n";
+        assert_eq!(render(&Error::template(vec![diagnostic])), expected);
+    }
+
+    #[test]
+    fn causes_and_hints_have_lines_of_their_own() {
+        let inner = Error::new(ErrorKind::Host, "no such \x1bthing").with_hint("install it");
+        let error = Error::new(ErrorKind::Base, "cannot do it").with_source(inner);
+        assert_eq!(render(&error), "error: cannot do it\n  caused by: no such \\u{1b}thing\n  hint: install it\n");
+        assert_eq!(Failure::from(error).exit_code(), 1);
+    }
+}

@@ -1,0 +1,80 @@
+//! Reports: the one stream of events, for a terminal, a log, or a machine.
+//!
+//! Progress goes to standard error, JSON to standard output. A report never ends a build: what cannot be written is
+//! remembered and returned by [`Reporter::end`].
+
+mod json;
+mod plain;
+mod tty;
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use virt_maker::event::Event;
+
+use crate::arguments::Progress;
+use crate::text::harmless;
+
+/// One way to show events.
+trait Report: Send {
+    /// Shows one event.
+    fn event(&mut self, event: &Event) -> io::Result<()>;
+
+    /// Leaves the terminal as it should be.
+    fn end(&mut self) {}
+}
+
+/// A report that any thread may send to. Cheap to clone.
+#[derive(Clone)]
+pub struct Reporter(Arc<Mutex<State>>);
+
+struct State {
+    report: Box<dyn Report>,
+    failed: Option<io::Error>,
+}
+
+/// The report that was asked for; `verbose` counts the `-v`.
+pub fn new(progress: Progress, verbose: u8) -> Reporter {
+    let report: Box<dyn Report> = match progress {
+        Progress::Tty => Box::new(tty::Tty::new(verbose)),
+        Progress::Json => Box::new(json::Json::new(io::stdout())),
+        Progress::Quiet => Box::new(Quiet),
+        Progress::Plain | Progress::Auto => Box::new(plain::Plain::new(io::stderr(), verbose)),
+    };
+    Reporter(Arc::new(Mutex::new(State { report, failed: None })))
+}
+
+impl Reporter {
+    /// Shows one event.
+    pub fn event(&self, event: Event) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.failed.is_none()
+            && let Err(error) = state.report.event(&event)
+        {
+            state.failed = Some(error);
+        }
+    }
+
+    /// Ends the report; an error is one that came up on the way.
+    pub fn end(&self) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.report.end();
+        state.failed.take().map_or(Ok(()), Err)
+    }
+}
+
+/// Shows nothing; errors are printed by whoever gets them.
+struct Quiet;
+
+impl Report for Quiet {
+    fn event(&mut self, _: &Event) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// For commands without a report: warnings to standard error.
+pub fn warnings_only(event: Event) {
+    if let Event::Warning { message } = event {
+        eprintln!("warning: {}", harmless(&message));
+    }
+}

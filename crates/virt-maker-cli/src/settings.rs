@@ -1,0 +1,65 @@
+//! The environment: the one place that reads it.
+#![expect(clippy::disallowed_methods, reason = "everything else gets what is read here as settings")]
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::PathBuf;
+
+use crate::error::Failure;
+
+/// Variables that are passed to commands and tools which use a network.
+const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy"];
+
+/// Where layers are kept: the argument, else `VIRT_MAKER_STORE`, else `virt-maker/store` in the user's cache folder.
+pub fn store(argument: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    match argument.or_else(|| path("VIRT_MAKER_STORE")) {
+        Some(store) => Ok(store),
+        None => Ok(cache_dir()?.join("store")),
+    }
+}
+
+/// The folder for what can be made again, by the XDG rules: `$XDG_CACHE_HOME/virt-maker`, else `~/.cache/virt-maker`.
+pub fn cache_dir() -> Result<PathBuf, Failure> {
+    // A relative path in this variable is to be ignored, say the rules.
+    let base = path("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+    let base = base.or_else(|| path("HOME").map(|home| home.join(".cache")));
+    match base {
+        Some(base) => Ok(base.join("virt-maker")),
+        None => Err(Failure::Usage("neither HOME nor XDG_CACHE_HOME is set; say --store DIR".into())),
+    }
+}
+
+/// The agent: `VIRT_MAKER_AGENT`, else beside this program, else in `../libexec/virt-maker`.
+pub fn agent() -> PathBuf {
+    const NAME: &str = "virt-maker-agent";
+    if let Some(agent) = path("VIRT_MAKER_AGENT") {
+        return agent;
+    }
+    let program = env::current_exe().unwrap_or_default();
+    let folder = program.parent().map(PathBuf::from).unwrap_or_default();
+    let beside = folder.join(NAME);
+    let installed = folder.join("../libexec/virt-maker").join(NAME);
+    if !beside.exists() && installed.exists() { installed } else { beside }
+}
+
+/// Proxy settings, under their small names and their large ones.
+pub fn proxies() -> BTreeMap<String, String> {
+    let names = PROXIES.iter().flat_map(|name| [(*name).to_owned(), name.to_uppercase()]);
+    names.filter_map(|name| Some((name.clone(), env::var(&name).ok()?))).collect()
+}
+
+/// How much to say: the number of `-v`, or what `VERBOSE` or `VERBOSITY` says.
+pub fn verbosity(flags: u8) -> u8 {
+    let variable = |name| env::var(name).ok().and_then(|text| text.parse().ok());
+    if flags > 0 { flags } else { variable("VERBOSE").or_else(|| variable("VERBOSITY")).unwrap_or(0) }
+}
+
+/// Whether colours are unwanted (<https://no-color.org>) or cannot be shown.
+pub fn plain_terminal() -> bool {
+    env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
+fn path(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}

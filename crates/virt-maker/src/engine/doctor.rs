@@ -1,0 +1,184 @@
+//! What this host can do: every tool and kernel feature that an engine or a runner needs, tried where that is cheap.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::select::{EngineChoice, Selector};
+use super::{chroot, kvm, libguestfs};
+use crate::error::{Context, ErrorKind, Result, chain};
+use crate::host::{Cancel, Tool, find_program};
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Examination {
+    /// Tools and features, one by one.
+    pub checks: Vec<Check>,
+    /// Whether each engine can work here.
+    pub engines: Vec<EngineState>,
+    /// What `auto` takes; none where no engine works.
+    pub auto: Option<Auto>,
+}
+
+/// One tool or feature.
+#[derive(Debug, Serialize)]
+pub struct Check {
+    /// What it is: `qemu-img`, `KVM`, `file system ext4`.
+    pub name: String,
+    /// Whether it is there and works.
+    pub state: State,
+    /// Its version, or what is wrong.
+    pub detail: String,
+    /// The Debian package that brings it, where one does.
+    pub package: Option<&'static str>,
+}
+
+/// Whether something is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It is there, and was tried where it can be.
+    Works,
+    /// It is not there, or does not work.
+    Missing,
+}
+
+/// Whether an engine can work here.
+#[derive(Debug, Serialize)]
+pub struct EngineState {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it can.
+    pub works: bool,
+    /// Why not, or what it needs.
+    pub detail: String,
+}
+
+/// What `auto` takes.
+#[derive(Debug, Serialize)]
+pub struct Auto {
+    /// Name of the engine.
+    pub engine: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// Programs: name, how to ask for the version, package, what it is for.
+const TOOLS: [(&str, &[&str], &str, &str); 10] = [
+    ("qemu-img", &["--version"], "qemu-utils", "exports"),
+    ("qemu-storage-daemon", &["--version"], "qemu-system-common", "engine chroot"),
+    ("qemu-system-x86_64", &["--version"], "qemu-system-x86", "engine libguestfs"),
+    ("bwrap", &["--version"], "bubblewrap", "engine chroot"),
+    ("mmdebstrap", &["--version"], "mmdebstrap", "import bootstrap"),
+    ("grub-mkimage", &["--version"], "grub-common", "import bootstrap"),
+    ("mke2fs", &["-V"], "e2fsprogs", "import bootstrap"),
+    ("sfdisk", &["--version"], "fdisk", "tests"),
+    ("supermin", &["--version"], "supermin", "engine libguestfs"),
+    ("guestfish", &["--version"], "guestfs-tools", "looking into kept guests"),
+];
+/// File systems that guests use.
+const FILE_SYSTEMS: [&str; 5] = ["ext4", "xfs", "btrfs", "vfat", "iso9660"];
+
+/// Looks at the host. `agent` and `cache_dir` as for [`Selector::new`].
+pub fn examine(agent: &Path, cache_dir: &Path) -> Result<Examination> {
+    let cancel = Cancel::default();
+    fs::create_dir_all(cache_dir).context(ErrorKind::Host, || format!("cannot make {}", cache_dir.display()))?;
+    let mut checks: Vec<Check> = TOOLS.iter().map(|tool| check_tool(*tool, &cancel)).collect();
+    let kvm = kvm::probe(cache_dir, cache_dir);
+    checks.push(check("KVM", kvm.works, kvm.detail, None));
+    checks.push(check_fuse_export(&cancel));
+    for device in ["/dev/fuse", "/dev/loop-control"] {
+        let opened = fs::File::options().read(true).write(true).open(device);
+        let detail = opened.as_ref().map_or_else(|error| error.to_string(), |_| "it opens".into());
+        checks.push(check(device, opened.is_ok(), detail, None));
+    }
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    for name in FILE_SYSTEMS {
+        let (works, detail) = if known.split_whitespace().any(|word| word == name) {
+            (true, "the kernel has it")
+        } else if module_exists(name) {
+            (true, "the kernel has a module for it")
+        } else {
+            (false, "this kernel cannot mount it; engine libguestfs can")
+        };
+        checks.push(check(&format!("file system {name}"), works, detail.into(), None));
+    }
+    let grub = Path::new("/usr/lib/grub/i386-pc/boot.img").exists();
+    let detail = if grub { "its files are there" } else { "import bootstrap needs its files" };
+    checks.push(check("GRUB for BIOS", grub, detail.into(), Some("grub-pc-bin")));
+    let (works, detail) = match libguestfs::detect() {
+        Ok(info) => (true, format!("version {}", info.version)),
+        Err(error) => (false, chain(&error)),
+    };
+    checks.push(check("libguestfs", works, detail, Some("libguestfs0")));
+    checks.push(check_kernel());
+
+    let state = |name, checked: Result<()>, fine: &str| match checked {
+        Ok(()) => EngineState { name, works: true, detail: fine.into() },
+        Err(error) => EngineState { name, works: false, detail: chain(&error) },
+    };
+    let engines = vec![
+        state("chroot", chroot::check(agent), "fast; the host's kernel reads the guest's file systems"),
+        state("libguestfs", libguestfs::detect().map(drop), "starts in seconds; isolates the guest, reaches furthest"),
+    ];
+    let mut selector = Selector::new(EngineChoice::Auto, agent.to_owned(), cache_dir.to_owned());
+    let auto = selector.candidates().ok().and_then(|found| found.first());
+    let auto = auto.map(|first| Auto { engine: first.engine.name(), reason: first.reason.clone() });
+    Ok(Examination { checks, engines, auto })
+}
+
+fn check(name: &str, works: bool, detail: String, package: Option<&'static str>) -> Check {
+    let state = if works { State::Works } else { State::Missing };
+    Check { name: name.into(), state, detail, package }
+}
+
+fn check_tool((name, arguments, package, used_by): (&str, &[&str], &'static str, &str), cancel: &Cancel) -> Check {
+    let Some(path) = find_program(name) else {
+        return check(name, false, format!("needed by: {used_by}"), Some(package));
+    };
+    // Some print their version to standard error; that it runs is what counts.
+    match Tool::new(&path, package).args(arguments).run(cancel) {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output);
+            let first = text.lines().next().unwrap_or_default().trim();
+            let detail = if first.is_empty() { path.display().to_string() } else { first.to_owned() };
+            check(name, true, detail, Some(package))
+        }
+        Err(error) => check(name, false, chain(&error), Some(package)),
+    }
+}
+
+fn check_fuse_export(cancel: &Cancel) -> Check {
+    let help = Tool::new("qemu-storage-daemon", "qemu-system-common").arg("--help").run(cancel).unwrap_or_default();
+    let works = String::from_utf8_lossy(&help).contains("type=fuse");
+    let detail = if works {
+        "qemu-storage-daemon was built with it"
+    } else {
+        "engine chroot needs a qemu-storage-daemon with it"
+    };
+    check("FUSE export", works, detail.into(), None)
+}
+
+fn module_exists(name: &str) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let list = fs::read_to_string(format!("/lib/modules/{}/modules.dep", release.trim())).unwrap_or_default();
+    list.lines().any(|line| line.split(':').next().is_some_and(|path| path.contains(&format!("/{name}.ko"))))
+}
+
+/// A kernel that the appliance of libguestfs can be made of.
+fn check_kernel() -> Check {
+    let kernels = fs::read_dir("/boot").into_iter().flatten().flatten();
+    let mut kernels: Vec<_> =
+        kernels.map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains("/vmlinuz-")).collect();
+    kernels.sort();
+    let readable = kernels.iter().rev().find(|path| fs::File::open(path).is_ok());
+    let (works, detail) = match (readable, kernels.last()) {
+        (Some(path), _) => (true, path.display().to_string()),
+        (None, Some(path)) => {
+            (false, format!("{} is not readable for this user; chmod 0644 mends that", path.display()))
+        }
+        (None, None) => (false, "no kernel in /boot for the appliance of libguestfs".into()),
+    };
+    check("kernel for an appliance", works, detail, Some("linux-image-cloud-amd64"))
+}
