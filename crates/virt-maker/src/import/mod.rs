@@ -24,6 +24,7 @@ macro_rules! imports {
 }
 
 imports! {
+    bootstrap,
     download,
 }
 
