@@ -51,7 +51,7 @@ pub fn inspect(path: &Path, declared: Option<ImageFormat>, name: &str) -> Result
 fn raw(length: u64) -> Result<Inspected, String> {
     match length {
         0 => Err("the file is empty".into()),
-        _ if length % 512 != 0 => {
+        _ if !length.is_multiple_of(512) => {
             Err(format!("a raw disk has whole sectors of 512 bytes, this has {length} bytes: it may be truncated"))
         }
         _ if length > VIRTUAL_SIZE_MAX => Err(format!("a size of {length} bytes is more than is taken")),

@@ -129,8 +129,8 @@ impl Import for Download {
     fn make(&self, key: &ImportKey, target: &Path, _log: &Path, context: &ImportContext<'_>) -> Result<ImageFormat> {
         let wanted = key.inputs.first().map(|input| input.digest);
         let made = match &self.source {
-            Source::File(path) => self.from_file(path, wanted, target, context),
-            Source::Url(url) => self.from_url(url, wanted, target, context),
+            Source::File(path) => self.make_from_file(path, wanted, target, context),
+            Source::Url(url) => self.make_from_url(url, wanted, target, context),
         };
         if made.is_err() {
             let _ = fs::remove_file(target);
@@ -151,7 +151,7 @@ impl Download {
         format!("cannot read {}", self.name())
     }
 
-    fn from_file(
+    fn make_from_file(
         &self,
         path: &Path,
         wanted: Option<Digest>,
@@ -167,7 +167,7 @@ impl Download {
         self.take(&mut file, wanted, target, context)
     }
 
-    fn from_url(
+    fn make_from_url(
         &self,
         url: &str,
         wanted: Option<Digest>,

@@ -31,7 +31,7 @@ pub(super) fn agent(url: &str, context: &ImportContext<'_>) -> Result<Agent> {
     Ok(config.into())
 }
 
-/// The proxy for `url` by the usual variables, which the caller passed on.
+/// The proxy for `url` by the usual variables, which the caller passed on. It has to allow `CONNECT`, also to port 80.
 fn proxy(url: &str, context: &ImportContext<'_>) -> Result<Option<Proxy>> {
     let variable = |name: &str| {
         let value = context.env.get(name).or_else(|| context.env.get(&name.to_uppercase()));
