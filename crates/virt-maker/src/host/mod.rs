@@ -3,6 +3,7 @@
 mod cancel;
 pub mod digest;
 pub mod durable;
+pub mod escape;
 mod guard;
 mod helper;
 mod process;

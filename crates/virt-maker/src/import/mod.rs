@@ -2,6 +2,7 @@
 
 mod decompress;
 mod fetch;
+mod http;
 mod sources;
 
 use std::path::{Path, PathBuf};
