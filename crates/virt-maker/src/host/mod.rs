@@ -6,6 +6,7 @@ pub mod durable;
 mod guard;
 mod helper;
 mod process;
+pub mod subordinate;
 mod terminal;
 
 pub use cancel::Cancel;
