@@ -128,6 +128,12 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
+        // The kernel lets go of the files of processes that just ended a moment later.
+        for _ in 0..100 {
+            if Command::new("umount").arg(&self.0).status().is_ok_and(|status| status.success()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 }
