@@ -40,7 +40,7 @@ impl Machine {
 /// There are hosts where `/dev/kvm` opens and a machine dies on its first instruction, so one is started.
 fn kvm_works() -> bool {
     let machine = Command::new("qemu-system-x86_64")
-        .args(["-accel", "kvm", "-m", "64", "-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-accel", "kvm", "-cpu", "max", "-m", "64", "-nodefaults", "-no-user-config", "-display", "none"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

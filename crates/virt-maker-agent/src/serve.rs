@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use virt_maker_agent::protocol::{FailureKind, Frame, Reply, Request, Sandbox, VERSION};
 
 use crate::command;
-use crate::failure::{Result, failure, refused};
+use crate::failure::{Result, failure, refused, system};
 use crate::files::{self, NewFile};
 use crate::link::{Broken, Link};
 use crate::mounts::Guest;
@@ -70,6 +70,14 @@ fn answer(
         Request::Mount { disk } => {
             if guest.is_some() {
                 return Ok(Err(out_of_turn("a guest is mounted already")));
+            }
+            // The host's storage daemon may have joined the namespace that the agent began with, to put the disk there.
+            // The guest is mounted in another one: were it the daemon's own, a daemon that is killed would unmount the
+            // guest on its way out, and wait for ever for itself to take the last writes.
+            // SAFETY: the agent has one thread, so nothing else can rely on the namespace that is left here.
+            let apart = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) };
+            if let Err(error) = apart {
+                return Ok(Err(system("make a mount namespace for the guest", error)));
             }
             return Ok(Guest::mount(&disk, &folders.root).map(|(mounted, reply)| {
                 *guest = Some(mounted);

@@ -3,6 +3,7 @@
 //! An appliance takes seconds to boot, so each test checks many things on one, and a lock lets one run at a time, also
 //! across processes.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ struct Bench {
     log: Arc<Mutex<Vec<u8>>>,
     events: Arc<Mutex<Vec<String>>>,
     cancel: Cancel,
-    _lock: File,
+    _lock: testkit::ApplianceLock,
 }
 
 fn tool(program: &str, args: &[&str]) -> String {
@@ -41,8 +42,7 @@ fn tool(program: &str, args: &[&str]) -> String {
 impl Bench {
     /// With a base whose second file system is labelled `data`; `second_root` makes that look like a system, too.
     fn new(fstab: &str, second_root: bool) -> Bench {
-        let lock = File::create(std::env::temp_dir().join("virt-maker-test-libguestfs.lock")).unwrap();
-        lock.lock().unwrap();
+        let lock = testkit::appliance_lock();
         let top = tempfile::tempdir().unwrap();
         for name in ["store", "work", "root", "second"] {
             fs::create_dir(top.path().join(name)).unwrap();
@@ -126,6 +126,7 @@ impl Bench {
             output: Arc::new(move |bytes| log.lock().unwrap().extend_from_slice(bytes)),
             events: Events::new(move |event| events.lock().unwrap().push(format!("{event:?}"))),
             cancel: self.cancel.clone(),
+            network_env: &BTreeMap::from([("http_proxy".to_owned(), "http://localhost:9/".to_owned())]),
         })
     }
 
@@ -400,16 +401,16 @@ fn network(bench: &Bench, session: &mut dyn Session) {
         std::io::Write::write_all(&mut stream, b"hello from the host\n").unwrap();
     });
     // The gateway of qemu's user network is the host's loopback.
-    let script = format!("nc 169.254.2.2 {port} </dev/null; cat /etc/resolv.conf");
+    let script = format!("nc 169.254.2.2 {port} </dev/null; echo proxy $http_proxy; cat /etc/resolv.conf");
     let run = |network| Run {
         network,
         resolv_conf: Some("nameserver 127.0.0.53\nsearch test.example\n".into()),
         ..shell(&script)
     };
     let (_, without) = bench.run(session, &run(false));
-    assert!(without.contains("unreachable") && without.ends_with("nameserver 192.0.2.99\n"), "{without}");
+    assert!(without.contains("unreachable") && without.ends_with("proxy\nnameserver 192.0.2.99\n"), "{without}");
     let (_, with) = bench.run(session, &run(true));
-    assert_eq!(with, "hello from the host\nnameserver 169.254.2.3\nsearch test.example\n");
+    assert_eq!(with, "hello from the host\nproxy http://169.254.2.2:9/\nnameserver 169.254.2.3\nsearch test.example\n");
     answers.join().unwrap();
     assert!(bench.run(session, &run(false)).1.contains("unreachable"), "without again");
     // A link to a place under /run, and nothing at all. What the command makes of the file is not kept.
@@ -510,6 +511,7 @@ fn child_opens_a_shell_and_then_hangs() {
             output: Arc::new(|_| {}),
             events: Events::none(),
             cancel: Cancel::default(),
+            network_env: &BTreeMap::new(),
         })
         .unwrap();
     session.shell().unwrap();

@@ -93,6 +93,7 @@ fn copy_tree(from: &Path, to: &PathBuf) {
             copy_tree(&from.join(&name), &to.join(&name));
         }
     } else {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(from, to).unwrap();
     }
 }

@@ -9,8 +9,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -38,16 +39,36 @@ pub struct Tool {
     program: OsString,
     package: &'static str,
     arguments: Vec<OsString>,
-    env: BTreeMap<String, String>,
+    env: BTreeMap<String, OsString>,
     folder: Option<PathBuf>,
     log: Option<PathBuf>,
+    input: Option<Vec<u8>>,
+    each_line: Option<EachLine>,
+}
+
+/// Gets each line of a program's errors as it comes.
+struct EachLine(Box<dyn FnMut(&str) + Send>);
+
+impl fmt::Debug for EachLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EachLine")
+    }
 }
 
 impl Tool {
     /// A program by its name, and the Debian package that brings it.
     pub fn new(program: impl AsRef<OsStr>, package: &'static str) -> Tool {
         let program = program.as_ref().to_owned();
-        Tool { program, package, arguments: Vec::new(), env: BTreeMap::new(), folder: None, log: None }
+        Tool {
+            program,
+            package,
+            arguments: Vec::new(),
+            env: BTreeMap::new(),
+            folder: None,
+            log: None,
+            input: None,
+            each_line: None,
+        }
     }
 
     /// Adds an argument.
@@ -62,8 +83,9 @@ impl Tool {
         self
     }
 
-    /// Sets a variable of its environment. Of this process's own it gets only a few, and `LC_ALL=C.UTF-8`.
-    pub fn env(mut self, name: &str, value: impl Into<String>) -> Tool {
+    /// Sets a variable of its environment. Of this process's own it gets only a few, and `LC_ALL=C.UTF-8`. With `PATH`,
+    /// the program itself is found there too.
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Tool {
         self.env.insert(name.to_owned(), value.into());
         self
     }
@@ -77,6 +99,18 @@ impl Tool {
     /// Appends what it writes to standard error to a file.
     pub fn log_to(mut self, log: &Path) -> Tool {
         self.log = Some(log.to_owned());
+        self
+    }
+
+    /// What it reads from standard input, at most what a pipe holds at once (4 KiB); nothing by default.
+    pub fn input(mut self, input: impl Into<Vec<u8>>) -> Tool {
+        self.input = Some(input.into());
+        self
+    }
+
+    /// Hands each line that it writes to standard error to `each` as it comes, besides the log.
+    pub fn each_error_line(mut self, each: impl FnMut(&str) + Send + 'static) -> Tool {
+        self.each_line = Some(EachLine(Box::new(each)));
         self
     }
 
@@ -111,7 +145,7 @@ impl Tool {
 
     /// Runs it while `read` consumes its standard output.
     pub fn run_reading(
-        self,
+        mut self,
         cancel: &Cancel,
         read: &mut dyn FnMut(&mut dyn Read) -> std::io::Result<()>,
     ) -> Result<()> {
@@ -129,7 +163,12 @@ impl Tool {
         };
         let mut stderr = child.stderr.take().expect("standard error is a pipe");
         let log = self.log.clone();
-        let words = std::thread::spawn(move || collect(&mut stderr, log.as_deref()));
+        let each_line = self.each_line.take();
+        let words = std::thread::spawn(move || collect(&mut stderr, log.as_deref(), each_line));
+        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), &self.input) {
+            // One that does not read it says by its status whether that was right.
+            let _ = stdin.write_all(input);
+        }
         let mut stdout = child.stdout.take().expect("standard output is a pipe");
         let consumed = read(&mut stdout);
         drop(stdout);
@@ -159,7 +198,8 @@ impl Tool {
         #[expect(clippy::disallowed_methods, reason = "these say where the host keeps its programs, not what to do")]
         command.envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.env("LC_ALL", "C.UTF-8").envs(&self.env);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         if let Some(folder) = &self.folder {
             command.current_dir(folder);
         }
@@ -213,27 +253,45 @@ fn watch(pid: u32, cancel: &Cancel) -> Result<JoinHandle<()>> {
 }
 
 /// Reads all, keeps the end, and writes it to the log.
-fn collect(stderr: &mut dyn Read, log: Option<&Path>) -> Vec<u8> {
+fn collect(stderr: &mut dyn Read, log: Option<&Path>, mut each_line: Option<EachLine>) -> Vec<u8> {
     const KEPT: usize = 64 << 10;
     let mut log: Option<File> = log.and_then(|path| OpenOptions::new().create(true).append(true).open(path).ok());
     let mut kept = Vec::new();
+    let mut line = Vec::new();
     let mut buffer = [0; 8192];
     loop {
         let count = match stderr.read(&mut buffer) {
-            Ok(0) => return kept,
+            Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(_) => return kept,
+            Err(_) => break,
         };
         if let Some(file) = &mut log {
             // The tool's own success decides; a log that is short on a full disk does not.
-            let _ = std::io::Write::write_all(file, &buffer[..count]);
+            let _ = file.write_all(&buffer[..count]);
+        }
+        if let Some(EachLine(each)) = &mut each_line {
+            for byte in &buffer[..count] {
+                // A line without an end is cut into pieces.
+                if *byte == b'\n' || line.len() >= KEPT {
+                    each(&String::from_utf8_lossy(&line));
+                    line.clear();
+                } else {
+                    line.push(*byte);
+                }
+            }
         }
         kept.extend_from_slice(&buffer[..count]);
         if kept.len() > 2 * KEPT {
             kept.drain(..kept.len() - KEPT);
         }
     }
+    if let Some(EachLine(each)) = &mut each_line
+        && !line.is_empty()
+    {
+        each(&String::from_utf8_lossy(&line));
+    }
+    kept
 }
 
 #[cfg(test)]

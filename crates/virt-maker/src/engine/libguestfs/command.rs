@@ -1,7 +1,6 @@
 //! Commands: the job that the appliance's shell gets, and what comes back.
 //!
-//! A job is shell text that this room makes; whatever comes from a template is in it only as a quoted word or within a
-//! here-document with a random end mark. Small jobs go with the call, larger ones (a shell's argument may have 128 KiB)
+//! A job is shell text that this room makes; whatever comes from a template is in it only as a quoted word. Small jobs go with the call, larger ones (a shell's argument may have 128 KiB)
 //! and, so that no log shows them, those of verbose sessions are uploaded.
 
 use std::collections::BTreeMap;
@@ -22,6 +21,8 @@ const HERE: &str = "/run/virt-maker";
 const INLINE: usize = 96 * 1024;
 /// DNS of qemu's user network, which asks the host's resolver.
 const NAMESERVER: &str = "nameserver 169.254.2.3\n";
+/// The host, as the user network shows it.
+const GATEWAY: &str = "169.254.2.2";
 /// Capabilities of a command: those that the agent gives (`sandbox.rs`), so that all engines allow the same.
 const BOUNDING_SET: &str = "-all,+audit_write,+chown,+dac_override,+fowner,+fsetid,+kill,+linux_immutable,+mknod,\
     +net_bind_service,+setfcap,+setgid,+setpcap,+setuid,+sys_chroot";
@@ -35,7 +36,7 @@ pub(super) fn setup() -> String {
         ("network.sh", include_str!("appliance/network.sh")),
         ("setup.sh", include_str!("appliance/setup.sh")),
     ] {
-        document(&mut text, name, content, "END-OF-VIRT-MAKER");
+        document(&mut text, name, content);
     }
     let _ = write!(text, "exec /bin/sh {HERE}/setup.sh");
     text
@@ -46,7 +47,15 @@ impl LibguestfsSession {
     pub(super) fn run_command(&mut self, run: &Run) -> Result<Exit> {
         self.appliance.cancel.check()?;
         let token = random_token()?;
-        let job = job(run, &token)?;
+        let job = match run.network {
+            true => {
+                // What the step says itself goes before.
+                let mut env = self.network_env.clone();
+                env.extend(run.env.clone());
+                job(&Run { env, ..run.clone() }, &token)?
+            }
+            false => job(run, &token)?,
+        };
         let answer = match run.terminal {
             None => {
                 self.output.expect(&token);
@@ -101,7 +110,6 @@ impl LibguestfsSession {
 /// The job of a command.
 fn job(run: &Run, token: &str) -> Result<String> {
     let mut text = String::new();
-    let end = format!("END-{token}");
     let (input, port, marker) = match run.terminal {
         None => ("/dev/null", "/dev/virtio-ports/org.virt-maker.output", token),
         Some(_) => ("/dev/hvc0", "/dev/hvc0", ""),
@@ -109,12 +117,12 @@ fn job(run: &Run, token: &str) -> Result<String> {
     let _ = writeln!(text, "VM_TOKEN={marker} VM_INPUT={input} VM_PORT={port}");
     let _ = writeln!(text, "export VM_NETWORK={}", u8::from(run.network));
     if let Some(script) = &run.script {
-        document(&mut text, "script", script, &end);
+        document(&mut text, "script", script);
     }
     if run.network {
-        document(&mut text, "resolv.conf", &resolv_conf(run.resolv_conf.as_deref()), &end);
+        document(&mut text, "resolv.conf", &resolv_conf(run.resolv_conf.as_deref()));
     }
-    document(&mut text, "command", &command(run)?, &end);
+    document(&mut text, "command", &command(run)?);
     let _ = writeln!(text, ". {HERE}/run.sh");
     if text.contains('\0') {
         return Err(Error::new(ErrorKind::Step, "a command, its script or its environment contains a NUL byte"));
@@ -122,10 +130,9 @@ fn job(run: &Run, token: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Appends a command that writes a file.
-fn document(text: &mut String, name: &str, content: &str, end: &str) {
-    let newline = if content.is_empty() || content.ends_with('\n') { "" } else { "\n" };
-    let _ = writeln!(text, "cat >{HERE}/{name} <<'{end}'\n{content}{newline}{end}");
+/// Appends a command that writes a file, without starting a program.
+fn document(text: &mut String, name: &str, content: &str) {
+    let _ = writeln!(text, "printf %s {} >{HERE}/{name}", quote(content));
 }
 
 /// The shell text that becomes the command by `exec`.
@@ -204,6 +211,24 @@ fn resolv_conf(text: Option<&str>) -> String {
     out
 }
 
+/// Proxies as they are reached behind qemu's user network: what listens on the host's loopback is at its gateway.
+pub(super) fn behind_qemu(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let reachable = |value: &str| {
+        let start = value.find("://").map_or(0, |at| at + 3);
+        let end = value[start..].find('/').map_or(value.len(), |at| start + at);
+        // After the password, before the port.
+        let start = value[start..end].rfind('@').map_or(start, |at| start + at + 1);
+        let host = value[start..end].rsplit_once(':').map_or(&value[start..end], |(host, _)| host);
+        let loopback = host.eq_ignore_ascii_case("localhost") || host == "[::1]" || host.starts_with("127.");
+        match loopback {
+            true => format!("{}{GATEWAY}{}", &value[..start], &value[start + host.len()..]),
+            false => value.to_owned(),
+        }
+    };
+    let proxy = |name: &str| name.to_ascii_lowercase().ends_with("_proxy") && !name.eq_ignore_ascii_case("no_proxy");
+    env.iter().map(|(name, value)| (name.clone(), if proxy(name) { reachable(value) } else { value.clone() })).collect()
+}
+
 /// `status=N`, `guest=...` or `error=...`, as `appliance/run.sh` prints it.
 fn parse_answer(answer: &str) -> Result<Exit> {
     match answer.trim_end().split_once('=') {
@@ -253,6 +278,21 @@ mod tests {
         let text = "search a.example\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\noptions edns0\n";
         let want = "search a.example\nnameserver 169.254.2.3\nnameserver 192.0.2.1\noptions edns0\n";
         assert_eq!(resolv_conf(Some(text)), want);
+    }
+
+    #[test]
+    fn proxies_on_the_host_are_reached_through_the_gateway() {
+        for (name, value, want) in [
+            ("http_proxy", "http://127.0.0.1:3128/", "http://169.254.2.2:3128/"),
+            ("HTTPS_PROXY", "http://me:p@localhost:3128", "http://me:p@169.254.2.2:3128"),
+            ("http_proxy", "localhost", "169.254.2.2"),
+            ("http_proxy", "http://[::1]:8080", "http://169.254.2.2:8080"),
+            ("http_proxy", "http://proxy.example:3128/localhost", "http://proxy.example:3128/localhost"),
+            ("no_proxy", "localhost,127.0.0.1", "localhost,127.0.0.1"),
+        ] {
+            let env = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            assert_eq!(behind_qemu(&env)[name], want);
+        }
     }
 
     #[test]

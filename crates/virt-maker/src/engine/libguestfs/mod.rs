@@ -36,7 +36,6 @@ mod terminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::qmp::Qmp;
 use super::{Engine, OpenRequest, Session};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -112,9 +111,6 @@ impl Engine for LibguestfsEngine {
         Ok(Box::new(session))
     }
 }
-
-// The control connection is the same for all engines.
-const _: fn(std::os::unix::net::UnixStream) -> Result<Qmp> = Qmp::greet;
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,12 @@
 //! A session: one appliance with the guest mounted, and the stack of overlays under it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use virt_maker_agent::protocol::{OsRelease, Run};
 
-use super::command::{quote, setup};
+use super::command::{behind_qemu, quote, setup};
 use super::ffi::Library;
 use super::inspect::{self, FileSystem, Mounted};
 use super::launch::{self, Appliance, Started};
@@ -26,6 +27,7 @@ pub(super) struct LibguestfsSession {
     pub(super) os: OsRelease,
     pub(super) work_dir: PathBuf,
     pub(super) verbose: bool,
+    pub(super) network_env: BTreeMap<String, String>,
 }
 
 impl LibguestfsSession {
@@ -46,6 +48,7 @@ impl LibguestfsSession {
             os,
             work_dir: request.work_dir.to_owned(),
             verbose: options.verbose,
+            network_env: behind_qemu(request.network_env),
         })
     }
 
@@ -59,7 +62,7 @@ impl LibguestfsSession {
 ///
 /// A subvolume is mounted more than once from one device, but frozen once. The last mounted goes first.
 fn still_and_free(file_systems: &[FileSystem]) -> (String, String) {
-    let mut still = vec!["sync".to_owned()];
+    let mut still = Vec::new();
     let mut free = Vec::new();
     let mut devices: Vec<&str> = Vec::new();
     for FileSystem { device, path, kind } in file_systems.iter().rev() {
@@ -138,7 +141,7 @@ mod tests {
             fs("/dev/sdb2", "/sysroot/home", "btrfs"),
             fs("/dev/sdb1", "/sysroot/it's", "vfat"),
         ]);
-        assert_eq!(still, r"sync && mount -o remount,ro '/sysroot/it'\''s' && fsfreeze --freeze '/sysroot/home'");
+        assert_eq!(still, r"mount -o remount,ro '/sysroot/it'\''s' && fsfreeze --freeze '/sysroot/home'");
         assert_eq!(free, r"fsfreeze --unfreeze '/sysroot/home' && mount -o remount,rw '/sysroot/it'\''s'");
     }
 }

@@ -9,14 +9,16 @@ fail() {
 }
 
 mount -a -T $here/fstab || fail 'cannot mount the temporary file systems of a command'
-cp -a $here/dev/. "$dev" || fail 'cannot make the device nodes of a command'
-mkdir -m 1777 "$run/lock"
+if [ "$dev $run" = '/sysroot/dev /sysroot/run' ]; then
+    cp -a $here/skeleton/dev $here/skeleton/run /sysroot
+else
+    cp -a $here/skeleton/dev/. "$dev" && cp -a $here/skeleton/run/. "$run"
+fi || fail 'cannot make the device nodes of a command'
 if [ -e $here/script ]; then
     mkdir "$run/virt-maker" && cp $here/script "$run/virt-maker/script" && chmod 700 "$run/virt-maker/script" ||
         fail 'cannot show the script'
 fi
 echo "$hostname" >/proc/sys/kernel/hostname
-[ "$VM_NETWORK" = 1 ] || ip link set lo up
 
 # gawk tells an exit status from a signal, which a shell does not. Under `exec` its child becomes the command itself.
 gawk 'BEGIN { print system("exec /bin/sh /run/virt-maker/command") >"/run/virt-maker/status" }'

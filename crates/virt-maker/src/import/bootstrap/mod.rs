@@ -1,0 +1,195 @@
+//! `bootstrap`: a bootable Debian or Ubuntu, made of packages by `mmdebstrap`.
+//!
+//! No loop device, no appliance, no right beyond what `mmdebstrap` itself needs: its last hook makes the file system
+//! with `mke2fs -d` while the tree still has its owners, and the boot loader is put in place from outside. The tree is
+//! never packed and unpacked, so a bootstrap takes little more than `mmdebstrap` alone.
+//!
+//! The key covers what the template says. The packages that a mirror has are another day others; a base that is in the
+//! store stays as it is until somebody forces it.
+
+mod grub;
+mod recipe;
+mod tree;
+
+use std::fs::File;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use self::recipe::{Distribution, Recipe};
+use super::{Import, ImportContext, ImportKey, ImportKind};
+use crate::diagnostic::Diagnostic;
+use crate::disk::ImageFormat;
+use crate::error::{Context, ErrorKind, Result};
+use crate::template::{Kind, Node, closest, from_node};
+
+pub(super) static KIND: ImportKind = ImportKind {
+    name: "bootstrap",
+    about: "Makes a bootable Debian or Ubuntu from packages, with mmdebstrap.",
+    version: 1,
+    parse,
+};
+
+/// Where system programs are; ordinary users do not have all of it in their own.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_SIZE: u64 = 4 << 30;
+/// No suite is smaller with a kernel.
+const SIZE_MIN: u64 = 512 << 20;
+/// ext4 with blocks of 4 KiB.
+const SIZE_MAX: u64 = 16 << 40;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Arguments {
+    suite: String,
+    #[expect(dead_code, reason = "read from the node: one string, or a list")]
+    mirror: Option<serde::de::IgnoredAny>,
+    #[expect(dead_code, reason = "read from the node, so that each has its place")]
+    packages: Option<serde::de::IgnoredAny>,
+    size: Option<String>,
+}
+
+struct Bootstrap {
+    recipe: Recipe,
+}
+
+fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
+    let arguments: Arguments = from_node(node)?;
+    let at = |name: &str| node.get(name).unwrap_or(node);
+    let mut problems = Vec::new();
+
+    let suite = arguments.suite;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte);
+    if !suite.starts_with(|first: char| first.is_ascii_alphanumeric()) || !suite.bytes().all(plain) {
+        problems.push(at("suite").diagnostic(format!("`{}` is not the name of a suite", suite.escape_debug())));
+    }
+    let mut mirrors = Vec::new();
+    for node in node.get("mirror").map(items).unwrap_or_default() {
+        match text(node) {
+            Ok(mirror) if is_mirror(&mirror) => mirrors.push(mirror),
+            Ok(_) => problems.push(node.diagnostic(
+                "expected the URL of a mirror (http, https, file), or a line of a sources.list that begins with `deb`",
+            )),
+            Err(found) => problems.extend(found),
+        }
+    }
+    let distribution = Distribution::of_suite(&suite).or_else(|| {
+        let ubuntu = mirrors.iter().any(|mirror| mirror.contains("ubuntu"));
+        let guess = if ubuntu { Distribution::Ubuntu } else { Distribution::Debian };
+        (!mirrors.is_empty()).then_some(guess)
+    });
+    if distribution.is_none() && problems.is_empty() {
+        let mut problem = at("suite").diagnostic(format!("unknown suite `{suite}`"));
+        problem.hint = Some(match closest(&suite, Distribution::suites()) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => "a suite that is not known by name needs a `mirror`".to_owned(),
+        });
+        problems.push(problem);
+    }
+    let mut packages = Vec::new();
+    for node in node.get("packages").map(items).unwrap_or_default() {
+        match text(node) {
+            // What Debian's policy allows in a name, with an architecture, a version or a release behind it; never an
+            // option, and never apt's marks for removal.
+            Ok(name)
+                if name.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
+                    && !name.ends_with(['-', '+'])
+                    && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.:=~/".contains(&byte)) =>
+            {
+                packages.push(name);
+            }
+            // A name may end in plus signs, like that of a compiler.
+            Ok(name) if name.ends_with("++") && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'+') => {
+                packages.push(name);
+            }
+            Ok(name) => {
+                problems.push(node.diagnostic(format!("`{}` is not the name of a package", name.escape_debug())));
+            }
+            Err(found) => problems.extend(found),
+        }
+    }
+    let size = match arguments.size.as_deref().map(parse_size) {
+        None => DEFAULT_SIZE,
+        Some(Some(size)) if (SIZE_MIN..=SIZE_MAX).contains(&size) => size,
+        Some(_) => {
+            problems.push(at("size").diagnostic("expected a size from 512M to 16T, such as `4G` or `2500M`"));
+            DEFAULT_SIZE
+        }
+    };
+    match distribution {
+        Some(distribution) if problems.is_empty() => {
+            Ok(Box::new(Bootstrap { recipe: Recipe { distribution, suite, mirrors, packages, size } }))
+        }
+        _ => Err(problems),
+    }
+}
+
+/// A list, or one thing in place of a list of one.
+fn items(node: &Node) -> Vec<&Node> {
+    match &node.kind {
+        Kind::List(items) => items.iter().collect(),
+        Kind::Null => Vec::new(),
+        _ => vec![node],
+    }
+}
+
+fn text(node: &Node) -> Result<String, Vec<Diagnostic>> {
+    from_node(node)
+}
+
+/// One line, since it becomes one of a `sources.list`.
+fn is_mirror(mirror: &str) -> bool {
+    let url = ["http://", "https://", "file:/"].iter().any(|scheme| mirror.starts_with(scheme));
+    !mirror.contains(char::is_control) && (mirror.starts_with("deb ") || url && !mirror.contains(char::is_whitespace))
+}
+
+/// Bytes, in full MiB: a number with `M`, `G` or `T`, perhaps followed by `iB` or `B`; all are powers of 1024.
+fn parse_size(text: &str) -> Option<u64> {
+    let text = text.strip_suffix('B').unwrap_or(text);
+    let text = text.strip_suffix('i').unwrap_or(text);
+    let shift = match text.as_bytes().last()? {
+        b'M' => 20,
+        b'G' => 30,
+        b'T' => 40,
+        _ => return None,
+    };
+    let number = &text[..text.len() - 1];
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+impl Import for Bootstrap {
+    fn summary(&self) -> String {
+        let mut summary = self.recipe.suite.clone();
+        for package in &self.recipe.packages {
+            summary.push(' ');
+            summary.push_str(package);
+        }
+        summary
+    }
+
+    fn key_inputs(&self, _: &ImportContext<'_>) -> Result<ImportKey> {
+        let Recipe { distribution: _, suite, mirrors, packages, size } = &self.recipe;
+        let arguments = json!({ "suite": suite, "mirror": mirrors, "packages": packages, "size": size });
+        Ok(ImportKey { arguments, inputs: Vec::new(), fetched: None })
+    }
+
+    fn make(&self, _: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<ImageFormat> {
+        let size = self.recipe.size;
+        grub::check_host()?;
+        let scratch = tree::Scratch::beside(target)?;
+        let disk =
+            File::create_new(target).context(ErrorKind::Store, || format!("cannot write {}", target.display()))?;
+        disk.set_len(size)
+            .context(ErrorKind::Store, || format!("cannot make {} {size} bytes large", target.display()))?;
+        drop(disk);
+        tree::make(&self.recipe, target, &scratch, log, context)?;
+        grub::partition(target, size, context.cancel)?;
+        grub::install(target, scratch.path(), context.cancel)?;
+        // Raw: nothing is converted, holes stay holes, and reads below the overlays need no second table of clusters.
+        Ok(ImageFormat::Raw)
+    }
+}
