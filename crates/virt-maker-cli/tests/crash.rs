@@ -14,6 +14,7 @@ struct Random(u64);
 
 impl Random {
     fn new() -> Random {
+        #[expect(clippy::disallowed_methods, reason = "a switch for developers: the seed of a run that failed")]
         let seed = std::env::var("VIRT_MAKER_TEST_SEED").ok().and_then(|text| text.parse().ok());
         let seed = seed.unwrap_or_else(|| {
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64

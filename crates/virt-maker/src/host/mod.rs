@@ -7,6 +7,7 @@ pub mod escape;
 mod guard;
 mod helper;
 mod process;
+pub mod subordinate;
 mod terminal;
 
 pub use cancel::Cancel;

@@ -85,6 +85,7 @@ impl Store {
             }
         }
         workspace::sweep(&store.root.join("tmp"));
+        lock::sweep(&store.root.join("locks"));
         Ok(store)
     }
 
