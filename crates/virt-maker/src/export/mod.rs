@@ -1,5 +1,6 @@
 //! Exports: how an artifact is made from a sealed layer, one file per kind. Adding one works as for steps.
 
+mod compress;
 mod convert;
 mod publish;
 
