@@ -140,7 +140,7 @@ pub fn fsck_clean(image: &Path, format: &str) {
     assert!(checked > 0, "{image_name}: no file system that can be checked");
 }
 
-/// The bytes of a regular file in `image` (raw or qcow2, by its magic number): by `debugfs` from ext file systems, by
+/// The bytes of a regular file (no symbolic link is followed) in `image` (raw or qcow2, by its magic number): by `debugfs` from ext file systems, by
 /// the host's kernel from others. The last partition that has the file counts, as root is the last one in all guests
 /// here; panics where none has it.
 #[track_caller]

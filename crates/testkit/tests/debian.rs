@@ -8,7 +8,7 @@ use testkit::{Fs, TinyOptions, appliance_lock, debian_guest, fsck_clean, read_fi
 fn the_debian_guest_is_a_debian() {
     let image = debian_guest();
     fsck_clean(&image, "raw");
-    let release = String::from_utf8(read_file_from_image(&image, "/etc/os-release")).unwrap();
+    let release = String::from_utf8(read_file_from_image(&image, "/usr/lib/os-release")).unwrap();
     assert!(release.contains("VERSION_CODENAME=bookworm"), "{release}");
     let status = String::from_utf8(read_file_from_image(&image, "/var/lib/dpkg/status")).unwrap();
     assert!(status.contains("Package: apt\nStatus: install ok installed\n"));
