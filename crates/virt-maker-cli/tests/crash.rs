@@ -105,8 +105,9 @@ fn a_full_host_disk_is_an_error_and_no_bad_layer() {
     let template = bench.template("t.yml", &steps, "");
     let ran = bench.build("chroot", &template, &["--store", store.to_str().unwrap()]).exits(5);
     assert!(ran.stderr.contains("full"), "{}", ran.stderr);
-    let layers: Vec<_> = fs::read_dir(store.join("layers")).unwrap().collect();
-    assert!(layers.len() <= 2, "the step that did not fit is not a layer");
+    // Counted, not collected: an entry keeps its folder open, and the disk could not be unmounted.
+    let layers = fs::read_dir(store.join("layers")).unwrap().count();
+    assert!(layers <= 2, "the step that did not fit is not a layer");
     drop(small);
     before.assert_nothing_left();
 }

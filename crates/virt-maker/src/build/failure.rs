@@ -31,12 +31,12 @@ impl Build<'_> {
 
     /// A full disk below the store reaches a guest and its engine only as an input/output error: this says what it was.
     pub(super) fn explain_full_disk(&self, error: Error) -> Error {
-        if matches!(error.kind(), ErrorKind::HostFull | ErrorKind::Cancelled) {
+        if error.kind() == ErrorKind::Cancelled {
             return error;
         }
         let root = self.store.root();
         let free = rustix::fs::statvfs(root).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-        if free >= DISK_FULL {
+        if free >= DISK_FULL && error.kind() != ErrorKind::HostFull {
             return error;
         }
         Error::new(ErrorKind::HostFull, format!("the disk that holds the store {} is full", root.display()))
