@@ -8,11 +8,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{ImageFormat, overlay::MAGIC, qcow2};
+use super::{ImageFormat, VIRTUAL_SIZE_MAX, overlay::MAGIC, qcow2};
 use crate::error::{Context, Error, ErrorKind, Result};
-
-/// Largest disk that is taken, in bytes: 64 TiB.
-pub const VIRTUAL_SIZE_MAX: u64 = 64 << 40;
 
 /// An image that may be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,3 +23,6 @@ impl ImageFormat {
         }
     }
 }
+
+/// Largest disk that is taken, in bytes: 64 TiB.
+pub const VIRTUAL_SIZE_MAX: u64 = 64 << 40;

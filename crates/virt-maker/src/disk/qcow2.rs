@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::inspect::VIRTUAL_SIZE_MAX;
+use super::VIRTUAL_SIZE_MAX;
 
 /// Incompatible features that are known and harmless: dirty, compression type, extended L2 entries.
 const FEATURES_KNOWN: u64 = FEATURE_DIRTY | FEATURE_COMPRESSION | FEATURE_EXTENDED_L2;

@@ -23,7 +23,7 @@ use ureq::{Agent, Body};
 
 use super::ImportContext;
 use super::http::{agent, shown};
-use crate::disk::inspect::VIRTUAL_SIZE_MAX;
+use crate::disk::VIRTUAL_SIZE_MAX;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
 use crate::host::Cancel;
