@@ -42,6 +42,17 @@ pub fn tree(at: &Path) {
     fs::write(at.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n").unwrap();
 }
 
+/// Adds one of this system's programs to a tree, with the libraries that it needs.
+pub fn with_program(tree: &Path, program: &str) {
+    let libraries = tool("ldd", &[program]);
+    let files = libraries.split_whitespace().filter(|word| word.starts_with('/')).chain([program]);
+    for file in files {
+        let target = tree.join(&file[1..]);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(file, target).unwrap();
+    }
+}
+
 /// A folder for one test, with what the test needs.
 pub struct Lab {
     pub folder: tempfile::TempDir,
