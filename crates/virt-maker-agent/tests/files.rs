@@ -43,7 +43,10 @@ fn write_and_read() {
     let problem = failed(client.read("/etc/big", 100));
     assert!(problem.message.contains("3000000 bytes"), "{problem:?}");
     assert_eq!(failed(client.read("/missing", 100)).kind, FailureKind::NotFound);
-    assert_eq!(failed(client.write("/no/such/folder/x", &mut &b"x"[..], Attributes::default())).kind, FailureKind::NotFound);
+    assert_eq!(
+        failed(client.write("/no/such/folder/x", &mut &b"x"[..], Attributes::default())).kind,
+        FailureKind::NotFound
+    );
     failed(client.write("/etc", &mut &b"x"[..], Attributes::default()));
     failed(client.write("/", &mut &b"x"[..], Attributes::default()));
     failed(client.write("/x", &mut &b"x"[..], attributes(0o10000, 0, 0)));
@@ -110,7 +113,10 @@ fn folders_links_and_attributes() {
     assert_eq!(client.read("/a/b/c/g", 9).unwrap(), b"x");
     assert_eq!(client.stat("/a/f").unwrap(), None);
     assert_eq!(client.stat("/etc/passwd/x").unwrap(), None);
-    assert_eq!(failed(client.done(&Request::Rename { from: "/a/f".into(), to: "/x".into() })).kind, FailureKind::NotFound);
+    assert_eq!(
+        failed(client.done(&Request::Rename { from: "/a/f".into(), to: "/x".into() })).kind,
+        FailureKind::NotFound
+    );
 }
 
 #[test]
@@ -174,7 +180,11 @@ fn no_operation_follows_a_link_out_of_the_guest() {
         failed(client.read_dir(folder));
         client.done(&Request::Remove { path: inside.clone() }).unwrap();
         failed(client.done(&Request::SetAttributes { path: inside.clone(), attributes: attributes(0o777, 1, 1) }));
-        failed(client.done(&Request::Mkdir { path: format!("{folder}/new"), attributes: Attributes::default(), parents: false }));
+        failed(client.done(&Request::Mkdir {
+            path: format!("{folder}/new"),
+            attributes: Attributes::default(),
+            parents: false,
+        }));
         failed(client.done(&Request::Symlink { target: "x".into(), path: format!("{folder}/l") }));
         failed(client.done(&Request::Rename { from: "/tmp".into(), to: format!("{folder}/tmp") }));
     }

@@ -18,7 +18,8 @@ fn two_partitions(lab: &Lab, fstab: &str) -> String {
     let data_tree = lab.path("data-tree");
     fs::create_dir(&data_tree).unwrap();
     fs::write(data_tree.join("mark"), "data\n").unwrap();
-    let root = lab.ext("root-part", "ext4", &["-L", "rootfs", "-U", "11111111-2222-3333-4444-555555555555"], &root_tree);
+    let root =
+        lab.ext("root-part", "ext4", &["-L", "rootfs", "-U", "11111111-2222-3333-4444-555555555555"], &root_tree);
     let data = lab.ext(
         "data-part",
         "ext4",
@@ -100,7 +101,17 @@ fn both_file_systems_are_clean_when_frozen() {
     agent.client.done(&Request::Freeze).unwrap();
     for (name, start) in [("one", 2048u64), ("two", 133120)] {
         let part = lab.text(name);
-        tool("dd", &[&format!("if={}", lab.text("disk")), &format!("of={part}"), "bs=1M", "iflag=skip_bytes,count_bytes", &format!("skip={}", start * 512), "count=67108864"]);
+        tool(
+            "dd",
+            &[
+                &format!("if={}", lab.text("disk")),
+                &format!("of={part}"),
+                "bs=1M",
+                "iflag=skip_bytes,count_bytes",
+                &format!("skip={}", start * 512),
+                "count=67108864",
+            ],
+        );
         tool("e2fsck", &["-fn", &part]);
         assert!(!tool("dumpe2fs", &["-h", &part]).contains("needs_recovery"));
     }
@@ -284,7 +295,11 @@ fn btrfs(lab: &Lab, subvolumes: &[&str], default: Option<&str>) -> String {
     fs::File::create(&disk).unwrap().set_len(300 * MIB).unwrap();
     tool("mkfs.btrfs", &["-q", "-L", "pool", &disk]);
     let tree = lab.tree(|at| {
-        fs::write(at.join("etc/fstab"), "LABEL=pool / btrfs subvol=@ 0 0\nLABEL=pool /srv btrfs subvol=/@srv,noatime 0 0\n").unwrap();
+        fs::write(
+            at.join("etc/fstab"),
+            "LABEL=pool / btrfs subvol=@ 0 0\nLABEL=pool /srv btrfs subvol=/@srv,noatime 0 0\n",
+        )
+        .unwrap();
         fs::create_dir(at.join("srv")).unwrap();
     });
     let point = lab.path("point");
@@ -297,7 +312,10 @@ fn btrfs(lab: &Lab, subvolumes: &[&str], default: Option<&str>) -> String {
         script += &format!("btrfs subvolume set-default {name};");
     }
     script += "cd /; umount \"$1\"";
-    tool("unshare", &["--mount", "--propagation", "private", "sh", "-c", &script, &disk, point.to_str().unwrap(), &tree]);
+    tool(
+        "unshare",
+        &["--mount", "--propagation", "private", "sh", "-c", &script, &disk, point.to_str().unwrap(), &tree],
+    );
     disk
 }
 
@@ -350,7 +368,9 @@ fn a_block_device_is_as_good_as_a_file() {
 fn requests_need_a_guest_and_a_greeting() {
     let lab = Lab::new();
     let mut agent = lab.agent();
-    for request in [Request::Freeze, Request::Thaw, Request::Unmount, Request::Stat { path: "/".into() }, Request::Cancel] {
+    for request in
+        [Request::Freeze, Request::Thaw, Request::Unmount, Request::Stat { path: "/".into() }, Request::Cancel]
+    {
         assert_eq!(failed(agent.client.call(&request)).kind, FailureKind::Protocol);
     }
     assert_eq!(failed(agent.client.write("/x", &mut &b"abc"[..], Default::default())).kind, FailureKind::Protocol);

@@ -56,9 +56,9 @@ fn output_comes_as_it_is_made() {
     let (_lab, mut agent) = guest();
     // The command waits for a file that is made when its first line is seen: a buffering agent would never end.
     let mut other = Vec::new();
-    let root = fs::read_to_string(format!("/proc/{}/mountinfo", agent.child.id())).unwrap();
+    let root = fs::read_to_string(format!("/proc/{}/mountinfo", agent_id(&agent))).unwrap();
     assert!(root.contains("/root "), "the guest is mounted in the agent's namespace: {root}");
-    let folder = format!("/proc/{}/root{}", agent.child.id(), _lab.text("agent/root"));
+    let folder = format!("/proc/{}/root{}", agent_id(&agent), _lab.text("agent/root"));
     let run = Run {
         argv: ["sh", "-c", "echo one; while [ ! -e /go ]; do usleep 1000; done; echo two"].map(String::from).into(),
         ..Run::default()
@@ -78,7 +78,10 @@ fn output_comes_as_it_is_made() {
 #[test]
 fn scripts_run_by_their_first_line() {
     let (lab, mut agent) = guest();
-    assert_eq!(agent.run(&script("#!/bin/sh\necho \"$0 $1|$2\"\n", &["a b", "c"])), (Exit::Status(0), "/run/virt-maker/script a b|c\n".into()));
+    assert_eq!(
+        agent.run(&script("#!/bin/sh\necho \"$0 $1|$2\"\n", &["a b", "c"])),
+        (Exit::Status(0), "/run/virt-maker/script a b|c\n".into())
+    );
     assert_eq!(agent.run(&script("#!/bin/awk -f\nBEGIN { print 6*7 }\n", &[])).1, "42\n");
     // Without a first line: the shell, as everywhere.
     assert_eq!(agent.run(&script("echo plain", &[])).1, "plain\n");
@@ -109,7 +112,10 @@ fn a_program_that_is_not_there() {
 #[test]
 fn the_environment_is_fixed() {
     let (_lab, mut agent) = guest();
-    let env = BTreeMap::from([("GREETING".to_string(), "a b\n'c'".to_string()), ("LD_PRELOAD".to_string(), "/x".to_string())]);
+    let env = BTreeMap::from([
+        ("GREETING".to_string(), "a b\n'c'".to_string()),
+        ("LD_PRELOAD".to_string(), "/x".to_string()),
+    ]);
     let (_, output) = agent.run(&Run { argv: vec!["env".into()], env, ..Run::default() });
     let mut lines: Vec<&str> = output.lines().collect();
     lines.sort();
@@ -132,7 +138,7 @@ fn the_environment_is_fixed() {
 #[test]
 fn secrets_do_not_show_in_the_hosts_process_list() {
     let (lab, mut agent) = guest();
-    let folder = format!("/proc/{}/root{}", agent.child.id(), lab.text("agent/root"));
+    let folder = format!("/proc/{}/root{}", agent_id(&agent), lab.text("agent/root"));
     let env = BTreeMap::from([("TOKEN".to_string(), "s3cr3t-value".to_string())]);
     let argv = ["sh", "-c", "echo ready; while [ ! -e /go ]; do usleep 1000; done"].map(String::from).into();
     let mut seen = false;
@@ -192,8 +198,24 @@ fn what_a_command_may_not_do() {
     assert_eq!(fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(), pattern);
     // Capabilities: exactly the table's. SYS_ADMIN is bit 21, DAC_READ_SEARCH bit 2, NET_RAW bit 13, MKNOD bit 27.
     let status = agent.ok("grep -E '^(CapEff|CapPrm|NoNewPrivs)' /proc/self/status");
-    let effective = u64::from_str_radix(status.lines().find(|line| line.starts_with("CapEff")).unwrap()[7..].trim(), 16).unwrap();
-    for (bit, kept) in [(0, true), (1, true), (2, false), (13, false), (12, false), (16, false), (17, false), (19, false), (21, false), (22, false), (25, false), (27, true), (31, true), (39, false)] {
+    let effective =
+        u64::from_str_radix(status.lines().find(|line| line.starts_with("CapEff")).unwrap()[7..].trim(), 16).unwrap();
+    for (bit, kept) in [
+        (0, true),
+        (1, true),
+        (2, false),
+        (13, false),
+        (12, false),
+        (16, false),
+        (17, false),
+        (19, false),
+        (21, false),
+        (22, false),
+        (25, false),
+        (27, true),
+        (31, true),
+        (39, false),
+    ] {
         assert_eq!(effective >> bit & 1 == 1, kept, "capability {bit} in {effective:x}");
     }
     assert!(status.contains("NoNewPrivs:\t1"));
@@ -226,11 +248,12 @@ fn daemons_are_gone_when_the_command_has_ended() {
     ];
     for command in &commands {
         assert!(agent.ok(command).contains("started"));
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", agent.child.id())).unwrap();
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", agent_id(&agent))).unwrap();
         assert_eq!(children, "", "{command}");
     }
     let running = fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-        fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.windows(mark.len()).any(|part| part == mark.as_bytes()))
+        fs::read(entry.path().join("cmdline"))
+            .is_ok_and(|line| line.windows(mark.len()).any(|part| part == mark.as_bytes()))
     });
     assert!(!running);
     // Nothing writes any more: the file systems can be made read-only.
@@ -271,9 +294,12 @@ fn resolv_conf_leaves_no_trace() {
         ("nothing", |_| {}),
         ("a file", |at| {
             fs::write(at.join("etc/resolv.conf"), "own\n").unwrap();
-            fs::set_permissions(at.join("etc/resolv.conf"), std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+            fs::set_permissions(at.join("etc/resolv.conf"), std::os::unix::fs::PermissionsExt::from_mode(0o640))
+                .unwrap();
         }),
-        ("a link that leads nowhere", |at| symlink("../run/systemd/resolve/stub-resolv.conf", at.join("etc/resolv.conf")).unwrap()),
+        ("a link that leads nowhere", |at| {
+            symlink("../run/systemd/resolve/stub-resolv.conf", at.join("etc/resolv.conf")).unwrap()
+        }),
         ("a link out of the root", |at| symlink("/../../../../../tmp/outside", at.join("etc/resolv.conf")).unwrap()),
     ];
     for (case, change) in cases {
@@ -282,7 +308,11 @@ fn resolv_conf_leaves_no_trace() {
         let disk = lab.ext("disk", "ext4", &[], &tree);
         let before = etc(&disk);
         let (mut agent, _) = lab.mounted(&disk);
-        assert_eq!(agent.run(&networked("cat /etc/resolv.conf")), (Exit::Status(0), "nameserver 192.0.2.1\n".into()), "{case}");
+        assert_eq!(
+            agent.run(&networked("cat /etc/resolv.conf")),
+            (Exit::Status(0), "nameserver 192.0.2.1\n".into()),
+            "{case}"
+        );
         // A command that fails, one that is killed, one that cannot be started.
         assert_eq!(agent.run(&networked("exit 7")).0, Exit::Status(7));
         assert_eq!(agent.run(&networked("kill -9 $$")).0, Exit::Signal(9));
@@ -314,8 +344,16 @@ fn a_change_of_resolv_conf_is_not_kept_and_said() {
         assert_eq!(exit, Exit::Status(0), "{command}: {output}");
         // An attribute of the folder is no change of the file; it is kept.
         let of_folder = command == "chattr +i /etc";
-        assert_eq!(output.contains("/etc/resolv.conf is not kept") && output.contains("copy"), !of_folder && !command.starts_with("chattr"), "{command}: {output}");
-        assert_eq!(agent.ok("cat /etc/resolv.conf; ls -A /etc"), "own\nhostname\nos-release\npasswd\nresolv.conf\n", "{command}");
+        assert_eq!(
+            output.contains("/etc/resolv.conf is not kept") && output.contains("copy"),
+            !of_folder && !command.starts_with("chattr"),
+            "{command}: {output}"
+        );
+        assert_eq!(
+            agent.ok("cat /etc/resolv.conf; ls -A /etc"),
+            "own\nhostname\nos-release\npasswd\nresolv.conf\n",
+            "{command}"
+        );
         agent.ok("chattr -i /etc");
     }
     // Without the network the file is the guest's own, and a change is kept.
@@ -361,11 +399,17 @@ fn missing_mount_points_are_made_and_removed() {
         }
     });
     let disk = lab.ext("disk", "ext4", &[], &tree);
-    let before = (debugfs(&disk, "ls -l /"), debugfs(&disk, "stat /").lines().find(|line| line.contains("mtime")).unwrap().to_string());
+    let before = (
+        debugfs(&disk, "ls -l /"),
+        debugfs(&disk, "stat /").lines().find(|line| line.contains("mtime")).unwrap().to_string(),
+    );
     let (mut agent, _) = lab.mounted(&disk);
     agent.ok("ls /proc/self /dev/null /run /sys");
     agent.client.done(&Request::Unmount).unwrap();
-    let after = (debugfs(&disk, "ls -l /"), debugfs(&disk, "stat /").lines().find(|line| line.contains("mtime")).unwrap().to_string());
+    let after = (
+        debugfs(&disk, "ls -l /"),
+        debugfs(&disk, "stat /").lines().find(|line| line.contains("mtime")).unwrap().to_string(),
+    );
     assert_eq!(before, after);
 }
 
@@ -391,7 +435,8 @@ fn a_full_guest_is_the_commands_own_failure() {
     assert_eq!(exit, Exit::Status(1));
     assert!(output.contains("No space left"), "{output}");
     let mut endless = std::io::repeat(7);
-    let problem = failed(agent.client.write("/more", &mut std::io::Read::take(&mut endless, 8 << 20), Default::default()));
+    let problem =
+        failed(agent.client.write("/more", &mut std::io::Read::take(&mut endless, 8 << 20), Default::default()));
     assert_eq!(problem.kind, FailureKind::GuestFull);
     assert_eq!(agent.client.stat("/more").unwrap(), None);
     // Still clean, and usable again.
@@ -403,11 +448,7 @@ fn a_full_guest_is_the_commands_own_failure() {
 #[test]
 fn a_terminal() {
     let (_lab, mut agent) = guest();
-    let run = Run {
-        argv: vec!["sh".into()],
-        terminal: Some(TerminalSize { rows: 33, columns: 77 }),
-        ..Run::default()
-    };
+    let run = Run { argv: vec!["sh".into()], terminal: Some(TerminalSize { rows: 33, columns: 77 }), ..Run::default() };
     let (reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(b"stty size; test -t 0 && test -t 1 && echo is-a-\"tty\"; exit 5\n").unwrap();
     let mut output = Vec::new();
@@ -421,4 +462,11 @@ fn a_terminal() {
     let exit = agent.client.terminal(&run, std::os::fd::AsFd::as_fd(&reader), &mut Vec::new()).unwrap();
     assert!(matches!(exit, Exit::Signal(_)), "{exit:?}");
     assert_eq!(agent.ok("echo after"), "after\n");
+}
+
+/// Process id of the agent itself; the child of the test is its keeper.
+fn agent_id(agent: &support::Agent) -> u32 {
+    let keeper = agent.child.id();
+    let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+    children.trim().parse().unwrap_or_else(|_| panic!("the keeper has one child, not {children:?}"))
 }

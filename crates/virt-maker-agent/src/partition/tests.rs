@@ -13,7 +13,9 @@ fn gpt(entries: &[(u64, u64)]) -> Vec<u8> {
     let mut table = vec![0u8; 128 * 128];
     for (index, (first, last)) in entries.iter().enumerate() {
         let entry = &mut table[index * 128..(index + 1) * 128];
-        entry[..16].copy_from_slice(&[0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4]);
+        entry[..16].copy_from_slice(&[
+            0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4,
+        ]);
         entry[16..32].fill(index as u8 + 1);
         entry[32..40].copy_from_slice(&first.to_le_bytes());
         entry[40..48].copy_from_slice(&last.to_le_bytes());
@@ -99,7 +101,8 @@ fn hostile_gpts_are_refused() {
     assert!(refusal(&gpt(&[(u64::MAX, u64::MAX)])).contains("partition 1"));
     assert!(refusal(&gpt(&[(1, u64::MAX)])).contains("partition 1"));
     let sound = gpt(&[(2048, 4095)]);
-    for (count, size) in [(u32::MAX, 128u32), (128, u32::MAX), (128, 0), (128, 127), (u32::MAX, u32::MAX), (1025, 128)] {
+    for (count, size) in [(u32::MAX, 128u32), (128, u32::MAX), (128, 0), (128, 127), (u32::MAX, u32::MAX), (1025, 128)]
+    {
         let disk = with_header(sound.clone(), |header| {
             header[80..84].copy_from_slice(&count.to_le_bytes());
             header[84..88].copy_from_slice(&size.to_le_bytes());
@@ -151,7 +154,8 @@ fn logical_partitions_are_counted_from_five() {
     let found = table(&disk).unwrap().unwrap();
     assert_eq!(found.scheme, Scheme::Mbr);
     assert_eq!(found.id, "deadbeef");
-    let list: Vec<_> = found.partitions.iter().map(|one| (one.index, one.start / 512, one.length / 512, one.uuid.as_str())).collect();
+    let list: Vec<_> =
+        found.partitions.iter().map(|one| (one.index, one.start / 512, one.length / 512, one.uuid.as_str())).collect();
     assert_eq!(list, [(1, 64, 100, "deadbeef-01"), (5, 1010, 100, "deadbeef-05"), (6, 1510, 100, "deadbeef-06")]);
 }
 
@@ -216,7 +220,9 @@ fn damage_is_never_fatal() {
             let at = (sector * SECTOR + random() % SECTOR) as usize;
             disk[at] = random() as u8;
             if let Ok(Some(found)) = table(&disk) {
-                assert!(found.partitions.iter().all(|one| one.length > 0 && one.start + one.length <= SECTORS * SECTOR));
+                assert!(
+                    found.partitions.iter().all(|one| one.length > 0 && one.start + one.length <= SECTORS * SECTOR)
+                );
             }
             if round % 8 == 0 {
                 disk.copy_from_slice(&original);

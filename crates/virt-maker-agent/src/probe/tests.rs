@@ -15,7 +15,10 @@ fn compare(make: &[&str], size: u64, expected: &str) -> Found {
         String::from_utf8(output.stdout).unwrap().trim().to_string()
     };
     assert_eq!(found.kind, expected);
-    assert_eq!((found.kind, found.uuid.as_str(), found.label.as_str()), (tag("TYPE").as_str(), tag("UUID").as_str(), tag("LABEL").as_str()));
+    assert_eq!(
+        (found.kind, found.uuid.as_str(), found.label.as_str()),
+        (tag("TYPE").as_str(), tag("UUID").as_str(), tag("LABEL").as_str())
+    );
     found
 }
 
