@@ -15,17 +15,25 @@ pub(super) fn of_host(recipe: &Recipe, context: &ImportContext<'_>) -> Result<Op
     if recipe.distribution != Distribution::Debian || !recipe.mirrors.is_empty() {
         return Ok(None);
     }
-    let mut apt = Tool::new("apt-get", "apt").env("PATH", SYSTEM_PATH);
-    for (name, value) in context.env {
-        apt = apt.env(name, value);
+    // apt knows labels of sources whose lists the host has. In most containers it has none; all the same apt tells the
+    // sources then, if it is asked for files that are not there and for nothing from a Release file.
+    let without_lists = ["--no-release-info", "--option", "APT::Get::IndexTargets=false"];
+    for options in [&[][..], &without_lists] {
+        let mut apt = Tool::new("apt-get", "apt").env("PATH", SYSTEM_PATH);
+        for (name, value) in context.env {
+            apt = apt.env(name, value);
+        }
+        let format = "$(SITE)|$(RELEASE)|$(LABEL)";
+        let apt = apt.args(["indextargets", "--format", format]).args(options).arg("Created-By: Packages");
+        let listed = apt.run(context.cancel);
+        context.cancel.check()?;
+        // A host without apt, or one whose sources apt does not understand, has no mirror to offer.
+        let listed = listed.unwrap_or_default();
+        if let Some(mirror) = choose(&String::from_utf8_lossy(&listed), &recipe.suite) {
+            return Ok((mirror != DEBIAN_MIRROR).then_some(mirror));
+        }
     }
-    let format = "$(SITE)|$(RELEASE)|$(LABEL)";
-    let listed = apt.args(["indextargets", "--format", format, "Created-By: Packages"]).run(context.cancel);
-    context.cancel.check()?;
-    // A host without apt, or one whose sources apt does not understand, has no mirror to offer.
-    let listed = listed.unwrap_or_default();
-    let chosen = choose(&String::from_utf8_lossy(&listed), &recipe.suite);
-    Ok(chosen.filter(|mirror| mirror != DEBIAN_MIRROR))
+    Ok(None)
 }
 
 /// Of lines `site|release|label`, the site of Debian's main archive: one that has the suite for certain, or else any.
@@ -35,7 +43,7 @@ fn choose(listed: &str, suite: &str) -> Option<String> {
         let mut fields = line.split('|');
         let (Some(site), Some(release), Some(label)) = (fields.next(), fields.next(), fields.next()) else { continue };
         let site = site.trim_end_matches('/');
-        // Where the host has no lists, apt leaves the placeholder for the label, and the usual path has to tell.
+        // Without lists apt leaves the placeholder for the label, and the usual path has to tell.
         let debian = label == "Debian" || (label.is_empty() || label.starts_with('$')) && site.ends_with("/debian");
         // Neither names with passwords in them, nor what the hook could not replace as text.
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/".contains(&byte);
