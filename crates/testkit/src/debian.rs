@@ -14,30 +14,25 @@ const MIB: u64 = 1 << 20;
 const ROOT_MIB: u64 = 1500;
 
 /// A Debian 12 as a cached, read-only raw image: GPT, one ext4 with apt, systemd and about 250 MB of files; no kernel
-/// and no boot loader (import `bootstrap` makes those, and its tests boot them). Takes about a minute and the network
-/// when it is made.
+/// and no boot loader (import `bootstrap` makes those, and its tests boot them). Takes about a minute, the network and
+/// root when it is made.
 pub fn debian_guest() -> PathBuf {
     let recipe = format!("debian {RECIPE} {PACKAGES} {ROOT_MIB}");
     fixture("debian-12", "raw", recipe.as_bytes(), |target, scratch| {
-        let root = scratch.join("root.img");
-        let hook = scratch.join("finish");
-        // The arguments of a hook go through a shell; a script keeps paths out of it. It runs where owners are right.
-        let script = format!(
-            "#!/bin/sh\nset -e\n\
-             printf 'UUID=%s / ext4 defaults 0 1\\n' \"$GUEST_UUID\" >\"$1/etc/fstab\"\n\
-             echo debian >\"$1/etc/hostname\"\n\
-             mke2fs -q -F -t ext4 -O ^orphan_file,^metadata_csum_seed -U \"$GUEST_UUID\" -d \"$1\" \
-             \"$GUEST_IMAGE\" {ROOT_MIB}M\n"
-        );
-        fs::write(&hook, script).expect("a new file");
-        run(Command::new("chmod").arg("755").arg(&hook));
-        let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").expect("procfs is mounted");
+        // As root, owners in a folder are right; and unlike in a hook of mmdebstrap nothing is mounted in it any more.
+        let tree = scratch.join("tree");
         let mut mmdebstrap = Command::new("mmdebstrap");
-        mmdebstrap.args(["--variant=minbase", "--format=null", "--aptopt=Acquire::Retries \"3\""]);
-        mmdebstrap.arg(format!("--include={PACKAGES}"));
-        mmdebstrap.arg(format!("--customize-hook={}", hook.display()));
-        mmdebstrap.env("TMPDIR", scratch).env("GUEST_UUID", uuid.trim()).env("GUEST_IMAGE", &root);
-        run(mmdebstrap.args(["bookworm", "-"]).arg("http://deb.debian.org/debian"));
+        mmdebstrap.args(["--mode=root", "--variant=minbase", "--format=directory"]);
+        mmdebstrap.arg(format!("--include={PACKAGES}")).env("TMPDIR", scratch).arg("bookworm");
+        run(mmdebstrap.arg(&tree).arg("http://deb.debian.org/debian"));
+        let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").expect("procfs is mounted");
+        let uuid = uuid.trim();
+        fs::write(tree.join("etc/fstab"), format!("UUID={uuid} / ext4 defaults 0 1\n")).expect("an own file");
+        fs::write(tree.join("etc/hostname"), "debian\n").expect("an own file");
+        let root = scratch.join("root.img");
+        let mut mke2fs = Command::new("mke2fs");
+        mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^orphan_file,^metadata_csum_seed", "-U", uuid, "-d"]);
+        run(mke2fs.arg(&tree).arg(&root).arg(format!("{ROOT_MIB}M")));
 
         let disk = fs::File::create(target).expect("a new file");
         disk.set_len((ROOT_MIB + 2) * MIB).expect("room for the disk");

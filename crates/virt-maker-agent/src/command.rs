@@ -232,7 +232,15 @@ fn reap(pid: Pid) -> Result<Option<rustix::process::WaitStatus>> {
     let mut ended = None;
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
-            Ok(Some((who, status))) if who == pid => ended = Some(status),
+            Ok(Some((who, status))) if who == pid => {
+                ended = Some(status);
+                // A sandbox that died while it was being set up leaves its first process waiting for it for ever. The
+                // agent is the first process of its namespace, so this reaches all that came of it and nobody else.
+                if rustix::process::getpid().is_init() {
+                    // SAFETY: sending a signal touches no memory.
+                    unsafe { libc::kill(-1, libc::SIGKILL) };
+                }
+            }
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::CHILD) => return Ok(ended),
             Err(error) => return Err(system("wait for a program", error)),

@@ -8,6 +8,7 @@
 //! - [`mounts`]: the guest's tree, over [`volume`] (the disk and one mount) and [`loopdev`]; [`os_release`].
 //! - [`command`]: a program in the guest, over [`sandbox`] (the walls), [`surroundings`] and [`standin`] (what is there
 //!   only meanwhile) and [`tty`].
+//! - [`keeper`]: the process namespace that ends with the agent.
 //! - [`files`]: file operations, over [`guest`] (names that cannot lead out).
 //!
 //! # What must hold
@@ -19,6 +20,7 @@ mod command;
 mod failure;
 mod files;
 mod guest;
+mod keeper;
 mod link;
 mod loopdev;
 mod mounts;
@@ -53,6 +55,9 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let outcome = arguments(std::env::args_os().skip(1)).and_then(|arguments| {
+        // The mounts first: the keeper's namespace is the one that a storage daemon of the host joins by its number.
+        own_mounts()?;
+        keeper::enter()?;
         let mut link = link(arguments.fd)?;
         let folders = settle(&arguments.folder)?;
         serve::serve(&mut link, &folders).map_err(|broken| refused(broken.to_string()))
@@ -109,13 +114,18 @@ fn link(fd: Option<RawFd>) -> Result<Link> {
     Ok(link)
 }
 
-/// Makes the process a place of its own: mount namespace, private folders, limits.
-fn settle(folder: &Path) -> Result<Folders> {
+/// Gives this process, and all that come of it, mounts of their own.
+fn own_mounts() -> Result<()> {
     // SAFETY: the agent has one thread, so nothing else can rely on the namespace that is left here.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
         .map_err(|error| system("make a mount namespace (the agent must run as root)", error))?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| system("make the mounts private", error))?;
+    Ok(())
+}
+
+/// Makes the process a place of its own: private folders, limits.
+fn settle(folder: &Path) -> Result<Folders> {
     // Processes that a command leaves behind become children of the agent, which waits for their end.
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
         .map_err(|error| system("become a subreaper", error))?;

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use rustix::mount::MountFlags;
 use virt_maker_agent::protocol::{FailureKind, Frame, Reply, Request, Sandbox, VERSION};
 
 use crate::command;
@@ -78,6 +79,11 @@ fn answer(
             let apart = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) };
             if let Err(error) = apart {
                 return Ok(Err(system("make a mount namespace for the guest", error)));
+            }
+            // Sandboxes look themselves up by their numbers, which are those of the agent's process namespace.
+            let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+            if let Err(error) = rustix::mount::mount("proc", "/proc", "proc", flags, None) {
+                return Ok(Err(system("mount /proc of the agent's processes", error)));
             }
             return Ok(Guest::mount(&disk, &folders.root).map(|(mounted, reply)| {
                 *guest = Some(mounted);

@@ -32,7 +32,7 @@ fn templates() {
     bench.run(&["build"]).exits(2);
     bench.run(&["build", "--engine", "warp", "x.yml"]).exits(2);
     refused(&bench, "", 1, &["bad.yml"]);
-    refused(&bench, "spec: [", 1, &["bad.yml:1:"]);
+    refused(&bench, "spec: [", 1, &["bad.yml:2:1", "not YAML"]);
     refused(&bench, "spec:\n  steps: []\n", 1, &["bad.yml:", "import"]);
     refused(&bench, "spec:\n  import:\n    downlod: {url: x}\n", 1, &["bad.yml:3:5", "downlod", "download"]);
     refused(&bench, "spec:\n  import:\n    download: {url: [x]}\n", 1, &["bad.yml:3:21", "string"]);

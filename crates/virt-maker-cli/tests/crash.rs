@@ -14,6 +14,7 @@ struct Random(u64);
 
 impl Random {
     fn new() -> Random {
+        #[expect(clippy::disallowed_methods, reason = "a switch for developers: the seed of a run that failed")]
         let seed = std::env::var("VIRT_MAKER_TEST_SEED").ok().and_then(|text| text.parse().ok());
         let seed = seed.unwrap_or_else(|| {
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
@@ -127,6 +128,12 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
+        // The kernel lets go of the files of processes that just ended a moment later.
+        for _ in 0..100 {
+            if Command::new("umount").arg(&self.0).status().is_ok_and(|status| status.success()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 }

@@ -120,7 +120,7 @@ fn a_failing_step_says_where_and_why_and_is_not_stored() {
 fn force_makes_every_layer_again_and_children_of_the_old_ones_are_misses() {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let stamp = run("cat /proc/sys/kernel/random/uuid > /stamp");
-    let short = bench.template("short.yml", &[stamp.clone()], "raw: {path: short.img}");
+    let short = bench.template("short.yml", std::slice::from_ref(&stamp), "raw: {path: short.img}");
     let long = bench.template("long.yml", &[stamp, run("cat /stamp > /copy")], "raw: {path: long.img}");
     bench.build("chroot", &long, &[]).exits(0);
     let first = read_file_from_image(&bench.path("long.img"), "/stamp");

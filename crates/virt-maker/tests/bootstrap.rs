@@ -235,7 +235,7 @@ fn failures_are_explained_and_leave_nothing() {
 fn packages_that_do_not_fit_are_a_clear_error() {
     let before = HostState::capture();
     let bench = Bench::new();
-    // Far more than 512 MB when unpacked.
+    // The kernel with all its modules has 400 MB, and everything else 300.
     let error =
         bench.make("{suite: bookworm, size: 512M, packages: [git, perl-doc, gcc, linux-image-amd64]}", Events::none());
     let error = error.unwrap_err();

@@ -1,4 +1,5 @@
 //! A workbench for tests of the whole program: a folder with a guest, a store, templates, and the real binary.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

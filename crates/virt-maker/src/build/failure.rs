@@ -11,6 +11,9 @@ use crate::error::{Context, Error, ErrorKind, Result, StepFailure};
 use crate::event::{Event, LayerInfo};
 use crate::store::{Draft, LayerRecord};
 
+/// With less than this many bytes free, a disk counts as full.
+const DISK_FULL: u64 = 1 << 20;
+
 impl Build<'_> {
     /// Moves the log of an import or a step that failed out of its workspace, which is about to go.
     pub(super) fn save_log(&self, log: &Path, info: &LayerInfo) -> Option<PathBuf> {
@@ -24,6 +27,21 @@ impl Build<'_> {
                 None
             }
         }
+    }
+
+    /// A full disk below the store reaches a guest and its engine only as an input/output error: this says what it was.
+    pub(super) fn explain_full_disk(&self, error: Error) -> Error {
+        if matches!(error.kind(), ErrorKind::HostFull | ErrorKind::Cancelled) {
+            return error;
+        }
+        let root = self.store.root();
+        let free = rustix::fs::statvfs(root).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        if free >= DISK_FULL {
+            return error;
+        }
+        Error::new(ErrorKind::HostFull, format!("the disk that holds the store {} is full", root.display()))
+            .with_source(error)
+            .with_hint("make space there, or use another place with --store; layers that were sealed are kept")
     }
 
     /// An import's error, with a hint at its log.

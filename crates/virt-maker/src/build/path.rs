@@ -69,8 +69,9 @@ fn run_session(build: &mut Build<'_>, plan: &Plan, missing: &[usize], parent: La
     build.spent.add("seal", begin.elapsed());
     build.fresh.extend(sealed.iter().map(|layer| layer.record.key));
     build.events.send(Event::SessionEnded { session: build.sessions });
-    // A seal that failed is the reason of whatever failed after it.
-    all_sealed.and(ran)
+    // A seal that failed is the reason of whatever failed after it. The workspace still holds its space here, so a disk
+    // that filled up is still full.
+    all_sealed.and(ran).map_err(|error| build.explain_full_disk(error))
 }
 
 /// What stays the same while a session walks down a path.

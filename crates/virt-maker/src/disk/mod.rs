@@ -2,6 +2,7 @@
 
 pub mod inspect;
 pub mod overlay;
+mod qcow2;
 
 /// Formats of image files that the store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

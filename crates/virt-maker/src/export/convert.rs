@@ -1,17 +1,17 @@
-//! What the image exports share: their arguments, `qemu-img convert`, and compression of the whole file.
+//! What the image exports share: their arguments, and `qemu-img convert` with explicit formats.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::json;
 
+use super::compress::{Compress, compress_file};
 use super::{Export, ExportContext};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
-use crate::error::{Context, ErrorKind, Result};
-use crate::event::Event;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Meter;
 use crate::host::Tool;
 use crate::template::{Node, from_node};
 
@@ -24,26 +24,6 @@ struct Arguments {
     create_dir: bool,
     compress: Option<Compress>,
     level: Option<u32>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Compress {
-    Gzip,
-    Lz4,
-    Xz,
-    Zstd,
-}
-
-impl Compress {
-    fn name(self) -> &'static str {
-        match self {
-            Compress::Gzip => "gzip",
-            Compress::Lz4 => "lz4",
-            Compress::Xz => "xz",
-            Compress::Zstd => "zstd",
-        }
-    }
 }
 
 struct ImageExport {
@@ -127,88 +107,20 @@ fn convert(format: ImageFormat, zstd: bool, target: &Path, context: &ExportConte
     if zstd {
         tool = tool.args(["-c", "-o", "compression_type=zstd"]);
     }
+    let mut meter = Meter::permille(context.events, format!("export {}", format.name()));
     // With -p it says `(12.34/100%)`, each piece ended by a carriage return.
-    tool.arg("--").arg(context.layer).arg(target).run_pieces(b'\r', context.cancel, &mut |piece| {
+    let done = tool.arg("--").arg(context.layer).arg(target).run_pieces(b'\r', context.cancel, &mut |piece| {
         let text = String::from_utf8_lossy(piece);
         let percent = text.trim().strip_prefix('(').and_then(|text| text.split('/').next()?.parse::<f64>().ok());
         if let Some(percent) = percent {
-            let done = (percent * 10.0) as u64;
-            let what = format!("export {}", format.name());
-            context.events.send(Event::Progress { what, done, total: Some(1000), unit: "permille" });
+            meter.at((percent * 10.0) as u64);
         }
+    });
+    done.map_err(|error| match error.kind() {
+        // With a hint it is about the host, which lacks the program.
+        ErrorKind::Host if error.hint().is_none() => {
+            Error::new(ErrorKind::Export, "the artifact could not be made").with_source(error)
+        }
+        _ => error,
     })
-}
-
-fn compress_file(
-    compress: Compress,
-    level: Option<u32>,
-    from: &Path,
-    to: &Path,
-    context: &ExportContext<'_>,
-) -> Result<()> {
-    let failed = || format!("cannot compress the artifact with {}", compress.name());
-    let input = File::open(from).context(ErrorKind::Export, failed)?;
-    let total = input.metadata().context(ErrorKind::Export, failed)?.len();
-    let mut input = Counted { inner: BufReader::with_capacity(1 << 20, input), done: 0, total, context };
-    let output = BufWriter::with_capacity(1 << 20, File::create_new(to).context(ErrorKind::Export, failed)?);
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
-    let work = || -> io::Result<()> {
-        let mut output = match compress {
-            Compress::Gzip => {
-                let mut encoder = flate2::write::GzEncoder::new(output, flate2::Compression::new(level.unwrap_or(6)));
-                io::copy(&mut input, &mut encoder)?;
-                encoder.finish()?
-            }
-            Compress::Xz => {
-                let stream = liblzma::stream::MtStreamBuilder::new()
-                    .preset(level.unwrap_or(6))
-                    .check(liblzma::stream::Check::Crc64)
-                    .threads(threads)
-                    .encoder()?;
-                let mut encoder = liblzma::write::XzEncoder::new_stream(output, stream);
-                io::copy(&mut input, &mut encoder)?;
-                encoder.finish()?
-            }
-            Compress::Lz4 => {
-                let mut encoder = lz4_flex::frame::FrameEncoder::new(output);
-                io::copy(&mut input, &mut encoder)?;
-                encoder.finish().map_err(io::Error::other)?
-            }
-            Compress::Zstd => {
-                let mut encoder = zstd::Encoder::new(output, level.map_or(3, |level| level as i32))?;
-                encoder.multithread(threads)?;
-                encoder.include_checksum(true)?;
-                io::copy(&mut input, &mut encoder)?;
-                encoder.finish()?
-            }
-        };
-        output.flush()
-    };
-    let done = work();
-    context.cancel.check()?;
-    done.context(ErrorKind::Export, failed)
-}
-
-/// A reader that says how far it is and ends when the build is cancelled.
-struct Counted<'a, R> {
-    inner: R,
-    done: u64,
-    total: u64,
-    context: &'a ExportContext<'a>,
-}
-
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.context.cancel.is_cancelled() {
-            return Err(io::Error::other("cancelled"));
-        }
-        let count = self.inner.read(buffer)?;
-        let before = self.done >> 24;
-        self.done += count as u64;
-        if self.done >> 24 != before || count == 0 {
-            let (done, total) = (self.done, Some(self.total));
-            self.context.events.send(Event::Progress { what: "compress".into(), done, total, unit: "bytes" });
-        }
-        Ok(count)
-    }
 }

@@ -1,5 +1,6 @@
 //! Exports: how an artifact is made from a sealed layer, one file per kind. Adding one works as for steps.
 
+mod compress;
 mod convert;
 mod publish;
 
@@ -7,12 +8,11 @@ use std::path::{Path, PathBuf};
 
 pub use publish::{ExportRecord, Published, list, publish};
 
-use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::error::Result;
 use crate::event::Events;
 use crate::host::Cancel;
-use crate::template::Node;
+use crate::template::Parse;
 
 /// The table: declares the module of each kind and lists what it is.
 macro_rules! exports {
@@ -37,7 +37,7 @@ pub struct ExportKind {
     /// Version of what it writes.
     pub version: u32,
     /// Reads its arguments.
-    pub parse: fn(&Node) -> Result<Box<dyn Export>, Vec<Diagnostic>>,
+    pub parse: Parse<dyn Export>,
 }
 
 /// What an export reads and may use.

@@ -5,18 +5,23 @@
 //! the record, its digest is trusted; otherwise it is computed again; a target that differs is made again.
 //!
 //! An artifact is as durable as a file that `cp` wrote: it is not synced, because for a large image the wait would be
-//! longer than the build. Layers are synced, and the artifact can be made from them again at any time.
+//! longer than the build. Layers are synced, and the artifact can be made from them again at any time. Neither are
+//! records: a lost or torn one only means that the artifact is made again, while a sync right after the artifact was
+//! renamed would make some file systems write all of that first.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::{Export, ExportContext, ExportKind};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::{digest, durable};
+use crate::event::{Events, Meter};
+use crate::host::{Cancel, digest};
 use crate::key::{Digest, LayerKey};
 
 const VERSION: u32 = 1;
@@ -97,16 +102,17 @@ pub fn publish(
             && record.kind_version == kind.version
             && record.arguments == export.arguments()
     };
-    if let Some(record) = read(&place).filter(|record| !force && wanted(record))
-        && let Some(published) = current(&record, &place)
+    let record = read(&place, context.events).filter(|record| !force && wanted(record));
+    if let Some(record) = record
+        && let Some(published) = current(&record, &place, context)?
     {
         return Ok(published);
     }
 
-    let temporary = Temporary::create(&folder, &target)?;
-    export.write(&temporary.path, context).map_err(|error| full_disk(error, &folder))?;
+    let temporary = Temporary::create(&folder, &target, context.cancel)?;
+    export.write(&temporary.path, context).map_err(|error| place_of(error, &folder))?;
     let failed = || format!("cannot put the artifact in place as {}", target.display());
-    let digest = digest::of_file(&temporary.path).context(ErrorKind::Export, failed)?;
+    let digest = digest_of(&temporary.path, context)?.context(ErrorKind::Export, failed)?;
     context.cancel.check()?;
     fs::rename(&temporary.path, &target).context(ErrorKind::Export, failed)?;
     let stat = Stat::of(&target).context(ErrorKind::Export, failed)?;
@@ -122,60 +128,109 @@ pub fn publish(
         digest,
         stat,
     };
-    write_record(&place, &record)?;
+    write_record(&place, &record).context(ErrorKind::Store, || "cannot note what was exported")?;
     Ok(Published { path: target, bytes, digest, current: false })
+}
+
+/// The digest of an artifact, or why it cannot be read; an error only for a cancellation.
+fn digest_of(path: &Path, context: &ExportContext<'_>) -> Result<io::Result<Digest>> {
+    let length = fs::metadata(path).map_or(0, |stat| stat.len());
+    let mut meter = Meter::bytes(context.events, "digest", Some(length));
+    let digest = digest::of_file_with(path, &mut |done| {
+        meter.at(done);
+        if context.cancel.is_cancelled() { Err(io::Error::other("cancelled")) } else { Ok(()) }
+    });
+    context.cancel.check()?;
+    Ok(digest)
 }
 
 /// All export records that can be read.
 pub fn list(records: &Path) -> Vec<ExportRecord> {
-    let entries = fs::read_dir(records).into_iter().flatten().flatten();
-    entries.filter_map(|entry| read(&entry.path())).collect()
+    let entries = fs::read_dir(records).into_iter().flatten().flatten().map(|entry| entry.path());
+    let records = entries.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    records.filter_map(|path| read(&path, &Events::none())).collect()
 }
 
-fn read(place: &Path) -> Option<ExportRecord> {
-    let record: ExportRecord = serde_json::from_slice(&fs::read(place).ok()?).ok()?;
-    (record.version == VERSION).then_some(record)
+fn read(place: &Path, events: &Events) -> Option<ExportRecord> {
+    let text = match fs::read(place) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            events.warn(format!("the record {} is not used, for it cannot be read: {error}", place.display()));
+            return None;
+        }
+    };
+    match serde_json::from_slice::<ExportRecord>(&text) {
+        Ok(record) => (record.version == VERSION).then_some(record),
+        Err(error) => {
+            events.warn(format!("the record {} is not used, for it is damaged: {error}", place.display()));
+            None
+        }
+    }
 }
 
-fn write_record(place: &Path, record: &ExportRecord) -> Result<()> {
+fn write_record(place: &Path, record: &ExportRecord) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(record).expect("a record is serialisable");
-    durable::write(place, &text).context(ErrorKind::Store, || "cannot note what was exported")
+    let temporary = place.with_extension(format!("{}.tmp", unique()));
+    let done = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, place));
+    if done.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    done
 }
 
 /// The artifact of a record, if it is still what was written.
-fn current(record: &ExportRecord, place: &Path) -> Option<Published> {
-    let stat = Stat::of(&record.target).ok()?;
+fn current(record: &ExportRecord, place: &Path, context: &ExportContext<'_>) -> Result<Option<Published>> {
+    let Ok(stat) = Stat::of(&record.target) else { return Ok(None) };
     if stat != record.stat {
-        if stat.size != record.stat.size || digest::of_file(&record.target).ok()? != record.digest {
-            return None;
+        if stat.size != record.stat.size {
+            return Ok(None);
         }
-        // The same bytes in another file: remember it, so that the next look is cheap again.
+        // A file that cannot be read is made again like one that is missing.
+        if digest_of(&record.target, context)?.ok() != Some(record.digest) {
+            return Ok(None);
+        }
+        // The same bytes in another file: remembered so that the next look is cheap again.
         let _ = write_record(place, &ExportRecord { stat: stat.clone(), ..record.clone() });
     }
-    Some(Published { path: record.target.clone(), bytes: stat.size, digest: record.digest, current: true })
+    Ok(Some(Published { path: record.target.clone(), bytes: stat.size, digest: record.digest, current: true }))
 }
 
 fn prepare_folder(export: &dyn Export, target: &Path) -> Result<PathBuf> {
     let folder = target.parent().unwrap_or(Path::new("/")).to_owned();
-    if !folder.exists() {
-        if !export.create_dir() {
+    match fs::metadata(&folder) {
+        Ok(stat) if stat.is_dir() => {}
+        Ok(_) => {
+            let message = format!("{} is a file; the artifact wants it to be a folder", folder.display());
+            return Err(Error::new(ErrorKind::Export, message));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !export.create_dir() => {
             let message = format!("the folder {} of the artifact does not exist", folder.display());
             return Err(Error::new(ErrorKind::Export, message).with_hint("make it, or say `create_dir: true`"));
         }
-        fs::create_dir_all(&folder).context(ErrorKind::Export, || format!("cannot make {}", folder.display()))?;
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(&folder).context(ErrorKind::Export, || format!("cannot make {}", folder.display()))?;
+        }
+        Err(error) => return Err(error).context(ErrorKind::Export, || format!("cannot use {}", folder.display())),
     }
-    if target.is_dir() {
-        let message = format!("the artifact {} is a folder; expected the path of a file", target.display());
-        return Err(Error::new(ErrorKind::Export, message));
+    if fs::metadata(target).is_ok_and(|stat| !stat.is_file()) {
+        let message = format!("{} is there and no regular file, so no artifact replaces it", target.display());
+        return Err(Error::new(ErrorKind::Export, message).with_hint("name another path"));
     }
     Ok(folder)
 }
 
-fn full_disk(error: Error, folder: &Path) -> Error {
+fn place_of(error: Error, folder: &Path) -> Error {
     if error.kind() != ErrorKind::HostFull {
         return error;
     }
     Error::new(ErrorKind::HostFull, format!("the disk that holds {} is full", folder.display())).with_source(error)
+}
+
+/// Text that no other export of any process uses.
+fn unique() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The name that an artifact has while it is written. A `flock` on a file beside it tells the living from the dead.
@@ -186,23 +241,29 @@ struct Temporary {
 }
 
 impl Temporary {
-    fn create(folder: &Path, target: &Path) -> Result<Temporary> {
-        let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let prefix = format!(".{name}.virt-maker-");
+    fn create(folder: &Path, target: &Path, cancel: &Cancel) -> Result<Temporary> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        // A name may be as long as the file system allows; this must be shorter.
+        let prefix = format!(".{}.virt-maker-", name.chars().take(32).collect::<String>());
         sweep(folder, &prefix);
         let failed = || format!("cannot write in {}", folder.display());
-        let base = folder.join(format!("{prefix}{}", std::process::id()));
-        let guard = base.with_added_extension("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open(&guard)
-            .context(ErrorKind::Export, failed)?;
-        flock(&lock, FlockOperation::LockExclusive).context(ErrorKind::Export, failed)?;
-        let path = base.with_added_extension("tmp");
-        let _ = fs::remove_file(&path);
-        Ok(Temporary { path, guard, _lock: lock })
+        loop {
+            cancel.check()?;
+            let base = format!("{prefix}{}", unique());
+            let guard = folder.join(format!("{base}.lock"));
+            let lock = OpenOptions::new().create(true).write(true).truncate(false).open(&guard);
+            let lock = lock.context(ErrorKind::Export, failed)?;
+            // Another process may take it for a dead one's, and remove it, in the instant before it is locked.
+            let locked = match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) => false,
+                done => done.map(|()| true).context(ErrorKind::Export, failed)?,
+            };
+            if locked && guard.exists() {
+                let path = folder.join(format!("{base}.tmp"));
+                let _ = fs::remove_file(&path);
+                return Ok(Temporary { path, guard, _lock: lock });
+            }
+        }
     }
 }
 
@@ -218,9 +279,8 @@ fn sweep(folder: &Path, prefix: &str) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(base) = name.strip_suffix(".lock").filter(|name| name.starts_with(prefix)) else { continue };
-        let dead =
-            File::open(entry.path()).is_ok_and(|guard| flock(&guard, FlockOperation::NonBlockingLockExclusive).is_ok());
-        if dead {
+        let Ok(guard) = File::open(entry.path()) else { continue };
+        if flock(&guard, FlockOperation::NonBlockingLockExclusive).is_ok() {
             for ending in ["tmp", "plain", "lock"] {
                 let _ = fs::remove_file(folder.join(format!("{base}.{ending}")));
             }

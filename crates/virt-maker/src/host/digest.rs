@@ -1,10 +1,14 @@
 //! Digests of files, and copies that are digested on the way.
+//!
+//! SHA-256 of one stream cannot be spread over cores, so it sets the pace; everything else (reading, finding zeroes,
+//! writing) is done by another thread meanwhile. Blocks travel between the two in a circle and are never copied.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use sha2::{Digest as _, Sha256};
 
@@ -12,12 +16,28 @@ use crate::key::Digest;
 
 /// How much is read at once, in bytes.
 const BLOCK: usize = 1 << 20;
-/// Blocks that wait between reader and digester.
-const WAITING: usize = 8;
+/// Blocks that are on their way between reader and digester.
+const BLOCKS: usize = 8;
+/// Runs of zeroes of this length become holes, in bytes.
+const HOLE: usize = 64 << 10;
+/// Files up to this size are digested without a second thread, in bytes.
+const SMALL: u64 = 4 << 20;
+
+/// Told how many bytes are done; an error of it ends the work.
+pub type Progress<'a> = dyn FnMut(u64) -> io::Result<()> + 'a;
 
 /// SHA-256 of a file.
 pub fn of_file(path: &Path) -> io::Result<Digest> {
-    of_reader(&mut File::open(path)?)
+    of_file_with(path, &mut |_| Ok(()))
+}
+
+/// SHA-256 of a file, for one that may be large: says how far it is, and can be ended.
+pub fn of_file_with(path: &Path, progress: &mut Progress<'_>) -> io::Result<Digest> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() <= SMALL {
+        return of_reader(&mut file);
+    }
+    circle(&file, progress, |_, _| Ok(()))
 }
 
 /// SHA-256 of all that a reader yields.
@@ -26,7 +46,7 @@ pub fn of_reader(reader: &mut dyn Read) -> io::Result<Digest> {
     let mut block = vec![0; BLOCK];
     loop {
         match reader.read(&mut block) {
-            Ok(0) => return Ok(Digest::from_bytes(hasher.finalize().into())),
+            Ok(0) => return Ok(finish(hasher)),
             Ok(count) => hasher.update(&block[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -34,21 +54,106 @@ pub fn of_reader(reader: &mut dyn Read) -> io::Result<Digest> {
     }
 }
 
+/// Copies all of `from` to the empty file `to`, leaving blocks of zeroes out, and returns the digest of what was
+/// copied. Where the file system can share the blocks of two files, it does, and only the digest costs time.
+pub fn copy_with_digest(from: &File, to: &File, progress: &mut Progress<'_>) -> io::Result<Digest> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        // The clone cannot change any more, whatever happens to the original; so it is what is digested.
+        return circle(to, progress, |_, _| Ok(()));
+    }
+    let mut length = 0;
+    let digest = circle(from, progress, |block, offset| {
+        length = offset + block.len() as u64;
+        write_data(to, block, offset)
+    })?;
+    to.set_len(length)?;
+    Ok(digest)
+}
+
+/// Reads all of `file`, hands each block and its offset to `each`, and digests it in another thread.
+fn circle(
+    file: &File,
+    progress: &mut Progress<'_>,
+    mut each: impl FnMut(&[u8], u64) -> io::Result<()>,
+) -> io::Result<Digest> {
+    // Only a hint for the kernel's reading ahead.
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Sequential);
+    let (to_digester, full) = sync_channel(BLOCKS);
+    // There are never more blocks than places in this channel, so that the digester never waits here.
+    let (from_digester, empty) = sync_channel(BLOCKS);
+    for _ in 0..BLOCKS {
+        from_digester.send(Vec::new()).map_err(|_| ended())?;
+    }
+    let digester = std::thread::spawn(move || digest_blocks(&full, &from_digester));
+    let mut read = || -> io::Result<()> {
+        let mut offset = 0;
+        loop {
+            let mut block: Vec<u8> = empty.recv().map_err(|_| ended())?;
+            block.resize(BLOCK, 0);
+            let filled = fill(|buffer, at| file.read_at(buffer, offset + at), &mut block)?;
+            if filled == 0 {
+                return Ok(());
+            }
+            block.truncate(filled);
+            each(&block, offset)?;
+            offset += filled as u64;
+            to_digester.send(block).map_err(|_| ended())?;
+            progress(offset)?;
+        }
+    };
+    let done = read();
+    drop(to_digester);
+    let digest = digester.join().map_err(|_| ended())?;
+    done.map(|()| digest)
+}
+
+fn digest_blocks(full: &Receiver<Vec<u8>>, empty: &SyncSender<Vec<u8>>) -> Digest {
+    let mut hasher = Sha256::new();
+    for block in full {
+        hasher.update(&block);
+        // The other side has ended when it cannot be sent back.
+        let _ = empty.send(block);
+    }
+    finish(hasher)
+}
+
+fn finish(hasher: Sha256) -> Digest {
+    Digest::from_bytes(hasher.finalize().into())
+}
+
+fn ended() -> io::Error {
+    io::Error::other("the thread that digests ended early")
+}
+
+/// Reads until `buffer` is full or all is read; `read` gets the rest of the buffer and the count so far.
+fn fill(mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match read(&mut buffer[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
 /// A reader whose bytes are digested, by a thread of its own, as they are read.
 pub struct Digesting<R> {
     reader: R,
-    blocks: Option<std::sync::mpsc::SyncSender<Vec<u8>>>,
-    thread: Option<std::thread::JoinHandle<Digest>>,
+    blocks: Option<SyncSender<Vec<u8>>>,
+    thread: Option<JoinHandle<Digest>>,
 }
 
 impl<R: Read> Digesting<R> {
-    /// Digests what is read from `reader`.
+    /// Digests what is read from `reader`. Large reads are cheap, small ones are not.
     pub fn new(reader: R) -> Self {
-        let (blocks, queue) = sync_channel::<Vec<u8>>(WAITING);
+        let (blocks, queue) = sync_channel::<Vec<u8>>(BLOCKS);
         let thread = std::thread::spawn(move || {
             let mut hasher = Sha256::new();
             queue.iter().for_each(|block| hasher.update(&block));
-            Digest::from_bytes(hasher.finalize().into())
+            finish(hasher)
         });
         Digesting { reader, blocks: Some(blocks), thread: Some(thread) }
     }
@@ -58,7 +163,7 @@ impl<R: Read> Digesting<R> {
         io::copy(&mut self, &mut io::sink())?;
         drop(self.blocks.take());
         let thread = self.thread.take().expect("finished once");
-        thread.join().map_err(|_| io::Error::other("the thread that digests panicked"))
+        thread.join().map_err(|_| ended())
     }
 }
 
@@ -68,45 +173,39 @@ impl<R: Read> Read for Digesting<R> {
         if count > 0
             && let Some(blocks) = &self.blocks
         {
-            blocks.send(buffer[..count].to_vec()).map_err(|_| io::Error::other("the thread that digests ended"))?;
+            blocks.send(buffer[..count].to_vec()).map_err(|_| ended())?;
         }
         Ok(count)
     }
 }
 
-/// Writes all that `reader` yields to `file`, leaving blocks of zeroes out, and calls `progress` with the bytes done.
-/// An error of `progress` ends it. Returns the length.
-pub fn write_sparse(
-    reader: &mut dyn Read,
-    file: &File,
-    progress: &mut dyn FnMut(u64) -> io::Result<()>,
-) -> io::Result<u64> {
-    /// Runs of zeroes of this length become holes, in bytes.
-    const HOLE: usize = 64 << 10;
+/// Writes all that `reader` yields to the empty file `file`, leaving blocks of zeroes out. Returns the length.
+pub fn write_sparse(reader: &mut dyn Read, file: &File, progress: &mut Progress<'_>) -> io::Result<u64> {
     let mut block = vec![0; BLOCK];
     let mut length = 0;
     loop {
-        let mut filled = 0;
-        while filled < block.len() {
-            match reader.read(&mut block[filled..]) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let filled = fill(|buffer, _| reader.read(buffer), &mut block)?;
         if filled == 0 {
             file.set_len(length)?;
             return Ok(length);
         }
-        for (index, piece) in block[..filled].chunks(HOLE).enumerate() {
-            if !is_zero(piece) {
-                file.write_all_at(piece, length + (index * HOLE) as u64)?;
-            }
-        }
+        write_data(file, &block[..filled], length)?;
         length += filled as u64;
         progress(length)?;
     }
+}
+
+/// Writes the pieces of `block` that are not zero. Pieces that follow each other go in one call.
+fn write_data(file: &File, block: &[u8], offset: u64) -> io::Result<()> {
+    let mut begin = 0;
+    for (index, piece) in block.chunks(HOLE).enumerate() {
+        let at = index * HOLE;
+        if is_zero(piece) {
+            file.write_all_at(&block[begin..at], offset + begin as u64)?;
+            begin = at + piece.len();
+        }
+    }
+    file.write_all_at(&block[begin..], offset + begin as u64)
 }
 
 /// Whether all bytes are zero.
@@ -122,11 +221,25 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_copy_is_sparse_and_its_digest_right() {
-        let mut bytes = vec![0; 5 << 20];
+    /// Data, holes at both ends of blocks, and a length that is no multiple of anything.
+    fn sample() -> Vec<u8> {
+        let mut bytes = vec![0; 9 << 20];
         bytes[3 << 20..(3 << 20) + 5].copy_from_slice(b"hello");
+        bytes[(5 << 20) - 3..(5 << 20) + 3].copy_from_slice(b"across");
+        bytes[6 << 20..7 << 20].fill(7);
         bytes.extend_from_slice(b"tail");
+        bytes
+    }
+
+    fn content(file: &File) -> Vec<u8> {
+        let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_is_read_through_a_digest_arrives_sparse() {
+        let bytes = sample();
         let file = tempfile::tempfile().unwrap();
         let mut reader = Digesting::new(&bytes[..]);
         let mut last = 0;
@@ -137,9 +250,39 @@ mod tests {
         assert_eq!(length.unwrap(), bytes.len() as u64);
         assert_eq!(last, bytes.len() as u64);
         assert_eq!(reader.finish().unwrap(), Digest::of(&bytes));
-        let mut copy = vec![0; bytes.len()];
-        file.read_exact_at(&mut copy, 0).unwrap();
-        assert!(copy == bytes);
-        assert!(file.metadata().unwrap().blocks() * 512 < 1 << 20);
+        assert!(content(&file) == bytes);
+        assert!(file.metadata().unwrap().blocks() * 512 < 2 << 20);
+    }
+
+    #[test]
+    fn a_copy_is_sparse_and_its_digest_right() {
+        for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, sample().len()] {
+            let bytes = &sample()[sample().len() - length..];
+            let from = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(from.path(), bytes).unwrap();
+            let to = tempfile::tempfile().unwrap();
+            let mut last = 0;
+            let digest = copy_with_digest(from.as_file(), &to, &mut |done| {
+                last = done;
+                Ok(())
+            });
+            assert_eq!(digest.unwrap(), Digest::of(bytes), "{length} bytes");
+            assert_eq!(last, length as u64);
+            assert!(content(&to) == bytes);
+            assert!(to.metadata().unwrap().blocks() * 512 < 2 << 20);
+            assert_eq!(of_file(from.path()).unwrap(), Digest::of(bytes), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_progress_ends_the_work() {
+        let from = tempfile::NamedTempFile::new().unwrap();
+        from.as_file().set_len(100 << 20).unwrap();
+        let mut calls = 0;
+        let error = of_file_with(from.path(), &mut |_| {
+            calls += 1;
+            Err(io::Error::other("enough"))
+        });
+        assert_eq!((error.unwrap_err().to_string().as_str(), calls), ("enough", 1));
     }
 }

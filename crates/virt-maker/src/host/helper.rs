@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use super::escape::last_lines;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// The number under which a helper finds the descriptor that it was given.
@@ -118,8 +119,5 @@ impl Drop for Helper {
 
 fn last_words(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
-    let tail = &text[text.len().saturating_sub(2000)..];
-    let text = String::from_utf8_lossy(tail);
-    let lines: Vec<&str> = text.lines().rev().take(4).collect();
-    lines.into_iter().rev().map(|line| line.escape_debug().to_string()).collect::<Vec<_>>().join("; ")
+    last_lines(&text[text.len().saturating_sub(2000)..], 4)
 }

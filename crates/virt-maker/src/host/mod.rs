@@ -3,9 +3,11 @@
 mod cancel;
 pub mod digest;
 pub mod durable;
+pub mod escape;
 mod guard;
 mod helper;
 mod process;
+pub mod subordinate;
 mod terminal;
 
 pub use cancel::Cancel;

@@ -1,4 +1,11 @@
 //! Programs of the host that run to their end: an argument vector, never a shell; no input; dead when we die.
+//!
+//! A program runs in a process group of its own, so Ctrl-C on the terminal reaches only us, and we decide. When it
+//! ends, or the build is cancelled, the whole group is killed: nothing that it started goes on, or holds its output
+//! open. It sees only a few variables of our environment (`KEPT`), because the others must not shape an image.
+//!
+//! The kernel's parent-death signal is sent when the *thread* that started a program ends. [`Tool`]'s calls return
+//! only after the program's end, so a thread cannot end before its program does.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -8,14 +15,23 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 
-use super::{Cancel, Guard};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use super::Cancel;
+use super::escape::{escape, last_lines};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Most of a program's output that is kept, in bytes.
 const OUTPUT_MAX: u64 = 16 << 20;
+/// Longest piece that [`Tool::run_pieces`] hands on, in bytes; a longer one is cut into several.
+const PIECE_MAX: u64 = 64 << 10;
 /// Lines of its errors that are quoted.
 const QUOTED_LINES: usize = 6;
+/// Variables that a program inherits: where programs, libraries and temporary files are.
+const KEPT: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "USER"];
 
 /// A program to run.
 #[derive(Debug)]
@@ -67,8 +83,8 @@ impl Tool {
         self
     }
 
-    /// Sets a variable of its environment; the rest of it is this process's. With `PATH`, the program itself is found
-    /// there too.
+    /// Sets a variable of its environment. Of this process's own it gets only a few, and `LC_ALL=C.UTF-8`. With `PATH`,
+    /// the program itself is found there too.
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Tool {
         self.env.insert(name.to_owned(), value.into());
         self
@@ -80,7 +96,7 @@ impl Tool {
         self
     }
 
-    /// Appends what it writes to standard error (and to standard output, unless that is read) to a file.
+    /// Appends what it writes to standard error to a file.
     pub fn log_to(mut self, log: &Path) -> Tool {
         self.log = Some(log.to_owned());
         self
@@ -98,11 +114,19 @@ impl Tool {
         self
     }
 
-    /// Runs it and returns what it wrote to standard output, at most 16 MiB. Anything but success is an error that
-    /// quotes its last words. A cancellation kills it.
+    /// Runs it and returns what it wrote to standard output; more than 16 MiB is an error. Anything but success is an
+    /// error that quotes its last words. A cancellation kills it.
     pub fn run(self, cancel: &Cancel) -> Result<Vec<u8>> {
         let mut output = Vec::new();
-        self.run_reading(cancel, &mut |stdout| stdout.take(OUTPUT_MAX).read_to_end(&mut output).map(|_| ()))?;
+        let name = self.name();
+        self.run_reading(cancel, &mut |stdout| {
+            stdout.take(OUTPUT_MAX + 1).read_to_end(&mut output)?;
+            // The rest is read so that the program can end by itself.
+            std::io::copy(stdout, &mut std::io::sink()).map(|_| ())
+        })?;
+        if output.len() as u64 > OUTPUT_MAX {
+            return Err(Error::new(ErrorKind::Host, format!("{name} wrote more than {OUTPUT_MAX} bytes")));
+        }
         Ok(output)
     }
 
@@ -111,7 +135,7 @@ impl Tool {
         self.run_reading(cancel, &mut |stdout| {
             let mut stdout = BufReader::new(stdout);
             let mut piece = Vec::new();
-            while stdout.read_until(end, &mut piece)? > 0 {
+            while (&mut stdout).take(PIECE_MAX).read_until(end, &mut piece)? > 0 {
                 each(&piece);
                 piece.clear();
             }
@@ -129,7 +153,14 @@ impl Tool {
         let name = self.name();
         let failed = || format!("cannot run {name}");
         let mut child = self.spawn()?;
-        let guard = Guard::kill_on_cancel(child.id(), cancel)?;
+        let watcher = match watch(child.id(), cancel) {
+            Ok(watcher) => watcher,
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
+        };
         let mut stderr = child.stderr.take().expect("standard error is a pipe");
         let log = self.log.clone();
         let each_line = self.each_line.take();
@@ -141,30 +172,32 @@ impl Tool {
         let mut stdout = child.stdout.take().expect("standard output is a pipe");
         let consumed = read(&mut stdout);
         drop(stdout);
+        // The watcher ends when the program has; only then is its process id given back.
+        let _ = watcher.join();
         let status = child.wait().context(ErrorKind::Host, failed)?;
-        drop(guard);
         let words = words.join().unwrap_or_default();
         cancel.check()?;
         if !status.success() {
-            let text = String::from_utf8_lossy(&words);
-            let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-            let last: Vec<_> = lines.iter().skip(lines.len().saturating_sub(QUOTED_LINES)).collect();
-            let quoted: Vec<_> = last.iter().map(|line| line.escape_debug().to_string()).collect();
-            let full = text.contains("No space left on device");
+            let full = words.windows(FULL.len()).any(|window| window == FULL);
             let kind = if full { ErrorKind::HostFull } else { ErrorKind::Host };
-            return Err(Error::new(kind, format!("{name} failed ({status}): {}", quoted.join("; "))));
+            let said = last_lines(&words, QUOTED_LINES);
+            let said = if said.is_empty() { "it said nothing".into() } else { said };
+            return Err(Error::new(kind, format!("{name} failed ({status}): {said}")));
         }
         consumed.context(ErrorKind::Host, || format!("cannot use what {name} writes"))
     }
 
     fn name(&self) -> String {
-        Path::new(&self.program).file_name().unwrap_or_default().to_string_lossy().into_owned()
+        escape(&Path::new(&self.program).file_name().unwrap_or_default().to_string_lossy())
     }
 
     fn spawn(&self) -> Result<Child> {
         let parent = rustix::process::getpid();
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).envs(&self.env).env("LC_ALL", "C.UTF-8");
+        command.args(&self.arguments).env_clear();
+        #[expect(clippy::disallowed_methods, reason = "these say where the host keeps its programs, not what to do")]
+        command.envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        command.env("LC_ALL", "C.UTF-8").envs(&self.env);
         command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         if let Some(folder) = &self.folder {
@@ -173,7 +206,8 @@ impl Tool {
         // SAFETY: only async-signal-safe calls are made between fork and exec, and nothing is allocated.
         unsafe {
             command.pre_exec(move || {
-                rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                // The parent may have died before that took effect.
                 if rustix::process::getppid() == Some(parent) {
                     Ok(())
                 } else {
@@ -182,11 +216,40 @@ impl Tool {
             });
         }
         command.spawn().map_err(|source| {
-            let missing = source.kind() == std::io::ErrorKind::NotFound;
+            // A folder that is not there gives the same error as a program that is not.
+            let missing = source.kind() == std::io::ErrorKind::NotFound
+                && self.folder.as_ref().is_none_or(|folder| folder.is_dir());
             let error = Error::new(ErrorKind::Host, format!("cannot run {}", self.name())).with_source(source);
             if missing { error.with_hint(format!("it comes with the package `{}`", self.package)) } else { error }
         })
     }
+}
+
+/// How programs say that a disk is full, in the C locale.
+const FULL: &[u8] = b"No space left on device";
+
+/// Kills the group of the child `pid` when the build is cancelled, and what is left of it when the child has ended.
+/// The thread ends with the child, and does not wait for it: until the caller does, `pid` and its group mean the child.
+fn watch(pid: u32, cancel: &Cancel) -> Result<JoinHandle<()>> {
+    let failed = || "cannot watch over a program";
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| Error::new(ErrorKind::Internal, "a process id that is none"))?;
+    let process = pidfd_open(pid, PidfdFlags::empty()).context(ErrorKind::Host, failed)?;
+    let cancel = cancel.clone();
+    Ok(std::thread::spawn(move || {
+        let pause = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        loop {
+            let ended = matches!(poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&pause)), Ok(1..));
+            if ended || cancel.is_cancelled() {
+                let _ = kill_process_group(pid, Signal::KILL);
+            }
+            if ended {
+                return;
+            }
+        }
+    }))
 }
 
 /// Reads all, keeps the end, and writes it to the log.
@@ -196,7 +259,13 @@ fn collect(stderr: &mut dyn Read, log: Option<&Path>, mut each_line: Option<Each
     let mut kept = Vec::new();
     let mut line = Vec::new();
     let mut buffer = [0; 8192];
-    while let Ok(count @ 1..) = stderr.read(&mut buffer) {
+    loop {
+        let count = match stderr.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
         if let Some(file) = &mut log {
             // The tool's own success decides; a log that is short on a full disk does not.
             let _ = file.write_all(&buffer[..count]);
@@ -223,4 +292,105 @@ fn collect(stderr: &mut dyn Read, log: Option<&Path>, mut each_line: Option<Each
         each(&String::from_utf8_lossy(&line));
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn shell(script: &str) -> Tool {
+        Tool::new("sh", "dash").args(["-c", script])
+    }
+
+    fn is_running(pid: &str) -> bool {
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        state.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+    }
+
+    #[test]
+    fn output_arguments_and_environment_are_what_was_said() {
+        let cancel = Cancel::default();
+        let output = Tool::new("printf", "coreutils").args(["%s|", "a b", "$HOME;", "'\""]).run(&cancel).unwrap();
+        assert_eq!(output, b"a b|$HOME;|'\"|");
+        let output = Tool::new("env", "coreutils").env("http_proxy", "http://proxy").run(&cancel).unwrap();
+        let output = String::from_utf8(output).unwrap();
+        let names: Vec<_> = output.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        assert!(names.contains(&"http_proxy") && names.contains(&"LC_ALL") && names.contains(&"PATH"), "{names:?}");
+        // Cargo sets this for tests; a program must not see it.
+        assert!(!names.iter().any(|name| name.starts_with("CARGO")), "{names:?}");
+    }
+
+    #[test]
+    fn a_failure_quotes_the_last_words_and_the_log_has_them_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let script = "printf 'first\\n\\033[31mred\\n' >&2; exit 3";
+        let error = shell(script).log_to(&log).run(&Cancel::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Host);
+        assert_eq!(error.to_string(), "sh failed (exit status: 3): first; \\u{1b}[31mred");
+        assert_eq!(std::fs::read(&log).unwrap(), b"first\n\x1b[31mred\n");
+    }
+
+    #[test]
+    fn a_full_disk_keeps_its_kind() {
+        let error = Tool::new("dd", "coreutils")
+            .args(["if=/dev/zero", "of=/dev/full", "count=1"])
+            .run(&Cancel::default())
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::HostFull, "{error}");
+    }
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let error = Tool::new("virt-maker-no-such-tool", "some-package").run(&Cancel::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Host);
+        assert!(error.to_string().contains("virt-maker-no-such-tool"));
+        assert!(error.hint().unwrap().contains("`some-package`"));
+        let error = shell("true").folder(Path::new("/no/such/folder")).run(&Cancel::default()).unwrap_err();
+        assert_eq!(error.hint(), None);
+    }
+
+    /// What a program leaves running would hold its output open for ever; it goes with the program.
+    #[test]
+    fn nothing_that_it_started_goes_on() {
+        let begin = Instant::now();
+        let output = shell("sleep 1000 & echo $!").run(&Cancel::default()).unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(500));
+        let pid = String::from_utf8(output).unwrap();
+        // The signal is sent; the kernel needs an instant to deliver it.
+        while is_running(&pid) {
+            assert!(begin.elapsed() < Duration::from_secs(500));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_cancellation_kills_the_whole_group() {
+        let cancel = Cancel::default();
+        let mut pids = Vec::new();
+        let stop = cancel.clone();
+        let error = shell("sleep 1000 & echo $!; wait")
+            .run_pieces(b'\n', &cancel, &mut |piece| {
+                pids.push(String::from_utf8(piece.to_vec()).unwrap());
+                stop.cancel();
+            })
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert_eq!(pids.len(), 1);
+        let begin = Instant::now();
+        while is_running(&pids[0]) {
+            assert!(begin.elapsed() < Duration::from_secs(500));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(shell("true").run(&cancel).unwrap_err().kind(), ErrorKind::Cancelled);
+    }
+
+    #[test]
+    fn too_much_output_is_an_error_and_not_cut() {
+        let error =
+            Tool::new("head", "coreutils").args(["-c", "17M", "/dev/zero"]).run(&Cancel::default()).unwrap_err();
+        assert!(error.to_string().contains("more than"), "{error}");
+    }
 }

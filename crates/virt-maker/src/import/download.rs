@@ -4,20 +4,21 @@
 //! `checksum` the key is known without fetching; without one, a URL is fetched once and what it gave is remembered.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufReader, Seek};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::json;
 
 use super::decompress::{Compression, SIGNATURE};
-use super::{Import, ImportContext, ImportKey, ImportKind, fetch, sources};
+use super::{Import, ImportContext, ImportKey, ImportKind, fetch, http, sources};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::disk::inspect::{VIRTUAL_SIZE_MAX, inspect};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::event::Event;
-use crate::host::digest::{Digesting, write_sparse};
+use crate::event::Meter;
+use crate::host::digest::{Digesting, copy_with_digest, write_sparse};
 use crate::key::{Digest, HostInput};
 use crate::template::{Node, from_node};
 
@@ -53,7 +54,13 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let mut problems = Vec::new();
     let source = match arguments.url.split_once("://") {
         Some(("http" | "https", rest)) if !rest.is_empty() => Source::Url(arguments.url),
-        Some(("file", path)) => Source::File(node.resolve(path)),
+        Some(("file", path)) if !path.is_empty() => match decode(path.strip_prefix("localhost").unwrap_or(path)) {
+            Some(path) => Source::File(node.resolve(path)),
+            None => {
+                problems.push(at("url").diagnostic("expected two hexadecimal digits after each `%` of the URL"));
+                Source::Url(String::new())
+            }
+        },
         None if !arguments.url.is_empty() => Source::File(node.resolve(&arguments.url)),
         _ => {
             problems.push(at("url").diagnostic("expected a URL with http, https or file, or the path of a file"));
@@ -71,6 +78,25 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     if problems.is_empty() { Ok(Box::new(Download { source, checksum, format })) } else { Err(problems) }
 }
 
+/// A path as a URL writes it, with `%20` for a blank.
+fn decode(path: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = path.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let (byte, tail) = match (first, tail) {
+            (b'%', [high, low, tail @ ..]) => {
+                let digit = |byte: &u8| char::from(*byte).to_digit(16);
+                ((digit(high)? * 16 + digit(low)?) as u8, tail)
+            }
+            (b'%', _) => return None,
+            (byte, tail) => (*byte, tail),
+        };
+        bytes.push(byte);
+        rest = tail;
+    }
+    String::from_utf8(bytes).ok()
+}
+
 impl Import for Download {
     fn summary(&self) -> String {
         self.name()
@@ -80,15 +106,18 @@ impl Import for Download {
         let (digest, fetched) = match (&self.source, self.checksum) {
             (_, Some(digest)) => (digest, None),
             (Source::File(path), None) => {
-                (sources::of_file(context.cache_dir, path).context(ErrorKind::Base, || self.cannot_read())?, None)
+                let digest = sources::of_file(path, context);
+                context.cancel.check()?;
+                (digest.context(ErrorKind::Base, || self.cannot_read())?, None)
             }
-            (Source::Url(url), None) => match sources::of_url(context.cache_dir, url) {
+            (Source::Url(url), None) => match sources::of_url(url, context) {
                 Some(digest) => (digest, None),
                 None => {
-                    let path = fetch::fetch(url, context)?;
-                    let digest = crate::host::digest::of_file(&path).context(ErrorKind::Base, || self.cannot_read())?;
-                    sources::note_url(context.cache_dir, url, digest);
-                    (digest, Some(path))
+                    let fetched = fetch::fetch(url, context)?;
+                    let digest = crate::host::digest::of_file(fetched.path());
+                    let digest = digest.context(ErrorKind::Base, || self.cannot_read())?;
+                    sources::note_url(url, digest, context);
+                    (digest, Some(fetched.path().to_owned()))
                 }
             },
         };
@@ -99,21 +128,14 @@ impl Import for Download {
 
     fn make(&self, key: &ImportKey, target: &Path, _log: &Path, context: &ImportContext<'_>) -> Result<ImageFormat> {
         let wanted = key.inputs.first().map(|input| input.digest);
-        let (path, fetched) = match (&self.source, &key.fetched) {
-            (Source::File(path), _) => (path.clone(), false),
-            (Source::Url(_), Some(path)) if path.exists() => (path.clone(), true),
-            (Source::Url(url), _) => (fetch::fetch(url, context)?, true),
+        let made = match &self.source {
+            Source::File(path) => self.make_from_file(path, wanted, target, context),
+            Source::Url(url) => self.make_from_url(url, wanted, target, context),
         };
-        let made = self.unpack(&path, target, context);
-        if fetched {
-            // Its content is in the base now, or it is wrong.
-            let _ = fs::remove_file(&path);
+        if made.is_err() {
+            let _ = fs::remove_file(target);
         }
-        let found = made?;
-        if Some(found) != wanted {
-            return Err(self.wrong_digest(wanted, found));
-        }
-        Ok(inspect(target, self.format, &self.name())?.format)
+        made
     }
 }
 
@@ -121,7 +143,7 @@ impl Download {
     fn name(&self) -> String {
         match &self.source {
             Source::File(path) => path.display().to_string(),
-            Source::Url(url) => url.clone(),
+            Source::Url(url) => http::shown(url),
         }
     }
 
@@ -129,42 +151,108 @@ impl Download {
         format!("cannot read {}", self.name())
     }
 
-    /// Writes the content of `path` to `target` and returns the digest of `path`.
-    fn unpack(&self, path: &Path, target: &Path, context: &ImportContext<'_>) -> Result<Digest> {
-        let failed = || self.cannot_read();
-        let mut file = File::open(path).context(ErrorKind::Base, failed)?;
-        let stat = file.metadata().context(ErrorKind::Base, failed)?;
+    fn make_from_file(
+        &self,
+        path: &Path,
+        wanted: Option<Digest>,
+        target: &Path,
+        context: &ImportContext<'_>,
+    ) -> Result<ImageFormat> {
+        // Asked before it is opened: opening a pipe would wait for ever.
+        let stat = fs::metadata(path).context(ErrorKind::Base, || self.cannot_read())?;
         if !stat.is_file() {
-            return Err(Error::new(ErrorKind::Base, format!("{} is not a file", self.name())));
+            return Err(Error::new(ErrorKind::Base, format!("{} is not a regular file", self.name())));
         }
-        let mut head = Vec::new();
-        (&mut file).take(SIGNATURE as u64).read_to_end(&mut head).context(ErrorKind::Base, failed)?;
+        let mut file = File::open(path).context(ErrorKind::Base, || self.cannot_read())?;
+        self.take(&mut file, wanted, target, context)
+    }
+
+    fn make_from_url(
+        &self,
+        url: &str,
+        wanted: Option<Digest>,
+        target: &Path,
+        context: &ImportContext<'_>,
+    ) -> Result<ImageFormat> {
+        loop {
+            let mut fetched = fetch::fetch(url, context)?;
+            let taken = self.take(&mut fetched.file, wanted, target, context);
+            match &taken {
+                Ok(_) => fetched.discard(),
+                // Neither is the download's fault.
+                Err(error) if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::HostFull) => {}
+                Err(_) => {
+                    let fresh = fetched.fresh;
+                    fetched.discard();
+                    let _ = fs::remove_file(target);
+                    if !fresh {
+                        // What an earlier run left may be damaged, or older than what the server has now.
+                        continue;
+                    }
+                    if self.checksum.is_none() {
+                        // The next build asks the server again, and has another key.
+                        sources::forget_url(url, context);
+                    }
+                }
+            }
+            return taken;
+        }
+    }
+
+    /// Makes `target` from `file`, whose digest has to be `wanted`.
+    fn take(
+        &self,
+        file: &mut File,
+        wanted: Option<Digest>,
+        target: &Path,
+        context: &ImportContext<'_>,
+    ) -> Result<ImageFormat> {
+        let (found, unpacked) = self.unpack(file, target, context)?;
+        // A wrong digest says more than what unpacking the wrong bytes led to.
+        if Some(found) != wanted {
+            return Err(self.wrong_digest(wanted, found));
+        }
+        unpacked?;
+        Ok(inspect(target, self.format, &self.name())?.format)
+    }
+
+    /// Writes the content of `file` to `target`. Returns the digest of `file`, and whether that content was whole.
+    fn unpack(&self, file: &mut File, target: &Path, context: &ImportContext<'_>) -> Result<(Digest, Result<()>)> {
+        let failed = || self.cannot_read();
+        let length = file.metadata().context(ErrorKind::Base, failed)?.len();
+        let mut head = [0; SIGNATURE];
+        let known = SIGNATURE.min(usize::try_from(length).unwrap_or(SIGNATURE));
+        file.read_exact_at(&mut head[..known], 0).context(ErrorKind::Base, failed)?;
         file.rewind().context(ErrorKind::Base, failed)?;
-        let out = File::create_new(target).context(ErrorKind::Store, || format!("cannot write {}", target.display()))?;
-        let compression = Compression::of(&head);
-        let total = (compression == Compression::None).then_some(stat.len());
+        let out = File::options().read(true).write(true).create_new(true).open(target);
+        let out = out.context(ErrorKind::Store, || format!("cannot write {}", target.display()))?;
+        let compression = Compression::of(&head[..known]);
+        let plain = compression == Compression::None;
+        let mut meter = Meter::bytes(context.events, if plain { "copy" } else { "unpack" }, plain.then_some(length));
         let mut progress = |done| {
-            context.events.send(Event::Progress { what: "copy".into(), done, total, unit: "bytes" });
+            meter.at(done);
             if context.cancel.is_cancelled() {
-                return Err(io::ErrorKind::Interrupted.into());
+                return Err(io::Error::other("cancelled"));
             }
             if done > VIRTUAL_SIZE_MAX {
                 return Err(io::Error::other("it unpacks to more than any disk may have"));
             }
             Ok(())
         };
-        let mut digesting = Digesting::new(file);
-        let written = if compression == Compression::None {
-            write_sparse(&mut digesting, &out, &mut progress)
-        } else {
-            let buffered = BufReader::with_capacity(1 << 20, &mut digesting);
-            compression.reader(buffered).and_then(|mut reader| write_sparse(&mut reader, &out, &mut progress))
-        };
-        if let Err(error) = written {
+        if plain {
+            let digest = copy_with_digest(file, &out, &mut progress);
             context.cancel.check()?;
-            return Err(error).context(ErrorKind::Base, || format!("cannot unpack {}", self.name()));
+            return Ok((digest.context(ErrorKind::Base, || format!("cannot copy {}", self.name()))?, Ok(())));
         }
-        digesting.finish().context(ErrorKind::Base, failed)
+        let mut digesting = Digesting::new(file);
+        let buffered = BufReader::with_capacity(1 << 20, &mut digesting);
+        let written = compression.reader(buffered).and_then(|mut reader| write_sparse(&mut reader, &out, &mut progress));
+        context.cancel.check()?;
+        let written = written.map(|_| ()).context(ErrorKind::Base, || format!("cannot unpack {}", self.name()));
+        match written {
+            Err(error) if error.kind() == ErrorKind::HostFull => Err(error),
+            written => Ok((digesting.finish().context(ErrorKind::Base, failed)?, written)),
+        }
     }
 
     fn wrong_digest(&self, wanted: Option<Digest>, found: Digest) -> Error {
@@ -174,6 +262,7 @@ impl Download {
             return Error::new(ErrorKind::Base, message)
                 .with_hint("the image changed, or was damaged on the way; compare with what its publisher says");
         }
-        Error::new(ErrorKind::Base, format!("{} changed during the build", self.name())).with_hint("build again")
+        let message = format!("{} is no longer what it was when its digest was taken", self.name());
+        Error::new(ErrorKind::Base, message).with_hint("build again to take what is there now")
     }
 }

@@ -1,59 +1,179 @@
 //! Fetching a URL to a file, resuming where an earlier attempt stopped.
 //!
-//! A partial download lies beside a note of what the server said the whole is (its `ETag` or `Last-Modified`). It is
-//! continued only if the server confirms with `If-Range` that the whole is still the same; else it begins anew.
+//! For each URL there are two files in the cache: the data, which only ever grows at its end, and a note of what the
+//! server said the whole is (`ETag` or `Last-Modified`, and length). A partial download is continued only if the server
+//! confirms with `If-Range` that the whole is still the same; else it begins anew. Who holds the `flock` of the data
+//! may write it, use it or remove it; a process that was killed leaves a partial download that the next one continues.
+//!
+//! Nothing here is synced: after a power failure a partial download may lack what was not yet on the disk, but as the
+//! file systems in use never show data past what was written, what is there is a true beginning.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
 use ureq::http::{Response, StatusCode};
-use ureq::{Agent, Body, Proxy};
+use ureq::{Agent, Body};
 
 use super::ImportContext;
+use super::http::{agent, shown};
+use crate::disk::inspect::VIRTUAL_SIZE_MAX;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::event::Event;
+use crate::event::Meter;
+use crate::host::Cancel;
 use crate::key::Digest;
 
-/// How often a transfer that breaks off is taken up again.
+/// How often in a row a transfer may break off without a byte of progress.
 const ATTEMPTS: u32 = 5;
-/// The wait before the first of them; it doubles.
+/// The wait before the second attempt; it doubles.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long a server may say nothing.
-const SILENCE: Duration = Duration::from_secs(60);
+/// How often a request to stop is looked for.
+const TICK: Duration = Duration::from_millis(50);
 
-/// Fetches `url` into the cache and returns the file. A file that is there and whole is not fetched again unless
-/// it was taken away.
-pub(super) fn fetch(url: &str, context: &ImportContext<'_>) -> Result<PathBuf> {
+/// A download that is whole. Its lock is held until this is dropped.
+pub(super) struct Fetched {
+    /// The data; positions are the user's affair.
+    pub file: File,
+    /// It was fetched now, and not by an earlier call.
+    pub fresh: bool,
+    data: PathBuf,
+    note: PathBuf,
+}
+
+impl Fetched {
+    /// Where it lies, as long as it is not discarded.
+    pub(super) fn path(&self) -> &Path {
+        &self.data
+    }
+
+    /// Removes it: its content is in the store now, or it is wrong.
+    pub(super) fn discard(self) {
+        // The note first: data without a note is never continued.
+        let _ = fs::remove_file(&self.note);
+        let _ = fs::remove_file(&self.data);
+    }
+}
+
+/// What is known of the data beside it.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Note {
+    url: String,
+    validator: Option<String>,
+    total: Option<u64>,
+    complete: bool,
+}
+
+impl Note {
+    fn read(path: &Path, url: &str) -> Note {
+        let note = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok());
+        note.filter(|note| note.url == url).unwrap_or_else(|| Note { url: url.to_owned(), ..Note::default() })
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_vec(self).expect("a note is serialisable");
+        fs::write(path, text).context(ErrorKind::Store, || format!("cannot write {}", path.display()))
+    }
+}
+
+/// Fetches `url` into the cache, unless it lies there whole already.
+pub(super) fn fetch(url: &str, context: &ImportContext<'_>) -> Result<Fetched> {
     let folder = context.cache_dir.join("downloads");
     fs::create_dir_all(&folder).context(ErrorKind::Store, || format!("cannot make {}", folder.display()))?;
     let name = Digest::of(url.as_bytes()).to_string();
-    let (part, note) = (folder.join(format!("{name}.part")), folder.join(format!("{name}.note")));
-    let lock = File::create(folder.join(format!("{name}.lock")))
-        .context(ErrorKind::Store, || format!("cannot write in {}", folder.display()))?;
-    // Two builds that want the same URL: the second continues, or finds it whole.
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
-        .context(ErrorKind::Store, || "cannot lock a download")?;
+    let (data, note) = (folder.join(format!("{name}.part")), folder.join(format!("{name}.json")));
+    let file = open_locked(&data, context.cancel)?;
+    let mut fetched = Fetched { file, fresh: false, data, note };
+    if Note::read(&fetched.note, url).complete {
+        return Ok(fetched);
+    }
+    fetched.fresh = true;
     let agent = agent(url, context)?;
-    let mut attempt = 0;
+    let _stopper = Stopper::new(&agent, context.cancel);
+    let mut failures = 0;
     loop {
+        let before = length(&fetched.file)?;
+        let done = transfer(&agent, url, &mut fetched, context);
         context.cancel.check()?;
-        match transfer(&agent, url, &part, &note, context) {
-            Ok(()) => {
-                let whole = folder.join(&name);
-                fs::rename(&part, &whole).context(ErrorKind::Store, || format!("cannot rename {}", part.display()))?;
-                let _ = fs::remove_file(&note);
-                return Ok(whole);
-            }
+        let error = match done {
+            Ok(()) => return Ok(fetched),
             Err(Broken::ForGood(error)) => return Err(error),
-            Err(Broken::Maybe(error)) if attempt + 1 >= ATTEMPTS => return Err(error),
-            Err(Broken::Maybe(error)) => {
-                let message = crate::error::chain(&error);
-                context.events.warn(format!("{message}; trying again"));
-                std::thread::sleep(PAUSE * 2u32.pow(attempt));
-                attempt += 1;
+            Err(Broken::Maybe(error)) => error,
+        };
+        failures = if length(&fetched.file)? > before { 1 } else { failures + 1 };
+        if failures >= ATTEMPTS {
+            return Err(error.with_hint("what was fetched is kept; another build continues from there"));
+        }
+        context.events.warn(format!("{}; trying again", crate::error::chain(&error)));
+        pause(PAUSE * 2u32.pow(failures - 1), context.cancel)?;
+    }
+}
+
+/// Opens the data and locks it. Waits for another process that has it; that may remove it meanwhile.
+fn open_locked(path: &Path, cancel: &Cancel) -> Result<File> {
+    let failed = || format!("cannot write {}", path.display());
+    loop {
+        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
+        let file = file.context(ErrorKind::Store, failed)?;
+        while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK && error != rustix::io::Errno::INTR {
+                return Err(error).context(ErrorKind::Store, || format!("cannot lock {}", path.display()));
             }
+            pause(TICK, cancel)?;
+        }
+        let locked = file.metadata().context(ErrorKind::Store, failed)?;
+        if fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (locked.dev(), locked.ino())) {
+            return Ok(file);
+        }
+    }
+}
+
+fn pause(time: Duration, cancel: &Cancel) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        cancel.check()?;
+        match time.checked_sub(begin.elapsed()) {
+            Some(left) if !left.is_zero() => std::thread::sleep(left.min(TICK)),
+            _ => return Ok(()),
+        }
+    }
+}
+
+fn length(file: &File) -> Result<u64> {
+    file.metadata().map(|stat| stat.len()).context(ErrorKind::Store, || "cannot read the length of a download")
+}
+
+/// Ends the requests of an agent when the build is cancelled, until it is dropped.
+struct Stopper {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stopper {
+    fn new(agent: &Agent, cancel: &Cancel) -> Stopper {
+        let (stop, stopped) = channel::<()>();
+        let (agent, cancel) = (agent.clone(), cancel.clone());
+        let thread = std::thread::spawn(move || {
+            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                if cancel.is_cancelled() {
+                    return agent.shutdown();
+                }
+            }
+        });
+        Stopper { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
@@ -72,70 +192,85 @@ impl From<Error> for Broken {
     }
 }
 
-fn agent(url: &str, context: &ImportContext<'_>) -> Result<Agent> {
-    let variable = |name: &str| {
-        let value = context.env.get(name).or_else(|| context.env.get(&name.to_uppercase()));
-        value.filter(|value| !value.is_empty())
-    };
-    let host = url.split("://").nth(1).unwrap_or_default().split(['/', ':']).next().unwrap_or_default();
-    let direct = variable("no_proxy").is_some_and(|list| {
-        list.split(',')
-            .map(|name| name.trim().trim_start_matches('.'))
-            .any(|name| name == "*" || (!name.is_empty() && (host == name || host.ends_with(&format!(".{name}")))))
-    });
-    let setting = if url.starts_with("https:") { "https_proxy" } else { "http_proxy" };
-    let proxy = match variable(setting).filter(|_| !direct) {
-        None => None,
-        Some(text) => Some(Proxy::new(text).map_err(|source| {
-            Error::new(ErrorKind::Host, format!("`{setting}` is not the address of a proxy")).with_source(source)
-        })?),
-    };
-    let config = Agent::config_builder()
-        .proxy(proxy)
-        .http_status_as_error(false)
-        .timeout_connect(Some(SILENCE))
-        .timeout_recv_response(Some(SILENCE))
-        .user_agent(concat!("virt-maker/", env!("CARGO_PKG_VERSION")))
-        .build();
-    Ok(config.into())
-}
-
-fn transfer(agent: &Agent, url: &str, part: &Path, note: &Path, context: &ImportContext<'_>) -> Result<(), Broken> {
-    let failed = || format!("cannot write {}", part.display());
-    let have = fs::metadata(part).map_or(0, |file| file.len());
-    let validator = fs::read_to_string(note).ok().filter(|note| !note.is_empty() && have > 0);
+/// One request, and its body appended to the data.
+fn transfer(agent: &Agent, url: &str, fetched: &mut Fetched, context: &ImportContext<'_>) -> Result<(), Broken> {
+    let have = length(&fetched.file)?;
+    let old = Note::read(&fetched.note, url);
     let mut request = agent.get(url);
-    if let Some(validator) = &validator {
+    if let Some(validator) = old.validator.as_ref().filter(|_| have > 0) {
         request = request.header("Range", format!("bytes={have}-")).header("If-Range", validator);
     }
-    let cannot = || format!("cannot fetch {url}");
-    let response =
-        request.call().map_err(|source| Broken::Maybe(Error::new(ErrorKind::Base, cannot()).with_source(source)))?;
-    let status = response.status();
-    let begin = match status {
-        StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(have) => have,
+    let cannot = || format!("cannot fetch {}", shown(url));
+    let response = request.call().map_err(|source| {
+        let for_good = is_final(&source);
+        let error = Error::new(ErrorKind::Base, cannot()).with_source(source);
+        if for_good { Broken::ForGood(error) } else { Broken::Maybe(error) }
+    })?;
+    let new = note_of(&response, url);
+    let begin = match response.status() {
         StatusCode::OK => 0,
+        StatusCode::PARTIAL_CONTENT if continues(&response, &old, &new, have) => have,
+        // Nothing is left to fetch: an earlier process was killed before it could say so.
+        StatusCode::RANGE_NOT_SATISFIABLE if old.total == Some(have) && new.total == Some(have) => {
+            return Ok(Note { complete: true, ..old }.write(&fetched.note)?);
+        }
         StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
-            let _ = fs::remove_file(note);
-            let _ = fs::remove_file(part);
-            let message = format!("{url} is no longer what it was when its download began");
+            let _ = fs::remove_file(&fetched.note);
+            let message = format!("{} is no longer what it was when its download began", shown(url));
             return Err(Broken::Maybe(Error::new(ErrorKind::Base, message)));
         }
         status => {
             let error = Error::new(ErrorKind::Base, format!("{}: the server says {status}", cannot()));
-            let later = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+            let later = status.is_server_error()
+                || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
             return Err(if later { Broken::Maybe(error) } else { Broken::ForGood(error) });
         }
     };
+    let total = new.total;
+    if total.is_some_and(|total| total > VIRTUAL_SIZE_MAX) {
+        let message = format!("{}: the server announces more bytes than any image has", cannot());
+        return Err(Broken::ForGood(Error::new(ErrorKind::Base, message)));
+    }
+    let failed = || format!("cannot write {}", fetched.data.display());
+    // The data is cut before the note speaks of the new whole, never the other way round.
+    fetched.file.set_len(begin).and_then(|()| fetched.file.seek(SeekFrom::End(0))).context(ErrorKind::Store, failed)?;
+    new.write(&fetched.note)?;
+    receive(response, &mut fetched.file, begin, total, url, context)?;
+    Ok(Note { complete: true, ..new }.write(&fetched.note)?)
+}
+
+/// Whether no other attempt can end better.
+fn is_final(error: &ureq::Error) -> bool {
+    use ureq::Error as E;
+    match error {
+        E::Io(error) => error.kind() == io::ErrorKind::InvalidInput,
+        E::Timeout(_) | E::HostNotFound | E::ConnectionFailed | E::ConnectProxyFailed(_) | E::BodyStalled => false,
+        E::Protocol(_) => false,
+        _ => true,
+    }
+}
+
+/// What a response says of the whole.
+fn note_of(response: &Response<Body>, url: &str) -> Note {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     // A weak ETag says nothing about bytes.
     let validator = header("etag").filter(|tag| !tag.starts_with("W/")).or_else(|| header("last-modified"));
-    let total = header("content-length").and_then(|text| text.parse::<u64>().ok()).map(|length| length + begin);
-    fs::write(note, validator.unwrap_or_default()).context(ErrorKind::Store, failed)?;
-    let mut file =
-        OpenOptions::new().create(true).write(true).truncate(false).open(part).context(ErrorKind::Store, failed)?;
-    file.set_len(begin).and_then(|()| file.seek(SeekFrom::End(0))).context(ErrorKind::Store, failed)?;
-    receive(response, &mut file, begin, total, url, context)
+    let total = match response.status() {
+        StatusCode::OK => header("content-length"),
+        _ => header("content-range").and_then(|range| Some(range.rsplit_once('/')?.1.to_owned())),
+    };
+    Note { url: url.to_owned(), validator, total: total.and_then(|text| text.trim().parse().ok()), complete: false }
+}
+
+/// Whether a partial response goes on exactly where the data ends, in the same whole. A server that does not know
+/// `If-Range` may send a part of another one.
+fn continues(response: &Response<Body>, old: &Note, new: &Note, have: u64) -> bool {
+    let range = response.headers().get("content-range").and_then(|range| range.to_str().ok());
+    let start = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse::<u64>().ok());
+    let same = |old: Option<&String>, new: Option<&String>| old.is_none() || new.is_none() || old == new;
+    start == Some(have)
+        && same(old.validator.as_ref(), new.validator.as_ref())
+        && (old.total.is_none() || new.total.is_none() || old.total == new.total)
 }
 
 fn receive(
@@ -148,6 +283,7 @@ fn receive(
 ) -> Result<(), Broken> {
     let mut body = response.into_body().into_reader();
     let mut buffer = vec![0; 256 << 10];
+    let mut meter = Meter::bytes(context.events, "download", total);
     let mut done = begin;
     loop {
         context.cancel.check()?;
@@ -155,24 +291,21 @@ fn receive(
             Ok(0) => break,
             Ok(count) => count,
             Err(source) => {
-                let message = format!("the download of {url} broke off after {done} bytes");
+                let message = format!("the download of {} broke off after {done} bytes", shown(url));
                 return Err(Broken::Maybe(Error::new(ErrorKind::Base, message).with_source(source)));
             }
         };
         file.write_all(&buffer[..count]).context(ErrorKind::Store, || "cannot write the download")?;
         done += count as u64;
-        context.events.send(Event::Progress { what: "download".into(), done, total, unit: "bytes" });
+        meter.at(done);
     }
+    // A shutdown by `Stopper` can look like an end.
+    context.cancel.check()?;
     match total {
         Some(total) if total != done => {
-            let message = format!("the download of {url} ended after {done} of {total} bytes");
+            let message = format!("the download of {} ended after {done} of {total} bytes", shown(url));
             Err(Broken::Maybe(Error::new(ErrorKind::Base, message)))
         }
         _ => Ok(()),
     }
-}
-
-fn range_start(response: &Response<Body>) -> Option<u64> {
-    let range = response.headers().get("content-range")?.to_str().ok()?;
-    range.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
 }

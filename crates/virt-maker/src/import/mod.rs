@@ -2,17 +2,17 @@
 
 mod decompress;
 mod fetch;
+mod http;
 mod sources;
 
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::error::Result;
 use crate::event::Events;
 use crate::host::Cancel;
 use crate::key::HostInput;
-use crate::template::Node;
+use crate::template::Parse;
 
 /// The table: declares the module of each kind and lists what it is.
 macro_rules! imports {
@@ -37,7 +37,7 @@ pub struct ImportKind {
     /// Version of its effect; see [`crate::key::KeyMaterial::kind_version`].
     pub version: u32,
     /// Reads its arguments. Relative paths are relative to the folder of the file that the node came from.
-    pub parse: fn(&Node) -> Result<Box<dyn Import>, Vec<Diagnostic>>,
+    pub parse: Parse<dyn Import>,
 }
 
 /// What an import may use of the host.

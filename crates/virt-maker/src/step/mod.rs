@@ -3,11 +3,10 @@
 //! To add one, write `step/NAME.rs` like its neighbours (arguments as a type, how they are keyed, how they run) and
 //! add its name to the table below. Nothing else in the tree knows a step by name.
 
-use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Exit, Guest, Run};
 use crate::key::HostInput;
-use crate::template::Node;
+use crate::template::Parse;
 
 /// The table: declares the module of each kind and lists what it is.
 macro_rules! steps {
@@ -36,7 +35,7 @@ pub struct StepKind {
     /// Whether it runs the guest's own programs with a network.
     pub network: bool,
     /// Reads its arguments. Relative paths are relative to the folder of the file that the node came from.
-    pub parse: fn(&Node) -> Result<Box<dyn Step>, Vec<Diagnostic>>,
+    pub parse: Parse<dyn Step>,
 }
 
 /// One step of a spec: how it is keyed, and how it runs.

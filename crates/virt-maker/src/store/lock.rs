@@ -60,3 +60,11 @@ impl Drop for KeyLock {
 pub(super) fn holder(path: &Path) -> Option<u32> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
+
+/// Removes the lock files of dead processes. Nothing depends on its success: a file without a holder locks nothing.
+pub(super) fn sweep(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        // Whoever gets the lock removes the file when it lets go.
+        drop(KeyLock::try_take(&entry.path()));
+    }
+}

@@ -85,6 +85,7 @@ impl Store {
             }
         }
         workspace::sweep(&store.root.join("tmp"));
+        lock::sweep(&store.root.join("locks"));
         Ok(store)
     }
 
@@ -106,9 +107,13 @@ impl Store {
 
     fn create(&self) -> Result<()> {
         let failed = || format!("cannot make a store at {}", self.root.display());
-        if fs::read_dir(&self.root).is_ok_and(|mut entries| {
-            entries.any(|entry| entry.is_ok_and(|entry| !PARTS.iter().any(|part| entry.file_name() == *part)))
-        }) {
+        let foreign = |name: &std::ffi::OsStr| {
+            // Another process may be making the store right now; its files begin under temporary names.
+            let temporary = PARTS.iter().any(|part| name.to_string_lossy().starts_with(&format!(".{part}.")));
+            !temporary && !PARTS.iter().any(|part| name == *part)
+        };
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        if entries.into_iter().any(|entry| foreign(&entry.file_name())) {
             let message = format!("{} is not empty and not a store", self.root.display());
             return Err(Error::new(ErrorKind::Store, message).with_hint("use another folder with --store"));
         }

@@ -74,7 +74,8 @@ fn another_making_replaces_the_layer_and_has_another_id() {
 #[test]
 fn what_does_not_fit_is_damaged_not_a_hit() {
     let (_folder, store) = store();
-    let damage: [(&str, &dyn Fn(&Layer)); 6] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&Layer));
+    let damage: [Damage<'_>; 6] = [
         ("bytes instead of 512", &|layer| {
             fs::remove_file(&layer.path).unwrap();
             fs::write(&layer.path, [7; 511]).unwrap();

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Context, ErrorKind, Result};
+use crate::host::subordinate::remove_tree;
 
 /// A private folder on the store's file system.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        remove_tree(&self.path);
     }
 }
 
@@ -64,7 +65,7 @@ pub(super) fn sweep(parent: &Path) {
         let dead =
             File::open(&path).is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok());
         if dead {
-            let _ = fs::remove_dir_all(&path);
+            remove_tree(&path);
         }
     }
 }

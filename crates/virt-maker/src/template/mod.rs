@@ -17,3 +17,6 @@ pub use node::{Kind, Node, SourceFile};
 pub use parse::parse;
 pub use render::render;
 pub use suggest::closest;
+
+/// What reads a runner's arguments from a template.
+pub type Parse<Runner> = fn(&Node) -> Result<Box<Runner>, Vec<crate::diagnostic::Diagnostic>>;

@@ -9,8 +9,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::SYSTEM_PATH;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::subordinate::SYSTEM_PATH;
 use crate::host::{Cancel, Tool};
 
 const SECTOR: u64 = 512;

@@ -4,9 +4,10 @@
 //! the last hook puts the distribution's own address back into the guest's `sources.list`.
 
 use super::recipe::{DEBIAN_MIRROR, Distribution, Recipe};
-use super::{SYSTEM_PATH, is_mirror};
+use super::is_mirror;
 use crate::error::Result;
 use crate::host::Tool;
+use crate::host::subordinate::SYSTEM_PATH;
 use crate::import::ImportContext;
 
 /// A mirror of the host that has what `recipe` needs: for a Debian without a mirror of its own, on a Debian.

@@ -33,8 +33,6 @@ pub(super) static KIND: ImportKind = ImportKind {
     parse,
 };
 
-/// Where system programs are; ordinary users do not have all of it in their own.
-const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DEFAULT_SIZE: u64 = 4 << 30;
 /// No suite is smaller with a kernel.
 const SIZE_MIN: u64 = 512 << 20;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::recipe::{DEBIAN_MIRROR, Recipe};
-use super::{SYSTEM_PATH, grub, mirror};
+use super::{grub, mirror};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::host::{Cancel, Tool};
+use crate::host::subordinate::{as_root_alone, remove_tree};
 use crate::import::ImportContext;
 
 /// The hook; `mmdebstrap` runs it as `sh -c HOOK exec ROOT`.
@@ -44,11 +44,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if std::fs::remove_dir_all(&self.0).is_err() && !is_root() {
-            // A bootstrap that was stopped leaves files of the user's subordinate ids, which only their root removes.
-            let rm = namespace(false).args(["rm", "-rf", "--one-file-system", "--"]).arg(&self.0);
-            let _ = rm.run(&Cancel::default());
-        }
+        remove_tree(&self.0);
     }
 }
 
@@ -86,7 +82,7 @@ pub(super) fn make(
         }
     }
 
-    let mut tool = namespace(true);
+    let mut tool = as_root_alone();
     for (name, value) in context.env {
         tool = tool.env(name, value);
     }
@@ -160,23 +156,6 @@ fn explain(recipe: &Recipe, error: Error, complaints: Vec<String>) -> Error {
         Some(hint) => error.with_hint(hint),
         None => error,
     }
-}
-
-/// `unshare` with new namespaces: the start of a command that runs a program in them. When `unshare` dies, all that runs
-/// in its pid namespace does. For ordinary users a user namespace with their subordinate ids comes first.
-fn namespace(with_pids: bool) -> Tool {
-    let mut tool = Tool::new("unshare", "util-linux").env("PATH", SYSTEM_PATH);
-    if !is_root() {
-        tool = tool.args(["--user", "--map-root-user", "--map-auto"]);
-    }
-    if with_pids {
-        tool = tool.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL"]);
-    }
-    tool.arg("--")
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 fn is_of_mke2fs(line: &str) -> bool {
