@@ -56,7 +56,9 @@ impl Bench {
     fn strays(&self) -> Vec<String> {
         let names = fs::read_dir(self.folder.path()).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| !["template.yml", "log", "image"].contains(&name.as_str())).collect()
+        names
+            .filter(|name| !["template.yml", "log", "image", "sources.list", "apt.conf"].contains(&name.as_str()))
+            .collect()
     }
 }
 
@@ -69,7 +71,14 @@ fn field(text: &str, name: &str) -> String {
 fn bookworm_boots_to_a_login_with_an_address() {
     let _lock = appliance_lock();
     let before = HostState::capture();
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    // A host with a mirror of its own, by another spelling: packages come from there, and the guest does not know it.
+    let near = "http://deb.debian.org:80/debian";
+    let (sources, conf) = (bench.folder.path().join("sources.list"), bench.folder.path().join("apt.conf"));
+    fs::write(&sources, format!("deb {near} bookworm main\n")).unwrap();
+    let settings = "Dir::Etc::sourcelist \"SOURCES\"; Dir::Etc::sourceparts \"/dev/null\";";
+    fs::write(&conf, settings.replace("SOURCES", sources.to_str().unwrap())).unwrap();
+    bench.env.insert("APT_CONFIG".into(), conf.to_str().unwrap().into());
     let begin = Instant::now();
     let made = bench.make("{suite: bookworm, size: 2G, packages: [less]}", Events::none());
     let log = || fs::read_to_string(bench.folder.path().join("log")).unwrap();
@@ -96,6 +105,15 @@ fn bookworm_boots_to_a_login_with_an_address() {
     assert_eq!(text("/etc/hostname"), "debian\n");
     assert_eq!(text("/etc/machine-id"), "");
     assert!(text("/usr/share/doc/less/copyright").contains("less"));
+    // No password opens it: what stands there is no digest.
+    let shadow = text("/etc/shadow");
+    let root_login = shadow.lines().find_map(|line| line.strip_prefix("root:")).unwrap_or_else(|| panic!("{shadow}"));
+    assert!(root_login.starts_with(['*', '!']), "{shadow}");
+    assert!(log().contains(near), "{}", log());
+    let sources = text("/etc/apt/sources.list");
+    assert!(sources.contains("deb http://deb.debian.org/debian bookworm main\n"), "{sources}");
+    assert!(!sources.contains(near), "{sources}");
+    assert!(text("/etc/default/grub.d/50-serial.cfg").contains("ttyS0"));
 
     // Nothing of the making is in it: neither mmdebstrap's stand-ins nor the host's own files.
     let list = |folder: &str| {

@@ -35,6 +35,15 @@ chroot "$root" systemctl --quiet enable systemd-networkd.service systemd-resolve
 # mmdebstrap put the host's file here.
 ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 
+# Packages may have come from the host's mirror, which is nobody else's business. Addresses with what `sed` could take
+# for more than text were not used.
+if [ -n "$GUEST_MIRROR_USED" ]; then
+  echo "I: packages came from the host's mirror, $GUEST_MIRROR_USED" >&2
+  for list in "$root/etc/apt/sources.list" "$root"/etc/apt/sources.list.d/*; do
+    if [ -e "$list" ]; then sed -i "s| $GUEST_MIRROR_USED | $GUEST_MIRROR |" "$list"; fi
+  done
+fi
+
 # --- The boot loader's menu. Kernel packages keep the two links up to date, so a new kernel needs no new menu.
 kernel=
 for candidate in /vmlinuz /boot/vmlinuz; do
@@ -65,6 +74,14 @@ menuentry '${PRETTY_NAME:-Linux}, the kernel before' {
 }
 fi
 GRUB
+
+# For GRUB's own packages, should they ever be installed: the menu they make keeps the serial console.
+mkdir -p "$root/etc/default/grub.d"
+cat >"$root/etc/default/grub.d/50-serial.cfg" <<'DEFAULTS'
+GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200"
+GRUB_TERMINAL="console serial"
+GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
+DEFAULTS
 
 # --- What making it left behind. The two programs that kept services from starting are mmdebstrap's.
 rm -f "$root/usr/sbin/policy-rc.d"

@@ -5,9 +5,11 @@
 //! never packed and unpacked, so a bootstrap takes little more than `mmdebstrap` alone.
 //!
 //! The key covers what the template says. The packages that a mirror has are another day others; a base that is in the
-//! store stays as it is until somebody forces it.
+//! store stays as it is until somebody forces it. The mirror that the host uses by default ([`mirror`]) is where packages
+//! come from, and leaves no trace in the guest.
 
 mod grub;
+mod mirror;
 mod recipe;
 mod tree;
 

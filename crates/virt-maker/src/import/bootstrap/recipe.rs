@@ -9,6 +9,8 @@ pub(super) enum Distribution {
 
 /// Suites that are older than the package of their own for `systemd-resolved`; it is part of `systemd` there.
 const RESOLVED_IN_SYSTEMD: &[&str] = &["buster", "bullseye", "focal", "jammy"];
+/// Where Debian's packages are for everybody.
+pub(super) const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";
 /// Suites without updates beside them.
 const ROLLING: &[&str] = &["sid", "unstable", "experimental"];
 const DEBIAN: &[&str] = &[
@@ -71,7 +73,7 @@ impl Recipe {
     pub(super) fn sources(&self) -> Vec<String> {
         let (mirrors, default): (Vec<&str>, _) = match self.distribution {
             _ if !self.mirrors.is_empty() => (self.mirrors.iter().map(String::as_str).collect(), false),
-            Distribution::Debian => (vec!["http://deb.debian.org/debian"], true),
+            Distribution::Debian => (vec![DEBIAN_MIRROR], true),
             Distribution::Ubuntu => (vec!["http://archive.ubuntu.com/ubuntu"], true),
         };
         let components = match self.distribution {

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::grub;
-use super::recipe::Recipe;
+use super::recipe::{DEBIAN_MIRROR, Recipe};
+use super::{grub, mirror};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::host::subordinate::{as_root_alone, remove_tree};
@@ -74,6 +74,14 @@ pub(super) fn make(
         events.send(Event::Trace { source: "mmdebstrap", message });
     };
 
+    let mut sources = recipe.sources();
+    let near = mirror::of_host(recipe, context)?;
+    if let Some(near) = &near {
+        for line in &mut sources {
+            *line = line.replace(&format!(" {DEBIAN_MIRROR} "), &format!(" {near} "));
+        }
+    }
+
     let mut tool = as_root_alone();
     for (name, value) in context.env {
         tool = tool.env(name, value);
@@ -87,14 +95,16 @@ pub(super) fn make(
         .env("GUEST_UUID", uuid.trim())
         .env("GUEST_FEATURES", FEATURES)
         .env("GUEST_OFFSET", grub::ROOT_START.to_string())
-        .env("GUEST_KIB", kib.to_string());
+        .env("GUEST_KIB", kib.to_string())
+        .env("GUEST_MIRROR", DEBIAN_MIRROR)
+        .env("GUEST_MIRROR_USED", near.unwrap_or_default());
     // Root of a user namespace is root enough for it; the format is the hook's business.
     tool = tool.args(["mmdebstrap", "--mode=root", "--variant=minbase", "--format=null", "--architectures=amd64"]);
     tool = tool.args(["--skip=cleanup", "--skip=check/empty"]);
     tool = tool.arg(format!("--include={}", recipe.include().join(",")));
     tool = tool.arg(format!("--customize-hook={FINISH}"));
     // Nothing that a template says is an option.
-    tool = tool.args(["--", &recipe.suite, "-"]).args(recipe.sources());
+    tool = tool.args(["--", &recipe.suite, "-"]).args(sources);
     let made = tool.log_to(log).each_error_line(each_line).run(context.cancel);
     match made {
         Ok(_) => Ok(()),
