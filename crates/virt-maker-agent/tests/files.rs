@@ -24,7 +24,7 @@ fn attributes(mode: u32, uid: u32, gid: u32) -> Attributes {
 fn write_and_read() {
     let (_lab, mut agent) = guest();
     let client = &mut agent.client;
-    let content: Vec<u8> = (0..3_000_000u32).map(|number| (number * 31 >> 3) as u8).collect();
+    let content: Vec<u8> = (0..3_000_000u32).map(|number| ((number * 31) >> 3) as u8).collect();
     client.write("/etc/big", &mut &content[..], Attributes::default()).unwrap();
     assert_eq!(client.read("/etc/big", 1 << 22).unwrap(), content);
     client.write("/empty", &mut &b""[..], Attributes::default()).unwrap();
