@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use common::{Bench, run};
-use testkit::{HostState, TinyOptions, tiny_guest};
+use testkit::{HostState, Roots, TinyOptions, tiny_guest};
 
 /// A build that must fail with this exit code and these words, and leave nothing.
 #[track_caller]
@@ -49,6 +49,12 @@ fn bases() {
     let page = bench.path("page.img");
     fs::write(&page, "<html>not found</html>".repeat(100)).unwrap();
     refused(&bench, &base(&page), 1, &["page.img"]);
+
+    let other = bench.path("other.vmdk");
+    let mut create = std::process::Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "vmdk"]).arg(&other).arg("1M");
+    assert!(create.status().unwrap().success());
+    refused(&bench, &base(&other), 1, &["other.vmdk", "VMDK", "qemu-img convert"]);
 
     let mut wrong = base(&guest);
     wrong = wrong.replace("'}", &format!("', checksum: 'sha256:{}'}}", "0".repeat(64)));
@@ -104,7 +110,40 @@ fn guests() {
     let made = std::process::Command::new("mkfs.ext4").arg("-q").arg(&empty).status().unwrap();
     assert!(made.success());
     refused(&bench, &base(&empty), 1, &["root"]);
+
+    let two = TinyOptions { partitioned: true, roots: Roots::Two, ..TinyOptions::default() };
+    refused(&bench, &base(&tiny_guest(&two)), 1, &["root", "partition"]);
     before.assert_nothing_left();
+}
+
+/// A host with nothing but this program on it: what was asked for is named with its package, and so is what each
+/// engine lacks.
+#[test]
+fn hosts() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let template = bench.template("t.yml", &[run("true")], "");
+    let bare = |arguments: &[&str]| {
+        let mut command = bench.command(arguments);
+        command.env("PATH", bench.path("nothing")).env("VIRT_MAKER_AGENT", bench.path("no-agent"));
+        common::Ran::from(command.output().unwrap()).exits(5)
+    };
+    let build = |engine| bare(&["build", template.to_str().unwrap(), "--engine", engine, "--progress", "plain"]);
+    let ran = build("chroot");
+    assert!(ran.stderr.contains("qemu-storage-daemon") && ran.stderr.contains("package"), "{}", ran.stderr);
+    let ran = build("libguestfs");
+    assert!(ran.stderr.contains("qemu-system-x86"), "{}", ran.stderr);
+    let ran = build("auto");
+    assert!(ran.stderr.contains("chroot: ") && ran.stderr.contains("doctor"), "{}", ran.stderr);
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+
+    let ran = bare(&["doctor", "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&found["version"], &found["auto"]), (&1.into(), &serde_json::Value::Null), "{found:#}");
+    let checks = found["checks"].as_array().unwrap();
+    let bwrap = checks.iter().find(|check| check["name"] == "bwrap").unwrap();
+    assert_eq!((&bwrap["state"], &bwrap["package"]), (&"missing".into(), &"bubblewrap".into()));
+    let engine = &found["engines"][0];
+    assert_eq!((&engine["name"], &engine["works"]), (&"chroot".into(), &false.into()));
 }
 
 #[test]

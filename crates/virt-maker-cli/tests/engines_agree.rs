@@ -68,3 +68,41 @@ fn every_step_leaves_the_same_on_each_engine() {
     }
     before.assert_nothing_left();
 }
+
+/// What a package manager writes anew each time: times in logs, and caches with times in them.
+const VOLATILE: [&str; 4] = ["/var/log/", "/var/cache/", "/var/lib/apt/", "/var/lib/dpkg/status-old"];
+
+/// Packages come from the network, into a real Debian: their files, owners, scripts' effects, and what is not there
+/// (no service was started, no resolv.conf or policy stays).
+#[test]
+fn packages_leave_the_same_on_each_engine() {
+    let _lock = appliance_lock();
+    let bench = Bench::new(testkit::debian_guest());
+    let steps = [
+        "install: [tini, uuid-runtime]".to_owned(),
+        run("command -v tini uuidd; id uuidd; ls -l /usr/sbin/policy-rc.d; true"),
+    ];
+    let template = bench.template("t.yml", &steps, "");
+    let mut made = Vec::new();
+    for engine in ["chroot", "libguestfs"] {
+        let store = bench.path(&format!("store-{engine}"));
+        let ran = bench.build(engine, &template, &["--store", store.to_str().unwrap()]).exits(0);
+        let keys = ran.sealed();
+        let image = |depth: usize| {
+            let folder = store.join("layers").join(&keys[depth]);
+            let format = if folder.join("layer.raw").exists() { "raw" } else { "qcow2" };
+            tree_of_image(&folder.join(format!("layer.{format}")), format)
+        };
+        let mut changed = difference(&image(0), &image(1));
+        assert!(changed.contains_key("/usr/bin/tini"), "{engine}: {:?}", changed.keys());
+        assert!(
+            !changed.contains_key("/etc/resolv.conf") && !changed.contains_key("/usr/sbin/policy-rc.d"),
+            "{engine}"
+        );
+        changed.retain(|path, _| !VOLATILE.iter().any(|volatile| path.starts_with(volatile)));
+        let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+        assert!(said.contains("/usr/bin/tini") && said.contains("(uuidd)"), "{engine}: {said}");
+        made.push(changed);
+    }
+    assert_eq!(made[0], made[1]);
+}

@@ -101,7 +101,7 @@ impl Bench {
 }
 
 impl Ran {
-    fn from(output: Output) -> Ran {
+    pub fn from(output: Output) -> Ran {
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let events = stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();

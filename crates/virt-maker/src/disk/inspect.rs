@@ -38,8 +38,12 @@ pub fn inspect(path: &Path, declared: Option<ImageFormat>, name: &str) -> Result
             Err(problem) => refuse(problem),
         },
         _ if !has_boot_signature(head) && !has_file_system(&file) => {
-            let error = Error::new(ErrorKind::Base, format!("{name}: this is no disk image, but {}", looks_like(head)));
-            Err(error.with_hint("if it is a raw disk all the same, say `format: raw`"))
+            let message = format!("{name}: expected a qcow2 image or a raw disk, found {}", looks_like(head));
+            let hint = match sign(&IMAGES, head) {
+                Some(_) => "convert it with `qemu-img convert -O qcow2`",
+                None => "if it is a raw disk all the same, say `format: raw`",
+            };
+            Err(Error::new(ErrorKind::Base, message).with_hint(hint))
         }
         _ => raw(length).or_else(refuse),
     }
@@ -73,28 +77,42 @@ fn has_file_system(file: &File) -> bool {
         || at(0, b"LUKS\xba\xbe")
 }
 
+/// Where a format has its magic number, the number, and what it is.
+type Sign = (usize, &'static [u8], &'static str);
+
+/// Images of formats that `qemu-img` reads and a base cannot have.
+const IMAGES: [Sign; 6] = [
+    (0, b"KDMV", "a VMDK image"),
+    (0, b"# Disk DescriptorFile", "a VMDK descriptor"),
+    (64, b"\x7f\x10\xda\xbe", "a VDI image"),
+    (0, b"vhdxfile", "a VHDX image"),
+    (0, b"conectix", "a VHD image"),
+    (0, b"QED\0", "a QED image"),
+];
+
+/// What else is found in the place of an image.
+const OTHERS: [Sign; 7] = [
+    (0, b"\x1f\x8b", "gzip data inside other compressed data"),
+    (0, b"\xfd7zXZ", "xz data inside other compressed data"),
+    (0, b"PK\x03\x04", "a zip archive"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"\x7fELF", "a program"),
+    (0, b"<", "a web page or XML"),
+    (0, b"{", "JSON"),
+];
+
+fn sign(signs: &[Sign], head: &[u8]) -> Option<&'static str> {
+    let found = signs.iter().find(|(at, magic, _)| head.get(*at..at + magic.len()) == Some(*magic));
+    found.map(|(_, _, what)| *what)
+}
+
 /// What a file looks like that is not what was expected.
 fn looks_like(head: &[u8]) -> &'static str {
-    const SIGNS: [(usize, &[u8], &str); 13] = [
-        (0, b"KDMV", "a VMDK image"),
-        (0, b"# Disk DescriptorFile", "a VMDK descriptor"),
-        (64, b"\x7f\x10\xda\xbe", "a VDI image"),
-        (0, b"vhdxfile", "a VHDX image"),
-        (0, b"conectix", "a VHD image"),
-        (0, b"QED\0", "a QED image"),
-        (0, b"\x1f\x8b", "gzip data inside other compressed data"),
-        (0, b"\xfd7zXZ", "xz data inside other compressed data"),
-        (0, b"PK\x03\x04", "a zip archive"),
-        (257, b"ustar", "a tar archive"),
-        (0, b"\x7fELF", "a program"),
-        (0, b"<", "a web page or XML"),
-        (0, b"{", "JSON"),
-    ];
     if head.is_empty() {
         return "an empty file";
     }
-    let found = SIGNS.iter().find(|(at, magic, _)| head.get(*at..at + magic.len()) == Some(*magic));
-    found.map_or("data without a boot sector or a file system", |(_, _, what)| what)
+    let known = sign(&IMAGES, head).or_else(|| sign(&OTHERS, head));
+    known.unwrap_or("data without a boot sector or a file system")
 }
 
 fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -120,7 +120,7 @@ pub fn examine(agent: &Path, cache_dir: &Path) -> Result<Examination> {
     };
     let engines = vec![
         state("chroot", chroot::check(agent), "fast; the host's kernel reads the guest's file systems"),
-        state("libguestfs", libguestfs::detect().map(drop), "starts in seconds; isolates the guest, reaches furthest"),
+        state("libguestfs", libguestfs::check().map(drop), "starts in seconds; isolates the guest, reaches furthest"),
     ];
     let mut selector = Selector::new(EngineChoice::Auto, agent.to_owned(), cache_dir.to_owned());
     let auto = selector.candidates().ok().and_then(|found| found.first());

@@ -17,7 +17,8 @@ use super::qmp::Qmp;
 use crate::error::{Result, chain};
 use crate::host::{self, CHANNEL_FD, Helper, HelperCommand, durable};
 
-const QEMU: &str = "qemu-system-x86_64";
+/// The program that runs machines of this host's kind.
+pub(super) const QEMU: &str = "qemu-system-x86_64";
 /// How long the machine has to run. Firmware that executes at all does so at once.
 const TRIAL: Duration = Duration::from_millis(100);
 

@@ -98,7 +98,7 @@ impl Selector {
 
     /// Loading the library costs a moment, starting its appliance seconds, so KVM is tried only on `open`.
     fn libguestfs(&self) -> Result<(Box<dyn Engine>, String)> {
-        libguestfs::detect()?;
+        libguestfs::check()?;
         let engine = Probing { cache_dir: self.cache_dir.clone() };
         Ok((Box::new(engine), "it opens whatever libguestfs can inspect, behind a virtual machine".into()))
     }

@@ -36,8 +36,10 @@ mod terminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::kvm::QEMU;
 use super::{Engine, OpenRequest, Session};
 use crate::error::{Error, ErrorKind, Result};
+use crate::host;
 
 /// The name by which the dynamic linker finds libguestfs.
 const LIBRARY: &str = "libguestfs.so.0";
@@ -76,6 +78,17 @@ pub struct LibraryInfo {
 /// Loads the library and asks its version. The error says which package brings it.
 pub fn detect() -> Result<LibraryInfo> {
     detect_file(LIBRARY)
+}
+
+/// Whether this engine can work here: the library, and the program that runs its appliance. The error says what is
+/// missing and which package brings it.
+pub fn check() -> Result<LibraryInfo> {
+    let library = detect()?;
+    if host::find_program(QEMU).is_none() {
+        let what = format!("engine `libguestfs` needs `{QEMU}` for its appliance");
+        return Err(Error::new(ErrorKind::Host, what).with_hint("it comes with the package `qemu-system-x86`"));
+    }
+    Ok(library)
 }
 
 fn detect_file(file: &str) -> Result<LibraryInfo> {
