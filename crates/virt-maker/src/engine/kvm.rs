@@ -94,7 +94,8 @@ fn run(work_dir: &Path) -> Result<()> {
         program: QEMU.into(),
         package: "qemu-system-x86",
         arguments: arguments.iter().map(Into::into).collect(),
-        channel: theirs.into(),
+        channels: vec![theirs.into()],
+        address_space: None,
         mount_namespace_of: None,
         log: log.clone(),
     })?;
