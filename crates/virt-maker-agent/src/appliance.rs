@@ -1,5 +1,16 @@
 //! What host and agent agree on about the inside of an appliance.
 
+use std::net::Ipv4Addr;
+
+/// The network interface.
+pub const INTERFACE: &str = "eth0";
+/// Its address, with 24 bits of network.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 15);
+/// Where all that is not in its network goes.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 2);
+/// The name server.
+pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 3);
+
 /// The agent's place in the appliance.
 pub const AGENT: &str = "/init";
 /// The argument that tells the agent that it is the appliance's first process.

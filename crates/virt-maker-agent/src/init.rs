@@ -25,6 +25,7 @@ use virt_maker_agent::appliance;
 use virt_maker_agent::protocol::Wake;
 
 use crate::failure::{Result, refused, system};
+use crate::interface;
 use crate::link::Link;
 
 /// How long the port may take to appear, and a disk that was plugged in.
@@ -40,16 +41,29 @@ pub fn start() -> Result<Link> {
         mount(kind, place, kind, flags, None).map_err(|error| system(format_args!("mount {place}"), error))?;
     }
     leave_the_first_root().map_err(|error| system("make a root that can be left", error))?;
-    // The agent outlives whatever eats the memory; what it starts does not inherit that.
-    fs::write("/proc/self/oom_score_adj", "-1000").map_err(|error| system("protect the agent's memory", error))?;
+    protect(true)?;
     for (name, value) in SETTINGS {
         // A kernel that does not know one behaves as it does; none is needed for what is right.
         let _ = fs::write(Path::new("/proc/sys").join(name), value);
     }
     load_modules()?;
+    interface::set_up()?;
     let port = open_port()?;
     let copy = port.try_clone().map_err(|error| system("use the port to the host", error))?;
     Ok(Link::new(port, copy))
+}
+
+/// Has the kernel spare the agent when memory runs out, or not: what it starts inherits what it is at that moment.
+pub fn protect(wanted: bool) -> Result<()> {
+    fs::write("/proc/self/oom_score_adj", if wanted { "-1000" } else { "0" })
+        .map_err(|error| system("protect the agent's memory", error))
+}
+
+/// How many programs the kernel has killed for want of memory.
+pub fn killed_for_memory() -> u64 {
+    let text = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Settings of the kernel, below `/proc/sys`.

@@ -53,7 +53,7 @@ pub fn serve(link: &mut Link, folders: &Folders) -> std::result::Result<(), Brok
         let Some(program) = &program else {
             return Err(Broken::Protocol("the first request is not `hello`"));
         };
-        let plan = Plan { program, sysfs: folders.sysfs.as_deref() };
+        let plan = Plan { program, sysfs: folders.sysfs.as_deref(), appliance: folders.appliance };
         let reply = match answer(link, folders, &plan, &mut guest, request)? {
             Ok(reply) => reply,
             Err(problem) => Reply::Failed(problem),

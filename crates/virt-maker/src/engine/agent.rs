@@ -22,7 +22,7 @@ const GRACE: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Allows the network, or forbids it.
-pub type Switch = Box<dyn FnMut(bool) -> Result<()> + Send>;
+pub type Switch = Box<dyn Fn(bool) + Send>;
 /// Says more of why a conversation ended.
 pub type Explain = Box<dyn Fn(Error) -> Error + Send>;
 
@@ -84,30 +84,31 @@ impl AgentGuest {
             terminal: Some(terminal.size()),
             ..Run::default()
         };
-        self.prepare(&mut run)?;
+        self.prepare(&mut run);
         let ended = self.within(None, |client| client.terminal(&run, terminal.input(), &mut terminal.output()));
-        let closed = self.switch(false);
-        ended.map(drop).and(closed)
+        self.switch(false);
+        ended.map(drop)
     }
 
-    /// Ends the conversation; the agent ends by itself when the guest is unmounted.
-    pub fn close(self) -> Guard {
-        self.setup.guard
+    /// The conversation and its watcher, when all is said. An agent ends when its conversation is dropped.
+    pub fn close(self) -> (Client, Guard) {
+        (self.client, self.setup.guard)
     }
 
-    fn prepare(&mut self, run: &mut Run) -> Result<()> {
+    fn prepare(&self, run: &mut Run) {
         if run.network {
             let mut env = self.setup.network_env.clone();
             env.append(&mut run.env);
             run.env = env;
             run.resolv_conf = self.setup.resolv_conf.clone();
-            self.switch(true)?;
+            self.switch(true);
         }
-        Ok(())
     }
 
-    fn switch(&mut self, on: bool) -> Result<()> {
-        self.setup.switch.as_mut().map_or(Ok(()), |switch| switch(on))
+    fn switch(&self, on: bool) {
+        if let Some(switch) = &self.setup.switch {
+            switch(on);
+        }
     }
 
     /// Has something done that must be over in a given time.
@@ -172,13 +173,12 @@ impl Guest for AgentGuest {
     fn run(&mut self, run: &Run) -> Result<Exit> {
         self.check()?;
         let mut run = run.clone();
-        self.prepare(&mut run)?;
+        self.prepare(&mut run);
         let output = self.setup.output.clone();
         let limit = run.timeout.map(|seconds| Duration::from_secs(seconds).saturating_add(GRACE));
         let exit = self.within(limit, |client| client.run(&run, &mut |bytes| output(bytes)));
-        let closed = if run.network { self.switch(false) } else { Ok(()) };
-        let exit = exit?;
-        closed.map(|()| exit)
+        self.switch(false);
+        exit
     }
 
     fn read(&mut self, path: &str, limit: u64) -> Result<Vec<u8>> {

@@ -86,7 +86,8 @@ impl Session for ChrootSession {
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.guest.done(&Request::Unmount)?;
         let ChrootSession { guest, agent, mut graph, daemon } = *self;
-        let _guard = guest.close();
+        let (client, _guard) = guest.close();
+        drop(client);
         agent.wait()?;
         graph.qmp().execute("quit", json!({}))?;
         daemon.wait()

@@ -10,6 +10,7 @@ use virt_maker_agent::appliance;
 
 use super::console::Console;
 use super::{QEMU, VmOptions};
+use crate::engine::user_network::NETDEV;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::{CHANNEL_FD, Helper, HelperCommand};
 
@@ -19,12 +20,12 @@ pub const VERSION: u32 = 1;
 const QMP_FD: i32 = CHANNEL_FD;
 const AGENT_FD: i32 = CHANNEL_FD + 1;
 const CONSOLE_FD: i32 = CHANNEL_FD + 2;
+const CARD_FD: i32 = CHANNEL_FD + 3;
+const NETWORK_FD: i32 = CHANNEL_FD + 4;
 /// Where a restored machine reads the state of its devices.
-pub const STATE_FD: i32 = CHANNEL_FD + 3;
+pub const STATE_FD: i32 = CHANNEL_FD + 5;
 /// Name of the bus that disks are plugged into.
 pub const DISK_BUS: &str = "scsi.0";
-/// Name of the network's device, for its switch.
-pub const NETWORK: &str = "net";
 /// What qemu needs besides the machine's memory, in bytes of address space: its own code and libraries, threads with
 /// their heaps, translated code, caches of images. A qemu that wants more than that has lost its way.
 const OVERHEAD: u64 = 4 << 30;
@@ -79,9 +80,18 @@ pub fn shape(options: &VmOptions) -> Vec<String> {
         "-device".to_owned(),
         "virtio-scsi-pci,id=scsi,num_queues=1".to_owned(),
         "-netdev".to_owned(),
-        format!("{},id={NETWORK}", super::super::user_network::NETDEV),
+        format!("socket,id=card,fd={CARD_FD}"),
         "-device".to_owned(),
-        format!("virtio-net-pci,netdev={NETWORK},mac=52:54:00:12:34:56,romfile=,status=off"),
+        "virtio-net-pci,netdev=card,mac=52:54:00:12:34:56,romfile=".to_owned(),
+        // The other side of the gate (`network.rs`).
+        "-netdev".to_owned(),
+        format!("socket,id=gate,fd={NETWORK_FD}"),
+        "-netdev".to_owned(),
+        format!("{NETDEV},id=user"),
+        "-netdev".to_owned(),
+        "hubport,id=port0,hubid=0,netdev=gate".to_owned(),
+        "-netdev".to_owned(),
+        "hubport,id=port1,hubid=0,netdev=user".to_owned(),
         "-device".to_owned(),
         "isa-serial,chardev=console".to_owned(),
     ];
@@ -119,13 +129,20 @@ pub struct Started {
     pub agent: UnixStream,
     /// What the kernel says.
     pub console: Console,
+    /// The frames that its network card sends and gets.
+    pub card: UnixStream,
+    /// The same of qemu's network in user mode.
+    pub network: UnixStream,
 }
 
 /// Starts qemu.
 pub fn start(options: &VmOptions, memory: &Path, start: Start<'_>, log: PathBuf) -> Result<Started> {
     let pair = || UnixStream::pair().context(ErrorKind::Host, || "cannot make a socket pair");
     let ((qmp, qmp_theirs), (agent, agent_theirs), (console, console_theirs)) = (pair()?, pair()?, pair()?);
-    let mut channels: Vec<OwnedFd> = vec![qmp_theirs.into(), agent_theirs.into(), console_theirs.into()];
+    let ((card, card_theirs), (network, network_theirs)) = (pair()?, pair()?);
+    // In the order of their numbers.
+    let mut channels: Vec<OwnedFd> =
+        [qmp_theirs, agent_theirs, console_theirs, card_theirs, network_theirs].map(OwnedFd::from).into();
     let mut arguments: Vec<OsString> = Vec::new();
     arguments.extend(
         [
@@ -178,7 +195,7 @@ pub fn start(options: &VmOptions, memory: &Path, start: Start<'_>, log: PathBuf)
         mount_namespace_of: None,
         log,
     })?;
-    Ok(Started { helper, qmp, agent, console: Console::listen(console)? })
+    Ok(Started { helper, qmp, agent, console: Console::listen(console)?, card, network })
 }
 
 /// In qemu's lists of options a comma ends a value; two of them are one in it.

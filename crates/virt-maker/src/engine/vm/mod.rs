@@ -7,7 +7,7 @@
 //! machine.rs    qemu's command line: the same for the boot and for every restore
 //! state.rs      the saved states on the disk: found, made under a lock, thrown away
 //! boot.rs       from a kernel to a saved state;  restore.rs  from a saved state to a running machine
-//! console.rs    what the kernel says
+//! console.rs    what the kernel says;  network.rs  what gets out
 //! session.rs    the guest's disk, checkpoints, the end
 //! ```
 //!
@@ -29,6 +29,7 @@ mod initramfs;
 mod kernel;
 mod machine;
 mod modules;
+mod network;
 mod restore;
 mod session;
 mod state;

@@ -10,9 +10,11 @@ use super::VmOptions;
 use super::boot::capabilities;
 use super::console::Console;
 use super::machine::{self, STATE_FD, Start};
+use super::network::Gate;
 use super::state::State;
 use crate::engine::block::BlockGraph;
 use crate::engine::qmp::Qmp;
+use crate::engine::user_network::loopback_ports;
 use crate::engine::{Image, OpenRequest};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::{Guard, Helper};
@@ -30,6 +32,8 @@ pub struct Restored {
     pub graph: BlockGraph,
     /// What its kernel says.
     pub console: Console,
+    /// Between it and the network.
+    pub gate: Gate,
     /// qemu.
     pub helper: Helper,
 }
@@ -52,7 +56,10 @@ pub fn restore(options: &VmOptions, state: &State, request: &OpenRequest<'_>) ->
     })();
     let late = deadline.end();
     match done {
-        Ok((client, graph)) => Ok(Restored { guard, client, graph, console: started.console, helper: started.helper }),
+        Ok((client, graph)) => {
+            let gate = Gate::new(started.card, started.network, loopback_ports(request.network_env))?;
+            Ok(Restored { guard, client, graph, console: started.console, gate, helper: started.helper })
+        }
         Err(error) => {
             request.cancel.check()?;
             let said = started.helper.last_words();

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 use virt_maker_agent::client::ClientError;
 use virt_maker_agent::protocol::{Reply, Request};
 
 use super::console::Console;
-use super::machine::{DISK_BUS, NETWORK};
+use super::machine::DISK_BUS;
 use super::restore::{Restored, restore};
 use super::{VmOptions, state};
 use crate::engine::agent::{AgentGuest, Setup, refused};
@@ -26,16 +25,15 @@ const SERIAL: &str = "virt-maker-guest";
 /// An open guest. Fields are dropped in this order: the conversation with its watcher first, then the machine.
 pub struct VmSession {
     guest: AgentGuest,
-    graph: Arc<Mutex<BlockGraph>>,
+    graph: BlockGraph,
     helper: Helper,
 }
 
 impl VmSession {
     pub(super) fn open(options: &VmOptions, request: OpenRequest<'_>) -> Result<VmSession> {
-        let Restored { guard, mut client, mut graph, console, helper } = restored(options, &request)?;
+        let Restored { guard, mut client, mut graph, console, gate, helper } = restored(options, &request)?;
         graph.plug(DISK_BUS, SERIAL)?;
         let found = client.call(&Request::FindDisk { serial: SERIAL.into() });
-        let console = Arc::new(console);
         let explain = explainer(console, request.work_dir.join("qemu.log"));
         let disk = match found {
             Ok(Reply::Disk { path }) => path,
@@ -47,17 +45,12 @@ impl VmSession {
                 return Err(explain(broken));
             }
         };
-        let graph = Arc::new(Mutex::new(graph));
-        let switched = Arc::clone(&graph);
         let setup = Setup {
             guard,
             output: request.output,
             network_env: behind_qemu(request.network_env),
             resolv_conf: Some(resolv_conf(fs::read_to_string("/etc/resolv.conf").ok().as_deref())),
-            switch: Some(Box::new(move |on| {
-                let mut graph = switched.lock().unwrap_or_else(PoisonError::into_inner);
-                graph.qmp().execute("set_link", json!({"name": NETWORK, "up": on})).map(drop)
-            })),
+            switch: Some(Box::new(move |on| gate.switch(on))),
             explain: Some(Box::new(explain)),
         };
         let guest = AgentGuest::mount(client, setup, &disk, &request.events)?;
@@ -86,7 +79,7 @@ fn restored(options: &VmOptions, request: &OpenRequest<'_>) -> Result<Restored> 
 }
 
 /// Says why a machine ended: what its kernel said last, or qemu.
-fn explainer(console: Arc<Console>, log: std::path::PathBuf) -> impl Fn(Error) -> Error + Send {
+fn explainer(console: Console, log: std::path::PathBuf) -> impl Fn(Error) -> Error + Send {
     move |error| {
         let said = console.last_words();
         let qemu = crate::host::escape::last_lines(&fs::read(&log).unwrap_or_default(), 4);
@@ -109,16 +102,16 @@ impl Session for VmSession {
     fn checkpoint(&mut self, next: &Path) -> Result<()> {
         self.guest.done(&Request::Freeze)?;
         // Thawed also when the push fails, for a look inside.
-        let pushed = self.graph.lock().unwrap_or_else(PoisonError::into_inner).push(next);
+        let pushed = self.graph.push(next);
         let thawed = self.guest.done(&Request::Thaw);
         pushed.and(thawed)
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.guest.done(&Request::Unmount)?;
-        let VmSession { guest, graph, helper } = *self;
-        let _guard = guest.close();
-        let mut graph = graph.lock().unwrap_or_else(PoisonError::into_inner);
+        let VmSession { guest, mut graph, helper } = *self;
+        // The machine ends with its agent, which must not be before its disk is closed.
+        let (_client, _guard) = guest.close();
         graph.qmp().execute("quit", json!({}))?;
         helper.wait()
     }

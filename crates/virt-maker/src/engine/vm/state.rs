@@ -197,7 +197,13 @@ fn stamp(options: &VmOptions, ingredients: &Ingredients) -> Result<String> {
         Error::new(ErrorKind::Host, format!("engine `vm` needs `{QEMU}`"))
             .with_hint("it comes with the package `qemu-system-x86`")
     })?;
-    let mut text = format!("{}\n{:?}\n{}\n", machine::VERSION, machine::shape(options), machine::parameters());
+    let mut text = format!(
+        "{} {}\n{:?}\n{}\n",
+        env!("CARGO_PKG_VERSION"),
+        machine::VERSION,
+        machine::shape(options),
+        machine::parameters()
+    );
     for path in ingredients.files().into_iter().chain([qemu]) {
         let file = fs::metadata(&path).context(ErrorKind::Host, || format!("cannot look at {}", path.display()))?;
         text.push_str(&format!(
