@@ -96,6 +96,7 @@ fn run(work_dir: &Path) -> Result<()> {
         arguments: arguments.iter().map(Into::into).collect(),
         channel: theirs.into(),
         mount_namespace_of: None,
+        directory: None,
         log: log.clone(),
     })?;
     let tried = Qmp::greet(ours).and_then(|mut qmp| {
