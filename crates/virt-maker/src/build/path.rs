@@ -10,7 +10,7 @@ use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::plan::{Part, Plan, PlanNode, usable};
-use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Workspace};
+use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Store, Workspace};
 
 /// Makes what is missing of a path (indices of nodes, from the base) and returns its last layer.
 pub(super) fn ensure(build: &mut Build<'_>, plan: &Plan, path: &[usize]) -> Result<Layer> {
@@ -57,7 +57,7 @@ fn deepest<'p>(build: &Build<'_>, plan: &Plan, path: &'p [usize]) -> (Option<Lay
 /// Returns after all that ran is sealed.
 fn run_session(build: &mut Build<'_>, plan: &Plan, missing: &[usize], parent: Layer, lock: KeyLock) -> Result<()> {
     let workspace = build.store.workspace()?;
-    let first = draft_on(&workspace, &plan.nodes[missing[0]], &parent.record)?;
+    let first = draft_on(&build.store, &workspace, &plan.nodes[missing[0]], &parent.record)?;
     let log = StepLog::new(build.events);
     let (session, engine) = session::open(build, &workspace, &parent, &first, &log)?;
     let sealer = Sealer::start(&build.store, build.events);
@@ -123,7 +123,7 @@ impl Walk<'_> {
                 build.spent.add("session", begin.elapsed());
                 return self.sealer.seal(draft, lock);
             };
-            let next = draft_on(self.workspace, &self.plan.nodes[index], draft.record())?;
+            let next = draft_on(&build.store, self.workspace, &self.plan.nodes[index], draft.record())?;
             session.checkpoint(&next.image())?;
             build.spent.add("checkpoint", begin.elapsed());
             parent = draft.record().clone();
@@ -146,15 +146,15 @@ impl Walk<'_> {
 }
 
 /// A draft with an empty overlay whose header names the parent's file as it will lie beside it in the store.
-fn draft_on(workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
+fn draft_on(store: &Store, workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
     let folder = workspace.subfolder(&node.info.key.to_string())?;
-    let draft = Draft::new(folder, node.material.clone(), ImageFormat::Qcow2, parent.virtual_size)?;
+    let draft = store.draft(folder, node.material.clone(), ImageFormat::Qcow2, parent.virtual_size)?;
     create_overlay(&draft, parent)?;
     Ok(draft)
 }
 
 /// Writes the empty overlay of a draft.
 pub(super) fn create_overlay(draft: &Draft, parent: &LayerRecord) -> Result<()> {
-    let name = format!("../{}/{}", parent.key, parent.file_name());
-    overlay::create(&draft.image(), parent.virtual_size, Backing { name: &name, format: parent.format })
+    let backing = Backing { name: &parent.image_name(), format: parent.format };
+    overlay::create(&draft.image(), parent.virtual_size, backing)
 }

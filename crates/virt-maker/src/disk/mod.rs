@@ -5,7 +5,7 @@ pub mod overlay;
 mod qcow2;
 
 /// Formats of image files that the store holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageFormat {
     /// QEMU's copy-on-write format, version 3.

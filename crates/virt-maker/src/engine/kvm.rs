@@ -97,6 +97,7 @@ fn run(work_dir: &Path) -> Result<()> {
         channels: vec![theirs.into()],
         address_space: None,
         mount_namespace_of: None,
+        directory: None,
         log: log.clone(),
     })?;
     let tried = Qmp::greet(ours).and_then(|mut qmp| {

@@ -11,7 +11,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::event::Meter;
 
 /// How an artifact is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Compress {
     Gzip,

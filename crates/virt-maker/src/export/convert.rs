@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -16,13 +17,17 @@ use crate::host::Tool;
 use crate::template::{Node, from_node};
 
 /// Arguments of `qcow2` and `raw`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Arguments {
+pub(super) struct Arguments {
+    /// The file to write.
     path: PathBuf,
+    /// Make missing folders.
     #[serde(default)]
     create_dir: bool,
+    /// `zstd` compresses inside a qcow2; the others, and `zstd` for raw, compress the whole file.
     compress: Option<Compress>,
+    /// From 1 to 9, for `gzip`, `xz`, and `zstd` of a whole file.
     level: Option<u32>,
 }
 

@@ -1,8 +1,9 @@
 //! Long-lived helper processes: they die with this process, and are gone when their handle is dropped.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -29,6 +30,8 @@ pub struct HelperCommand {
     pub address_space: Option<u64>,
     /// A process whose mount namespace it joins.
     pub mount_namespace_of: Option<u32>,
+    /// Its working directory, by a path that means the same in that namespace; where there is none, this process's.
+    pub directory: Option<PathBuf>,
     /// A file that gets what it writes to standard output and error.
     pub log: PathBuf,
 }
@@ -53,6 +56,13 @@ impl Helper {
             Some(pid) => Some(File::open(format!("/proc/{pid}/ns/mnt")).context(ErrorKind::Host, failed)?),
             None => None,
         };
+        let directory = match &what.directory {
+            Some(path) => Some(
+                CString::new(path.as_os_str().as_bytes())
+                    .map_err(|error| Error::new(ErrorKind::Host, failed()).with_source(error))?,
+            ),
+            None => None,
+        };
         let parent = rustix::process::getpid();
         // Above all numbers that they get in the helper, so that none is overwritten before it is copied.
         let above = CHANNEL_FD + what.channels.len() as RawFd;
@@ -72,6 +82,12 @@ impl Helper {
                 }
                 if let Some(namespace) = &namespace
                     && libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) != 0
+                {
+                    return Err(std::io::Error::last_os_error());
+                }
+                // After the change of namespaces, which has its own working directory.
+                if let Some(directory) = &directory
+                    && libc::chdir(directory.as_ptr()) != 0
                 {
                     return Err(std::io::Error::last_os_error());
                 }

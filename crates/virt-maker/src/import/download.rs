@@ -8,6 +8,7 @@ use std::io::{self, BufReader, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -21,20 +22,27 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
 use crate::host::digest::{Digesting, copy_with_digest, write_sparse};
 use crate::key::{Digest, HostInput};
-use crate::template::{Node, from_node};
+use crate::template::{Node, arguments, from_node};
 
 pub(super) static KIND: ImportKind = ImportKind {
     name: "download",
     about: "Takes a disk image from a URL (http, https, file) or a path: raw or qcow2, plain or compressed.",
+    arguments: arguments::<Arguments>,
+    example: "download: {url: 'https://example.org/debian-12.qcow2'}",
+    needs: &[],
     version: 1,
     parse,
 };
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Arguments {
+    /// `http://`, `https://` or `file://`, or a path: a qcow2 or raw image, plain or compressed with gzip, bzip2, xz,
+    /// zstd or lz4 (told by its bytes, not by its name).
     url: String,
+    /// `sha256:` and 64 digits, of the file as it is downloaded.
     checksum: Option<String>,
+    /// The format, where it should not be told by the first bytes.
     format: Option<ImageFormat>,
 }
 

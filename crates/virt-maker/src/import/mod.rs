@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::event::Events;
 use crate::host::Cancel;
 use crate::key::HostInput;
-use crate::template::Parse;
+use crate::template::{Need, Parse};
 
 /// The table: declares the module of each kind and lists what it is.
 macro_rules! imports {
@@ -34,6 +34,12 @@ pub struct ImportKind {
     pub name: &'static str,
     /// One sentence.
     pub about: &'static str,
+    /// The JSON Schema of its arguments, from the type that reads them.
+    pub arguments: crate::template::Arguments,
+    /// An example as it stands in a template: a YAML mapping of its name to arguments.
+    pub example: &'static str,
+    /// Programs that it starts on the host, besides those of engines.
+    pub needs: &'static [Need],
     /// Version of its effect; see [`crate::key::KeyMaterial::kind_version`].
     pub version: u32,
     /// Reads its arguments. Relative paths are relative to the folder of the file that the node came from.

@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -20,24 +21,33 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::{Attributes, FileKind, Guest};
 use crate::host::digest;
 use crate::key::{Digest, HostInput};
-use crate::template::{Node, from_node};
+use crate::template::{Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
     name: "copy",
     about: "Copies text, a file or a folder of the host into the guest.",
+    arguments: arguments::<Arguments>,
+    example: "copy: {dest: /etc/motd, content: 'Welcome', chmod: 0644}",
+    needs: &[],
     version: 1,
     network: false,
     parse,
 };
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Arguments {
+    /// An absolute path in the guest; with a final `/`, a folder to copy into.
     dest: String,
+    /// Text. One line that names a file of the host is that file.
     content: Option<String>,
+    /// A file or a folder of the host, in place of `content`.
     source: Option<PathBuf>,
+    /// Octal digits, such as 0644. Without it, a file gets 0755 where its owner may execute it on the host, else 0644.
     chmod: Option<String>,
+    /// `user` or `user:group`, by name or number. Without it, root.
     chown: Option<String>,
+    /// Copying at the first boot, which this version does not do: `true` is refused.
     simple: Option<bool>,
 }
 

@@ -1,16 +1,21 @@
 //! `hostname`: the guest's name, in `/etc/hostname` and, where a guest has it, in `/etc/sysconfig/network`.
 
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::{Step, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::guest::{Attributes, Guest};
-use crate::template::{Node, from_node};
+use crate::template::{Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
     name: "hostname",
     about: "Sets the guest's host name.",
+    arguments: arguments::<Name>,
+    example: "hostname: web1.example.org",
+    needs: &[],
     version: 1,
     network: false,
     parse,
@@ -21,12 +26,17 @@ const SYSCONFIG: &str = "/etc/sysconfig/network";
 /// No such file is larger.
 const SYSCONFIG_MAX: u64 = 1 << 20;
 
+/// A host name: letters, digits and inner hyphens, in parts of at most 63, joined by dots.
+#[derive(Deserialize, JsonSchema)]
+#[serde(transparent)]
+struct Name(String);
+
 struct HostnameStep {
     name: String,
 }
 
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
-    let name: String = from_node(node)?;
+    let Name(name) = from_node(node)?;
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')

@@ -9,11 +9,14 @@ use super::{Step, StepKey, StepKind, run_checked};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Guest, OsRelease, Run};
-use crate::template::{Kind, Node, from_node};
+use crate::template::{Kind, Node, OneOrMany, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
     name: "install",
     about: "Installs packages with the guest's own package manager.",
+    arguments: arguments::<OneOrMany>,
+    example: "install: [nginx, curl]",
+    needs: &[],
     version: 1,
     network: true,
     parse,

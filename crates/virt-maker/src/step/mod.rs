@@ -6,7 +6,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Exit, Guest, Run};
 use crate::key::HostInput;
-use crate::template::Parse;
+use crate::template::{Need, Parse};
 
 /// The table: declares the module of each kind and lists what it is.
 macro_rules! steps {
@@ -30,6 +30,12 @@ pub struct StepKind {
     pub name: &'static str,
     /// One sentence.
     pub about: &'static str,
+    /// The JSON Schema of its arguments, from the type that reads them.
+    pub arguments: crate::template::Arguments,
+    /// An example as it stands in a template: a YAML mapping of its name to arguments.
+    pub example: &'static str,
+    /// Programs that it starts on the host, besides those of engines.
+    pub needs: &'static [Need],
     /// Version of its effect on a guest; see [`crate::key::KeyMaterial::kind_version`].
     pub version: u32,
     /// Whether it runs the guest's own programs with a network.

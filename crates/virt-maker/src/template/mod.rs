@@ -10,12 +10,14 @@ mod arguments;
 mod node;
 mod parse;
 mod render;
+mod schema;
 mod suggest;
 
 pub use arguments::{Spanned, from_node};
 pub use node::{Kind, Node, SourceFile};
 pub use parse::parse;
 pub use render::render;
+pub use schema::{Arguments, Need, OneOrMany, arguments};
 pub use suggest::closest;
 
 /// What reads a runner's arguments from a template.

@@ -45,13 +45,14 @@ impl ChrootSession {
         })?;
 
         // The agent is in a namespace of its own by now; only this order keeps the FUSE mount off the host.
-        let (qmp, daemon) = start_daemon(request.work_dir, agent.pid())?;
+        let directory = request.overlay.parent().unwrap_or(request.work_dir);
+        let (qmp, daemon) = start_daemon(request.work_dir, directory, agent.pid())?;
         let words = |error: Error, daemon: &Helper| {
             let said = daemon.last_words();
             if said.is_empty() { error } else { Error::new(error.kind(), said).with_source(error) }
         };
         let mut graph =
-            BlockGraph::open(qmp, request.parent, request.overlay).map_err(|error| words(error, &daemon))?;
+            BlockGraph::open(qmp, directory, request.parent, request.overlay).map_err(|error| words(error, &daemon))?;
         let arguments = json!({
             "type": "fuse", "id": "disk", "node-name": graph.top(), "mountpoint": path_text(&export)?, "writable": true,
         });
@@ -108,12 +109,13 @@ fn start_agent(engine: &ChrootEngine, work_dir: &Path, root: &Path) -> Result<(U
         channels: vec![theirs.into()],
         address_space: None,
         mount_namespace_of: None,
+        directory: None,
         log: work_dir.join("agent.log"),
     })?;
     Ok((ours, helper))
 }
 
-fn start_daemon(work_dir: &Path, agent: u32) -> Result<(Qmp, Helper)> {
+fn start_daemon(work_dir: &Path, directory: &Path, agent: u32) -> Result<(Qmp, Helper)> {
     let (ours, theirs) = UnixStream::pair().context(ErrorKind::Host, || "cannot make a socket pair")?;
     let helper = Helper::spawn(HelperCommand {
         name: "qemu-storage-daemon",
@@ -128,6 +130,7 @@ fn start_daemon(work_dir: &Path, agent: u32) -> Result<(Qmp, Helper)> {
         channels: vec![theirs.into()],
         address_space: None,
         mount_namespace_of: Some(agent),
+        directory: Some(directory.to_owned()),
         log: work_dir.join("daemon.log"),
     })?;
     let qmp = Qmp::greet(ours).map_err(|error| {

@@ -116,6 +116,8 @@ pub enum Start<'a> {
     Restore {
         /// The state of its devices.
         state: File,
+        /// Where it works: the folder of the images.
+        directory: &'a Path,
     },
 }
 
@@ -175,12 +177,14 @@ pub fn start(options: &VmOptions, memory: &Path, start: Start<'_>, log: PathBuf)
     backend.push(doubled_commas(memory));
     arguments.extend(["-object".into(), backend]);
     arguments.extend(shape(options).into_iter().map(OsString::from));
+    let mut place = None;
     match start {
         Start::Boot { kernel, initramfs } => {
             arguments.extend(["-kernel".into(), kernel.into(), "-initrd".into(), initramfs.into()]);
             arguments.extend(["-append".into(), parameters().into()]);
         }
-        Start::Restore { state } => {
+        Start::Restore { state, directory } => {
+            place = Some(directory.to_owned());
             arguments.extend(["-incoming".into(), "defer".into()]);
             channels.push(state.into());
         }
@@ -193,6 +197,7 @@ pub fn start(options: &VmOptions, memory: &Path, start: Start<'_>, log: PathBuf)
         channels,
         address_space: Some((u64::from(options.memory_mib) << 20) + OVERHEAD),
         mount_namespace_of: None,
+        directory: place,
         log,
     })?;
     Ok(Started { helper, qmp, agent, console: Console::listen(console)?, card, network })

@@ -1,5 +1,6 @@
 //! From a saved state to a machine that runs.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -12,10 +13,10 @@ use super::console::Console;
 use super::machine::{self, STATE_FD, Start};
 use super::network::Gate;
 use super::state::State;
+use crate::engine::OpenRequest;
 use crate::engine::block::BlockGraph;
 use crate::engine::qmp::Qmp;
 use crate::engine::user_network::loopback_ports;
-use crate::engine::{Image, OpenRequest};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::{Guard, Helper};
 
@@ -40,13 +41,14 @@ pub struct Restored {
 
 /// Restores a machine. An error of kind `Internal` means that this state does not restore.
 pub fn restore(options: &VmOptions, state: &State, request: &OpenRequest<'_>) -> Result<Restored> {
-    let start = Start::Restore { state: state.devices()? };
+    let directory = request.overlay.parent().unwrap_or(request.work_dir);
+    let start = Start::Restore { state: state.devices()?, directory };
     let started = machine::start(options, &state.memory(), start, request.work_dir.join("qemu.log"))?;
     let guard = Guard::kill_on_cancel(started.helper.pid(), &request.cancel)?;
     let deadline = guard.deadline(Some(PATIENCE));
     let done = (|| {
         let qmp = Qmp::greet(started.qmp)?;
-        let mut graph = open_disk(qmp, request.parent, request)?;
+        let mut graph = open_disk(qmp, directory, request)?;
         resume(graph.qmp())?;
         let mut client = Client::new(started.agent);
         client.done(&Request::Wake(wake()?)).map_err(|error| {
@@ -73,8 +75,9 @@ pub fn restore(options: &VmOptions, state: &State, request: &OpenRequest<'_>) ->
 }
 
 /// What does not open here has nothing to do with the saved state.
-fn open_disk(qmp: Qmp, parent: &Image, request: &OpenRequest<'_>) -> Result<BlockGraph> {
-    BlockGraph::open(qmp, parent, request.overlay).map_err(|error| Error::new(ErrorKind::Store, error.to_string()))
+fn open_disk(qmp: Qmp, directory: &Path, request: &OpenRequest<'_>) -> Result<BlockGraph> {
+    BlockGraph::open(qmp, directory, request.parent, request.overlay)
+        .map_err(|error| Error::new(ErrorKind::Store, error.to_string()))
 }
 
 fn resume(qmp: &mut Qmp) -> Result<()> {

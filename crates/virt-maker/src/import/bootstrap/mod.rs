@@ -16,6 +16,7 @@ mod tree;
 use std::fs::File;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -24,11 +25,18 @@ use super::{Import, ImportContext, ImportKey, ImportKind};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
-use crate::template::{Kind, Node, closest, from_node};
+use crate::template::{Kind, Need, Node, OneOrMany, arguments, closest, from_node};
 
 pub(super) static KIND: ImportKind = ImportKind {
     name: "bootstrap",
     about: "Makes a bootable Debian or Ubuntu from packages, with mmdebstrap.",
+    arguments: arguments::<Arguments>,
+    example: "bootstrap: {suite: bookworm, packages: [openssh-server]}",
+    needs: &[
+        Need { program: "mmdebstrap", package: "mmdebstrap" },
+        Need { program: "mke2fs", package: "e2fsprogs" },
+        Need { program: "grub-mkimage", package: "grub-common" },
+    ],
     version: 1,
     parse,
 };
@@ -39,14 +47,20 @@ const SIZE_MIN: u64 = 512 << 20;
 /// ext4 with blocks of 4 KiB.
 const SIZE_MAX: u64 = 16 << 40;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Arguments {
+    /// Name of the suite: `bookworm`, `noble`, ...
     suite: String,
+    /// Mirrors or lines of a sources.list; without it, the distribution's own.
+    #[schemars(with = "Option<OneOrMany>")]
     #[expect(dead_code, reason = "read from the node: one string, or a list")]
     mirror: Option<serde::de::IgnoredAny>,
+    /// Packages to install besides the base system and a kernel.
+    #[schemars(with = "Option<Vec<String>>")]
     #[expect(dead_code, reason = "read from the node, so that each has its place")]
     packages: Option<serde::de::IgnoredAny>,
+    /// Size of the disk, such as `4G`, which is the default.
     size: Option<String>,
 }
 

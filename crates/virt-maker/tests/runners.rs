@@ -1,0 +1,42 @@
+//! What every kind of runner says of itself: an example that it reads, and a schema that describes each argument.
+
+use std::fs;
+
+use serde_json::Value;
+use virt_maker::template::{Node, parse};
+use virt_maker::{export, import, step};
+
+/// The arguments in an example, which names its kind.
+fn arguments(name: &str, example: &str) -> Node {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("example.yml");
+    fs::write(&path, example).unwrap();
+    let node = parse(&path).unwrap();
+    assert_eq!(node.members().len(), 1, "{example}");
+    node.get(name).unwrap_or_else(|| panic!("the example of `{name}` is of another kind: {example}")).clone()
+}
+
+fn check(name: &str, about: &str, schema: &Value) {
+    assert!(about.ends_with('.'), "{name}: {about}");
+    for (member, schema) in schema["properties"].as_object().into_iter().flatten() {
+        let says = schema["description"].as_str().unwrap_or_default();
+        assert!(!says.is_empty(), "{name}: the argument `{member}` has no description");
+    }
+    assert!(schema.get("type").or(schema.get("anyOf")).or(schema.get("oneOf")).is_some(), "{name}: {schema}");
+}
+
+#[test]
+fn every_kind_describes_itself() {
+    for kind in import::KINDS {
+        check(kind.name, kind.about, &(kind.arguments)());
+        assert!((kind.parse)(&arguments(kind.name, kind.example)).is_ok(), "{}", kind.example);
+    }
+    for kind in step::KINDS {
+        check(kind.name, kind.about, &(kind.arguments)());
+        assert!((kind.parse)(&arguments(kind.name, kind.example)).is_ok(), "{}", kind.example);
+    }
+    for kind in export::KINDS {
+        check(kind.name, kind.about, &(kind.arguments)());
+        assert!((kind.parse)(&arguments(kind.name, kind.example)).is_ok(), "{}", kind.example);
+    }
+}
