@@ -64,6 +64,13 @@ pub struct StoreArgument {
 }
 
 #[derive(Debug, Args)]
+pub struct KernelArgument {
+    /// Kernel of the appliance of engine vm [default: $VIRT_MAKER_KERNEL, or the host's newest that can be read].
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct Build {
     #[command(flatten)]
     pub templates: Templates,
@@ -78,6 +85,8 @@ pub struct Build {
     /// How steps are run in the guest.
     #[arg(long, value_enum, default_value_t)]
     pub engine: Engine,
+    #[command(flatten)]
+    pub kernel: KernelArgument,
     /// What is shown while it builds.
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,
@@ -111,6 +120,8 @@ pub struct Tree {
 
 #[derive(Debug, Args)]
 pub struct Doctor {
+    #[command(flatten)]
+    pub kernel: KernelArgument,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
@@ -123,6 +134,8 @@ pub enum Engine {
     Auto,
     /// The guest's file systems mounted on this host; needs root.
     Chroot,
+    /// In a small virtual machine of virt-maker's own; needs no root.
+    Vm,
     /// In the appliance of libguestfs.
     Libguestfs,
 }
@@ -132,6 +145,7 @@ impl From<Engine> for EngineChoice {
         match engine {
             Engine::Auto => EngineChoice::Auto,
             Engine::Chroot => EngineChoice::Chroot,
+            Engine::Vm => EngineChoice::Vm,
             Engine::Libguestfs => EngineChoice::Libguestfs,
         }
     }

@@ -30,6 +30,7 @@ spec:
         store: folder.path().join("store"),
         agent: PathBuf::from("AGENT"),
         engine_cache: folder.path().join("engines"),
+        kernel: None,
         engine: EngineChoice::Chroot,
         force: false,
         force_export: false,

@@ -29,6 +29,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         agent: settings::agent(),
         engine_cache: settings::cache_dir()?,
         engine: arguments.engine.into(),
+        kernel: settings::kernel(arguments.kernel.kernel.clone()),
         force: arguments.force,
         force_export: arguments.force_export,
         on_failure: arguments.on_failure.into(),

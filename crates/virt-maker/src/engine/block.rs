@@ -77,6 +77,16 @@ impl BlockGraph {
         Ok(())
     }
 
+    /// Plugs the top into a running machine as a SCSI disk on `bus`, with a serial number by which it is found there.
+    pub fn plug(&mut self, bus: &str, serial: &str) -> Result<()> {
+        let device = json!({
+            "driver": "scsi-hd", "id": serial, "bus": bus, "drive": self.top, "serial": serial,
+            // What the guest flushes is thrown away with the session if it is not sealed.
+            "write-cache": "on",
+        });
+        self.qmp.execute("device_add", device).map(drop)
+    }
+
     /// The name by which the other end opens a file: without its folder where it works there.
     fn name<'p>(&self, path: &'p Path) -> &'p Path {
         match path.file_name() {

@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use super::escape::last_lines;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// The number under which a helper finds the descriptor that it was given.
+/// The number under which a helper finds the first descriptor that it was given; others follow.
 pub const CHANNEL_FD: RawFd = 3;
 
 /// What to start.
@@ -24,8 +24,10 @@ pub struct HelperCommand {
     pub package: &'static str,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// A descriptor that it inherits as [`CHANNEL_FD`].
-    pub channel: OwnedFd,
+    /// Descriptors that it inherits, as [`CHANNEL_FD`] and the numbers after it.
+    pub channels: Vec<OwnedFd>,
+    /// How much address space it may have, in bytes; `None` for no limit of its own.
+    pub address_space: Option<u64>,
     /// A process whose mount namespace and root it joins.
     pub mount_namespace_of: Option<u32>,
     /// Its working directory, by a path that means the same in that namespace; where there is none, this process's.
@@ -65,7 +67,12 @@ impl Helper {
             None => None,
         };
         let parent = rustix::process::getpid();
-        let channel = what.channel.as_raw_fd();
+        // Above all numbers that they get in the helper, so that none is overwritten before it is copied.
+        let above = CHANNEL_FD + what.channels.len() as RawFd;
+        let lift = |channel: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(channel, above);
+        let channels: Vec<OwnedFd> =
+            what.channels.iter().map(lift).collect::<Result<_, _>>().context(ErrorKind::Host, failed)?;
+        let limit = what.address_space;
         let mut command = Command::new(&what.program);
         command.args(&what.arguments).stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
         // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is allocated.
@@ -90,13 +97,17 @@ impl Helper {
                 {
                     return Err(std::io::Error::last_os_error());
                 }
-                // A duplicate loses close-on-exec; a descriptor that has the right number already must lose it too.
-                let done = if channel == CHANNEL_FD {
-                    libc::fcntl(channel, libc::F_SETFD, 0)
-                } else {
-                    libc::dup2(channel, CHANNEL_FD)
-                };
-                if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+                if limit.is_some() {
+                    let limit = rustix::process::Rlimit { current: limit, maximum: limit };
+                    rustix::process::setrlimit(rustix::process::Resource::As, limit)?;
+                }
+                // A duplicate does not close on exec.
+                for (number, channel) in (CHANNEL_FD..).zip(&channels) {
+                    if libc::dup2(channel.as_raw_fd(), number) < 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
+                Ok(())
             });
         }
         let child = command.spawn().map_err(|source| {

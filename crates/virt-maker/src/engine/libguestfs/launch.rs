@@ -167,8 +167,8 @@ fn configure(
         set(handle.config("-chardev", &socket))?;
         set(handle.config("-device", &format!("{device},chardev=virt-maker-{id}")))?;
     }
-    let network = "user,id=virt-maker,net=169.254.2.0/24,host=169.254.2.2,dns=169.254.2.3,ipv6=off";
-    set(handle.config("-netdev", network))?;
+    let network = format!("{},id=virt-maker", crate::engine::user_network::NETDEV);
+    set(handle.config("-netdev", &network))?;
     set(handle.config("-device", "virtio-net-pci,netdev=virt-maker,romfile="))
 }
 
