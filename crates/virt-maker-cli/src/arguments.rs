@@ -18,6 +18,10 @@ pub struct Arguments {
 pub enum Command {
     /// Build images from templates.
     Build(Build),
+    /// Show what templates ask for when everything in them is resolved.
+    Render(Render),
+    /// Check templates: everything that can be checked without a guest, all errors at once.
+    Validate(Validate),
     /// Show what a build would do: the tree of layers, which are there, and why the others are not.
     Plan(Plan),
     /// Show the forking tree of layers in the store.
@@ -37,11 +41,37 @@ pub struct Templates {
     /// Set a parameter; a VALUE that is JSON is taken as such.
     #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     param: Vec<(String, String)>,
+    /// Allow what templates may not do by themselves: `host-exec` (start programs of this host), `net` (downloads by
+    /// expressions), `read=DIR` (reading files outside the template's folder by expressions).
+    #[arg(long, value_name = "WHAT", value_parser = permission)]
+    allow: Vec<Permission>,
+}
+
+/// Something that `--allow` allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permission {
+    HostExec,
+    Net,
+    Read(PathBuf),
+}
+
+/// Reads a permission.
+pub fn permission(text: &str) -> Result<Permission, String> {
+    match text.split_once('=') {
+        None if text == "host-exec" => Ok(Permission::HostExec),
+        None if text == "net" => Ok(Permission::Net),
+        Some(("read", folder)) if !folder.is_empty() => Ok(Permission::Read(PathBuf::from(folder))),
+        _ => Err("expected `host-exec`, `net` or `read=DIR`".into()),
+    }
 }
 
 impl Templates {
     pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.file.iter().chain(&self.templates)
+    }
+
+    pub fn allowed(&self) -> &[Permission] {
+        &self.allow
     }
 
     pub fn parameters(&self) -> &[(String, String)] {
@@ -87,6 +117,24 @@ pub struct Build {
     /// Say more: output of steps, and with -vv what engines do [also: $VERBOSE].
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
+}
+
+#[derive(Debug, Args)]
+pub struct Render {
+    #[command(flatten)]
+    pub templates: Templates,
+    /// Print one JSON document, errors included.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Validate {
+    #[command(flatten)]
+    pub templates: Templates,
+    /// Print one JSON document, errors included.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -54,6 +54,17 @@ pub fn verbosity(flags: u8) -> u8 {
     if flags > 0 { flags } else { variable("VERBOSE").or_else(|| variable("VERBOSITY")).unwrap_or(0) }
 }
 
+/// Where this process runs: older templates name files relative to it.
+pub fn working_dir() -> Option<PathBuf> {
+    env::current_dir().ok()
+}
+
+/// The user's settings: `virt-maker/config.yml` in `$XDG_CONFIG_HOME`, else in `~/.config`.
+pub fn config_file() -> Option<PathBuf> {
+    let base = path("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+    base.or_else(|| path("HOME").map(|home| home.join(".config"))).map(|base| base.join("virt-maker/config.yml"))
+}
+
 /// Whether colours are unwanted (<https://no-color.org>) or cannot be shown.
 pub fn plain_terminal() -> bool {
     env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())

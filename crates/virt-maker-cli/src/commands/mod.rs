@@ -2,8 +2,11 @@
 
 mod build;
 mod doctor;
+mod loading;
 mod plan;
+mod render;
 mod tree;
+mod validate;
 
 use std::io::Write;
 
@@ -14,6 +17,8 @@ use crate::error::Failure;
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Build(arguments) => build::run(&arguments),
+        Command::Render(arguments) => render::run(&arguments),
+        Command::Validate(arguments) => validate::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Tree(arguments) => tree::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

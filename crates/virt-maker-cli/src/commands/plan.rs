@@ -10,7 +10,7 @@ use virt_maker::plan::{MissReason, NodeState, Plan, PlanContext, make};
 use virt_maker::spec;
 use virt_maker::store::Store;
 
-use super::print_json;
+use super::{loading, print_json};
 use crate::arguments;
 use crate::error::Failure;
 use crate::text::harmless;
@@ -21,15 +21,17 @@ const VERSION: u32 = 1;
 
 /// Runs it.
 pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
-    let parameters = arguments.templates.parameters();
-    let specs = arguments.templates.paths().map(|path| spec::load(path, parameters)).collect::<Result<Vec<_>, _>>()?;
+    let cancel = Cancel::default();
+    let events = Events::new(report::warnings_only);
+    let paths: Vec<_> = arguments.templates.paths().cloned().collect();
+    let loaded = spec::load_all(&paths, &loading::options(&arguments.templates, &events, &cancel)?)?;
+    loading::warn(&loaded.notes, &events);
     let store = Store::open(&settings::store(arguments.store.store.clone())?)?;
     let cache_dir = store.cache_dir();
-    let (cancel, env) = (Cancel::default(), settings::proxies());
-    let events = Events::new(report::warnings_only);
+    let env = settings::proxies();
     let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };
     let context = PlanContext { store: &store, import, force: false, explain: true, events: &events, cancel: &cancel };
-    let plan = make(&specs, &context)?;
+    let plan = make(&loaded.specs, &context)?;
     if arguments.json {
         return print_json(&document(&plan));
     }
