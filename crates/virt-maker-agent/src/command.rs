@@ -12,12 +12,13 @@ use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
-use virt_maker_agent::protocol::{Exit, FailureKind, Frame, Run};
+use virt_maker_agent::protocol::{Exit, Failure, FailureKind, Frame, Run};
 
 use crate::failure::{Result, failure, refused, system};
 use crate::link::{Broken, Link};
@@ -73,15 +74,20 @@ fn execute(link: &mut Link, guest: &Guest, plan: &Plan<'_>, run: &Run) -> Outcom
         Err(problem) => return Ok(Err(problem)),
     };
     let mut tail = Vec::new();
-    let attended = attend(link, &mut started, &mut tail);
-    if attended.is_err() {
-        // The host is gone, or its stream is broken: nobody is there to see this end by itself.
+    // A limit beyond what the clock can say is none.
+    let deadline = run.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
+    let attended = attend(link, &mut started, &mut tail, deadline);
+    if !matches!(attended, Ok(Attended::Ended)) {
+        // The host is gone, or its stream is broken, so that nobody is there to see this end by itself; or time is up.
         let _ = rustix::process::kill_process(started.pid, Signal::KILL);
     }
     let ended = reap(started.pid);
-    attended?;
+    let attended = attended?;
     if let Err(error) = drain(link, &started.output, &mut tail)? {
         return Ok(Err(error));
+    }
+    if let (Attended::TimedOut, Some(seconds)) = (attended, run.timeout) {
+        return Ok(Err(Failure::timed_out(seconds)));
     }
     Ok(ended.and_then(|ended| judge(run, ended, &started.status, &tail)))
 }
@@ -135,8 +141,19 @@ fn start(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Started> {
     Ok(Started { pid, ended, output, status, terminal: run.terminal.is_some() })
 }
 
-/// Passes data both ways until bubblewrap has ended.
-fn attend(link: &mut Link, started: &mut Started, tail: &mut Vec<u8>) -> std::result::Result<(), Broken> {
+/// Why a program is attended no longer.
+enum Attended {
+    Ended,
+    TimedOut,
+}
+
+/// Passes data both ways until bubblewrap has ended or time is up.
+fn attend(
+    link: &mut Link,
+    started: &mut Started,
+    tail: &mut Vec<u8>,
+    deadline: Option<Instant>,
+) -> std::result::Result<Attended, Broken> {
     let mut input: Vec<u8> = Vec::new();
     let mut output_open = true;
     loop {
@@ -150,7 +167,13 @@ fn attend(link: &mut Link, started: &mut Started, tail: &mut Vec<u8>) -> std::re
         let mut fds =
             [PollFd::new(&ended, PollFlags::IN), PollFd::new(&host, host_wanted), PollFd::new(&output, wanted)];
         let count = if wanted.is_empty() { 2 } else { 3 };
-        match poll(&mut fds[..count], None) {
+        let left = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            // A program that writes without a pause keeps the descriptors readable, so time is looked at first.
+            Some(Duration::ZERO) => return Ok(Attended::TimedOut),
+            left => left
+                .map(|left| rustix::time::Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ }),
+        };
+        match poll(&mut fds[..count], left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(Broken::Stream(error.into())),
         }
@@ -175,7 +198,7 @@ fn attend(link: &mut Link, started: &mut Started, tail: &mut Vec<u8>) -> std::re
             }
         }
         if !over.is_empty() {
-            return Ok(());
+            return Ok(Attended::Ended);
         }
     }
 }

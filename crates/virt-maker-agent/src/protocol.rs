@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// A frame that holds one JSON message.
 pub const FRAME_MESSAGE: u8 = 1;
 /// A frame that holds raw bytes; an empty one ends a transfer.
@@ -148,6 +148,10 @@ pub struct Run {
     pub network: bool,
     /// Text of the `/etc/resolv.conf` that the guest sees while it runs, with `network`.
     pub resolv_conf: Option<String>,
+    /// Seconds after which the program and all its processes are killed and the answer is a failure of kind
+    /// [`FailureKind::TimedOut`]; `None` for no limit.
+    #[serde(default)]
+    pub timeout: Option<u64>,
     /// Run on a pseudo-terminal: data frames from the host are its input, [`Request`]s do not interleave; an empty
     /// data frame ends the input. Used by `--on-failure shell`.
     pub terminal: Option<TerminalSize>,
@@ -303,10 +307,20 @@ pub enum FailureKind {
     GuestFull,
     /// Nothing is at that path in the guest.
     NotFound,
+    /// A program ran longer than it may ([`Run::timeout`]).
+    TimedOut,
     /// The other end broke the protocol.
     Protocol,
     /// Anything else that the system refused.
     System,
+}
+
+impl Failure {
+    /// The failure of a program that was stopped after `seconds`.
+    pub fn timed_out(seconds: u64) -> Failure {
+        let message = format!("stopped after {seconds} s: that is the timeout, and it had not ended by then");
+        Failure { kind: FailureKind::TimedOut, message }
+    }
 }
 
 /// One frame, as read.

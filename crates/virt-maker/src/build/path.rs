@@ -155,6 +155,6 @@ fn draft_on(workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Res
 
 /// Writes the empty overlay of a draft.
 pub(super) fn create_overlay(draft: &Draft, parent: &LayerRecord) -> Result<()> {
-    let name = format!("../{}/{}", parent.key, parent.file_name());
-    overlay::create(&draft.image(), parent.virtual_size, Backing { name: &name, format: parent.format })
+    let backing = Backing { name: &parent.image_name(), format: parent.format };
+    overlay::create(&draft.image(), parent.virtual_size, backing)
 }

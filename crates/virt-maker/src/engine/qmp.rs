@@ -68,6 +68,7 @@ impl Qmp {
             }
             if let Some(error) = answer.get("error") {
                 let said = error.get("desc").and_then(Value::as_str).unwrap_or("an error without words");
+                let said = without_echoes(said);
                 return Err(Error::new(ErrorKind::Internal, format!("qemu refused `{command}`: {said}")));
             }
             return Ok(answer.get_mut("return").map(Value::take).unwrap_or_default());
@@ -96,5 +97,24 @@ impl Qmp {
         serde_json::from_str(&line).map_err(|source| {
             Error::new(ErrorKind::Internal, "qemu sent something that is not JSON").with_source(source)
         })
+    }
+}
+
+/// qemu says once for each layer of a chain that it could not open its backing file: once is enough.
+fn without_echoes(said: &str) -> String {
+    const ECHO: &str = "Could not open backing file: ";
+    let last = said.rsplit(ECHO).next().unwrap_or(said);
+    if last.len() == said.len() { said.to_owned() } else { format!("{ECHO}{last}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_a_deep_chain_is_said_once() {
+        let said = format!("{}Could not open 'x': No such file", "Could not open backing file: ".repeat(3));
+        assert_eq!(without_echoes(&said), "Could not open backing file: Could not open 'x': No such file");
+        assert_eq!(without_echoes("Node not found"), "Node not found");
     }
 }

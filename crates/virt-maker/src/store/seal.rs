@@ -1,10 +1,12 @@
 //! To seal: to make a draft a layer, for good, atomically.
 //!
 //! ```text
-//! fsync image, fsync log  ->  write and fsync record  ->  fsync draft folder  ->  rename to layers/KEY  ->  fsync layers/
+//! fsync image, fsync log  ->  write and fsync record  ->  fsync draft folder
+//!   ->  rename image to images/KEY-ID  ->  fsync images/  ->  rename draft folder to layers/KEY  ->  fsync layers/
 //! ```
-//! A crash before the rename leaves a draft, which is swept. After it the layer is whole, because everything in it was
-//! synced before; a crash before the last fsync can only lose the whole layer, which is a miss.
+//! A crash before the last rename leaves a draft, which is swept, and the image with it where the draft's record names
+//! it. After it the layer is whole, because everything in it was synced before; a crash before the last fsync can only
+//! lose the whole layer, which is a miss.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -20,7 +22,8 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::host::{digest, durable};
 use crate::key::{Digest, KeyMaterial, LayerKey};
 
-/// A layer in the making: a folder in a workspace that holds the image and, perhaps, `log.txt`.
+/// A layer in the making: a folder in a workspace that holds the image and, perhaps, `log.txt`. The record is written
+/// when it is sealed.
 #[derive(Debug)]
 pub struct Draft {
     /// The folder; it is moved as a whole.
@@ -70,7 +73,7 @@ impl Draft {
 
     /// Where the image is to be written.
     pub fn image(&self) -> PathBuf {
-        self.folder.join(self.record.file_name())
+        self.folder.join(self.record.image_name())
     }
 
     /// Where the log is to be written.
@@ -87,10 +90,11 @@ impl Draft {
     }
 }
 
-/// Seals `draft` as `target`, replacing what is there. The image is complete and nobody writes to it.
-pub(super) fn seal(draft: Draft, target: &Path) -> Result<Layer> {
+/// Seals `draft` as `target`, with its image in `images`, replacing what is there. The image is complete and nobody
+/// writes to it.
+pub(super) fn seal(draft: Draft, target: &Path, images: &Path) -> Result<Layer> {
     let mut record = draft.record;
-    let image = draft.folder.join(record.file_name());
+    let image = draft.folder.join(record.image_name());
     let failed = || format!("cannot seal layer {}", record.key.short());
 
     fs::set_permissions(&image, Permissions::from_mode(0o400)).context(ErrorKind::Store, failed)?;
@@ -111,20 +115,51 @@ pub(super) fn seal(draft: Draft, target: &Path) -> Result<Layer> {
     let text = serde_json::to_vec_pretty(&record).expect("a record is serialisable");
     // Writes, syncs the file, and syncs the draft's folder.
     durable::write(&draft.folder.join(record::FILE), &text).context(ErrorKind::Store, failed)?;
-    put_in_place(&draft.folder, target).context(ErrorKind::Store, failed)?;
+    let path = images.join(record.image_name());
+    fs::rename(&image, &path).context(ErrorKind::Store, failed)?;
+    durable::sync_dir(images).context(ErrorKind::Store, failed)?;
+    let replaced = put_in_place(&draft.folder, target).context(ErrorKind::Store, failed)?;
     durable::sync_dir(target.parent().expect("a layer lies in a folder")).context(ErrorKind::Store, failed)?;
-    let path = target.join(record.file_name());
+    if replaced {
+        remove_other_images(images, &record);
+    }
     Ok(Layer { record, path, folder: target.to_owned() })
 }
 
-/// Renames `draft` to `target`. What was there takes the draft's name, and goes with the workspace.
-fn put_in_place(draft: &Path, target: &Path) -> rustix::io::Result<()> {
+/// Removes the images of other makings of this key, whatever has become of their records. Nothing names them any more;
+/// a session that still reads one has it open.
+fn remove_other_images(images: &Path, record: &LayerRecord) {
+    let (prefix, own) = (record::image_prefix(record.key), record.image_name());
+    for entry in fs::read_dir(images).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(&prefix) && *name != *own {
+            // What cannot be removed takes space and does no other harm.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Removes the images that belong to drafts and to replaced layers in a workspace: their records lie there, so no
+/// layer of the store has them.
+pub(super) fn remove_disowned_images(workspace: &Path, images: &Path) {
+    for entry in fs::read_dir(workspace).into_iter().flatten().flatten() {
+        let Ok(text) = fs::read(entry.path().join(record::FILE)) else { continue };
+        if let Ok(record) = LayerRecord::parse(&text) {
+            let _ = fs::remove_file(images.join(record.image_name()));
+        }
+    }
+}
+
+/// Renames `draft` to `target`. What was there takes the draft's name, and goes with the workspace; says whether
+/// anything was.
+fn put_in_place(draft: &Path, target: &Path) -> rustix::io::Result<bool> {
     match rustix::fs::rename(draft, target) {
         // A folder that is not empty is there: exchange the two, so that a reader sees one or the other.
         Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => {}
-        done => return done,
+        done => return done.map(|()| false),
     }
-    match renameat_with(CWD, draft, CWD, target, RenameFlags::EXCHANGE) {
+    let exchanged = match renameat_with(CWD, draft, CWD, target, RenameFlags::EXCHANGE) {
         // Network file systems cannot exchange. A reader may then see a miss for an instant.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
             let old = draft.with_extension("old");
@@ -132,12 +167,13 @@ fn put_in_place(draft: &Path, target: &Path) -> rustix::io::Result<()> {
             rustix::fs::rename(draft, target)
         }
         done => done,
-    }
+    };
+    exchanged.map(|()| true)
 }
 
 /// 128 random bits as 32 hexadecimal digits.
 pub(super) fn random_id() -> Result<String> {
-    let mut bytes = [0u8; 16];
+    let mut bytes = [0u8; record::ID_DIGITS / 2];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .context(ErrorKind::Host, || "the system gives no random bytes")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

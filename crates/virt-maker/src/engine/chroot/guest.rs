@@ -78,6 +78,7 @@ pub(super) fn failure(error: ClientError, cancel: &Cancel) -> Error {
                 FailureKind::Unsupported => ErrorKind::Unsupported,
                 FailureKind::NoRoot | FailureKind::SeveralRoots | FailureKind::Fstab => ErrorKind::Guest,
                 FailureKind::GuestFull | FailureKind::NotFound => ErrorKind::Guest,
+                FailureKind::TimedOut => ErrorKind::Step,
                 FailureKind::Protocol | FailureKind::System => ErrorKind::Internal,
             };
             Error::new(kind, failure.message.escape_debug().to_string())

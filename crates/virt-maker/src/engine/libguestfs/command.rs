@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 
-use virt_maker_agent::protocol::{Exit, Run, TerminalSize};
+use virt_maker_agent::protocol::{Exit, Failure, Run, TerminalSize};
 
 use super::ffi::CallError;
 use super::session::LibguestfsSession;
@@ -114,7 +114,8 @@ fn job(run: &Run, token: &str) -> Result<String> {
         None => ("/dev/null", "/dev/virtio-ports/org.virt-maker.output", token),
         Some(_) => ("/dev/hvc0", "/dev/hvc0", ""),
     };
-    let _ = writeln!(text, "VM_TOKEN={marker} VM_INPUT={input} VM_PORT={port}");
+    let timeout = run.timeout.map(|seconds| seconds.to_string()).unwrap_or_default();
+    let _ = writeln!(text, "VM_TOKEN={marker} VM_INPUT={input} VM_PORT={port} VM_TIMEOUT={timeout}");
     let _ = writeln!(text, "export VM_NETWORK={}", u8::from(run.network));
     if let Some(script) = &run.script {
         document(&mut text, "script", script);
@@ -229,7 +230,7 @@ pub(super) fn behind_qemu(env: &BTreeMap<String, String>) -> BTreeMap<String, St
     env.iter().map(|(name, value)| (name.clone(), if proxy(name) { reachable(value) } else { value.clone() })).collect()
 }
 
-/// `status=N`, `guest=...` or `error=...`, as `appliance/run.sh` prints it.
+/// `status=N`, `guest=...`, `timeout=N` or `error=...`, as `appliance/run.sh` prints it.
 fn parse_answer(answer: &str) -> Result<Exit> {
     match answer.trim_end().split_once('=') {
         Some(("status", number)) => match number.parse::<i32>() {
@@ -240,6 +241,9 @@ fn parse_answer(answer: &str) -> Result<Exit> {
             _ => Err(Error::new(ErrorKind::Internal, "the appliance could not start the command's shell")),
         },
         Some(("guest", sentence)) => Err(Error::new(ErrorKind::Guest, sentence)),
+        Some(("timeout", seconds)) => {
+            Err(Error::new(ErrorKind::Step, Failure::timed_out(seconds.parse().unwrap_or_default()).message))
+        }
         Some(("error", sentence)) => Err(Error::new(ErrorKind::Internal, sentence)),
         _ => Err(Error::new(ErrorKind::Internal, "the appliance did not say how the command ended")),
     }
@@ -301,6 +305,7 @@ mod tests {
         assert_eq!(parse_answer("status=265\n").unwrap(), Exit::Signal(9));
         assert_eq!(parse_answer("status=523\n").unwrap(), Exit::Signal(11));
         assert_eq!(parse_answer("guest=full\n").unwrap_err().kind(), ErrorKind::Guest);
+        assert!(parse_answer("timeout=7").unwrap_err().to_string().contains("after 7 s"));
         assert_eq!(parse_answer("").unwrap_err().kind(), ErrorKind::Internal);
     }
 

@@ -1,7 +1,11 @@
 # The first process of a command's namespaces: mounts what the guest is to see, then runs the command in its root.
+exec 2>&1
 here=/run/virt-maker
 . $here/places
 umask 022
+# Its number outside of its own namespace, which is what this /proc still shows.
+read -r first _ </proc/self/stat
+echo "$first" >$here/first
 
 fail() {
     echo "$1" >$here/error
