@@ -26,6 +26,14 @@ pub enum Command {
     Plan(Plan),
     /// Show the forking tree of layers in the store.
     Tree(Tree),
+    /// List what can stand in a template: importers, steps, exporters, with their arguments.
+    Runners(Runners),
+    /// Print the JSON Schema of templates, for editors.
+    Schema,
+    /// Write a first template, with comments.
+    Init(Init),
+    /// Turn a template of the 2015 format (.vbp) into YAML, on standard output.
+    Migrate(Migrate),
     /// Say what this host can do, and which engine `auto` takes.
     Doctor(Doctor),
 }
@@ -155,6 +163,49 @@ pub struct Tree {
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Runners {
+    /// Only these.
+    #[arg(value_enum)]
+    pub role: Option<RunnerRole>,
+    /// All about this one.
+    pub name: Option<String>,
+    /// Also list the steps that this template defines or uses.
+    #[arg(short, long, value_name = "TEMPLATE")]
+    pub file: Option<PathBuf>,
+    /// Show how a step that is made of others is defined.
+    #[arg(long, requires = "name")]
+    pub source: bool,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    /// Arguments, examples and needs of each.
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum RunnerRole {
+    /// What is done to a guest.
+    Steps,
+    /// Where bases come from.
+    Importers,
+    /// What is made of the result.
+    Exporters,
+}
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The folder for it [default: this one].
+    pub folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// A template of the 2015 format.
+    pub file: PathBuf,
 }
 
 #[derive(Debug, Args)]

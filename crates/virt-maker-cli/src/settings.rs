@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::PathBuf;
 
+use virt_maker::spec::{SecretSource, Spec};
+
 use crate::error::Failure;
 
 /// Variables that are passed to commands and tools which use a network.
@@ -63,6 +65,15 @@ pub fn working_dir() -> Option<PathBuf> {
 pub fn config_file() -> Option<PathBuf> {
     let base = path("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
     base.or_else(|| path("HOME").map(|home| home.join(".config"))).map(|base| base.join("virt-maker/config.yml"))
+}
+
+/// Variables that hold the secrets of these specs, as far as they are set.
+pub fn secrets(specs: &[Spec]) -> BTreeMap<String, String> {
+    let named = specs.iter().flat_map(|spec| &spec.secrets).filter_map(|secret| match &secret.source {
+        SecretSource::Env(name) => Some(name),
+        SecretSource::File(_) => None,
+    });
+    named.filter_map(|name| Some((name.clone(), env::var(name).ok()?))).collect()
 }
 
 /// Whether colours are unwanted (<https://no-color.org>) or cannot be shown.

@@ -25,7 +25,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     };
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
-    let settings = Settings {
+    let mut settings = Settings {
         store: settings::store(arguments.store.store.clone())?,
         agent: settings::agent(),
         engine_cache: settings::cache_dir()?,
@@ -34,6 +34,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         force_export: arguments.force_export,
         on_failure: arguments.on_failure.into(),
         network_env: settings::proxies(),
+        secret_env: Default::default(),
         cancel,
     };
     let reporter = report::new(progress, settings::verbosity(arguments.verbose));
@@ -51,6 +52,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         }
     };
     loading::warn(&loaded.notes, &events);
+    settings.secret_env = settings::secrets(&loaded.specs);
     let result = build(&loaded.specs, &settings, &events);
     // What is on the terminal is complete before an error is printed below it.
     let shown = reporter.end();

@@ -2,9 +2,13 @@
 
 mod build;
 mod doctor;
+mod init;
 mod loading;
+mod migrate;
 mod plan;
 mod render;
+mod runners;
+mod schema;
 mod tree;
 mod validate;
 
@@ -21,6 +25,10 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Tree(arguments) => tree::run(&arguments),
+        Command::Runners(arguments) => runners::run(&arguments),
+        Command::Schema => schema::run(),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

@@ -13,7 +13,7 @@ use virt_maker::store::Store;
 use super::{loading, print_json};
 use crate::arguments;
 use crate::error::Failure;
-use crate::text::harmless;
+use crate::text::{duration, harmless};
 use crate::{report, settings};
 
 /// Version of the JSON document.
@@ -62,7 +62,10 @@ fn print(plan: &Plan, index: usize, first: &str, rest: &str, out: &mut impl Writ
         NodeState::Miss { reason } => ("miss", format!("  ({})", reason_text(reason))),
     };
     let info = &node.info;
-    let summary = harmless(&info.summary);
+    let mut summary = harmless(&info.summary);
+    if !info.volatile.is_empty() {
+        summary.push_str(&format!("  [changes each time: {}]", info.volatile.join(", ")));
+    }
     writeln!(out, "{first}{mark} {}  {}: {summary}{why}", info.key.short(), info.kind)?;
     let children: Vec<_> =
         (index + 1..plan.nodes.len()).filter(|child| plan.nodes[*child].parent == Some(index)).collect();
@@ -86,6 +89,11 @@ fn reason_text(reason: &MissReason) -> String {
         }
         MissReason::Damaged { problem } => format!("cannot be used: {}", harmless(problem)),
         MissReason::Forced => "forced".into(),
+        MissReason::AlwaysRun => "always run".into(),
+        MissReason::Expired { age, ttl } => {
+            let time = |seconds: &u64| duration(std::time::Duration::from_secs(*seconds));
+            format!("older than its ttl: {} of {}", time(age), time(ttl))
+        }
         _ => "missing".into(),
     }
 }

@@ -1,11 +1,15 @@
 //! Specs: what a template becomes when everything in it is resolved: one import, a list of steps, exports.
 
+mod catalogue;
 mod host;
 mod load;
+mod schema;
 mod secrets;
 
+pub use catalogue::{Argument, Runner, arguments, runners};
 pub use host::{HostAccess, load_options};
 pub use load::{LoadedSpecs, load, load_all};
+pub use schema::{keys_schema, options_schema, schema};
 pub use secrets::{Secret, SecretSource};
 
 use std::path::PathBuf;

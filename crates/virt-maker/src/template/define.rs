@@ -168,6 +168,17 @@ fn parameter(key: &Node, value: &Node, problems: &mut Vec<Diagnostic>) -> Option
 }
 
 impl Definition {
+    /// Its definition as it stands in its file.
+    pub fn source_text(&self) -> String {
+        let lines: Vec<&str> = self.node.source.text.lines().skip(self.node.line.saturating_sub(1)).collect();
+        let indent = |line: &str| line.len() - line.trim_start().len();
+        let own = lines.first().map_or(0, |line| indent(line));
+        let belongs = |(index, line): &(usize, &&str)| *index == 0 || line.trim().is_empty() || indent(line) > own;
+        let text: Vec<&str> =
+            lines.iter().enumerate().take_while(belongs).map(|(_, line)| line.get(own..).unwrap_or("")).collect();
+        text.join("\n").trim_end().to_owned()
+    }
+
     /// The scope of its steps: its parameters, from the rendered arguments of one use.
     ///
     /// A value that is no mapping goes to the one parameter that has to be given, or to the only one.
