@@ -36,6 +36,7 @@ spec:
         force_export: false,
         on_failure: OnFailure::Discard,
         network_env: Default::default(),
+        secret_env: Default::default(),
         cancel: Default::default(),
     };
     let summary = build(&[spec], &settings, &Events::none()).unwrap();

@@ -52,6 +52,11 @@ pub trait Step: Send + Sync {
     /// The arguments in normal form and digests of all bytes that it takes from the host.
     fn key_inputs(&self) -> Result<StepKey>;
 
+    /// Whether it runs programs on the host, which needs the user's permission.
+    fn runs_on_host(&self) -> bool {
+        false
+    }
+
     /// Does it. Uses only bytes from the host whose digest is that in `key`; anything else is an error. A program of
     /// the guest that fails is an error made with [`run_checked`].
     fn run(&self, key: &StepKey, guest: &mut dyn Guest) -> Result<()>;
