@@ -84,6 +84,9 @@ pub struct Build {
     /// What becomes of a guest whose step failed.
     #[arg(long, value_enum, default_value_t)]
     pub on_failure: Failed,
+    /// Allow templates something that they may not do by themselves.
+    #[arg(long, value_enum, value_name = "PERMISSION")]
+    pub allow: Vec<Permission>,
     /// Say more: output of steps, and with -vv what engines do [also: $VERBOSE].
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -114,6 +117,13 @@ pub struct Doctor {
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What a template may do only with its user's consent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Permission {
+    /// Run scripts of the template on this host: `local_run`, `pre_script`, `post_script`.
+    HostExec,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]

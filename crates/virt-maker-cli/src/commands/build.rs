@@ -7,7 +7,7 @@ use virt_maker::event::{Event, Events};
 use virt_maker::host::Cancel;
 use virt_maker::spec;
 
-use crate::arguments::{Build, Failed, Progress};
+use crate::arguments::{Build, Failed, Permission, Progress};
 use crate::error::Failure;
 use crate::{report, settings, signals};
 
@@ -32,6 +32,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         force: arguments.force,
         force_export: arguments.force_export,
         on_failure: arguments.on_failure.into(),
+        host_exec: arguments.allow.contains(&Permission::HostExec),
         network_env: settings::proxies(),
         cancel,
     };

@@ -14,6 +14,7 @@ mod base;
 mod failure;
 mod log;
 mod path;
+mod permission;
 mod sealer;
 mod session;
 mod wait;
@@ -62,6 +63,8 @@ pub struct Settings {
     pub force_export: bool,
     /// What to do when a step fails.
     pub on_failure: OnFailure,
+    /// Templates may run programs on the host.
+    pub host_exec: bool,
     /// Variables for commands and tools with a network: proxies. No part of a key.
     pub network_env: BTreeMap<String, String>,
     /// Set from elsewhere to stop.
@@ -106,6 +109,7 @@ pub fn build(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Sum
 }
 
 fn run(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> {
+    permission::check(specs, settings.host_exec)?;
     let begin = Instant::now();
     let store = Store::open(&settings.store)?;
     let mut spent = Spent::default();

@@ -9,7 +9,9 @@ use crate::disk::overlay::{self, Backing};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::import::{self, ImportContext};
 use crate::plan::{Part, Plan, PlanNode, usable};
+use crate::step::StepContext;
 use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Workspace};
 
 /// Makes what is missing of a path (indices of nodes, from the base) and returns its last layer.
@@ -139,7 +141,21 @@ impl Walk<'_> {
         };
         build.events.send(Event::LayerStarted(node.info.clone()));
         self.log.begin(node.info.key, &draft.log())?;
-        let ran = build.specs[node.origin.0].steps[*number].runner.run(key, session.guest());
+        let cache_dir = build.store.cache_dir();
+        let import = ImportContext {
+            cache_dir: &cache_dir,
+            events: build.events,
+            cancel: &build.settings.cancel,
+            env: &build.settings.network_env,
+        };
+        let context = StepContext {
+            host_exec: build.settings.host_exec,
+            output: self.log.sink(),
+            cancel: &build.settings.cancel,
+            scratch: self.workspace.path(),
+            fetch: &|url, digest| import::fetch_checked(url, digest, &import),
+        };
+        let ran = build.specs[node.origin.0].steps[*number].runner.run(key, session.guest(), &context);
         let logged = self.log.end();
         ran.and(logged)
     }
