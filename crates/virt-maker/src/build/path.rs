@@ -10,7 +10,9 @@ use crate::disk::overlay::{self, Backing};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::import::{self, ImportContext};
 use crate::plan::{Part, Plan, PlanNode, usable};
+use crate::step::StepContext;
 use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Store, Workspace};
 
 /// Makes what is missing of a path (indices of nodes, from the base) and returns its last layer.
@@ -150,10 +152,24 @@ impl Walk<'_> {
         let step = &spec.steps[*number];
         let secrets = options::secrets(spec, step, &build.settings.secret_env)?;
         self.log.begin(node.info.key, &draft.log(), &secrets)?;
+        let cache_dir = build.store.cache_dir();
+        let import = ImportContext {
+            cache_dir: &cache_dir,
+            events: build.events,
+            cancel: &build.settings.cancel,
+            env: &build.settings.network_env,
+        };
+        let context = StepContext {
+            output: self.log.sink(),
+            cancel: &build.settings.cancel,
+            scratch: self.workspace.path(),
+            fetch: &|url, digest| import::fetch_checked(url, digest, &import),
+        };
         let attempts = step.options.retries.unwrap_or(0) + 1;
         let mut ran = Ok(());
         for attempt in 1..=attempts {
-            ran = step.runner.run(key, &mut Optioned::new(session.guest(), &step.options, &secrets));
+            let mut guest = Optioned::new(session.guest(), &step.options, &secrets);
+            ran = step.runner.run(key, &mut guest, &context);
             match &ran {
                 // What a cancelled build, a full disk or a broken engine does is no better the next time.
                 Err(error) if error.kind() == ErrorKind::Step && attempt < attempts => {
