@@ -105,6 +105,14 @@ fn start(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Started> {
         Some(text) => Some(sandbox::memory_file("script", text.as_bytes())?),
         None => None,
     };
+    let secrets: Vec<_> = run
+        .secrets
+        .0
+        .iter()
+        .map(|(name, text)| {
+            Ok((format!("{}/{name}", sandbox::SECRETS), sandbox::memory_file("secret", text.as_bytes())?))
+        })
+        .collect::<Result<_>>()?;
     let (status, status_child) =
         rustix::pipe::pipe_with(PipeFlags::empty()).map_err(|error| system("make a pipe", error))?;
     rustix::io::fcntl_setfd(&status, rustix::io::FdFlags::CLOEXEC).map_err(|error| system("make a pipe", error))?;
@@ -114,6 +122,12 @@ fn start(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Started> {
     command.arg("--args").arg(arguments.as_raw_fd().to_string());
     if let Some(script) = &script {
         command.args(["--perms", "0700", "--file"]).arg(script.as_raw_fd().to_string()).arg(sandbox::SCRIPT);
+    }
+    if !secrets.is_empty() {
+        command.args(["--perms", "0700", "--dir", sandbox::SECRETS]);
+    }
+    for (path, text) in &secrets {
+        command.args(["--perms", "0400", "--file"]).arg(text.as_raw_fd().to_string()).arg(path);
     }
     command.arg("--");
     command.args(run.script.is_some().then_some(sandbox::SCRIPT)).args(&run.argv);

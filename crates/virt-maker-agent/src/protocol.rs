@@ -176,9 +176,23 @@ pub struct Run {
     /// [`FailureKind::TimedOut`]; `None` for no limit.
     #[serde(default)]
     pub timeout: Option<u64>,
+    /// Texts that the program finds in `/run/secrets/NAME`, mode 0400, while it runs.
+    #[serde(default)]
+    pub secrets: Secrets,
     /// Run on a pseudo-terminal: data frames from the host are its input, [`Request`]s do not interleave; an empty
     /// data frame ends the input. Used by `--on-failure shell`.
     pub terminal: Option<TerminalSize>,
+}
+
+/// Texts by their names; the names are plain file names. What is printed of them are the names alone.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secrets(pub BTreeMap<String, String>);
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// Size of a terminal in character cells.

@@ -18,10 +18,22 @@ pub struct Arguments {
 pub enum Command {
     /// Build images from templates.
     Build(Build),
+    /// Show what templates ask for when everything in them is resolved.
+    Render(Render),
+    /// Check templates: everything that can be checked without a guest, all errors at once.
+    Validate(Validate),
     /// Show what a build would do: the tree of layers, which are there, and why the others are not.
     Plan(Plan),
     /// Show the forking tree of layers in the store.
     Tree(Tree),
+    /// List what can stand in a template: importers, steps, exporters, with their arguments.
+    Runners(Runners),
+    /// Print the JSON Schema of templates, for editors.
+    Schema,
+    /// Write a first template, with comments.
+    Init(Init),
+    /// Turn a template of the 2015 format (.vbp) into YAML, on standard output.
+    Migrate(Migrate),
     /// Say what this host can do, and which engine `auto` takes.
     Doctor(Doctor),
 }
@@ -37,11 +49,37 @@ pub struct Templates {
     /// Set a parameter; a VALUE that is JSON is taken as such.
     #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     param: Vec<(String, String)>,
+    /// Allow what templates may not do by themselves: `host-exec` (start programs of this host), `net` (downloads by
+    /// expressions), `read=DIR` (reading files outside the template's folder by expressions).
+    #[arg(long, value_name = "WHAT", value_parser = permission)]
+    allow: Vec<Permission>,
+}
+
+/// Something that `--allow` allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permission {
+    HostExec,
+    Net,
+    Read(PathBuf),
+}
+
+/// Reads a permission.
+pub fn permission(text: &str) -> Result<Permission, String> {
+    match text.split_once('=') {
+        None if text == "host-exec" => Ok(Permission::HostExec),
+        None if text == "net" => Ok(Permission::Net),
+        Some(("read", folder)) if !folder.is_empty() => Ok(Permission::Read(PathBuf::from(folder))),
+        _ => Err("expected `host-exec`, `net` or `read=DIR`".into()),
+    }
 }
 
 impl Templates {
     pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.file.iter().chain(&self.templates)
+    }
+
+    pub fn allowed(&self) -> &[Permission] {
+        &self.allow
     }
 
     pub fn parameters(&self) -> &[(String, String)] {
@@ -99,6 +137,24 @@ pub struct Build {
 }
 
 #[derive(Debug, Args)]
+pub struct Render {
+    #[command(flatten)]
+    pub templates: Templates,
+    /// Print one JSON document, errors included.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Validate {
+    #[command(flatten)]
+    pub templates: Templates,
+    /// Print one JSON document, errors included.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct Plan {
     #[command(flatten)]
     pub templates: Templates,
@@ -116,6 +172,49 @@ pub struct Tree {
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Runners {
+    /// Only these.
+    #[arg(value_enum)]
+    pub role: Option<RunnerRole>,
+    /// All about this one.
+    pub name: Option<String>,
+    /// Also list the steps that this template defines or uses.
+    #[arg(short, long, value_name = "TEMPLATE")]
+    pub file: Option<PathBuf>,
+    /// Show how a step that is made of others is defined.
+    #[arg(long, requires = "name")]
+    pub source: bool,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    /// Arguments, examples and needs of each.
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum RunnerRole {
+    /// What is done to a guest.
+    Steps,
+    /// Where bases come from.
+    Importers,
+    /// What is made of the result.
+    Exporters,
+}
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The folder for it [default: this one].
+    pub folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// A template of the 2015 format.
+    pub file: PathBuf,
 }
 
 #[derive(Debug, Args)]

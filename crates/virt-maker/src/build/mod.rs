@@ -13,6 +13,8 @@
 mod base;
 mod failure;
 mod log;
+mod mask;
+mod options;
 mod path;
 mod sealer;
 mod session;
@@ -46,7 +48,7 @@ pub enum OnFailure {
 }
 
 /// How to build.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// The store's folder.
     pub store: PathBuf,
@@ -66,6 +68,8 @@ pub struct Settings {
     pub on_failure: OnFailure,
     /// Variables for commands and tools with a network: proxies. No part of a key.
     pub network_env: BTreeMap<String, String>,
+    /// Variables that hold secrets, as `secrets: {NAME: {env: VARIABLE}}` names them.
+    pub secret_env: BTreeMap<String, String>,
     /// Set from elsewhere to stop.
     pub cancel: Cancel,
 }

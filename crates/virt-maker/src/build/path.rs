@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::options::{self, Optioned};
 use super::sealer::Sealer;
 use super::{Build, base, log::StepLog, session};
 use crate::disk::ImageFormat;
@@ -9,7 +10,9 @@ use crate::disk::overlay::{self, Backing};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::import::{self, ImportContext};
 use crate::plan::{Part, Plan, PlanNode, usable};
+use crate::step::StepContext;
 use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Store, Workspace};
 
 /// Makes what is missing of a path (indices of nodes, from the base) and returns its last layer.
@@ -46,11 +49,18 @@ fn deepest<'p>(build: &Build<'_>, plan: &Plan, path: &'p [usize]) -> (Option<Lay
         let key = plan.nodes[*index].info.key;
         let found = usable(&build.store, key, parent.as_ref().map(|layer| &*layer.record.id));
         match found {
-            Lookup::Present(layer) if !build.settings.force || build.fresh.contains(&key) => parent = Some(*layer),
+            Lookup::Present(layer) if build.fresh.contains(&key) || taken(build, &plan.nodes[*index], &layer) => {
+                parent = Some(*layer)
+            }
             _ => return (parent, &path[depth..]),
         }
     }
     (parent, &[])
+}
+
+/// Whether a layer that was there before this build may be used by it.
+fn taken(build: &Build<'_>, node: &PlanNode, layer: &Layer) -> bool {
+    !build.settings.force && node.policy.refuses(layer.record.created).is_none()
 }
 
 /// Opens one session on `parent` and runs the steps of `missing` in it, as far as their locks can be had at once.
@@ -138,8 +148,40 @@ impl Walk<'_> {
             return Err(Error::new(ErrorKind::Internal, "an import in the place of a step"));
         };
         build.events.send(Event::LayerStarted(node.info.clone()));
-        self.log.begin(node.info.key, &draft.log())?;
-        let ran = build.specs[node.origin.0].steps[*number].runner.run(key, session.guest());
+        let spec = &build.specs[node.origin.0];
+        let step = &spec.steps[*number];
+        let secrets = options::secrets(spec, step, &build.settings.secret_env)?;
+        self.log.begin(node.info.key, &draft.log(), &secrets)?;
+        let cache_dir = build.store.cache_dir();
+        let import = ImportContext {
+            cache_dir: &cache_dir,
+            events: build.events,
+            cancel: &build.settings.cancel,
+            env: &build.settings.network_env,
+        };
+        let context = StepContext {
+            output: self.log.sink(),
+            cancel: &build.settings.cancel,
+            scratch: self.workspace.path(),
+            fetch: &|url, digest| import::fetch_checked(url, digest, &import),
+        };
+        let attempts = step.options.retries.unwrap_or(0) + 1;
+        let mut ran = Ok(());
+        for attempt in 1..=attempts {
+            let mut guest = Optioned::new(session.guest(), &step.options, &secrets);
+            ran = step.runner.run(key, &mut guest, &context);
+            match &ran {
+                // What a cancelled build, a full disk or a broken engine does is no better the next time.
+                Err(error) if error.kind() == ErrorKind::Step && attempt < attempts => {
+                    let message = crate::error::chain(error);
+                    build.events.warn(format!(
+                        "attempt {attempt} of {attempts} of step {} (`{}`) failed: {message}",
+                        node.info.index, node.info.kind
+                    ));
+                }
+                _ => break,
+            }
+        }
         let logged = self.log.end();
         ran.and(logged)
     }

@@ -69,6 +69,11 @@ pub trait Export: Send + Sync {
     /// Arguments that shape the bytes of the artifact (so not its path).
     fn arguments(&self) -> serde_json::Value;
 
+    /// Whether it runs programs that the template names on the host, which needs the user's permission.
+    fn runs_on_host(&self) -> bool {
+        false
+    }
+
     /// Writes the artifact to `temporary`, a path beside the target that does not exist yet.
     fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()>;
 }

@@ -28,7 +28,7 @@ pub struct HelperCommand {
     pub channels: Vec<OwnedFd>,
     /// How much address space it may have, in bytes; `None` for no limit of its own.
     pub address_space: Option<u64>,
-    /// A process whose mount namespace it joins.
+    /// A process whose mount namespace and root it joins.
     pub mount_namespace_of: Option<u32>,
     /// Its working directory, by a path that means the same in that namespace; where there is none, this process's.
     pub directory: Option<PathBuf>,
@@ -53,7 +53,10 @@ impl Helper {
         let log = File::create(&what.log).context(ErrorKind::Store, failed)?;
         let errors = log.try_clone().context(ErrorKind::Store, failed)?;
         let namespace = match what.mount_namespace_of {
-            Some(pid) => Some(File::open(format!("/proc/{pid}/ns/mnt")).context(ErrorKind::Host, failed)?),
+            Some(pid) => {
+                let open = |name| File::open(format!("/proc/{pid}/{name}")).context(ErrorKind::Host, failed);
+                Some((open("ns/mnt")?, open("root")?))
+            }
             None => None,
         };
         let directory = match &what.directory {
@@ -80,8 +83,11 @@ impl Helper {
                 if rustix::process::getppid() != Some(parent) {
                     return Err(std::io::ErrorKind::BrokenPipe.into());
                 }
-                if let Some(namespace) = &namespace
-                    && libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) != 0
+                // Joining takes the root of the namespace as root; in a chroot that of the process is another one.
+                if let Some((namespace, root)) = &namespace
+                    && (libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) != 0
+                        || libc::fchdir(root.as_raw_fd()) != 0
+                        || libc::chroot(c".".as_ptr()) != 0)
                 {
                     return Err(std::io::Error::last_os_error());
                 }

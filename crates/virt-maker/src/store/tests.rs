@@ -24,6 +24,7 @@ fn material(text: &str) -> KeyMaterial {
         arguments: json!({"script": text}),
         inputs: Vec::new(),
         parent: None,
+        options: serde_json::Map::new(),
     }
 }
 

@@ -56,7 +56,7 @@ impl LibguestfsSession {
         let answer = match run.terminal {
             None => {
                 self.output.expect(&token);
-                let answer = self.call_job(&job);
+                let answer = self.call_job(&job, !run.secrets.0.is_empty());
                 if answer.is_err() {
                     self.output.forget();
                 }
@@ -64,7 +64,7 @@ impl LibguestfsSession {
             }
             Some(_) => {
                 let socket = self.appliance.terminal()?;
-                terminal::bridge(socket, || self.call_job(&job))??
+                terminal::bridge(socket, || self.call_job(&job, !run.secrets.0.is_empty()))??
             }
         };
         if run.terminal.is_none() && !self.output.wait() {
@@ -74,8 +74,9 @@ impl LibguestfsSession {
         parse_answer(&answer)
     }
 
-    fn call_job(&mut self, job: &str) -> Result<String> {
-        let called = if job.len() <= INLINE && !self.verbose {
+    /// A job with secrets is uploaded, for the arguments of a call show in traces.
+    fn call_job(&mut self, job: &str, secret: bool) -> Result<String> {
+        let called = if job.len() <= INLINE && !self.verbose && !secret {
             self.appliance.handle.appliance_sh(job)
         } else {
             self.upload_job(job)?;
@@ -119,6 +120,12 @@ fn job(run: &Run, token: &str) -> Result<String> {
     }
     if run.network {
         document(&mut text, "resolv.conf", &resolv_conf(run.resolv_conf.as_deref()));
+    }
+    if !run.secrets.0.is_empty() {
+        let _ = writeln!(text, "(umask 077; mkdir {HERE}/secrets)");
+    }
+    for (name, secret) in &run.secrets.0 {
+        document(&mut text, &format!("secrets/{name}"), secret);
     }
     document(&mut text, "command", &command(run)?);
     let _ = writeln!(text, ". {HERE}/run.sh");

@@ -1,5 +1,5 @@
 # Runs one command of a step. Sourced by the appliance's /bin/sh after a job has set VM_TOKEN, VM_NETWORK, VM_INPUT,
-# VM_PORT, VM_TIMEOUT and written the files "command" and, as wanted, "script" and "resolv.conf" into /run/virt-maker.
+# VM_PORT, VM_TIMEOUT and written the files "command" and, as wanted, "script", "resolv.conf" and "secrets/*" into /run/virt-maker.
 #
 # Prints `status=N` (as gawk's system() has it: 256 and more are signals), `guest=SENTENCE` where the guest is at fault
 # or `error=SENTENCE`, or `timeout=SECONDS` where it was stopped. The output of the command goes to the port, then, when no process of it is left, the token.
@@ -13,7 +13,7 @@ exec 9>&1 <"$VM_INPUT" >"$VM_PORT" 2>&1
 # Every program that starts costs 5 to 20 ms under TCG, so this file does with the shell's own means what it can.
 finish() {
     # The guest's own files get their names back; what the command did to the stand-ins is not kept.
-    rm -rf $placed $here/job $here/command $here/script $here/resolv.conf $here/status $here/error $here/first $here/late $here/words
+    rm -rf $placed $here/secrets $here/job $here/command $here/script $here/resolv.conf $here/status $here/error $here/first $here/late $here/words
     for path in $placed; do
         if [ -e "$path.$aside" ] || [ -L "$path.$aside" ]; then mv -T "$path.$aside" "$path"; fi
     done

@@ -22,6 +22,10 @@ if [ -e $here/script ]; then
     mkdir "$run/virt-maker" && cp $here/script "$run/virt-maker/script" && chmod 700 "$run/virt-maker/script" ||
         fail 'cannot show the script'
 fi
+if [ -e $here/secrets ]; then
+    cp -r $here/secrets "$run/secrets" && chmod 700 "$run/secrets" && chmod 400 "$run"/secrets/* ||
+        fail 'cannot show the secrets'
+fi
 echo "$hostname" >/proc/sys/kernel/hostname
 
 # gawk tells an exit status from a signal, which a shell does not. Under `exec` its child becomes the command itself.
