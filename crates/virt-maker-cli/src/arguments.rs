@@ -34,6 +34,8 @@ pub enum Command {
     Init(Init),
     /// Turn a template of the 2015 format (.vbp) into YAML, on standard output.
     Migrate(Migrate),
+    /// Make, show or remove the saved machine of engine vm.
+    Appliance(Appliance),
     /// Say what this host can do, and which engine `auto` takes.
     Doctor(Doctor),
 }
@@ -218,7 +220,38 @@ pub struct Migrate {
 }
 
 #[derive(Debug, Args)]
+pub struct Appliance {
+    #[command(subcommand)]
+    pub command: ApplianceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ApplianceCommand {
+    /// Boot and save it now, where it is missing; a build does so by itself.
+    Build {
+        #[command(flatten)]
+        kernel: KernelArgument,
+        /// Make it again although it is there.
+        #[arg(short = 'F', long)]
+        force: bool,
+    },
+    /// Show what is saved.
+    Info {
+        #[command(flatten)]
+        kernel: KernelArgument,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove all that is saved.
+    Clean,
+}
+
+#[derive(Debug, Args)]
 pub struct Doctor {
+    /// Restore the machine of engine vm and say how long that takes.
+    #[arg(long)]
+    pub measure: bool,
     #[command(flatten)]
     pub kernel: KernelArgument,
     /// Print one JSON document.
