@@ -25,7 +25,7 @@ use crate::diagnostic::Diagnostic;
 /// Instructions that one expression may take, so that none runs for ever.
 const FUEL: u64 = 1_000_000;
 /// Text that all expressions of a template may make, in bytes.
-const TEXT_MAX: usize = 256 << 20;
+const TEXT_MAX: usize = 64 << 20;
 /// Longest value that a message quotes, in characters.
 const QUOTE: usize = 60;
 /// Marks a template of the engine that is its own text; a name without it (`{% include 'x' %}`) finds nothing.
