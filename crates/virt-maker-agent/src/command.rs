@@ -21,6 +21,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use virt_maker_agent::protocol::{Exit, Failure, FailureKind, Frame, Run};
 
 use crate::failure::{Result, failure, refused, system};
+use crate::init;
 use crate::link::{Broken, Link};
 use crate::mounts::Guest;
 use crate::sandbox::{self, Plan};
@@ -39,6 +40,7 @@ pub fn run(link: &mut Link, guest: &Guest, plan: &Plan<'_>, run: &Run) -> Outcom
         Ok(surroundings) => surroundings,
         Err(problem) => return Ok(Err(problem)),
     };
+    let killed = plan.appliance.then(init::killed_for_memory);
     let outcome = execute(link, guest, plan, run);
     let restored = surroundings.restore();
     let exit = match outcome? {
@@ -46,7 +48,10 @@ pub fn run(link: &mut Link, guest: &Guest, plan: &Plan<'_>, run: &Run) -> Outcom
         Err(problem) => return Ok(Err(problem)),
     };
     match restored {
-        Ok(notes) => {
+        Ok(mut notes) => {
+            if killed.is_some_and(|before| init::killed_for_memory() > before) {
+                notes.push("the appliance's memory ran out, and its kernel killed a program for that".to_string());
+            }
             for note in notes {
                 link.send_data(format!("virt-maker: {note}\n").as_bytes())?;
             }
@@ -143,7 +148,15 @@ fn start(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Started> {
             ours
         }
     };
-    let child = command.spawn().map_err(|error| system(format_args!("start {}", plan.program), error))?;
+    let protected = plan.appliance;
+    if protected {
+        init::protect(false)?;
+    }
+    let spawned = command.spawn().map_err(|error| system(format_args!("start {}", plan.program), error));
+    if protected {
+        init::protect(true)?;
+    }
+    let child = spawned?;
     // From here on the child is known by its descriptor; `reap` collects it with all its descendants.
     let pid = Pid::from_child(&child);
     let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| {

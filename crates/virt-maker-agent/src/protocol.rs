@@ -42,6 +42,14 @@ pub enum Request {
         /// How commands are to be confined.
         sandbox: Sandbox,
     },
+    /// Only in an appliance, the first request after it was restored: makes this clone one of its own. Answer:
+    /// [`Reply::Done`].
+    Wake(Wake),
+    /// Only in an appliance: waits for the disk with this serial number. Answer: [`Reply::Disk`].
+    FindDisk {
+        /// The serial number.
+        serial: String,
+    },
     /// Makes a disk known: a raw image as a regular file (a loop device is made for each partition) or a block
     /// device. Finds the guest's root on it and mounts all after the guest's fstab. Answer: [`Reply::Mounted`].
     Mount {
@@ -124,6 +132,22 @@ pub enum Request {
     Unmount,
 }
 
+/// What a restored appliance must not share with its siblings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wake {
+    /// [`Wake::ENTROPY`] random bytes.
+    pub entropy: Vec<u8>,
+    /// The time: seconds since 1970.
+    pub seconds: i64,
+    /// And nanoseconds.
+    pub nanoseconds: u32,
+}
+
+impl Wake {
+    /// How many random bytes a clone gets.
+    pub const ENTROPY: usize = 64;
+}
+
 /// How commands are confined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -202,6 +226,11 @@ pub enum Reply {
     },
     /// Answer to `Mount`.
     Mounted(Mounted),
+    /// Answer to `FindDisk`.
+    Disk {
+        /// Path of its device, as the agent sees it.
+        path: String,
+    },
     /// Answer to `Run`.
     Exited(Exit),
     /// Answer to `Stat`; `None` where nothing is there.

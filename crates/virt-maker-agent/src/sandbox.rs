@@ -63,6 +63,8 @@ pub struct Plan<'a> {
     /// A folder with a read-only sysfs of the agent's own, without anything mounted below it; `None` where the kernel
     /// has none.
     pub sysfs: Option<&'a str>,
+    /// Whether this is an appliance, so that running out of memory is this agent's concern.
+    pub appliance: bool,
 }
 
 /// Refuses what cannot be put into an argument vector or an environment.

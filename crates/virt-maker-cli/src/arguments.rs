@@ -102,11 +102,21 @@ pub struct StoreArgument {
 }
 
 #[derive(Debug, Args)]
+pub struct KernelArgument {
+    /// Kernel of the appliance of engine vm [default: $VIRT_MAKER_KERNEL, or the host's newest that can be read].
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct Build {
     #[command(flatten)]
     pub templates: Templates,
     #[command(flatten)]
     pub store: StoreArgument,
+    /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
+    #[arg(long)]
+    pub freeze: bool,
     /// Run every step again and replace its layer.
     #[arg(short = 'F', long)]
     pub force: bool,
@@ -116,6 +126,8 @@ pub struct Build {
     /// How steps are run in the guest.
     #[arg(long, value_enum, default_value_t)]
     pub engine: Engine,
+    #[command(flatten)]
+    pub kernel: KernelArgument,
     /// What is shown while it builds.
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,
@@ -151,6 +163,9 @@ pub struct Plan {
     pub templates: Templates,
     #[command(flatten)]
     pub store: StoreArgument,
+    /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
+    #[arg(long)]
+    pub freeze: bool,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
@@ -210,6 +225,8 @@ pub struct Migrate {
 
 #[derive(Debug, Args)]
 pub struct Doctor {
+    #[command(flatten)]
+    pub kernel: KernelArgument,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
@@ -222,6 +239,8 @@ pub enum Engine {
     Auto,
     /// The guest's file systems mounted on this host; needs root.
     Chroot,
+    /// In a small virtual machine of virt-maker's own; needs no root.
+    Vm,
     /// In the appliance of libguestfs.
     Libguestfs,
 }
@@ -231,6 +250,7 @@ impl From<Engine> for EngineChoice {
         match engine {
             Engine::Auto => EngineChoice::Auto,
             Engine::Chroot => EngineChoice::Chroot,
+            Engine::Vm => EngineChoice::Vm,
             Engine::Libguestfs => EngineChoice::Libguestfs,
         }
     }

@@ -44,6 +44,11 @@ pub fn agent() -> PathBuf {
     if !beside.exists() && installed.exists() { installed } else { beside }
 }
 
+/// A kernel for the appliance: the argument, else `VIRT_MAKER_KERNEL`.
+pub fn kernel(argument: Option<PathBuf>) -> Option<PathBuf> {
+    argument.or_else(|| path("VIRT_MAKER_KERNEL"))
+}
+
 /// Proxy settings, under their small names and their large ones.
 pub fn proxies() -> BTreeMap<String, String> {
     let names = PROXIES.iter().flat_map(|name| [(*name).to_owned(), name.to_uppercase()]);

@@ -12,6 +12,7 @@ pub mod event;
 pub mod export;
 pub mod guest;
 pub mod host;
+pub mod hygiene;
 pub mod import;
 pub mod key;
 pub mod plan;

@@ -21,8 +21,8 @@ fn the_toy_runs() {
 spec:
   import: {download: {url: 'file://BASE'}}
   steps:
-    - mkdir: /srv/toy/deep
-    - run: test -d /srv/toy/deep
+    - touch: /srv/toy
+    - run: test -f /srv/toy
 ";
     std::fs::write(&template, text).unwrap();
     let spec = virt_maker::spec::load(&template, &[]).unwrap();
@@ -30,6 +30,7 @@ spec:
         store: folder.path().join("store"),
         agent: PathBuf::from("AGENT"),
         engine_cache: folder.path().join("engines"),
+        kernel: None,
         engine: EngineChoice::Chroot,
         force: false,
         force_export: false,
@@ -58,11 +59,11 @@ fn a_step_is_one_file_and_one_line() {
     let (_, rest) = page.split_once("```rust\n").unwrap();
     let (source, _) = rest.split_once("```").unwrap();
     let steps = copy.join("crates/virt-maker/src/step");
-    fs::write(steps.join("mkdir.rs"), source).unwrap();
+    fs::write(steps.join("touch.rs"), source).unwrap();
     // ... and the line.
     let table = fs::read_to_string(steps.join("mod.rs")).unwrap();
     assert_eq!(table.matches("    install,\n").count(), 1, "the table of steps has one kind a line");
-    fs::write(steps.join("mod.rs"), table.replace("    install,\n", "    install,\n    mkdir,\n")).unwrap();
+    fs::write(steps.join("mod.rs"), table.replace("    install,\n", "    install,\n    touch,\n")).unwrap();
 
     let agent = target.join("debug/virt-maker-agent");
     assert!(agent.exists(), "{} is not built (make debug)", agent.display());

@@ -58,6 +58,8 @@ pub struct Settings {
     pub engine_cache: PathBuf,
     /// Which engine.
     pub engine: EngineChoice,
+    /// A kernel for engine `vm`, in place of the newest of the host.
+    pub kernel: Option<PathBuf>,
     /// Make every layer again, and replace what is there.
     pub force: bool,
     /// Write every artifact again.
@@ -128,7 +130,8 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> 
         events.send(Event::LayerCached(node.info.clone()));
     }
 
-    let selector = Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone());
+    let selector =
+        Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone(), settings.kernel.clone());
     let mut build = Build { specs, settings, events, store, selector, fresh: HashSet::new(), sessions: 0, spent };
     let mut artifacts = Vec::new();
     for index in 0..specs.len() {

@@ -10,8 +10,10 @@ use crate::disk::overlay::{self, Backing};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::import::{self, ImportContext};
 use crate::plan::{Part, Plan, PlanNode, usable};
-use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Workspace};
+use crate::step::StepContext;
+use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Store, Workspace};
 
 /// Makes what is missing of a path (indices of nodes, from the base) and returns its last layer.
 pub(super) fn ensure(build: &mut Build<'_>, plan: &Plan, path: &[usize]) -> Result<Layer> {
@@ -65,7 +67,7 @@ fn taken(build: &Build<'_>, node: &PlanNode, layer: &Layer) -> bool {
 /// Returns after all that ran is sealed.
 fn run_session(build: &mut Build<'_>, plan: &Plan, missing: &[usize], parent: Layer, lock: KeyLock) -> Result<()> {
     let workspace = build.store.workspace()?;
-    let first = draft_on(&workspace, &plan.nodes[missing[0]], &parent.record)?;
+    let first = draft_on(&build.store, &workspace, &plan.nodes[missing[0]], &parent.record)?;
     let log = StepLog::new(build.events);
     let (session, engine) = session::open(build, &workspace, &parent, &first, &log)?;
     let sealer = Sealer::start(&build.store, build.events);
@@ -131,7 +133,7 @@ impl Walk<'_> {
                 build.spent.add("session", begin.elapsed());
                 return self.sealer.seal(draft, lock);
             };
-            let next = draft_on(self.workspace, &self.plan.nodes[index], draft.record())?;
+            let next = draft_on(&build.store, self.workspace, &self.plan.nodes[index], draft.record())?;
             session.checkpoint(&next.image())?;
             build.spent.add("checkpoint", begin.elapsed());
             parent = draft.record().clone();
@@ -150,10 +152,24 @@ impl Walk<'_> {
         let step = &spec.steps[*number];
         let secrets = options::secrets(spec, step, &build.settings.secret_env)?;
         self.log.begin(node.info.key, &draft.log(), &secrets)?;
+        let cache_dir = build.store.cache_dir();
+        let import = ImportContext {
+            cache_dir: &cache_dir,
+            events: build.events,
+            cancel: &build.settings.cancel,
+            env: &build.settings.network_env,
+        };
+        let context = StepContext {
+            output: self.log.sink(),
+            cancel: &build.settings.cancel,
+            scratch: self.workspace.path(),
+            fetch: &|url, digest| import::fetch_checked(url, digest, &import),
+        };
         let attempts = step.options.retries.unwrap_or(0) + 1;
         let mut ran = Ok(());
         for attempt in 1..=attempts {
-            ran = step.runner.run(key, &mut Optioned::new(session.guest(), &step.options, &secrets));
+            let mut guest = Optioned::new(session.guest(), &step.options, &secrets);
+            ran = step.runner.run(key, &mut guest, &context);
             match &ran {
                 // What a cancelled build, a full disk or a broken engine does is no better the next time.
                 Err(error) if error.kind() == ErrorKind::Step && attempt < attempts => {
@@ -172,9 +188,9 @@ impl Walk<'_> {
 }
 
 /// A draft with an empty overlay whose header names the parent's file as it will lie beside it in the store.
-fn draft_on(workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
+fn draft_on(store: &Store, workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
     let folder = workspace.subfolder(&node.info.key.to_string())?;
-    let draft = Draft::new(folder, node.material.clone(), ImageFormat::Qcow2, parent.virtual_size)?;
+    let draft = store.draft(folder, node.material.clone(), ImageFormat::Qcow2, parent.virtual_size)?;
     create_overlay(&draft, parent)?;
     Ok(draft)
 }

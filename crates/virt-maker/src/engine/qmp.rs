@@ -3,11 +3,14 @@
 //! One command is under way at a time. Events that come between are dropped, except that [`Qmp::wait_event`] waits
 //! for one. The peer is a program of the host, but it may die at any time: every call ends with an answer or an error.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -73,6 +76,18 @@ impl Qmp {
             }
             return Ok(answer.get_mut("return").map(Value::take).unwrap_or_default());
         }
+    }
+
+    /// Hands a descriptor to qemu, which then knows it by this name.
+    pub fn send_descriptor(&mut self, name: &str, descriptor: BorrowedFd<'_>) -> Result<()> {
+        // The descriptor travels with the first byte of the command that takes it; a blank before a command is nothing.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [descriptor];
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        sendmsg(self.reader.get_ref(), &[IoSlice::new(b" ")], &mut control, SendFlags::empty())
+            .context(ErrorKind::Internal, || "cannot hand a descriptor to qemu")?;
+        self.execute("getfd", json!({"fdname": name})).map(drop)
     }
 
     /// Waits for an event of this name and returns its data.

@@ -1,12 +1,14 @@
 //! The host: the only place that spawns programs, downloads, or renames durably.
 
 mod cancel;
+pub(crate) mod decompress;
 pub mod digest;
 pub mod durable;
 pub mod escape;
 mod guard;
 mod helper;
 mod process;
+mod script;
 pub mod subordinate;
 mod terminal;
 
@@ -14,6 +16,7 @@ pub use cancel::Cancel;
 pub use guard::Guard;
 pub use helper::{CHANNEL_FD, Helper, HelperCommand};
 pub use process::Tool;
+pub use script::{Output, Script};
 pub use terminal::RawTerminal;
 
 /// Where a program is, by this process's search path; none where it is not.

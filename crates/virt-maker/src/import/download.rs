@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::decompress::{Compression, SIGNATURE};
+use crate::host::decompress::{Compression, SIGNATURE};
 use super::{Import, ImportContext, ImportKey, ImportKind, fetch, http, sources};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
@@ -88,7 +88,7 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
 }
 
 /// A path as a URL writes it, with `%20` for a blank.
-fn decode(path: &str) -> Option<String> {
+pub(super) fn decode(path: &str) -> Option<String> {
     let mut bytes = Vec::new();
     let mut rest = path.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -1,17 +1,17 @@
 //! Imports: where a base comes from, one file per kind. Adding one works as for steps.
 
-mod decompress;
 mod fetch;
 mod http;
 mod sources;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Events;
-use crate::host::Cancel;
-use crate::key::HostInput;
+use crate::host::{Cancel, digest};
+use crate::key::{Digest, HostInput};
 use crate::template::{Need, Parse};
 
 /// The table: declares the module of each kind and lists what it is.
@@ -103,4 +103,35 @@ pub struct ImportKey {
     pub inputs: Vec<HostInput>,
     /// Where the fetched bytes lie already, if anywhere.
     pub fetched: Option<PathBuf>,
+}
+
+/// Fetches a URL (http, https, file) whose bytes have to have this digest, for a step. The file is open at its start;
+/// nothing of it is left when it is closed, but what an attempt that broke off had fetched is kept for the next one.
+pub fn fetch_checked(url: &str, wanted: Digest, context: &ImportContext<'_>) -> Result<File> {
+    let failed = || format!("cannot read {}", http::shown(url));
+    let wrong = |found: Digest| {
+        let message = format!("{}: wrong checksum: expected sha256:{wanted}, found sha256:{found}", http::shown(url));
+        Error::new(ErrorKind::Template, message).with_hint("compare with what its publisher says")
+    };
+    if let Some(path) = url.strip_prefix("file://") {
+        let path = download::decode(path).map(PathBuf::from).filter(|path| path.is_file());
+        let path = path.ok_or_else(|| Error::new(ErrorKind::Template, format!("{url} is no file of the host")))?;
+        let found = digest::of_file(&path).context(ErrorKind::Template, failed)?;
+        let file = File::open(&path).context(ErrorKind::Template, failed)?;
+        return if found == wanted { Ok(file) } else { Err(wrong(found)) };
+    }
+    loop {
+        let fetched = fetch::fetch(url, context)?;
+        let found = digest::of_file(fetched.path()).context(ErrorKind::Host, failed)?;
+        let fresh = fetched.fresh;
+        let file = File::open(fetched.path()).context(ErrorKind::Host, failed)?;
+        fetched.discard();
+        if found == wanted {
+            return Ok(file);
+        }
+        // What an earlier run left may be older than what the server has now.
+        if fresh {
+            return Err(wrong(found));
+        }
+    }
 }

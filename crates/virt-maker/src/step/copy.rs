@@ -5,17 +5,18 @@
 //! 0755. Owner is root unless `chown` says otherwise. The bytes that are hashed are the bytes that are copied: a file
 //! that changes in between is an error.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
-use super::{Step, StepKey, StepKind, first_line};
+use super::support::owner::{Looks, Owner};
+use super::support::{host_file, paths, words};
+use super::{Step, StepContext, StepKey, StepKind, first_line, firstboot};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::{Attributes, FileKind, Guest};
@@ -47,7 +48,7 @@ struct Arguments {
     chmod: Option<String>,
     /// `user` or `user:group`, by name or number. Without it, root.
     chown: Option<String>,
-    /// Copying at the first boot, which this version does not do: `true` is refused.
+    /// Keep it aside in the guest and put it in its place at the first boot.
     simple: Option<bool>,
 }
 
@@ -55,7 +56,8 @@ struct CopyStep {
     dest: String,
     from: From,
     mode: Option<u32>,
-    owner: Option<(String, Option<String>)>,
+    owner: Option<Owner>,
+    simple: bool,
 }
 
 enum From {
@@ -63,16 +65,10 @@ enum From {
     Host(PathBuf),
 }
 
-/// Password and group files are not larger.
-const DATABASE_MAX: u64 = 16 << 20;
-
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let arguments: Arguments = from_node(node)?;
     let at = |name: &str| node.get(name).unwrap_or(node);
     let mut problems = Vec::new();
-    if arguments.simple == Some(true) {
-        problems.push(at("simple").diagnostic("`simple` (copying at the first boot) is not supported by this version yet"));
-    }
     let path = Path::new(&arguments.dest);
     let climbs = path.components().any(|part| matches!(part, Component::ParentDir));
     if !path.is_absolute() || climbs || arguments.dest.contains('\0') || path == Path::new("/") {
@@ -91,21 +87,9 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
             From::Text(String::new())
         }
     };
-    let mode = arguments.chmod.and_then(|text| match u32::from_str_radix(&text, 8) {
-        Ok(mode) if mode <= 0o7777 => Some(mode),
-        _ => {
-            let message = format!("`{}` is not a mode; expected octal digits such as 0644", text.escape_debug());
-            problems.push(at("chmod").diagnostic(message));
-            None
-        }
-    });
-    let owner = arguments.chown.map(|text| match text.split_once([':', '.']) {
-        Some((user, group)) => (user.to_owned(), Some(group.to_owned())),
-        None => (text, None),
-    });
-    if owner.as_ref().is_some_and(|(user, group)| user.is_empty() || group.as_ref().is_some_and(String::is_empty)) {
-        problems.push(at("chown").diagnostic("expected `user` or `user:group`"));
-    }
+    let looks = Looks::read(node, arguments.chmod.as_deref(), arguments.chown.as_deref(), &mut problems);
+    let Looks { mode, owner } = looks;
+    let simple = arguments.simple == Some(true);
     let dest = match (&from, arguments.dest.strip_suffix('/')) {
         // Into a folder, under the name that it has on the host.
         (From::Host(source), Some(folder)) => {
@@ -118,7 +102,7 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
         }
         (_, None) => arguments.dest,
     };
-    if problems.is_empty() { Ok(Box::new(CopyStep { dest, from, mode, owner })) } else { Err(problems) }
+    if problems.is_empty() { Ok(Box::new(CopyStep { dest, from, mode, owner, simple })) } else { Err(problems) }
 }
 
 impl Step for CopyStep {
@@ -133,8 +117,8 @@ impl Step for CopyStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let owner = self.owner.as_ref().map(|(user, group)| json!([user, group]));
-        let (arguments, inputs) = match &self.from {
+        let owner = self.owner.as_ref().map(Owner::key);
+        let (mut arguments, inputs) = match &self.from {
             From::Text(text) => {
                 (json!({"dest": self.dest, "content": text, "mode": self.mode, "owner": owner}), Vec::new())
             }
@@ -144,45 +128,21 @@ impl Step for CopyStep {
                 (json!({"dest": self.dest, "owner": owner}), inputs)
             }
         };
+        if self.simple {
+            arguments["simple"] = json!(true);
+        }
         Ok(StepKey { arguments, inputs })
     }
 
-    fn run(&self, key: &StepKey, guest: &mut dyn Guest) -> Result<()> {
-        let (uid, gid) = self.resolve_owner(guest)?;
-        let attributes = |mode| Attributes { mode: Some(mode), uid: Some(uid), gid: Some(gid) };
-        if let Some((folder, _)) = self.dest.rsplit_once('/').filter(|(folder, _)| !folder.is_empty())
-            && guest.stat(folder)?.is_none()
-        {
-            guest.mkdir(folder, Attributes::default(), true)?;
+    fn run(&self, key: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+        if self.simple {
+            return self.at_first_boot(key, guest);
         }
-        let source = match &self.from {
-            From::Text(text) => {
-                return guest.write(&self.dest, &mut text.as_bytes(), attributes(self.mode.unwrap_or(0o644)));
-            }
-            From::Host(source) => source,
+        let owner = match &self.owner {
+            Some(owner) => owner.resolve(guest)?,
+            None => (0, 0),
         };
-        for input in &key.inputs {
-            let path = if input.name.is_empty() { source.clone() } else { source.join(&input.name) };
-            let dest = if input.name.is_empty() { self.dest.clone() } else { format!("{}/{}", self.dest, input.name) };
-            match input.kind.as_str() {
-                "directory" => {
-                    if guest.stat(&dest)?.is_some_and(|there| there.kind != FileKind::Directory) {
-                        guest.remove(&dest)?;
-                    }
-                    guest.mkdir(&dest, attributes(input.mode), false)?;
-                }
-                "symlink" => {
-                    let target = link_target(&path)?;
-                    if Digest::of(target.as_bytes()) != input.digest {
-                        return Err(changed(&path));
-                    }
-                    guest.symlink(&target, &dest)?;
-                    guest.set_attributes(&dest, Attributes { mode: None, uid: Some(uid), gid: Some(gid) })?;
-                }
-                _ => copy_file(guest, &path, &dest, input, attributes(input.mode))?,
-            }
-        }
-        Ok(())
+        self.put(key, guest, &self.dest, owner)
     }
 }
 
@@ -229,41 +189,63 @@ impl CopyStep {
         Ok(())
     }
 
-    /// Ids of the owner, by number or by the guest's own names.
-    fn resolve_owner(&self, guest: &mut dyn Guest) -> Result<(u32, u32)> {
-        let Some((user, group)) = &self.owner else { return Ok((0, 0)) };
-        let (uid, primary) = match user.parse() {
-            Ok(uid) => (uid, None),
-            Err(_) => {
-                let entry = find(guest, "/etc/passwd", user)?;
-                (number(&entry, 2)?, Some(number(&entry, 3)?))
+    /// Puts it at `dest` in the guest.
+    fn put(&self, key: &StepKey, guest: &mut dyn Guest, dest: &str, (uid, gid): (u32, u32)) -> Result<()> {
+        let attributes = |mode| Attributes { mode: Some(mode), uid: Some(uid), gid: Some(gid) };
+        paths::make_parent(guest, dest)?;
+        let source = match &self.from {
+            From::Text(text) => {
+                return guest.write(dest, &mut text.as_bytes(), attributes(self.mode.unwrap_or(0o644)));
             }
+            From::Host(source) => source,
         };
-        let gid = match group {
-            None => primary.unwrap_or(0),
-            Some(group) => match group.parse() {
-                Ok(gid) => gid,
-                Err(_) => number(&find(guest, "/etc/group", group)?, 2)?,
-            },
-        };
-        Ok((uid, gid))
+        for input in &key.inputs {
+            let path = if input.name.is_empty() { source.clone() } else { source.join(&input.name) };
+            let dest = if input.name.is_empty() { dest.to_owned() } else { format!("{dest}/{}", input.name) };
+            match input.kind.as_str() {
+                "directory" => {
+                    if guest.stat(&dest)?.is_some_and(|there| there.kind != FileKind::Directory) {
+                        guest.remove(&dest)?;
+                    }
+                    guest.mkdir(&dest, attributes(input.mode), false)?;
+                }
+                "symlink" => {
+                    let target = link_target(&path)?;
+                    if Digest::of(target.as_bytes()) != input.digest {
+                        return Err(host_file::changed(&path));
+                    }
+                    guest.symlink(&target, &dest)?;
+                    guest.set_attributes(&dest, Attributes { mode: None, uid: Some(uid), gid: Some(gid) })?;
+                }
+                _ => host_file::put(guest, &path, &dest, input, attributes(input.mode))?,
+            }
+        }
+        Ok(())
     }
-}
 
-fn find(guest: &mut dyn Guest, file: &str, name: &str) -> Result<Vec<String>> {
-    let text = guest.read(file, DATABASE_MAX)?;
-    let text = String::from_utf8_lossy(&text);
-    let entry = text.lines().map(|line| line.split(':').map(str::to_owned).collect::<Vec<_>>());
-    entry.into_iter().find(|fields| fields.first().is_some_and(|first| first == name)).ok_or_else(|| {
-        Error::new(ErrorKind::Step, format!("the guest's {file} has no `{}`", name.escape_debug()))
-    })
-}
-
-fn number(fields: &[String], index: usize) -> Result<u32> {
-    fields
-        .get(index)
-        .and_then(|field| field.parse().ok())
-        .ok_or_else(|| Error::new(ErrorKind::Step, "an entry of the guest's user database cannot be read"))
+    /// Keeps it aside in the guest, with a script that puts it in its place at the first boot. Names of the owner are
+    /// looked up then.
+    fn at_first_boot(&self, key: &StepKey, guest: &mut dyn Guest) -> Result<()> {
+        let place = firstboot::Place::next(guest)?;
+        let data = place.data();
+        // Not readable for others until it is where it belongs.
+        let folder = data.rsplit_once('/').map_or("/", |(folder, _)| folder);
+        guest.mkdir(folder, Attributes { mode: Some(0o700), uid: Some(0), gid: Some(0) }, true)?;
+        self.put(key, guest, &data, (0, 0))?;
+        let whole_folder = key.inputs.first().is_some_and(|input| input.kind == "directory");
+        let (from, to) = (words::quote(&data), words::quote(&self.dest));
+        let parent = words::quote(paths::split(&self.dest).0);
+        let mut script = format!("#!/bin/sh -e\necho copying to {to}\nmkdir -p {parent}\n");
+        script.push_str(&match whole_folder {
+            true => format!("mkdir -p {to}\ncp -a {from}/. {to}/\n"),
+            false => format!("rm -f {to}\ncp -a {from} {to}\n"),
+        });
+        if let Some(owner) = &self.owner {
+            script.push_str(&format!("chown -R -h {} {to}\n", words::quote(&owner.text())));
+        }
+        script.push_str(&format!("rm -rf {from}\n"));
+        place.finish(guest, &script)
+    }
 }
 
 fn link_target(path: &Path) -> Result<String> {
@@ -273,7 +255,7 @@ fn link_target(path: &Path) -> Result<String> {
 }
 
 /// Whether a link called `name` within a folder leads out of that folder.
-fn leads_out(name: &str, target: &str) -> bool {
+pub(super) fn leads_out(name: &str, target: &str) -> bool {
     let mut depth = Path::new(name).components().count() as i64 - 1;
     for part in Path::new(target).components() {
         match part {
@@ -287,31 +269,6 @@ fn leads_out(name: &str, target: &str) -> bool {
         }
     }
     false
-}
-
-fn copy_file(guest: &mut dyn Guest, path: &Path, dest: &str, input: &HostInput, attributes: Attributes) -> Result<()> {
-    let file = File::open(path).context(ErrorKind::Template, || format!("cannot read {}", path.display()))?;
-    let mut reader = Hashed { file, hasher: Sha256::new() };
-    guest.write(dest, &mut reader, attributes)?;
-    // The layer is not sealed after an error, so the wrong bytes go nowhere.
-    if Digest::from_bytes(reader.hasher.finalize().into()) == input.digest { Ok(()) } else { Err(changed(path)) }
-}
-
-fn changed(path: &Path) -> Error {
-    Error::new(ErrorKind::Template, format!("{} changed during the build", path.display())).with_hint("build again")
-}
-
-struct Hashed {
-    file: File,
-    hasher: Sha256,
-}
-
-impl Read for Hashed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
-    }
 }
 
 #[cfg(test)]

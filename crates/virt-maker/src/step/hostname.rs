@@ -1,10 +1,12 @@
-//! `hostname`: the guest's name, in `/etc/hostname` and, where a guest has it, in `/etc/sysconfig/network`.
+//! `hostname`: the guest's name, in `/etc/hostname`, in `/etc/hosts` and, where a guest has it, in
+//! `/etc/sysconfig/network`.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Step, StepKey, StepKind};
+use super::support::{paths, texts};
+use super::{Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::guest::{Attributes, Guest};
@@ -16,15 +18,14 @@ pub(super) static KIND: StepKind = StepKind {
     arguments: arguments::<Name>,
     example: "hostname: web1.example.org",
     needs: &[],
-    version: 1,
+    version: 2,
     network: false,
     parse,
 };
 
 /// Old Red Hat guests read their name from here.
 const SYSCONFIG: &str = "/etc/sysconfig/network";
-/// No such file is larger.
-const SYSCONFIG_MAX: u64 = 1 << 20;
+const HOSTS: &str = "/etc/hosts";
 
 /// A host name: letters, digits and inner hyphens, in parts of at most 63, joined by dots.
 #[derive(Deserialize, JsonSchema)]
@@ -61,16 +62,74 @@ impl Step for HostnameStep {
         Ok(StepKey { arguments: json!({ "name": self.name }), inputs: Vec::new() })
     }
 
-    fn run(&self, _: &StepKey, guest: &mut dyn Guest) -> Result<()> {
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+        let before = texts::read(guest, "/etc/hostname")?.unwrap_or_default();
+        let before = before.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+        let hosts = texts::read(guest, HOSTS)?;
+        let new = in_hosts(hosts.as_deref().unwrap_or("127.0.0.1 localhost\n"), before, &self.name);
+        texts::write(guest, HOSTS, hosts.as_deref(), &new)?;
         let text = format!("{}\n", self.name);
         guest.write("/etc/hostname", &mut text.as_bytes(), Attributes::default())?;
-        let Some(stat) = guest.stat(SYSCONFIG)? else { return Ok(()) };
-        let old = guest.read(SYSCONFIG, SYSCONFIG_MAX)?;
-        let old = String::from_utf8_lossy(&old);
-        let others: String =
-            old.lines().filter(|line| !line.trim_start().starts_with("HOSTNAME=")).map(|line| format!("{line}\n")).collect();
-        let new = format!("{others}HOSTNAME={}\n", self.name);
-        let attributes = Attributes { mode: Some(stat.mode), uid: Some(stat.uid), gid: Some(stat.gid) };
-        guest.write(SYSCONFIG, &mut new.as_bytes(), attributes)
+        if paths::exists(guest, SYSCONFIG)? {
+            texts::change(guest, SYSCONFIG, |old| {
+                let others = old.lines().filter(|line| !line.trim_start().starts_with("HOSTNAME="));
+                let others: String = others.map(|line| format!("{line}\n")).collect();
+                format!("{others}HOSTNAME={}\n", self.name)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// `/etc/hosts` with the new name where the old one was; on a line for 127.0.1.1 where it was nowhere.
+fn in_hosts(text: &str, before: Option<&str>, name: &str) -> String {
+    let short = name.split('.').next().unwrap_or(name);
+    let names = if short == name { name.to_owned() } else { format!("{name} {short}") };
+    let old_short = before.map(|old| old.split('.').next().unwrap_or(old));
+    let is_old = |word: &str| !word.starts_with("localhost") && (Some(word) == before || Some(word) == old_short);
+    let (mut new, mut found) = (String::new(), false);
+    for line in text.lines() {
+        let (entry, comment) = line.split_at(line.find('#').unwrap_or(line.len()));
+        let mut words = entry.split_whitespace();
+        let address = words.next().unwrap_or_default();
+        let all: Vec<&str> = words.collect();
+        if address == "127.0.1.1" && !found {
+            found = true;
+            new.push_str(&format!("127.0.1.1 {names}{comment}\n"));
+        } else if all.iter().any(|word| is_old(word)) {
+            found = true;
+            let mut kept: Vec<&str> = all.iter().copied().filter(|word| !is_old(word)).collect();
+            // In its place: what stands first is what an address is called.
+            let place = all.iter().position(|word| is_old(word)).unwrap_or(0);
+            kept.insert(place.min(kept.len()), &names);
+            new.push_str(&format!("{address} {}{comment}\n", kept.join(" ")));
+        } else {
+            found |= all.contains(&name);
+            new.push_str(line);
+            new.push('\n');
+        }
+    }
+    if !found {
+        new.push_str(&format!("127.0.1.1 {names}\n"));
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_has_the_new_name_where_the_old_one_was() {
+        for (text, before, name, expected) in [
+            ("127.0.0.1 localhost\n127.0.1.1 tiny\n", Some("tiny"), "web", "127.0.0.1 localhost\n127.0.1.1 web\n"),
+            ("127.0.1.1\told.lan old # ours\n", Some("old"), "a.b", "127.0.1.1 a.b a# ours\n"),
+            ("127.0.0.1 localhost\n", None, "a.b", "127.0.0.1 localhost\n127.0.1.1 a.b a\n"),
+            ("127.0.0.1 localhost old\n::1 localhost\n", Some("old"), "web", "127.0.0.1 localhost web\n::1 localhost\n"),
+            ("10.0.0.1 web\n", Some("localhost"), "web", "10.0.0.1 web\n"),
+            ("# 127.0.1.1 x", Some("x"), "y", "# 127.0.1.1 x\n127.0.1.1 y\n"),
+        ] {
+            assert_eq!(in_hosts(text, before, name), expected);
+        }
     }
 }

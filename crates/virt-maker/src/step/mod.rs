@@ -3,9 +3,13 @@
 //! To add one, write `step/NAME.rs` like its neighbours (arguments as a type, how they are keyed, how they run) and
 //! add its name to the table below. Nothing else in the tree knows a step by name.
 
+use std::fs::File;
+use std::path::Path;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Exit, Guest, Run};
-use crate::key::HostInput;
+use crate::host::{Cancel, Output};
+use crate::key::{Digest, HostInput};
 use crate::template::{Need, Parse};
 
 /// The table: declares the module of each kind and lists what it is.
@@ -17,11 +21,33 @@ macro_rules! steps {
     };
 }
 
+mod support;
+
 steps! {
     copy,
+    delete,
+    download_to,
+    edit,
+    file,
+    firstboot,
+    grub_append,
     hostname,
     install,
+    link,
+    local_run,
+    mkdir,
+    r#move,
+    remove,
+    repo,
+    rootpass,
     run,
+    selinux,
+    service,
+    ssh_keygen,
+    sysprep,
+    unpack,
+    update,
+    user,
 }
 
 /// What a kind of step is, for the table, the documentation and the loader.
@@ -52,14 +78,27 @@ pub trait Step: Send + Sync {
     /// The arguments in normal form and digests of all bytes that it takes from the host.
     fn key_inputs(&self) -> Result<StepKey>;
 
-    /// Whether it runs programs on the host, which needs the user's permission.
+    /// Whether it runs a program that the template brings on the host. The loader refuses it unless the user allowed
+    /// that.
     fn runs_on_host(&self) -> bool {
         false
     }
 
     /// Does it. Uses only bytes from the host whose digest is that in `key`; anything else is an error. A program of
     /// the guest that fails is an error made with [`run_checked`].
-    fn run(&self, key: &StepKey, guest: &mut dyn Guest) -> Result<()>;
+    fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()>;
+}
+
+/// What a step may use besides the guest.
+pub struct StepContext<'a> {
+    /// The log of the step.
+    pub output: Output,
+    /// Asked regularly.
+    pub cancel: &'a Cancel,
+    /// A private folder on the host.
+    pub scratch: &'a Path,
+    /// Fetches a URL whose bytes have to have this digest; the file is open at its start, and gone when it is closed.
+    pub fetch: &'a dyn Fn(&str, Digest) -> Result<File>,
 }
 
 /// What enters the key of a step besides its kind and its parent.

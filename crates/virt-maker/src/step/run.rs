@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Step, StepKey, StepKind, first_line, run_checked};
+use super::{Step, StepContext, StepKey, StepKind, first_line, run_checked};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::guest::{Guest, Run};
@@ -50,7 +50,7 @@ impl Step for RunStep {
         Ok(StepKey { arguments: json!({ "script": self.script }), inputs: Vec::new() })
     }
 
-    fn run(&self, _: &StepKey, guest: &mut dyn Guest) -> Result<()> {
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
         let script = if self.script.starts_with("#!") { self.script.clone() } else { format!("#!/bin/sh\n{}", self.script) };
         let run = Run { script: Some(script), network: KIND.network, ..Run::default() };
         run_checked(guest, &run, "the script")

@@ -15,12 +15,12 @@
 //! ```
 //!
 //! # What holds
-//! - A layer appears by one rename of its folder, after its image is in place and everything is synced ([`seal`]). A
-//!   crash leaves only `tmp/`, and at most an image that a record in there disowns; the next process that opens the
-//!   store removes both.
-//! - All images lie in one folder. qemu resolves a backing file's name against the name of the file above it, text to
-//!   text, so a name with a folder in it would make each level's path longer than the one above, until the kernel
-//!   refuses it some sixty layers down.
+//! - A layer appears by one rename of its folder, after everything is synced ([`seal`]). A crash leaves only `tmp/`, and
+//!   images that a record in there disowns; the next process that opens the store removes both.
+//! - All images lie in one folder, also while they are made. qemu resolves a backing file's name against the name of
+//!   the file above it, text to text: a name with a folder in it would make each level's path longer than the one
+//!   above, until the kernel refuses it some sixty layers down. And where the result is not the name by which the
+//!   backing file is open, qemu describes the chain below as JSON, anew for each level whenever the graph changes.
 //! - A layer is read-only for good. One that is made anew (`--force`) replaces the old folder as a whole and gets a
 //!   new `id` and so another image; every layer records the `id` of the parent it was made on, so a layer whose parent
 //!   was replaced is a miss, never a wrong hit.
@@ -46,9 +46,10 @@ pub use record::{Layer, LayerRecord, RECORD_VERSION};
 pub use seal::Draft;
 pub use workspace::Workspace;
 
+use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::durable;
-use crate::key::LayerKey;
+use crate::key::{KeyMaterial, LayerKey};
 
 /// The version of the layout that this program reads and writes.
 pub const FORMAT: u32 = 2;
@@ -226,10 +227,21 @@ impl Store {
         Workspace::create(&self.root.join("tmp"), self.images_dir())
     }
 
+    /// A draft of the layer that `material` names, with `folder`, a subfolder of a workspace, for its record and log.
+    pub fn draft(
+        &self,
+        folder: PathBuf,
+        material: KeyMaterial,
+        format: ImageFormat,
+        virtual_size: u64,
+    ) -> Result<Draft> {
+        Draft::new(folder, self.images_dir(), material, format, virtual_size)
+    }
+
     /// Makes a draft a layer, for good; see [`seal`]. The caller holds the lock of its key.
     pub fn seal(&self, draft: Draft) -> Result<Layer> {
         let folder = self.layer_dir(draft.record.key);
-        seal::seal(draft, &folder, &self.images_dir())
+        seal::seal(draft, &folder)
     }
 }
 

@@ -79,6 +79,11 @@ impl LayerRecord {
         self.material.parent
     }
 
+    /// The text of the record's file.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("a record is serialisable")
+    }
+
     /// Reads a record, or says in words why it cannot be used.
     pub(super) fn parse(text: &[u8]) -> Result<LayerRecord, String> {
         #[derive(Deserialize)]

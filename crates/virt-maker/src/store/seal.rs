@@ -1,12 +1,11 @@
 //! To seal: to make a draft a layer, for good, atomically.
 //!
 //! ```text
-//! fsync image, fsync log  ->  write and fsync record  ->  fsync draft folder
-//!   ->  rename image to images/KEY-ID  ->  fsync images/  ->  rename draft folder to layers/KEY  ->  fsync layers/
+//! fsync image, images/ and log  ->  write and fsync record  ->  fsync draft folder  ->  rename to layers/KEY  ->  fsync layers/
 //! ```
-//! A crash before the last rename leaves a draft, which is swept, and the image with it where the draft's record names
-//! it. After it the layer is whole, because everything in it was synced before; a crash before the last fsync can only
-//! lose the whole layer, which is a miss.
+//! The image lies in images/ from the beginning. A draft has a record from the beginning too, not synced: by it, whoever
+//! sweeps the draft after a crash finds the image that goes with it. After the rename the layer is whole, because
+//! everything in it was synced before; a crash before the last fsync can only lose the whole layer, which is a miss.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -22,20 +21,25 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::host::{digest, durable};
 use crate::key::{Digest, KeyMaterial, LayerKey};
 
-/// A layer in the making: a folder in a workspace that holds the image and, perhaps, `log.txt`. The record is written
-/// when it is sealed.
+/// A layer in the making: an image, and a folder in a workspace that holds its record and, perhaps, `log.txt`.
 #[derive(Debug)]
 pub struct Draft {
     /// The folder; it is moved as a whole.
     pub folder: PathBuf,
+    images: PathBuf,
     /// The record as far as it is known before the image is complete.
     pub(super) record: LayerRecord,
 }
 
 impl Draft {
-    /// A draft of the layer that `material` names, in `folder`. It gets its `id` now, so that a child can be begun
-    /// before this one is sealed.
-    pub fn new(folder: PathBuf, material: KeyMaterial, format: ImageFormat, virtual_size: u64) -> Result<Draft> {
+    /// It gets its `id` now, so that a child can be begun before this one is sealed.
+    pub(super) fn new(
+        folder: PathBuf,
+        images: PathBuf,
+        material: KeyMaterial,
+        format: ImageFormat,
+        virtual_size: u64,
+    ) -> Result<Draft> {
         let record = LayerRecord {
             version: RECORD_VERSION,
             key: material.key(),
@@ -53,7 +57,10 @@ impl Draft {
             engine: None,
             tool: env!("CARGO_PKG_VERSION").into(),
         };
-        Ok(Draft { folder, record })
+        let place = folder.join(record::FILE);
+        fs::write(&place, record.to_json())
+            .context(ErrorKind::Store, || format!("cannot write {}", place.display()))?;
+        Ok(Draft { folder, images, record })
     }
 
     /// Key of the layer.
@@ -73,7 +80,7 @@ impl Draft {
 
     /// Where the image is to be written.
     pub fn image(&self) -> PathBuf {
-        self.folder.join(self.record.image_name())
+        self.images.join(self.record.image_name())
     }
 
     /// Where the log is to be written.
@@ -90,38 +97,34 @@ impl Draft {
     }
 }
 
-/// Seals `draft` as `target`, with its image in `images`, replacing what is there. The image is complete and nobody
-/// writes to it.
-pub(super) fn seal(draft: Draft, target: &Path, images: &Path) -> Result<Layer> {
+/// Seals `draft` as `target`, replacing what is there. The image is complete and nobody writes to it.
+pub(super) fn seal(draft: Draft, target: &Path) -> Result<Layer> {
+    let path = draft.image();
     let mut record = draft.record;
-    let image = draft.folder.join(record.image_name());
     let failed = || format!("cannot seal layer {}", record.key.short());
 
-    fs::set_permissions(&image, Permissions::from_mode(0o400)).context(ErrorKind::Store, failed)?;
-    durable::sync_file(&image).context(ErrorKind::Store, failed)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o400)).context(ErrorKind::Store, failed)?;
+    durable::sync_file(&path).context(ErrorKind::Store, failed)?;
+    durable::sync_dir(&draft.images).context(ErrorKind::Store, failed)?;
     let log = draft.folder.join("log.txt");
     if log.exists() {
         durable::sync_file(&log).context(ErrorKind::Store, failed)?;
     }
-    let digest = digest::of_file(&image).context(ErrorKind::Store, failed)?;
-    let length = fs::metadata(&image).context(ErrorKind::Store, failed)?.len();
-    let bytes = allocated_bytes(&image).context(ErrorKind::Store, failed)?;
+    let digest = digest::of_file(&path).context(ErrorKind::Store, failed)?;
+    let length = fs::metadata(&path).context(ErrorKind::Store, failed)?.len();
+    let bytes = allocated_bytes(&path).context(ErrorKind::Store, failed)?;
     record.digest = digest;
     record.length = length;
     record.bytes = bytes;
     record.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
 
     let failed = || format!("cannot seal layer {}", record.key.short());
-    let text = serde_json::to_vec_pretty(&record).expect("a record is serialisable");
     // Writes, syncs the file, and syncs the draft's folder.
-    durable::write(&draft.folder.join(record::FILE), &text).context(ErrorKind::Store, failed)?;
-    let path = images.join(record.image_name());
-    fs::rename(&image, &path).context(ErrorKind::Store, failed)?;
-    durable::sync_dir(images).context(ErrorKind::Store, failed)?;
+    durable::write(&draft.folder.join(record::FILE), &record.to_json()).context(ErrorKind::Store, failed)?;
     let replaced = put_in_place(&draft.folder, target).context(ErrorKind::Store, failed)?;
     durable::sync_dir(target.parent().expect("a layer lies in a folder")).context(ErrorKind::Store, failed)?;
     if replaced {
-        remove_other_images(images, &record);
+        remove_other_images(&draft.images, &record);
     }
     Ok(Layer { record, path, folder: target.to_owned() })
 }

@@ -28,9 +28,9 @@ fn material(text: &str) -> KeyMaterial {
     }
 }
 
-fn draft(workspace: &Workspace, text: &str) -> Draft {
+fn draft(store: &Store, workspace: &Workspace, text: &str) -> Draft {
     let folder = workspace.subfolder(text).unwrap();
-    let draft = Draft::new(folder, material(text), ImageFormat::Raw, 512).unwrap();
+    let draft = store.draft(folder, material(text), ImageFormat::Raw, 512).unwrap();
     fs::write(draft.image(), [7; 512]).unwrap();
     draft
 }
@@ -46,7 +46,7 @@ fn present(store: &Store, key: LayerKey) -> Layer {
 fn a_sealed_layer_is_there_and_read_only() {
     let (_folder, store) = store();
     let workspace = store.workspace().unwrap();
-    let mut draft = draft(&workspace, "one");
+    let mut draft = draft(&store, &workspace, "one");
     let key = draft.key();
     assert!(matches!(store.lookup(key), Lookup::Absent));
     draft.describe("echo one".into(), None, Some("chroot".into()), 0.25);
@@ -64,9 +64,9 @@ fn a_sealed_layer_is_there_and_read_only() {
 fn another_making_replaces_the_layer_and_has_another_id() {
     let (_folder, store) = store();
     let workspace = store.workspace().unwrap();
-    let first = store.seal(draft(&workspace, "one")).unwrap();
+    let first = store.seal(draft(&store, &workspace, "one")).unwrap();
     let workspace = store.workspace().unwrap();
-    let second = store.seal(draft(&workspace, "one")).unwrap();
+    let second = store.seal(draft(&store, &workspace, "one")).unwrap();
     assert_eq!(first.record.key, second.record.key);
     assert_ne!(first.record.id, second.record.id);
     assert_eq!(present(&store, first.record.key).record.id, second.record.id);
@@ -78,23 +78,24 @@ fn images(store: &Store) -> Vec<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// A crash between the rename of the image and that of the folder; and a damaged record, replaced.
+/// A draft that was not sealed, a crash before the last rename, and a damaged record, replaced.
 #[test]
 fn no_image_stays_without_its_layer() {
     let (_folder, store) = store();
     let workspace = store.workspace().unwrap();
-    let sealed = store.seal(draft(&workspace, "one")).unwrap();
+    draft(&store, &workspace, "zero");
+    let sealed = store.seal(draft(&store, &workspace, "one")).unwrap();
     // The layer's folder is a draft again, as before the last rename.
     fs::rename(&sealed.folder, workspace.path().join("again")).unwrap();
-    assert_eq!(images(&store).len(), 1);
+    assert_eq!(images(&store).len(), 2);
     drop(workspace);
     assert_eq!(images(&store), Vec::<String>::new());
 
     let workspace = store.workspace().unwrap();
-    let damaged = store.seal(draft(&workspace, "two")).unwrap();
+    let damaged = store.seal(draft(&store, &workspace, "two")).unwrap();
     fs::write(damaged.folder.join("layer.json"), "{").unwrap();
     let workspace = store.workspace().unwrap();
-    let whole = store.seal(draft(&workspace, "two")).unwrap();
+    let whole = store.seal(draft(&store, &workspace, "two")).unwrap();
     drop(workspace);
     assert_eq!(images(&store), [whole.record.image_name()]);
 }
@@ -124,7 +125,7 @@ fn what_does_not_fit_is_damaged_not_a_hit() {
     ];
     for (number, (problem, damage)) in damage.iter().enumerate() {
         let workspace = store.workspace().unwrap();
-        let layer = store.seal(draft(&workspace, &number.to_string())).unwrap();
+        let layer = store.seal(draft(&store, &workspace, &number.to_string())).unwrap();
         damage(&layer);
         match store.lookup(layer.record.key) {
             Lookup::Damaged(said) => assert!(said.contains(problem), "{said}"),

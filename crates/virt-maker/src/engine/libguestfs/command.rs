@@ -13,16 +13,13 @@ use virt_maker_agent::protocol::{Exit, Failure, Run, TerminalSize};
 use super::ffi::CallError;
 use super::session::LibguestfsSession;
 use super::terminal;
+use crate::engine::user_network::resolv_conf;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Where the appliance keeps what is ours.
 const HERE: &str = "/run/virt-maker";
 /// Jobs up to this many bytes go with the call.
 const INLINE: usize = 96 * 1024;
-/// DNS of qemu's user network, which asks the host's resolver.
-const NAMESERVER: &str = "nameserver 169.254.2.3\n";
-/// The host, as the user network shows it.
-const GATEWAY: &str = "169.254.2.2";
 /// Capabilities of a command: those that the agent gives (`sandbox.rs`), so that all engines allow the same.
 const BOUNDING_SET: &str = "-all,+audit_write,+chown,+dac_override,+fowner,+fsetid,+kill,+linux_immutable,+mknod,\
     +net_bind_service,+setfcap,+setgid,+setpcap,+setuid,+sys_chroot";
@@ -193,50 +190,6 @@ pub(super) fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// The host's `resolv.conf` as it works behind qemu's user network: servers on the host's loopback are not there, so
-/// qemu's own takes their place.
-fn resolv_conf(text: Option<&str>) -> String {
-    let Some(text) = text else { return NAMESERVER.into() };
-    let mut out = String::new();
-    let mut replaced = false;
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let server = (words.next() == Some("nameserver")).then(|| words.next().unwrap_or_default());
-        match server {
-            // IPv6 is off behind qemu.
-            Some(server) if server.starts_with("127.") || server.contains(':') => {
-                if !replaced {
-                    out.push_str(NAMESERVER);
-                    replaced = true;
-                }
-            }
-            _ => {
-                out.push_str(line);
-                out.push('\n');
-            }
-        }
-    }
-    out
-}
-
-/// Proxies as they are reached behind qemu's user network: what listens on the host's loopback is at its gateway.
-pub(super) fn behind_qemu(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let reachable = |value: &str| {
-        let start = value.find("://").map_or(0, |at| at + 3);
-        let end = value[start..].find('/').map_or(value.len(), |at| start + at);
-        // After the password, before the port.
-        let start = value[start..end].rfind('@').map_or(start, |at| start + at + 1);
-        let host = value[start..end].rsplit_once(':').map_or(&value[start..end], |(host, _)| host);
-        let loopback = host.eq_ignore_ascii_case("localhost") || host == "[::1]" || host.starts_with("127.");
-        match loopback {
-            true => format!("{}{GATEWAY}{}", &value[..start], &value[start + host.len()..]),
-            false => value.to_owned(),
-        }
-    };
-    let proxy = |name: &str| name.to_ascii_lowercase().ends_with("_proxy") && !name.eq_ignore_ascii_case("no_proxy");
-    env.iter().map(|(name, value)| (name.clone(), if proxy(name) { reachable(value) } else { value.clone() })).collect()
-}
-
 /// `status=N`, `guest=...`, `timeout=N` or `error=...`, as `appliance/run.sh` prints it.
 fn parse_answer(answer: &str) -> Result<Exit> {
     match answer.trim_end().split_once('=') {
@@ -280,29 +233,6 @@ mod tests {
             let out =
                 std::process::Command::new("/bin/sh").args(["-c", &format!("printf %s {}", quote(word))]).output();
             assert_eq!(String::from_utf8(out.unwrap().stdout).unwrap(), word);
-        }
-    }
-
-    #[test]
-    fn loopback_name_servers_become_qemu_s() {
-        assert_eq!(resolv_conf(None), NAMESERVER);
-        let text = "search a.example\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\noptions edns0\n";
-        let want = "search a.example\nnameserver 169.254.2.3\nnameserver 192.0.2.1\noptions edns0\n";
-        assert_eq!(resolv_conf(Some(text)), want);
-    }
-
-    #[test]
-    fn proxies_on_the_host_are_reached_through_the_gateway() {
-        for (name, value, want) in [
-            ("http_proxy", "http://127.0.0.1:3128/", "http://169.254.2.2:3128/"),
-            ("HTTPS_PROXY", "http://me:p@localhost:3128", "http://me:p@169.254.2.2:3128"),
-            ("http_proxy", "localhost", "169.254.2.2"),
-            ("http_proxy", "http://[::1]:8080", "http://169.254.2.2:8080"),
-            ("http_proxy", "http://proxy.example:3128/localhost", "http://proxy.example:3128/localhost"),
-            ("no_proxy", "localhost,127.0.0.1", "localhost,127.0.0.1"),
-        ] {
-            let env = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-            assert_eq!(behind_qemu(&env)[name], want);
         }
     }
 

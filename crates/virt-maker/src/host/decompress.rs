@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read};
 
 /// How a file is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compression {
+pub(crate) enum Compression {
     None,
     Gzip,
     Bzip2,
@@ -14,13 +14,13 @@ pub(super) enum Compression {
 }
 
 /// How many bytes [`Compression::of`] wants to see.
-pub(super) const SIGNATURE: usize = 6;
+pub(crate) const SIGNATURE: usize = 6;
 /// Most memory that unpacking xz may take, in bytes; its largest preset needs a quarter of it.
 const XZ_MEMORY: u64 = 256 << 20;
 
 impl Compression {
     /// The compression of a file that begins with `head`.
-    pub(super) fn of(head: &[u8]) -> Compression {
+    pub(crate) fn of(head: &[u8]) -> Compression {
         match head {
             [0x1f, 0x8b, ..] => Compression::Gzip,
             [b'B', b'Z', b'h', b'1'..=b'9', ..] => Compression::Bzip2,
@@ -33,7 +33,7 @@ impl Compression {
     }
 
     /// A reader of the content. Files of several members or streams are read to the end; a truncated file is an error.
-    pub(super) fn reader<'a, R: BufRead + 'a>(self, file: R) -> io::Result<Box<dyn Read + 'a>> {
+    pub(crate) fn reader<'a, R: BufRead + 'a>(self, file: R) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
             Compression::None => Box::new(file),
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),

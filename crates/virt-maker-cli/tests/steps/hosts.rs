@@ -1,0 +1,176 @@
+//! What steps refuse, and scripts on the host.
+
+use std::fs;
+use std::io::Write;
+
+use testkit::{TinyOptions, tiny_guest};
+
+use crate::common::Bench;
+
+#[test]
+fn scripts_on_the_host_need_permission() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let steps = [
+        "local_run: |\n        pwd > ran\n        echo said\n        echo wrong >&2".to_owned(),
+        "run: 'true'".to_owned(),
+    ];
+    let template = bench.template("t.yml", &steps, "");
+    let ran = bench.build("chroot", &template, &[]).exits(1);
+    assert!(ran.stderr.contains("--allow host-exec") && ran.stderr.contains("t.yml:5:7"), "{}", ran.stderr);
+    assert!(!bench.path("ran").exists() && bench.layers().is_empty());
+
+    let ran = bench.build("chroot", &template, &["--allow", "host-exec"]).exits(0);
+    assert_eq!(fs::read_to_string(bench.path("ran")).unwrap().trim(), bench.folder.path().to_str().unwrap());
+    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    assert!(said.contains("said\n") && said.contains("wrong\n"), "{said}");
+    // Done once: its layer is there.
+    fs::remove_file(bench.path("ran")).unwrap();
+    bench.build("chroot", &template, &["--allow", "host-exec"]).exits(0);
+    assert!(!bench.path("ran").exists());
+
+    // One that fails ends the build, and is no layer at the next one.
+    let template = bench.template("f.yml", &["local_run: exit 3".to_owned()], "");
+    for _ in 0..2 {
+        let ran = bench.build("chroot", &template, &["--allow", "host-exec"]).exits(4);
+        assert!(ran.stderr.contains("exit status: 3"), "{}", ran.stderr);
+    }
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+}
+
+/// Wrong arguments of every kind: one message each, with its place, before anything is built.
+#[test]
+fn wrong_arguments_are_refused_with_their_place() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    for (step, expected) in [
+        ("mkdir: relative/path", "absolute path in the guest"),
+        ("mkdir: /a/../../etc", "without `..`"),
+        ("mkdir: {path: /a, chmod: '9'}", "not a mode"),
+        ("mkdir: {path: /a, mode: '0755'}", "unknown argument `mode`"),
+        ("file: {path: /a}", "one of `content`"),
+        ("file: {path: /a, content: x, variables: {a: 1}}", "`variables` are for `template`"),
+        ("file: {path: /a, template: /no/such/file}", "cannot read the template"),
+        ("delete: /", "absolute path"),
+        ("delete: '/var/cache/*'", "takes names as they are"),
+        ("delete: []", "empty"),
+        ("move: {from: /a, to: /a/b}", "below it"),
+        ("move: {from: /a}", "`to` is missing"),
+        ("link: {path: /a, target: ''}", "1 to 4095 bytes"),
+        ("edit: {path: /a, match: '(', replace: ''}", "not a regular expression"),
+        ("user: {name: 'a;b'}", "not the name of a user"),
+        ("user: {name: -x}", "not the name of a user"),
+        ("user: {name: a, password_hash: secret}", "a hash as `crypt` makes it"),
+        ("user: {name: a, shell: '/bin/sh:x'}", "/etc/passwd"),
+        ("user: {name: a, ssh_keys: [\"ssh-rsa AAAA\\nssh-rsa AAAA\"]}", "one line with a public SSH key"),
+        ("service: {}", "names of services"),
+        ("service: {enable: '--now'}", "is not a name"),
+        ("service: {start: a}", "unknown argument `start`"),
+        ("install: ['a b']", "not the name of a package"),
+        ("remove: '$(x)'", "not the name of a package"),
+        ("update: all", "expected nothing"),
+        ("repo: {name: a, url: 'https://x'}", "one of `key`"),
+        ("repo: {name: ../a, url: 'https://x', unsigned: true}", "expected a name"),
+        ("repo: {name: a, url: \"https://x\\nEvil: yes\", unsigned: true}", "expected a URL"),
+        ("repo: {name: a, url: 'https://x', suite: ./, components: [main], unsigned: true}", "has no components"),
+        ("selinux: [on]", "expected a word"),
+        ("selinux: strict", "unknown value `strict`"),
+        ("grub_append: 'a b'", "one argument of a kernel"),
+        ("grub_append: ['x=$(y)']", "one argument of a kernel"),
+        ("rootpass: hunter2", "expected `password:TEXT`"),
+        ("rootpass: \"password:a\\nb\"", "one line"),
+        ("ssh_keygen: ../x", "is not a name"),
+        ("firstboot: ''", "the script is empty"),
+        ("local_run: ''", "the script is empty"),
+        ("download_to: {url: 'ftp://x/y', dest: /a, checksum: 'sha256:0'}", "expected a URL"),
+        ("download_to: {url: 'https://x/y', dest: /a}", "`checksum` is missing"),
+        ("unpack: {source: a.tar, dest: x}", "absolute path"),
+        ("unpack: {source: a.tar, dest: /x, strip: -1}", "strip"),
+        ("sysprep: {all: true}", "expected nothing"),
+    ] {
+        let template = bench.template("t.yml", &[step.to_owned()], "");
+        let ran = bench.build("chroot", &template, &[]).exits(1);
+        assert!(
+            ran.stderr.contains(expected) || ran.stderr.contains("t.yml:5") && expected == "strip",
+            "`{step}`: {}",
+            ran.stderr
+        );
+        assert!(ran.stderr.contains("t.yml:5:"), "`{step}`: {}", ran.stderr);
+        assert!(!ran.stderr.contains("hunter2") && !ran.stderr.contains("secret"), "{}", ran.stderr);
+    }
+    assert!(bench.layers().is_empty());
+}
+
+/// A guest that lacks what a step needs: one error that names it.
+#[test]
+fn what_a_guest_lacks_is_named() {
+    let files = vec![("/etc/os-release".to_owned(), b"ID=plan9\n".to_vec(), 0o644)];
+    let bench = Bench::new(tiny_guest(&TinyOptions { files, ..TinyOptions::default() }));
+    let empty = format!("sha256:{}", crate::sha256(b"x"));
+    fs::write(bench.path("payload"), "other").unwrap();
+    let download =
+        format!("download_to: {{url: 'file://{}', dest: /a, checksum: '{empty}'}}", bench.path("payload").display());
+    for (step, expected, code) in [
+        ("update:", "no package manager is known", 4),
+        ("grub_append: quiet", "the guest has no GRUB", 4),
+        ("selinux: disabled", "the guest has no SELinux", 4),
+        ("firstboot: echo", "neither systemd nor", 4),
+        ("service: {enable: a}", "none of systemctl", 4),
+        ("ssh_keygen: root", "no program `ssh-keygen`", 4),
+        ("user: {name: a, sudo: true}", "no program `sudo`", 4),
+        ("user: {name: a, shell: /bin/zsh}", "has no /bin/zsh", 4),
+        ("user: {name: a, groups: nosuch}", "has no `nosuch`", 4),
+        ("edit: {path: /etc/hosts, match: nowhere, replace: x}", "is nowhere in /etc/hosts", 4),
+        ("edit: {path: /etc/none, match: x, replace: x}", "the guest has no /etc/none", 4),
+        ("move: {from: /none, to: /b}", "is not there in the guest", 4),
+        ("move: {from: /etc/hosts, to: /etc}", "is a folder of the guest already", 4),
+        ("link: {path: /etc, target: x}", "is a folder of the guest", 4),
+        ("mkdir: {path: /a, chown: nosuch}", "has no `nosuch`", 4),
+        (&download, "wrong checksum", 1),
+    ] {
+        let template = bench.template("t.yml", &[step.to_owned()], "");
+        let ran = bench.build("chroot", &template, &[]);
+        assert!(ran.stderr.contains(expected), "`{step}`: {}", ran.stderr);
+        ran.exits(code);
+    }
+}
+
+/// Archives that want out of their folder, by python's `tarfile` and `zipfile`, which write whatever they are told.
+#[test]
+fn hostile_archives_are_refused() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let tar = |body: &str| {
+        format!(
+            "import io, tarfile\nt = tarfile.open('a', 'w')\ndef add(name, kind=tarfile.REGTYPE, link='', data=b'x'):\n i = tarfile.TarInfo(name); i.type = kind; i.linkname = link; i.size = len(data) if kind == tarfile.REGTYPE else 0\n t.addfile(i, io.BytesIO(data))\n{body}\nt.close()"
+        )
+    };
+    let zip =
+        |name: &str| format!("import zipfile\nz = zipfile.ZipFile('a', 'w')\nz.writestr('{name}', 'x')\nz.close()");
+    for (script, expected) in [
+        (tar("add('../x')"), "leads out of the folder"),
+        (tar("add('a/../../x')"), "leads out of the folder"),
+        (tar("add('/etc/x')"), "leads out of the folder"),
+        (tar("add('l', tarfile.SYMTYPE, '/etc')"), "outside of the folder"),
+        (tar("add('s/l', tarfile.SYMTYPE, '../../etc')"), "outside of the folder"),
+        (tar("add('d', tarfile.DIRTYPE); add('l', tarfile.SYMTYPE, 'd'); add('l/x')"), "goes through a link"),
+        (tar("add('h', tarfile.LNKTYPE, '../../etc/passwd')"), "leads out of the folder"),
+        (tar("add('dev', tarfile.CHRTYPE)"), "is a device"),
+        (tar("add('pipe', tarfile.FIFOTYPE)"), "is a device"),
+        (zip("../x"), "leads out of the folder"),
+        (zip("a\\\\..\\\\x"), "leads out of the folder"),
+        ("open('a', 'w').write('no archive')".to_owned(), "no archive that is known"),
+        ("open('a', 'w')".to_owned(), "no archive that is known"),
+    ] {
+        let mut python = std::process::Command::new("python3")
+            .arg("-")
+            .current_dir(bench.folder.path())
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        python.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        assert!(python.wait().unwrap().success());
+        let template = bench.template("t.yml", &["unpack: {source: a, dest: /srv/x}".to_owned()], "");
+        let ran = bench.build("chroot", &template, &[]);
+        assert!(ran.stderr.contains(expected), "{script}: {}", ran.stderr);
+        assert_ne!(ran.status, Some(0));
+        assert_eq!(bench.layers().len(), 1, "only the base");
+    }
+}

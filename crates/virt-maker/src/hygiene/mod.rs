@@ -1,0 +1,220 @@
+//! Hygiene: what a guest carries that an image for many machines should not: its identity, traces of use, caches.
+//!
+//! One table ([`rules`]) says what is looked for, how bad it is, and what [`clean`] does about it. Looking changes
+//! nothing. What is cleaned comes back by itself: at the next boot the guest makes a new machine-id and new SSH host
+//! keys (a guest that would not make keys gets a unit that does). What somebody may have put there on purpose (keys that
+//! may log in, a `resolv.conf`) is reported and stays.
+
+mod rules;
+
+use std::fmt;
+
+use self::rules::{Action, RULES, Rule};
+use crate::error::Result;
+use crate::guest::{Attributes, FileKind, Guest};
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Only takes space, or tells little.
+    Note,
+    /// Tells of a machine or of people, or lets somebody in.
+    Warning,
+    /// All machines that are made from the image share what each must have for itself.
+    Error,
+}
+
+/// Something that was found.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// What it is, in a few words.
+    pub what: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Paths in the guest, as data of the guest.
+    pub paths: Vec<String>,
+    /// Whether [`clean`] removes it.
+    pub cleaned: bool,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 3;
+        let shown: Vec<String> = self.paths.iter().take(SHOWN).map(|path| path.escape_debug().to_string()).collect();
+        write!(f, "{}: {}", self.what, shown.join(", "))?;
+        match self.paths.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// Looks for everything in the table; the worst comes first.
+pub fn inspect(guest: &mut dyn Guest) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for rule in RULES {
+        let paths = found(guest, rule)?;
+        if !paths.is_empty() {
+            let cleaned = rule.action != Action::Report;
+            findings.push(Finding { what: rule.what, severity: rule.severity, paths, cleaned });
+        }
+    }
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Ok(findings)
+}
+
+/// Removes what can be removed, and says what it was.
+pub fn clean(guest: &mut dyn Guest) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for rule in RULES.iter().filter(|rule| rule.action != Action::Report) {
+        let paths = found(guest, rule)?;
+        for path in &paths {
+            match rule.action {
+                Action::Remove => guest.remove(path)?,
+                // A mode of its own stays: some logs may be written by one user only.
+                Action::Empty => guest.write(path, &mut "".as_bytes(), Attributes::default())?,
+                Action::Lines(is_one) => {
+                    let old = guest.read(path, TEXT_MAX)?;
+                    let kept: Vec<&[u8]> =
+                        old.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_one(line)).collect();
+                    guest.write(path, &mut &*kept.concat(), Attributes::default())?;
+                }
+                Action::Report => {}
+            }
+        }
+        if !paths.is_empty() {
+            findings.push(Finding { what: rule.what, severity: rule.severity, paths, cleaned: true });
+        }
+    }
+    host_keys_come_back(guest)?;
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Ok(findings)
+}
+
+/// Files that are looked into are not larger.
+const TEXT_MAX: u64 = 1 << 20;
+/// Folders are not looked into deeper than this.
+const DEPTH_MAX: usize = 16;
+
+fn found(guest: &mut dyn Guest, rule: &Rule) -> Result<Vec<String>> {
+    let mut paths = Vec::new();
+    for pattern in rule.patterns {
+        let parts: Vec<&str> = pattern.split('/').skip(1).collect();
+        expand(guest, "", &parts, 0, &mut paths)?;
+    }
+    paths.sort();
+    paths.dedup();
+    let mut kept = Vec::new();
+    for path in paths {
+        let Some(stat) = guest.stat(&path)? else { continue };
+        let is_one = match (rule.action, stat.kind) {
+            (Action::Empty, FileKind::File) => stat.size > 0,
+            (Action::Empty, _) => false,
+            (Action::Lines(_), kind) if kind != FileKind::File => false,
+            _ => true,
+        };
+        if is_one && (rule.counts)(&path) && says(guest, rule, &path, stat.kind, stat.size)? {
+            kept.push(path);
+        }
+    }
+    Ok(kept)
+}
+
+/// Whether the content of a file is what the rule is about, where that matters.
+fn says(guest: &mut dyn Guest, rule: &Rule, path: &str, kind: FileKind, size: u64) -> Result<bool> {
+    let line: fn(&[u8]) -> bool = match (rule.action, rule.line) {
+        (Action::Lines(line), _) | (_, Some(line)) => line,
+        _ => return Ok(true),
+    };
+    if kind != FileKind::File || size > TEXT_MAX {
+        return Ok(false);
+    }
+    Ok(guest.read(path, TEXT_MAX)?.split(|byte| *byte == b'\n').any(line))
+}
+
+/// Paths after a pattern: `*` is any text within a name, `**` any number of folders.
+fn expand(guest: &mut dyn Guest, folder: &str, parts: &[&str], depth: usize, paths: &mut Vec<String>) -> Result<()> {
+    let Some((part, rest)) = parts.split_first() else {
+        paths.push(folder.to_owned());
+        return Ok(());
+    };
+    if !part.contains('*') {
+        return expand(guest, &format!("{folder}/{part}"), rest, depth, paths);
+    }
+    // A link to a folder is not entered: what it leads to has a path of its own.
+    let is_folder = match folder {
+        "" => true,
+        _ => guest.stat(folder)?.is_some_and(|stat| stat.kind == FileKind::Directory),
+    };
+    if !is_folder || depth > DEPTH_MAX {
+        return Ok(());
+    }
+    for name in guest.read_dir(if folder.is_empty() { "/" } else { folder })? {
+        // Names that are not UTF-8 come with a stand-in, and nothing can be asked about them.
+        if name.contains('\u{fffd}') {
+            continue;
+        }
+        let path = format!("{folder}/{name}");
+        if *part == "**" {
+            if guest.stat(&path)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
+                expand(guest, &path, parts, depth + 1, paths)?;
+            } else if rest.first().is_none_or(|pattern| matches(pattern, &name)) {
+                paths.push(path);
+            }
+        } else if matches(part, &name) {
+            expand(guest, &path, rest, depth + 1, paths)?;
+        }
+    }
+    Ok(())
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((before, after)) => {
+            let Some(rest) = name.strip_prefix(before) else { return false };
+            (0..=rest.len()).any(|at| rest.is_char_boundary(at) && matches(after, &rest[at..]))
+        }
+    }
+}
+
+/// Where sshd is started by systemd, and nothing of the guest itself makes its keys, a unit does it.
+fn host_keys_come_back(guest: &mut dyn Guest) -> Result<()> {
+    const UNIT: &str = "/etc/systemd/system/virt-maker-ssh-keys.service";
+    const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
+    for needed in ["/usr/sbin/sshd", "/usr/bin/ssh-keygen", "/usr/lib/systemd/systemd", "/etc/systemd/system"] {
+        if guest.stat(needed)?.is_none() {
+            return Ok(());
+        }
+    }
+    for own in ["sshd-keygen.target", "sshd-keygen.service", "sshdgenkeys.service"] {
+        if guest.stat(&format!("/usr/lib/systemd/system/{own}"))?.is_some() {
+            return Ok(());
+        }
+    }
+    let root = |mode| Attributes { mode: Some(mode), uid: Some(0), gid: Some(0) };
+    guest.write(UNIT, &mut include_str!("virt-maker-ssh-keys.service").as_bytes(), root(0o644))?;
+    guest.mkdir(WANTS, Attributes::default(), false)?;
+    guest.symlink(UNIT, &format!("{WANTS}/virt-maker-ssh-keys.service"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_names() {
+        for (pattern, name, expected) in [
+            ("*", "x", true),
+            ("*.gz", "a.gz", true),
+            ("*.gz", "a.gz2", false),
+            ("ssh_host_*_key", "ssh_host_rsa_key", true),
+            ("ssh_host_*_key", "ssh_host_rsa_key.pub", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("é*", "éa", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `file`: a text file in the guest, with its mode and owner; its text is in the template, or is rendered from a file of
+//! the host.
+//!
+//! A rendered file sees only the values that the step gives it. Like everything else it is rendered once: what a value
+//! holds is never rendered again.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::support::owner::{Looks, keep};
+use super::support::paths;
+use super::{Step, StepContext, StepKey, StepKind, first_line};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::guest::{Attributes, Guest};
+use crate::template::{Node, arguments, from_node};
+
+pub(super) static KIND: StepKind = StepKind {
+    name: "file",
+    about: "Writes a text file in the guest, with mode and owner; a file of the host can be its template.",
+    arguments: arguments::<Arguments>,
+    example: "file: {path: /etc/issue, content: \"Welcome\\n\", chmod: 0644}",
+    needs: &[],
+    version: 1,
+    network: false,
+    parse,
+};
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Arguments {
+    /// An absolute path in the guest; folders above it are made, and a link that is there is replaced.
+    path: String,
+    /// The text.
+    content: Option<String>,
+    /// A file of the host that is rendered as a Jinja template, in place of `content`.
+    template: Option<PathBuf>,
+    /// Values that the expressions in `template` may use.
+    variables: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Octal digits; 0644 by default.
+    chmod: Option<String>,
+    /// `user` or `user:group`, by name or number; root by default.
+    chown: Option<String>,
+}
+
+struct FileStep {
+    path: String,
+    text: Text,
+    looks: Looks,
+}
+
+enum Text {
+    Given(String),
+    Rendered(PathBuf, serde_json::Map<String, serde_json::Value>),
+}
+
+/// How much work a template may make.
+const FUEL: u64 = 50_000_000;
+
+fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
+    let arguments: Arguments = from_node(node)?;
+    let at = |name: &str| node.get(name).unwrap_or(node);
+    let mut problems = Vec::new();
+    let path = keep(Some(paths::guest_path(&arguments.path, at("path"))), &mut problems).unwrap_or_default();
+    let looks = Looks::read(node, arguments.chmod.as_deref(), arguments.chown.as_deref(), &mut problems);
+    if arguments.variables.is_some() && arguments.template.is_none() {
+        let message = "`variables` are for `template`; `content` is rendered with the template's parameters already";
+        problems.push(at("variables").diagnostic(message));
+    }
+    let text = match (arguments.content, arguments.template) {
+        (Some(content), None) => Text::Given(content),
+        (None, Some(template)) => Text::Rendered(node.resolve(template), arguments.variables.unwrap_or_default()),
+        _ => {
+            problems.push(node.diagnostic("expected one of `content` (text) and `template` (a file of the host)"));
+            Text::Given(String::new())
+        }
+    };
+    if let Text::Rendered(..) = &text
+        && let Err(error) = rendered(&text)
+    {
+        problems.push(at("template").diagnostic(crate::error::chain(&error)));
+    }
+    if problems.is_empty() { Ok(Box::new(FileStep { path, text, looks })) } else { Err(problems) }
+}
+
+impl Step for FileStep {
+    fn summary(&self) -> String {
+        match &self.text {
+            Text::Given(text) => format!("{} <- {}", self.path, first_line(text)),
+            Text::Rendered(path, _) => {
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                format!("{} <- {}", self.path, first_line(&name))
+            }
+        }
+    }
+
+    fn key_inputs(&self) -> Result<StepKey> {
+        let arguments = json!({ "path": self.path, "content": rendered(&self.text)?, "looks": self.looks.key() });
+        Ok(StepKey { arguments, inputs: Vec::new() })
+    }
+
+    fn run(&self, key: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+        let given = self.looks.attributes(guest)?;
+        let attributes = Attributes {
+            mode: given.mode.or(Some(0o644)),
+            uid: given.uid.or(Some(0)),
+            gid: given.gid.or(Some(0)),
+        };
+        paths::make_parent(guest, &self.path)?;
+        // What the key covers, even if the template has changed since.
+        let text = key.arguments["content"].as_str().unwrap_or_default();
+        guest.write(&self.path, &mut text.as_bytes(), attributes)
+    }
+}
+
+fn rendered(text: &Text) -> Result<String> {
+    let (path, variables) = match text {
+        Text::Given(text) => return Ok(text.clone()),
+        Text::Rendered(path, variables) => (path, variables),
+    };
+    let source = std::fs::read_to_string(path)
+        .context(ErrorKind::Template, || format!("cannot read the template {}", path.display()))?;
+    let mut environment = minijinja::Environment::new();
+    environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+    let syntax = minijinja::syntax::SyntaxConfig::builder().keep_trailing_newline(true).build();
+    environment.set_syntax(syntax.expect("the default delimiters are valid"));
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_fuel(Some(FUEL));
+    environment.render_str(&source, to_values(variables)).map_err(|error| {
+        let place = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
+        Error::new(ErrorKind::Template, format!("cannot render {}{place}", path.display())).with_source(error)
+    })
+}
+
+fn to_value(value: &serde_json::Value) -> minijinja::Value {
+    use serde_json::Value;
+    match value {
+        Value::Null => minijinja::Value::from(()),
+        Value::Bool(yes) => minijinja::Value::from(*yes),
+        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(number), _) => minijinja::Value::from(number),
+            (None, number) => minijinja::Value::from(number.unwrap_or(f64::NAN)),
+        },
+        Value::String(text) => minijinja::Value::from(text.as_str()),
+        Value::Array(items) => items.iter().map(to_value).collect(),
+        Value::Object(members) => to_values(members),
+    }
+}
+
+fn to_values(members: &serde_json::Map<String, serde_json::Value>) -> minijinja::Value {
+    minijinja::Value::from_pairs(members.iter().map(|(name, value)| (name.as_str(), to_value(value))))
+}

@@ -1,0 +1,194 @@
+//! `grub_append`: arguments for the guest's kernel, in GRUB's settings and in every menu that is there.
+//!
+//! Settings: a file of its own in `/etc/default/grub.d` where a guest has that folder (Debian's, whose files have the
+//! last word), else `GRUB_CMDLINE_LINUX` in `/etc/default/grub`. Menus: GRUB's own program looks for the disk under the
+//! root file system, which no engine shows to a guest, so menus are changed as that program would: the arguments are
+//! added to the kernel's line of each entry. The next `update-grub` or `grub2-mkconfig` of the guest makes the same.
+
+use serde_json::json;
+
+use super::support::{paths, texts, words};
+use super::{Step, StepContext, StepKey, StepKind};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::{Attributes, Guest};
+use crate::template::{Node, OneOrMany, arguments};
+
+pub(super) static KIND: StepKind = StepKind {
+    name: "grub_append",
+    about: "Adds arguments for the guest's kernel to GRUB's settings and to every menu that is there.",
+    arguments: arguments::<OneOrMany>,
+    example: "grub_append: [console=ttyS0, quiet]",
+    needs: &[],
+    version: 1,
+    network: false,
+    parse,
+};
+
+const SETTINGS: &str = "/etc/default/grub";
+const SETTINGS_FOLDER: &str = "/etc/default/grub.d";
+const OWN_SETTINGS: &str = "/etc/default/grub.d/90-virt-maker.cfg";
+const VARIABLE: &str = "GRUB_CMDLINE_LINUX";
+/// What new kernels get on guests that keep one file for each menu entry.
+const KERNEL_CMDLINE: &str = "/etc/kernel/cmdline";
+const ENTRIES: &str = "/boot/loader/entries";
+
+struct GrubAppendStep {
+    arguments: Vec<String>,
+}
+
+fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
+    let arguments = words::texts(node, |text| {
+        let bad = |letter: char| letter.is_whitespace() || letter.is_control() || "\"'`$\\;&|<>(){}#".contains(letter);
+        match text.is_empty() || text.contains(bad) {
+            true => Err(format!(
+                "`{}` is not one argument of a kernel: no blanks, quotes, or signs with a meaning for a shell",
+                text.escape_debug()
+            )),
+            false => Ok(()),
+        }
+    })?;
+    if arguments.is_empty() {
+        return Err(vec![node.diagnostic("the list of arguments is empty")]);
+    }
+    Ok(Box::new(GrubAppendStep { arguments }))
+}
+
+impl Step for GrubAppendStep {
+    fn summary(&self) -> String {
+        self.arguments.join(" ")
+    }
+
+    fn key_inputs(&self) -> Result<StepKey> {
+        Ok(StepKey { arguments: json!({ "arguments": self.arguments }), inputs: Vec::new() })
+    }
+
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+        let settings = self.settings(guest)?;
+        let menus = self.menus(guest)?;
+        if settings || menus {
+            return Ok(());
+        }
+        let message = "the guest has no GRUB: neither its settings in /etc/default/grub nor a menu below /boot";
+        Err(Error::new(ErrorKind::Step, message).with_hint("install GRUB before, or leave this out"))
+    }
+}
+
+impl GrubAppendStep {
+    fn settings(&self, guest: &mut dyn Guest) -> Result<bool> {
+        if paths::exists(guest, SETTINGS_FOLDER)? {
+            let old = texts::read(guest, OWN_SETTINGS)?;
+            let text = old.as_deref().unwrap_or("GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX\"\n");
+            let new = in_settings(text, &self.arguments);
+            let attributes = Attributes { mode: Some(0o644), uid: Some(0), gid: Some(0) };
+            guest.write(OWN_SETTINGS, &mut new.as_bytes(), attributes)?;
+            return Ok(true);
+        }
+        let Some(old) = texts::read(guest, SETTINGS)? else { return Ok(false) };
+        texts::write(guest, SETTINGS, Some(&old), &in_settings(&old, &self.arguments))?;
+        Ok(true)
+    }
+
+    fn menus(&self, guest: &mut dyn Guest) -> Result<bool> {
+        let mut menus: Vec<String> = ["/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"].map(str::to_owned).to_vec();
+        for vendor in names(guest, "/boot/efi/EFI")? {
+            menus.push(format!("/boot/efi/EFI/{vendor}/grub.cfg"));
+        }
+        let mut found = false;
+        for menu in menus {
+            let Some(old) = texts::read(guest, &menu)? else { continue };
+            found = true;
+            texts::write(guest, &menu, Some(&old), &in_menu(&old, &["linux", "linux16", "linuxefi"], 2, &self.arguments))?;
+        }
+        for entry in names(guest, ENTRIES)?.iter().filter(|name| name.ends_with(".conf")) {
+            let path = format!("{ENTRIES}/{entry}");
+            let Some(old) = texts::read(guest, &path)? else { continue };
+            found = true;
+            texts::write(guest, &path, Some(&old), &in_menu(&old, &["options"], 1, &self.arguments))?;
+        }
+        if let Some(old) = texts::read(guest, KERNEL_CMDLINE)? {
+            let new = format!("{}\n", with(old.trim_end(), &self.arguments));
+            texts::write(guest, KERNEL_CMDLINE, Some(&old), &new)?;
+        }
+        Ok(found)
+    }
+}
+
+fn names(guest: &mut dyn Guest, folder: &str) -> Result<Vec<String>> {
+    if paths::exists(guest, folder)? { guest.read_dir(folder) } else { Ok(Vec::new()) }
+}
+
+/// A line of words with those of `arguments` that it lacks.
+fn with(line: &str, arguments: &[String]) -> String {
+    let mut line = line.to_owned();
+    for argument in arguments {
+        if !line.split_whitespace().any(|word| word == argument) {
+            if !line.is_empty() && !line.ends_with(' ') {
+                line.push(' ');
+            }
+            line.push_str(argument);
+        }
+    }
+    line
+}
+
+/// Shell assignments, the last one of the variable with the arguments added.
+fn in_settings(text: &str, arguments: &[String]) -> String {
+    let is_it = |line: &str| line.trim_start().strip_prefix(VARIABLE).is_some_and(|rest| rest.starts_with('='));
+    let Some(last) = text.lines().enumerate().filter(|(_, line)| is_it(line)).map(|(number, _)| number).last() else {
+        let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        return format!("{text}{gap}{VARIABLE}=\"{}\"\n", arguments.join(" "));
+    };
+    let lines = text.lines().enumerate().map(|(number, line)| {
+        if number != last {
+            return format!("{line}\n");
+        }
+        let (name, value) = line.split_once('=').unwrap_or((line, ""));
+        let value = value.trim_end();
+        let (quote, inner) = match value.chars().next() {
+            Some(quote @ ('"' | '\'')) if value.len() > 1 && value.ends_with(quote) => (quote, &value[1..value.len() - 1]),
+            _ => ('"', value),
+        };
+        format!("{name}={quote}{}{quote}\n", with(inner, arguments))
+    });
+    lines.collect()
+}
+
+/// A menu with the arguments added to the lines that begin with one of `commands`; their first words, `fixed` many, are
+/// the command and its file.
+fn in_menu(text: &str, commands: &[&str], fixed: usize, arguments: &[String]) -> String {
+    let lines = text.lines().map(|line| {
+        let mut words = line.split_whitespace();
+        let command = words.next().unwrap_or_default();
+        if !commands.contains(&command) || line.split_whitespace().count() < fixed {
+            return format!("{line}\n");
+        }
+        let indent = &line[..line.len() - line.trim_start().len()];
+        format!("{indent}{}\n", with(line.trim(), arguments))
+    });
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_added_once_whatever_the_quotes() {
+        let arguments = ["a=1".to_owned(), "quiet".to_owned()];
+        for (before, after) in [
+            ("GRUB_CMDLINE_LINUX=\"\"\n", "GRUB_CMDLINE_LINUX=\"a=1 quiet\"\n"),
+            ("GRUB_CMDLINE_LINUX='quiet x'\n", "GRUB_CMDLINE_LINUX='quiet x a=1'\n"),
+            ("X=1\nGRUB_CMDLINE_LINUX=x\nY=2\n", "X=1\nGRUB_CMDLINE_LINUX=\"x a=1 quiet\"\nY=2\n"),
+            ("GRUB_CMDLINE_LINUX_DEFAULT=\"x\"", "GRUB_CMDLINE_LINUX_DEFAULT=\"x\"\nGRUB_CMDLINE_LINUX=\"a=1 quiet\"\n"),
+        ] {
+            let made = in_settings(before, &arguments);
+            assert_eq!(made, after);
+            assert_eq!(in_settings(&made, &arguments), made);
+        }
+        let menu = "set default=0\n\tlinux\t/vmlinuz root=UUID=1 ro quiet\n\tinitrd /initrd\n";
+        let made = in_menu(menu, &["linux"], 2, &arguments);
+        assert_eq!(made, "set default=0\n\tlinux\t/vmlinuz root=UUID=1 ro quiet a=1\n\tinitrd /initrd\n");
+        assert_eq!(in_menu("options root=x\n", &["options"], 1, &arguments), "options root=x a=1 quiet\n");
+    }
+}

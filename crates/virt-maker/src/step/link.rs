@@ -1,0 +1,69 @@
+//! `link`: a symbolic link in the guest.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::support::owner::keep;
+use super::support::paths;
+use super::{Step, StepContext, StepKey, StepKind};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::{FileKind, Guest};
+use crate::template::{Node, arguments, from_node};
+
+pub(super) static KIND: StepKind = StepKind {
+    name: "link",
+    about: "Makes a symbolic link in the guest.",
+    arguments: arguments::<Arguments>,
+    example: "link: {path: /etc/localtime, target: /usr/share/zoneinfo/Europe/Berlin}",
+    needs: &[],
+    version: 1,
+    network: false,
+    parse,
+};
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Arguments {
+    /// The link's own absolute path in the guest; folders above it are made. A file or link that is there is replaced.
+    path: String,
+    /// What it leads to, as it is to stand in the link: absolute, or relative to the link's folder.
+    target: String,
+}
+
+struct LinkStep {
+    path: String,
+    target: String,
+}
+
+fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
+    let arguments: Arguments = from_node(node)?;
+    let at = |name: &str| node.get(name).unwrap_or(node);
+    let mut problems = Vec::new();
+    let path = keep(Some(paths::guest_path(&arguments.path, at("path"))), &mut problems).unwrap_or_default();
+    let target = arguments.target;
+    if target.is_empty() || target.contains('\0') || target.len() > 4095 {
+        problems.push(at("target").diagnostic("expected a path of 1 to 4095 bytes"));
+    }
+    if problems.is_empty() { Ok(Box::new(LinkStep { path, target })) } else { Err(problems) }
+}
+
+impl Step for LinkStep {
+    fn summary(&self) -> String {
+        format!("{} -> {}", self.path, self.target)
+    }
+
+    fn key_inputs(&self) -> Result<StepKey> {
+        Ok(StepKey { arguments: json!({ "path": self.path, "target": self.target }), inputs: Vec::new() })
+    }
+
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+        if guest.stat(&self.path)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
+            let message = format!("{} is a folder of the guest, so no link takes its place", self.path.escape_debug());
+            return Err(Error::new(ErrorKind::Step, message).with_hint("delete it first"));
+        }
+        paths::make_parent(guest, &self.path)?;
+        guest.symlink(&self.target, &self.path)
+    }
+}

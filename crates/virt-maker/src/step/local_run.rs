@@ -1,0 +1,65 @@
+//! `local_run`: a script on the host, where its user allows templates to do that.
+//!
+//! A layer of its own, in which nothing of the guest changes: so it runs once, in its place among the other steps, and
+//! runs again when something before it changes. One that fails ends the build and leaves no layer.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Step, StepContext, StepKey, StepKind, first_line};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Context, ErrorKind, Result};
+use crate::guest::Guest;
+use crate::host::Script;
+use crate::template::{Node, arguments, from_node};
+
+pub(super) static KIND: StepKind = StepKind {
+    name: "local_run",
+    about: "Runs a script on the host, if that is allowed. Without a `#!` line it is a shell script.",
+    arguments: arguments::<Text>,
+    example: "local_run: date",
+    needs: &[],
+    version: 1,
+    network: false,
+    parse,
+};
+
+/// A script. It runs on the host, in the template's folder, as whoever builds.
+#[derive(Deserialize, JsonSchema)]
+#[serde(transparent)]
+struct Text(String);
+
+struct LocalRunStep {
+    script: String,
+    folder: PathBuf,
+}
+
+fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
+    let Text(script) = from_node(node)?;
+    if script.trim().is_empty() {
+        return Err(vec![node.diagnostic("the script is empty")]);
+    }
+    Ok(Box::new(LocalRunStep { script, folder: node.source.folder.clone() }))
+}
+
+impl Step for LocalRunStep {
+    fn summary(&self) -> String {
+        first_line(&self.script)
+    }
+
+    fn key_inputs(&self) -> Result<StepKey> {
+        Ok(StepKey { arguments: json!({ "script": self.script }), inputs: Vec::new() })
+    }
+
+    fn runs_on_host(&self) -> bool {
+        true
+    }
+
+    fn run(&self, _: &StepKey, _: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
+        let script = Script { text: &self.script, folder: &self.folder, env: &[], scratch: context.scratch };
+        script.run(context.cancel, context.output.clone()).context(ErrorKind::Step, || "the script on the host failed")
+    }
+}

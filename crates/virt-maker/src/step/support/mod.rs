@@ -1,0 +1,11 @@
+//! What several steps share: reading arguments, looking into a guest, and the few files of a guest that many steps
+//! change. No kind of step is here.
+
+pub(super) mod accounts;
+pub(super) mod crypt;
+pub(super) mod host_file;
+pub(super) mod owner;
+pub(super) mod packages;
+pub(super) mod paths;
+pub(super) mod texts;
+pub(super) mod words;

@@ -1,0 +1,163 @@
+//! The guest's own package manager: which it is, and how it is told to install, to remove and to update.
+
+use std::collections::BTreeMap;
+
+use super::super::run_checked;
+use super::{paths, words};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::{Guest, Run};
+use crate::template::Node;
+
+/// A package manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::step) enum PackageManager {
+    Apt,
+    Dnf,
+    Yum,
+    Zypper,
+    Apk,
+    Pacman,
+}
+
+type Commands = &'static [&'static [&'static str]];
+
+/// A configuration file that an earlier step changed stays as it is.
+const APT_UPDATE: &[&str] = &["apt-get", "-q", "update"];
+
+impl PackageManager {
+    /// The one of a guest, by what it says it is.
+    pub(in crate::step) fn of(guest: &mut dyn Guest) -> Result<PackageManager> {
+        let os = guest.os().clone();
+        for name in std::iter::once(&os.id).chain(&os.id_like) {
+            return Ok(match name.as_str() {
+                "debian" | "ubuntu" => PackageManager::Apt,
+                "fedora" => PackageManager::Dnf,
+                // dnf came with version 8.
+                "rhel" | "centos" | "rocky" | "almalinux" | "ol" | "amzn" => match paths::program(guest, "dnf")? {
+                    Some(_) => PackageManager::Dnf,
+                    None => PackageManager::Yum,
+                },
+                "opensuse" | "suse" | "sles" | "opensuse-leap" | "opensuse-tumbleweed" => PackageManager::Zypper,
+                "alpine" => PackageManager::Apk,
+                "arch" => PackageManager::Pacman,
+                _ => continue,
+            });
+        }
+        let said = if os.id.is_empty() { "nothing" } else { &os.id };
+        let message =
+            format!("no package manager is known for this guest: its os-release says `{}`", said.escape_debug());
+        Err(Error::new(ErrorKind::Step, message).with_hint("do it with a `run` step"))
+    }
+
+    /// Its program in the guest.
+    pub(in crate::step) fn program(self) -> &'static str {
+        match self {
+            PackageManager::Apt => "apt-get",
+            PackageManager::Dnf => "dnf",
+            PackageManager::Yum => "yum",
+            PackageManager::Zypper => "zypper",
+            PackageManager::Apk => "apk",
+            PackageManager::Pacman => "pacman",
+        }
+    }
+
+    /// To install; the names are added to the last command.
+    pub(in crate::step) fn install(self) -> Commands {
+        match self {
+            PackageManager::Apt => &[
+                APT_UPDATE,
+                &[
+                    "apt-get",
+                    "-q",
+                    "-y",
+                    "-o",
+                    "Dpkg::Options::=--force-confdef",
+                    "-o",
+                    "Dpkg::Options::=--force-confold",
+                    "install",
+                    "--",
+                ],
+            ],
+            PackageManager::Dnf => &[&["dnf", "-y", "install", "--"]],
+            PackageManager::Yum => &[&["yum", "-y", "install", "--"]],
+            PackageManager::Zypper => &[&["zypper", "--non-interactive", "install", "--"]],
+            PackageManager::Apk => &[&["apk", "add", "--update-cache"]],
+            PackageManager::Pacman => &[&["pacman", "-Sy", "--noconfirm", "--needed"]],
+        }
+    }
+
+    /// To remove; the names are added to the last command.
+    pub(in crate::step) fn remove(self) -> Commands {
+        match self {
+            PackageManager::Apt => &[&["apt-get", "-q", "-y", "remove", "--"]],
+            PackageManager::Dnf => &[&["dnf", "-y", "remove", "--"]],
+            PackageManager::Yum => &[&["yum", "-y", "remove", "--"]],
+            PackageManager::Zypper => &[&["zypper", "--non-interactive", "remove", "--"]],
+            PackageManager::Apk => &[&["apk", "del"]],
+            PackageManager::Pacman => &[&["pacman", "-R", "--noconfirm"]],
+        }
+    }
+
+    /// To update all packages.
+    pub(in crate::step) fn update(self) -> Commands {
+        match self {
+            PackageManager::Apt => &[
+                APT_UPDATE,
+                &[
+                    "apt-get",
+                    "-q",
+                    "-y",
+                    "-o",
+                    "Dpkg::Options::=--force-confdef",
+                    "-o",
+                    "Dpkg::Options::=--force-confold",
+                    "dist-upgrade",
+                ],
+            ],
+            PackageManager::Dnf => &[&["dnf", "-y", "upgrade", "--refresh"]],
+            PackageManager::Yum => &[&["yum", "-y", "update"]],
+            PackageManager::Zypper => {
+                &[&["zypper", "--non-interactive", "refresh"], &["zypper", "--non-interactive", "update"]]
+            }
+            PackageManager::Apk => &[&["apk", "upgrade", "--update-cache"]],
+            PackageManager::Pacman => &[&["pacman", "-Syu", "--noconfirm"]],
+        }
+    }
+}
+
+/// Runs the commands of a package manager, with names behind the last one.
+pub(in crate::step) fn run(
+    guest: &mut dyn Guest,
+    manager: PackageManager,
+    commands: Commands,
+    names: &[String],
+) -> Result<()> {
+    paths::require(guest, manager.program(), "take a base that has its package manager, or use a `run` step")?;
+    for (index, command) in commands.iter().enumerate() {
+        let mut argv: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+        if index + 1 == commands.len() {
+            argv.extend(names.iter().cloned());
+        }
+        let what = format!("`{} {}`", argv[0], argv[1]);
+        let env = BTreeMap::from([("DEBIAN_FRONTEND".to_owned(), "noninteractive".to_owned())]);
+        run_checked(guest, &Run { argv, env, network: true, ..Run::default() }, &what)?;
+    }
+    Ok(())
+}
+
+/// Reads names of packages: one, or a list.
+pub(in crate::step) fn names(node: &Node) -> Result<Vec<String>, Vec<Diagnostic>> {
+    let packages = words::texts(node, |name| {
+        // What every package manager takes in a name; never an option, never anything for a shell.
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._:~=@/*".contains(&byte);
+        if name.is_empty() || name.starts_with('-') || !name.bytes().all(allowed) {
+            return Err(format!("`{}` is not the name of a package", name.escape_debug()));
+        }
+        Ok(())
+    })?;
+    if packages.is_empty() {
+        return Err(vec![node.diagnostic("the list of packages is empty")]);
+    }
+    Ok(packages)
+}

@@ -1,0 +1,49 @@
+//! `sysprep`: takes out of a guest what makes it this one machine: see [`crate::hygiene`].
+
+use serde_json::json;
+
+use super::{Step, StepContext, StepKey, StepKind};
+use crate::diagnostic::Diagnostic;
+use crate::error::Result;
+use crate::guest::Guest;
+use crate::hygiene;
+use crate::template::{Kind, Node, arguments};
+
+pub(super) static KIND: StepKind = StepKind {
+    name: "sysprep",
+    about: "Generalises the guest: removes its identity, logs, histories, leases and caches.",
+    arguments: arguments::<()>,
+    example: "sysprep:",
+    needs: &[],
+    version: 1,
+    network: false,
+    parse,
+};
+
+struct SysprepStep;
+
+fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
+    match &node.kind {
+        Kind::Null => Ok(Box::new(SysprepStep)),
+        Kind::Map(members) if members.is_empty() => Ok(Box::new(SysprepStep)),
+        Kind::String(text) if text.is_empty() => Ok(Box::new(SysprepStep)),
+        _ => Err(vec![node.diagnostic(format!("expected nothing, found {}", node.describe()))]),
+    }
+}
+
+impl Step for SysprepStep {
+    fn summary(&self) -> String {
+        "generalise".to_owned()
+    }
+
+    fn key_inputs(&self) -> Result<StepKey> {
+        Ok(StepKey { arguments: json!({}), inputs: Vec::new() })
+    }
+
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
+        for finding in hygiene::clean(guest)? {
+            (context.output)(format!("{finding}\n").as_bytes());
+        }
+        Ok(())
+    }
+}

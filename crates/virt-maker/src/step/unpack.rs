@@ -1,0 +1,283 @@
+//! `unpack`: an archive of the host (tar, plain or compressed, or zip) into a folder of the guest.
+//!
+//! An archive is hostile until shown otherwise. Members whose names climb out (`..`, absolute) or that go through a link
+//! of the same archive, links that lead out of the folder, and devices are refused with an error, and no layer is made.
+//! Owners in the archive are those of another machine: everything belongs to root, or to `chown`.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::copy::leads_out;
+use super::support::host_file;
+use super::support::owner::{Owner, keep};
+use super::support::paths;
+use super::{Step, StepContext, StepKey, StepKind};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::guest::{Attributes, FileKind, Guest};
+use crate::host::decompress::{Compression, SIGNATURE};
+use crate::template::{Node, arguments, from_node};
+
+pub(super) static KIND: StepKind = StepKind {
+    name: "unpack",
+    about: "Unpacks an archive of the host (tar, plain or compressed, or zip) into a folder of the guest.",
+    arguments: arguments::<Arguments>,
+    example: "unpack: {source: site.tar.gz, dest: /srv/www, strip: 1}",
+    needs: &[],
+    version: 1,
+    network: false,
+    parse,
+};
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Arguments {
+    /// A file of the host; what it is, is told by its first bytes.
+    source: PathBuf,
+    /// A folder in the guest, which is made.
+    dest: String,
+    /// How many leading folders of each name are left away; members with fewer are skipped.
+    #[serde(default)]
+    strip: usize,
+    /// `user` or `user:group`, by name or number; root by default.
+    chown: Option<String>,
+}
+
+struct UnpackStep {
+    source: PathBuf,
+    dest: String,
+    strip: usize,
+    owner: Option<Owner>,
+}
+
+/// What a link in a zip may say, and the largest file that is linked twice in a tar, in bytes.
+const TARGET_MAX: u64 = 4096;
+const LINKED_MAX: u64 = 1 << 30;
+
+fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
+    let arguments: Arguments = from_node(node)?;
+    let at = |name: &str| node.get(name).unwrap_or(node);
+    let mut problems = Vec::new();
+    let dest = match arguments.dest.trim_end_matches('/') {
+        "" if arguments.dest.starts_with('/') => Some(String::new()),
+        dest => keep(Some(paths::guest_path(dest, at("dest"))), &mut problems),
+    };
+    let owner = arguments.chown.as_deref().map(|text| Owner::parse(text, at("chown")));
+    let owner = keep(owner, &mut problems);
+    let source = node.resolve(&arguments.source);
+    match dest {
+        Some(dest) if problems.is_empty() => Ok(Box::new(UnpackStep { source, dest, strip: arguments.strip, owner })),
+        _ => Err(problems),
+    }
+}
+
+impl Step for UnpackStep {
+    fn summary(&self) -> String {
+        let name = self.source.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        format!("{} <- {}", if self.dest.is_empty() { "/" } else { &self.dest }, super::first_line(&name))
+    }
+
+    fn key_inputs(&self) -> Result<StepKey> {
+        let owner = self.owner.as_ref().map(Owner::key);
+        let arguments = json!({ "dest": self.dest, "strip": self.strip, "owner": owner });
+        Ok(StepKey { arguments, inputs: vec![host_file::input(&self.source, "source", 0)?] })
+    }
+
+    fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
+        let owner = match &self.owner {
+            Some(owner) => owner.resolve(guest)?,
+            None => (0, 0),
+        };
+        if !self.dest.is_empty() && !paths::exists(guest, &self.dest)? {
+            let attributes = Attributes { mode: Some(0o755), uid: Some(owner.0), gid: Some(owner.1) };
+            guest.mkdir(&self.dest, attributes, true)?;
+        }
+        let mut into = Into { guest, step: self, owner, links: BTreeSet::new(), made: BTreeSet::new() };
+        let failed = || format!("cannot unpack {}", self.source.display());
+        let mut file = File::open(&self.source).context(ErrorKind::Template, failed)?;
+        let mut head = Vec::new();
+        (&mut file).take(SIGNATURE as u64).read_to_end(&mut head).context(ErrorKind::Template, failed)?;
+        io::Seek::rewind(&mut file).context(ErrorKind::Template, failed)?;
+        let unpacked = match head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
+            true => from_zip(file, &mut into, context),
+            false => from_tar(file, &head, &mut into, context),
+        };
+        unpacked.context(ErrorKind::Template, failed)?;
+        // The layer is not sealed after an error, so wrong bytes go nowhere.
+        match host_file::input(&self.source, "source", 0)? == key.inputs[0] {
+            true => Ok(()),
+            false => Err(host_file::changed(&self.source)),
+        }
+    }
+}
+
+fn from_tar(file: File, head: &[u8], into: &mut Into<'_>, context: &StepContext<'_>) -> Result<()> {
+    let damaged = || "it is damaged, or no archive that is known (tar, plain or compressed, or zip)";
+    let reader = Compression::of(head).reader(BufReader::with_capacity(1 << 20, file));
+    let mut archive = tar::Archive::new(reader.context(ErrorKind::Template, damaged)?);
+    let entries = archive.entries().context(ErrorKind::Template, damaged)?;
+    let mut any = false;
+    for entry in entries {
+        context.cancel.check()?;
+        let mut entry = entry.context(ErrorKind::Template, damaged)?;
+        any = true;
+        let mode = entry.header().mode().unwrap_or(0o644) & 0o7777;
+        let name = text(&entry.path_bytes())?;
+        let target = match entry.link_name_bytes() {
+            Some(target) => Some(text(&target)?),
+            None => None,
+        };
+        match (entry.header().entry_type(), target) {
+            (tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse, _) => {
+                into.file(&name, mode, &mut entry)?;
+            }
+            (tar::EntryType::Directory, _) => into.folder(&name, mode)?,
+            (tar::EntryType::Symlink, Some(target)) => into.symlink(&name, &target)?,
+            (tar::EntryType::Link, Some(target)) => into.copy(&name, &target, mode)?,
+            (tar::EntryType::XGlobalHeader, _) => {}
+            _ => return Err(refused(&name, "is a device, or something else that is no file, folder or link")),
+        }
+    }
+    if any { Ok(()) } else { Err(Error::new(ErrorKind::Template, "it is empty, or no archive that is known")) }
+}
+
+fn from_zip(file: File, into: &mut Into<'_>, context: &StepContext<'_>) -> Result<()> {
+    let broken = |error: zip::result::ZipError| Error::new(ErrorKind::Template, "the zip cannot be read").with_source(error);
+    let mut archive = zip::ZipArchive::new(file).map_err(broken)?;
+    for index in 0..archive.len() {
+        context.cancel.check()?;
+        let mut entry = archive.by_index(index).map_err(broken)?;
+        let name = entry.name().map_err(broken)?.into_owned();
+        let mode = entry.unix_mode();
+        let kind = mode.unwrap_or(0) & 0o170_000;
+        let bits = mode.map(|mode| mode & 0o7777);
+        if entry.is_dir() {
+            into.folder(&name, bits.unwrap_or(0o755))?;
+        } else if kind == 0o120_000 {
+            let mut target = Vec::new();
+            (&mut entry).take(TARGET_MAX).read_to_end(&mut target).context(ErrorKind::Template, || "a damaged link")?;
+            into.symlink(&name, &text(&target)?)?;
+        } else if kind == 0 || kind == 0o100_000 {
+            into.file(&name, bits.unwrap_or(0o644), &mut entry)?;
+        } else {
+            return Err(refused(&name, "is a device, or something else that is no file, folder or link"));
+        }
+    }
+    Ok(())
+}
+
+fn text(bytes: &[u8]) -> Result<String> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| {
+        let name = String::from_utf8_lossy(bytes).escape_debug().to_string();
+        Error::new(ErrorKind::Template, format!("the name `{name}` in it is not UTF-8"))
+    })
+}
+
+fn refused(name: &str, why: &str) -> Error {
+    Error::new(ErrorKind::Template, format!("its member `{}` {why}", name.escape_debug()))
+        .with_hint("archives may hold files, folders, and links that stay within the folder")
+}
+
+/// The folder that is unpacked into.
+struct Into<'a> {
+    guest: &'a mut dyn Guest,
+    step: &'a UnpackStep,
+    owner: (u32, u32),
+    /// Links that came out of the archive: nothing goes through them.
+    links: BTreeSet<String>,
+    /// Folders that are known to be there.
+    made: BTreeSet<String>,
+}
+
+impl Into<'_> {
+    fn attributes(&self, mode: u32) -> Attributes {
+        Attributes { mode: Some(mode), uid: Some(self.owner.0), gid: Some(self.owner.1) }
+    }
+
+    /// The name below the folder, with its leading parts left away; `None` where nothing is left.
+    fn place(&self, name: &str) -> Result<Option<String>> {
+        let parts: Vec<&str> = name.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        if name.starts_with('/') || parts.contains(&"..") || name.contains(['\0', '\\']) {
+            return Err(refused(name, "has a name that leads out of the folder"));
+        }
+        if parts.len() <= self.step.strip {
+            return Ok(None);
+        }
+        let parts = &parts[self.step.strip..];
+        for depth in 1..parts.len() {
+            if self.links.contains(&parts[..depth].join("/")) {
+                return Err(refused(name, "goes through a link of the archive"));
+            }
+        }
+        Ok(Some(parts.join("/")))
+    }
+
+    fn path(&self, place: &str) -> String {
+        format!("{}/{place}", self.step.dest)
+    }
+
+    /// Makes the folders above a place, as many as are missing.
+    fn above(&mut self, place: &str) -> Result<()> {
+        let Some((folder, _)) = place.rsplit_once('/') else { return Ok(()) };
+        if !self.made.contains(folder) {
+            self.above(folder)?;
+            let path = self.path(folder);
+            if self.guest.stat(&path)?.is_none() {
+                let attributes = self.attributes(0o755);
+                self.guest.mkdir(&path, attributes, false)?;
+            }
+            self.made.insert(folder.to_owned());
+        }
+        Ok(())
+    }
+
+    fn folder(&mut self, name: &str, mode: u32) -> Result<()> {
+        let Some(place) = self.place(name)? else { return Ok(()) };
+        self.above(&place)?;
+        let (path, attributes) = (self.path(&place), self.attributes(mode));
+        if self.links.remove(&place) || self.guest.stat(&path)?.is_some_and(|stat| stat.kind == FileKind::File) {
+            self.guest.remove(&path)?;
+        }
+        self.guest.mkdir(&path, attributes, false)?;
+        self.made.insert(place);
+        Ok(())
+    }
+
+    fn file(&mut self, name: &str, mode: u32, content: &mut dyn Read) -> Result<()> {
+        let Some(place) = self.place(name)? else { return Ok(()) };
+        self.above(&place)?;
+        self.links.remove(&place);
+        let (path, attributes) = (self.path(&place), self.attributes(mode));
+        self.guest.write(&path, content, attributes)
+    }
+
+    fn symlink(&mut self, name: &str, target: &str) -> Result<()> {
+        let Some(place) = self.place(name)? else { return Ok(()) };
+        if leads_out(&place, target) {
+            return Err(refused(name, &format!("links to `{}`, outside of the folder", target.escape_debug())));
+        }
+        self.above(&place)?;
+        let path = self.path(&place);
+        self.guest.symlink(target, &path)?;
+        let owner = Attributes { mode: None, uid: Some(self.owner.0), gid: Some(self.owner.1) };
+        self.guest.set_attributes(&path, owner)?;
+        self.links.insert(place);
+        Ok(())
+    }
+
+    /// A second name of a member, as a copy.
+    fn copy(&mut self, name: &str, target: &str, mode: u32) -> Result<()> {
+        let (Some(_), Some(source)) = (self.place(name)?, self.place(target)?) else { return Ok(()) };
+        if self.links.contains(&source) {
+            return Err(refused(name, "is another name of a symbolic link"));
+        }
+        let content = self.guest.read(&self.path(&source), LINKED_MAX)?;
+        self.file(name, mode, &mut &*content)
+    }
+}
