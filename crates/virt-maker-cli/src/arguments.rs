@@ -116,6 +116,9 @@ pub struct Build {
     pub templates: Templates,
     #[command(flatten)]
     pub store: StoreArgument,
+    /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
+    #[arg(long)]
+    pub freeze: bool,
     /// Run every step again and replace its layer.
     #[arg(short = 'F', long)]
     pub force: bool,
@@ -162,6 +165,9 @@ pub struct Plan {
     pub templates: Templates,
     #[command(flatten)]
     pub store: StoreArgument,
+    /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
+    #[arg(long)]
+    pub freeze: bool,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
