@@ -12,14 +12,16 @@ use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
-use virt_maker_agent::protocol::{Exit, FailureKind, Frame, Run};
+use virt_maker_agent::protocol::{Exit, Failure, FailureKind, Frame, Run};
 
 use crate::failure::{Result, failure, refused, system};
+use crate::init;
 use crate::link::{Broken, Link};
 use crate::mounts::Guest;
 use crate::sandbox::{self, Plan};
@@ -38,6 +40,7 @@ pub fn run(link: &mut Link, guest: &Guest, plan: &Plan<'_>, run: &Run) -> Outcom
         Ok(surroundings) => surroundings,
         Err(problem) => return Ok(Err(problem)),
     };
+    let killed = plan.appliance.then(init::killed_for_memory);
     let outcome = execute(link, guest, plan, run);
     let restored = surroundings.restore();
     let exit = match outcome? {
@@ -45,7 +48,10 @@ pub fn run(link: &mut Link, guest: &Guest, plan: &Plan<'_>, run: &Run) -> Outcom
         Err(problem) => return Ok(Err(problem)),
     };
     match restored {
-        Ok(notes) => {
+        Ok(mut notes) => {
+            if killed.is_some_and(|before| init::killed_for_memory() > before) {
+                notes.push("the appliance's memory ran out, and its kernel killed a program for that".to_string());
+            }
             for note in notes {
                 link.send_data(format!("virt-maker: {note}\n").as_bytes())?;
             }
@@ -73,15 +79,20 @@ fn execute(link: &mut Link, guest: &Guest, plan: &Plan<'_>, run: &Run) -> Outcom
         Err(problem) => return Ok(Err(problem)),
     };
     let mut tail = Vec::new();
-    let attended = attend(link, &mut started, &mut tail);
-    if attended.is_err() {
-        // The host is gone, or its stream is broken: nobody is there to see this end by itself.
+    // A limit beyond what the clock can say is none.
+    let deadline = run.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
+    let attended = attend(link, &mut started, &mut tail, deadline);
+    if !matches!(attended, Ok(Attended::Ended)) {
+        // The host is gone, or its stream is broken, so that nobody is there to see this end by itself; or time is up.
         let _ = rustix::process::kill_process(started.pid, Signal::KILL);
     }
     let ended = reap(started.pid);
-    attended?;
+    let attended = attended?;
     if let Err(error) = drain(link, &started.output, &mut tail)? {
         return Ok(Err(error));
+    }
+    if let (Attended::TimedOut, Some(seconds)) = (attended, run.timeout) {
+        return Ok(Err(Failure::timed_out(seconds)));
     }
     Ok(ended.and_then(|ended| judge(run, ended, &started.status, &tail)))
 }
@@ -94,6 +105,14 @@ fn start(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Started> {
         Some(text) => Some(sandbox::memory_file("script", text.as_bytes())?),
         None => None,
     };
+    let secrets: Vec<_> = run
+        .secrets
+        .0
+        .iter()
+        .map(|(name, text)| {
+            Ok((format!("{}/{name}", sandbox::SECRETS), sandbox::memory_file("secret", text.as_bytes())?))
+        })
+        .collect::<Result<_>>()?;
     let (status, status_child) =
         rustix::pipe::pipe_with(PipeFlags::empty()).map_err(|error| system("make a pipe", error))?;
     rustix::io::fcntl_setfd(&status, rustix::io::FdFlags::CLOEXEC).map_err(|error| system("make a pipe", error))?;
@@ -103,6 +122,12 @@ fn start(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Started> {
     command.arg("--args").arg(arguments.as_raw_fd().to_string());
     if let Some(script) = &script {
         command.args(["--perms", "0700", "--file"]).arg(script.as_raw_fd().to_string()).arg(sandbox::SCRIPT);
+    }
+    if !secrets.is_empty() {
+        command.args(["--perms", "0700", "--dir", sandbox::SECRETS]);
+    }
+    for (path, text) in &secrets {
+        command.args(["--perms", "0400", "--file"]).arg(text.as_raw_fd().to_string()).arg(path);
     }
     command.arg("--");
     command.args(run.script.is_some().then_some(sandbox::SCRIPT)).args(&run.argv);
@@ -123,7 +148,15 @@ fn start(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Started> {
             ours
         }
     };
-    let child = command.spawn().map_err(|error| system(format_args!("start {}", plan.program), error))?;
+    let protected = plan.appliance;
+    if protected {
+        init::protect(false)?;
+    }
+    let spawned = command.spawn().map_err(|error| system(format_args!("start {}", plan.program), error));
+    if protected {
+        init::protect(true)?;
+    }
+    let child = spawned?;
     // From here on the child is known by its descriptor; `reap` collects it with all its descendants.
     let pid = Pid::from_child(&child);
     let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| {
@@ -135,8 +168,19 @@ fn start(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Started> {
     Ok(Started { pid, ended, output, status, terminal: run.terminal.is_some() })
 }
 
-/// Passes data both ways until bubblewrap has ended.
-fn attend(link: &mut Link, started: &mut Started, tail: &mut Vec<u8>) -> std::result::Result<(), Broken> {
+/// Why a program is attended no longer.
+enum Attended {
+    Ended,
+    TimedOut,
+}
+
+/// Passes data both ways until bubblewrap has ended or time is up.
+fn attend(
+    link: &mut Link,
+    started: &mut Started,
+    tail: &mut Vec<u8>,
+    deadline: Option<Instant>,
+) -> std::result::Result<Attended, Broken> {
     let mut input: Vec<u8> = Vec::new();
     let mut output_open = true;
     loop {
@@ -150,7 +194,13 @@ fn attend(link: &mut Link, started: &mut Started, tail: &mut Vec<u8>) -> std::re
         let mut fds =
             [PollFd::new(&ended, PollFlags::IN), PollFd::new(&host, host_wanted), PollFd::new(&output, wanted)];
         let count = if wanted.is_empty() { 2 } else { 3 };
-        match poll(&mut fds[..count], None) {
+        let left = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            // A program that writes without a pause keeps the descriptors readable, so time is looked at first.
+            Some(Duration::ZERO) => return Ok(Attended::TimedOut),
+            left => left
+                .map(|left| rustix::time::Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ }),
+        };
+        match poll(&mut fds[..count], left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(Broken::Stream(error.into())),
         }
@@ -175,7 +225,7 @@ fn attend(link: &mut Link, started: &mut Started, tail: &mut Vec<u8>) -> std::re
             }
         }
         if !over.is_empty() {
-            return Ok(());
+            return Ok(Attended::Ended);
         }
     }
 }

@@ -9,6 +9,7 @@
 //! ([`client`]), partition tables ([`partition`]), signatures of file systems ([`probe`]) and the guest's [`fstab`].
 //! What acts on a guest is private to the program (`main.rs` lists it).
 
+pub mod appliance;
 pub mod client;
 pub mod fstab;
 pub mod partition;

@@ -2,12 +2,14 @@
 //!
 //! `virt-maker-agent [--fd N] [--root-dir DIR]` speaks the protocol on descriptor `N` (one end of a socket pair that it
 //! inherited), or on standard input and output. `DIR` is a folder that it may mount on, `/run/virt-maker` by default.
+//! `virt-maker-agent --appliance` is the first process of an appliance.
 //!
 //! # Rooms
 //! - [`serve`]: the conversation; [`link`]: the stream; [`failure`]: how work fails.
 //! - [`mounts`]: the guest's tree, over [`volume`] (the disk and one mount) and [`loopdev`]; [`os_release`].
 //! - [`command`]: a program in the guest, over [`sandbox`] (the walls), [`surroundings`] and [`standin`] (what is there
 //!   only meanwhile) and [`tty`].
+//! - [`init`]: what an appliance needs besides.
 //! - [`keeper`]: the process namespace that ends with the agent.
 //! - [`files`]: file operations, over [`guest`] (names that cannot lead out).
 //!
@@ -20,10 +22,13 @@ mod command;
 mod failure;
 mod files;
 mod guest;
+mod init;
+mod interface;
 mod keeper;
 mod link;
 mod loopdev;
 mod mounts;
+mod node;
 mod os_release;
 mod sandbox;
 mod serve;
@@ -42,6 +47,8 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::UnshareFlags;
 
+use virt_maker_agent::appliance;
+
 use crate::failure::{Result, refused, system};
 use crate::link::Link;
 use crate::serve::Folders;
@@ -49,17 +56,24 @@ use crate::serve::Folders;
 const DEFAULT_FOLDER: &str = "/run/virt-maker";
 
 struct Arguments {
+    appliance: bool,
     fd: Option<RawFd>,
     folder: PathBuf,
 }
 
 fn main() -> ExitCode {
     let outcome = arguments(std::env::args_os().skip(1)).and_then(|arguments| {
-        // The mounts first: the keeper's namespace is the one that a storage daemon of the host joins by its number.
-        own_mounts()?;
-        keeper::enter()?;
-        let mut link = link(arguments.fd)?;
-        let folders = settle(&arguments.folder)?;
+        let mut link = if arguments.appliance {
+            let link = init::start()?;
+            own_mounts()?;
+            link
+        } else {
+            // The mounts first: the keeper's namespace is the one that a storage daemon of the host joins by its number.
+            own_mounts()?;
+            keeper::enter()?;
+            link(arguments.fd)?
+        };
+        let folders = settle(&arguments.folder, arguments.appliance)?;
         serve::serve(&mut link, &folders).map_err(|broken| refused(broken.to_string()))
     });
     match outcome {
@@ -72,8 +86,12 @@ fn main() -> ExitCode {
 }
 
 fn arguments(mut given: impl Iterator<Item = std::ffi::OsString>) -> Result<Arguments> {
-    let mut arguments = Arguments { fd: None, folder: PathBuf::from(DEFAULT_FOLDER) };
+    let mut arguments = Arguments { appliance: false, fd: None, folder: PathBuf::from(DEFAULT_FOLDER) };
     while let Some(name) = given.next() {
+        if name.to_str() == Some(appliance::ARGUMENT) {
+            arguments.appliance = true;
+            continue;
+        }
         let value = given.next();
         match (name.to_str(), value) {
             (Some("--fd"), Some(number)) => match number.to_str().and_then(|number| number.parse().ok()) {
@@ -125,7 +143,7 @@ fn own_mounts() -> Result<()> {
 }
 
 /// Makes the process a place of its own: private folders, limits.
-fn settle(folder: &Path) -> Result<Folders> {
+fn settle(folder: &Path, appliance: bool) -> Result<Folders> {
     // Processes that a command leaves behind become children of the agent, which waits for their end.
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
         .map_err(|error| system("become a subreaper", error))?;
@@ -146,5 +164,5 @@ fn settle(folder: &Path) -> Result<Folders> {
     let sysfs = folder.join("sys");
     let mounted = rustix::mount::mount("sysfs", &sysfs, "sysfs", flags | MountFlags::RDONLY, None).is_ok();
     let sysfs = if mounted { sysfs.to_str().map(str::to_string) } else { None };
-    Ok(Folders { root: folder.join("root"), sysfs })
+    Ok(Folders { appliance, root: folder.join("root"), sysfs })
 }

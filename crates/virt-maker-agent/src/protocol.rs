@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// A frame that holds one JSON message.
 pub const FRAME_MESSAGE: u8 = 1;
 /// A frame that holds raw bytes; an empty one ends a transfer.
@@ -41,6 +41,14 @@ pub enum Request {
         version: u32,
         /// How commands are to be confined.
         sandbox: Sandbox,
+    },
+    /// Only in an appliance, the first request after it was restored: makes this clone one of its own. Answer:
+    /// [`Reply::Done`].
+    Wake(Wake),
+    /// Only in an appliance: waits for the disk with this serial number. Answer: [`Reply::Disk`].
+    FindDisk {
+        /// The serial number.
+        serial: String,
     },
     /// Makes a disk known: a raw image as a regular file (a loop device is made for each partition) or a block
     /// device. Finds the guest's root on it and mounts all after the guest's fstab. Answer: [`Reply::Mounted`].
@@ -124,6 +132,22 @@ pub enum Request {
     Unmount,
 }
 
+/// What a restored appliance must not share with its siblings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wake {
+    /// [`Wake::ENTROPY`] random bytes.
+    pub entropy: Vec<u8>,
+    /// The time: seconds since 1970.
+    pub seconds: i64,
+    /// And nanoseconds.
+    pub nanoseconds: u32,
+}
+
+impl Wake {
+    /// How many random bytes a clone gets.
+    pub const ENTROPY: usize = 64;
+}
+
 /// How commands are confined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -148,9 +172,27 @@ pub struct Run {
     pub network: bool,
     /// Text of the `/etc/resolv.conf` that the guest sees while it runs, with `network`.
     pub resolv_conf: Option<String>,
+    /// Seconds after which the program and all its processes are killed and the answer is a failure of kind
+    /// [`FailureKind::TimedOut`]; `None` for no limit.
+    #[serde(default)]
+    pub timeout: Option<u64>,
+    /// Texts that the program finds in `/run/secrets/NAME`, mode 0400, while it runs.
+    #[serde(default)]
+    pub secrets: Secrets,
     /// Run on a pseudo-terminal: data frames from the host are its input, [`Request`]s do not interleave; an empty
     /// data frame ends the input. Used by `--on-failure shell`.
     pub terminal: Option<TerminalSize>,
+}
+
+/// Texts by their names; the names are plain file names. What is printed of them are the names alone.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secrets(pub BTreeMap<String, String>);
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// Size of a terminal in character cells.
@@ -184,6 +226,11 @@ pub enum Reply {
     },
     /// Answer to `Mount`.
     Mounted(Mounted),
+    /// Answer to `FindDisk`.
+    Disk {
+        /// Path of its device, as the agent sees it.
+        path: String,
+    },
     /// Answer to `Run`.
     Exited(Exit),
     /// Answer to `Stat`; `None` where nothing is there.
@@ -303,10 +350,20 @@ pub enum FailureKind {
     GuestFull,
     /// Nothing is at that path in the guest.
     NotFound,
+    /// A program ran longer than it may ([`Run::timeout`]).
+    TimedOut,
     /// The other end broke the protocol.
     Protocol,
     /// Anything else that the system refused.
     System,
+}
+
+impl Failure {
+    /// The failure of a program that was stopped after `seconds`.
+    pub fn timed_out(seconds: u64) -> Failure {
+        let message = format!("stopped after {seconds} s: that is the timeout, and it had not ended by then");
+        Failure { kind: FailureKind::TimedOut, message }
+    }
 }
 
 /// One frame, as read.

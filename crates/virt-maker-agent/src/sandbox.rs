@@ -16,6 +16,9 @@ use crate::mounts::Guest;
 /// Where the guest sees the script that it runs.
 pub const SCRIPT: &str = "/run/virt-maker/script";
 
+/// Where it finds its secrets.
+pub const SECRETS: &str = "/run/secrets";
+
 /// Capabilities that a command keeps: what package scripts and ordinary administration of a file tree need.
 ///
 /// Not among them, on purpose: `SYS_ADMIN`, `SYS_MODULE`, `SYS_RAWIO`, `SYS_BOOT`, `SYS_TIME`, `SYS_PTRACE`, `NET_ADMIN`,
@@ -60,6 +63,8 @@ pub struct Plan<'a> {
     /// A folder with a read-only sysfs of the agent's own, without anything mounted below it; `None` where the kernel
     /// has none.
     pub sysfs: Option<&'a str>,
+    /// Whether this is an appliance, so that running out of memory is this agent's concern.
+    pub appliance: bool,
 }
 
 /// Refuses what cannot be put into an argument vector or an environment.
@@ -70,6 +75,12 @@ pub fn check(run: &Run) -> Result<()> {
     }
     if run.argv.iter().any(|argument| argument.contains('\0')) {
         return wrong("an argument of a run contains a NUL".to_string());
+    }
+    for name in run.secrets.0.keys() {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+            return wrong(format!("{name:?} cannot name a secret"));
+        }
     }
     for (name, value) in &run.env {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {

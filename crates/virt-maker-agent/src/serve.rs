@@ -11,6 +11,7 @@ use virt_maker_agent::protocol::{FailureKind, Frame, Reply, Request, Sandbox, VE
 use crate::command;
 use crate::failure::{Result, failure, refused, system};
 use crate::files::{self, NewFile};
+use crate::init;
 use crate::link::{Broken, Link};
 use crate::mounts::Guest;
 use crate::sandbox::Plan;
@@ -21,6 +22,8 @@ const CHUNK: usize = 256 * 1024;
 /// The agent's own folders, in its mount namespace.
 #[derive(Debug)]
 pub struct Folders {
+    /// Whether this is the first process of an appliance, so that the whole machine is the agent's.
+    pub appliance: bool,
     /// Where a guest's root is mounted.
     pub root: PathBuf,
     /// A read-only sysfs; `None` where the kernel has none.
@@ -50,7 +53,7 @@ pub fn serve(link: &mut Link, folders: &Folders) -> std::result::Result<(), Brok
         let Some(program) = &program else {
             return Err(Broken::Protocol("the first request is not `hello`"));
         };
-        let plan = Plan { program, sysfs: folders.sysfs.as_deref() };
+        let plan = Plan { program, sysfs: folders.sysfs.as_deref(), appliance: folders.appliance };
         let reply = match answer(link, folders, &plan, &mut guest, request)? {
             Ok(reply) => reply,
             Err(problem) => Reply::Failed(problem),
@@ -90,6 +93,11 @@ fn answer(
                 Reply::Mounted(reply)
             }));
         }
+        Request::Wake(_) | Request::FindDisk { .. } if !folders.appliance => {
+            return Ok(Err(out_of_turn("this is no appliance")));
+        }
+        Request::Wake(wake) => return done(init::wake(&wake)),
+        Request::FindDisk { serial } => return Ok(init::find_disk(&serial).map(|path| Reply::Disk { path })),
         Request::Unmount => {
             return match guest.take() {
                 Some(guest) => done(guest.unmount()),
@@ -125,9 +133,13 @@ fn answer(
         Request::Rename { from, to } => done(files::rename(root, &from, &to)),
         Request::Freeze => done(guest.freeze()),
         Request::Thaw => done(guest.thaw()),
-        Request::Hello { .. } | Request::Mount { .. } | Request::Unmount | Request::Cancel | Request::Write { .. } => {
-            Ok(Err(refused("this request was handled before")))
-        }
+        Request::Hello { .. }
+        | Request::Wake(_)
+        | Request::FindDisk { .. }
+        | Request::Mount { .. }
+        | Request::Unmount
+        | Request::Cancel
+        | Request::Write { .. } => Ok(Err(refused("this request was handled before"))),
     }
 }
 

@@ -20,10 +20,13 @@ use virt_maker_agent::protocol::{Failure, FailureKind};
 
 use crate::failure::{Result, failure, refused, system};
 use crate::loopdev::{LoopDevice, attach};
+use crate::node;
 
 /// The guest's disk.
 #[derive(Debug)]
 pub struct Disk {
+    /// Its name below `/sys/block`, where it is a block device of this kernel.
+    node: Option<String>,
     file: File,
     volumes: Vec<Volume>,
     size: u64,
@@ -41,7 +44,25 @@ pub struct Volume {
     part_uuid: String,
     part_label: String,
     /// Made when the first file system on it is mounted.
-    device: Option<LoopDevice>,
+    device: Option<Source>,
+}
+
+/// What a file system is mounted from.
+#[derive(Debug)]
+enum Source {
+    /// A block device that is there as long as the disk is.
+    Node(String),
+    /// A device of the agent's own.
+    Loop(LoopDevice),
+}
+
+impl Source {
+    fn path(&self) -> &str {
+        match self {
+            Source::Node(path) => path,
+            Source::Loop(device) => &device.path,
+        }
+    }
 }
 
 impl Disk {
@@ -61,7 +82,7 @@ impl Disk {
             Some(table) => table.partitions.into_iter().map(Volume::of_partition).collect(),
             None => vec![Volume::whole(size)],
         };
-        let mut disk = Disk { file, volumes: places, size };
+        let mut disk = Disk { node: node::name(&file), file, volumes: places, size };
         for volume in &mut disk.volumes {
             volume.found = probe(&mut disk.file, volume.start, volume.length)
                 .map_err(|error| system(format_args!("read {}", volume.name()), error))?;
@@ -120,10 +141,15 @@ impl Disk {
         let device = match &mut volume.device {
             Some(device) => device,
             none => {
-                none.insert(attach(&self.file, volume.start, volume.length.min(self.size - volume.start), read_only)?)
+                let length = volume.length.min(self.size - volume.start);
+                let own = self.node.as_deref().and_then(|name| node::of_part(name, volume.start, length, self.size));
+                none.insert(match own {
+                    Some(path) => Source::Node(path),
+                    None => Source::Loop(attach(&self.file, volume.start, length, read_only)?),
+                })
             }
         };
-        let configured = fsconfig_set_string(&context, "source", device.path.as_str())
+        let configured = fsconfig_set_string(&context, "source", device.path())
             .and_then(|()| {
                 options.iter().try_for_each(|(key, value)| fsconfig_set_string(&context, key.as_str(), value.as_str()))
             })

@@ -52,6 +52,37 @@ fn status_signal_and_output() {
 }
 
 #[test]
+fn a_command_that_takes_too_long_is_stopped_with_all_that_it_started() {
+    let (_lab, mut agent) = guest();
+    let limited = |command: &str, seconds| Run {
+        argv: vec!["sh".into(), "-c".into(), command.into()],
+        timeout: Some(seconds),
+        ..Run::default()
+    };
+    // One that would take for ever and minds no signal, one that leaves a child behind, and one that never stops writing.
+    for command in [
+        "trap '' TERM INT HUP; echo begun; while :; do sleep 1000; done",
+        "setsid sh -c 'trap \"\" TERM; sleep 1000' & echo begun; wait",
+        "echo begun; yes",
+    ] {
+        let mut output = Vec::new();
+        let ended = agent.client.run(&limited(command, 1), &mut |bytes| output.extend_from_slice(bytes));
+        match ended {
+            Err(ClientError::Failed(failure)) => {
+                assert_eq!(failure.kind, FailureKind::TimedOut, "{failure:?}");
+                assert!(failure.message.contains("after 1 s"), "{}", failure.message);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(output.starts_with(b"begun\n"));
+        // No process of it is left, or its namespace would hold the file system and it could not be frozen.
+        assert_eq!(agent.run(&limited("exit 4", 1000)).0, Exit::Status(4));
+        agent.client.done(&Request::Freeze).unwrap();
+        agent.client.done(&Request::Thaw).unwrap();
+    }
+}
+
+#[test]
 fn output_comes_as_it_is_made() {
     let (_lab, mut agent) = guest();
     // The command waits for a file that is made when its first line is seen: a buffering agent would never end.

@@ -18,10 +18,22 @@ pub struct Arguments {
 pub enum Command {
     /// Build images from templates.
     Build(Build),
+    /// Show what templates ask for when everything in them is resolved.
+    Render(Render),
+    /// Check templates: everything that can be checked without a guest, all errors at once.
+    Validate(Validate),
     /// Show what a build would do: the tree of layers, which are there, and why the others are not.
     Plan(Plan),
     /// Show the forking tree of layers in the store.
     Tree(Tree),
+    /// List what can stand in a template: importers, steps, exporters, with their arguments.
+    Runners(Runners),
+    /// Print the JSON Schema of templates, for editors.
+    Schema,
+    /// Write a first template, with comments.
+    Init(Init),
+    /// Turn a template of the 2015 format (.vbp) into YAML, on standard output.
+    Migrate(Migrate),
     /// Say what this host can do, and which engine `auto` takes.
     Doctor(Doctor),
 }
@@ -37,11 +49,37 @@ pub struct Templates {
     /// Set a parameter; a VALUE that is JSON is taken as such.
     #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     param: Vec<(String, String)>,
+    /// Allow what templates may not do by themselves: `host-exec` (start programs of this host), `net` (downloads by
+    /// expressions), `read=DIR` (reading files outside the template's folder by expressions).
+    #[arg(long, value_name = "WHAT", value_parser = permission)]
+    allow: Vec<Permission>,
+}
+
+/// Something that `--allow` allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permission {
+    HostExec,
+    Net,
+    Read(PathBuf),
+}
+
+/// Reads a permission.
+pub fn permission(text: &str) -> Result<Permission, String> {
+    match text.split_once('=') {
+        None if text == "host-exec" => Ok(Permission::HostExec),
+        None if text == "net" => Ok(Permission::Net),
+        Some(("read", folder)) if !folder.is_empty() => Ok(Permission::Read(PathBuf::from(folder))),
+        _ => Err("expected `host-exec`, `net` or `read=DIR`".into()),
+    }
 }
 
 impl Templates {
     pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.file.iter().chain(&self.templates)
+    }
+
+    pub fn allowed(&self) -> &[Permission] {
+        &self.allow
     }
 
     pub fn parameters(&self) -> &[(String, String)] {
@@ -64,6 +102,13 @@ pub struct StoreArgument {
 }
 
 #[derive(Debug, Args)]
+pub struct KernelArgument {
+    /// Kernel of the appliance of engine vm [default: $VIRT_MAKER_KERNEL, or the host's newest that can be read].
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct Build {
     #[command(flatten)]
     pub templates: Templates,
@@ -78,18 +123,35 @@ pub struct Build {
     /// How steps are run in the guest.
     #[arg(long, value_enum, default_value_t)]
     pub engine: Engine,
+    #[command(flatten)]
+    pub kernel: KernelArgument,
     /// What is shown while it builds.
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,
     /// What becomes of a guest whose step failed.
     #[arg(long, value_enum, default_value_t)]
     pub on_failure: Failed,
-    /// Allow templates something that they may not do by themselves.
-    #[arg(long, value_enum, value_name = "PERMISSION")]
-    pub allow: Vec<Permission>,
     /// Say more: output of steps, and with -vv what engines do [also: $VERBOSE].
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
+}
+
+#[derive(Debug, Args)]
+pub struct Render {
+    #[command(flatten)]
+    pub templates: Templates,
+    /// Print one JSON document, errors included.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Validate {
+    #[command(flatten)]
+    pub templates: Templates,
+    /// Print one JSON document, errors included.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -113,17 +175,55 @@ pub struct Tree {
 }
 
 #[derive(Debug, Args)]
-pub struct Doctor {
+pub struct Runners {
+    /// Only these.
+    #[arg(value_enum)]
+    pub role: Option<RunnerRole>,
+    /// All about this one.
+    pub name: Option<String>,
+    /// Also list the steps that this template defines or uses.
+    #[arg(short, long, value_name = "TEMPLATE")]
+    pub file: Option<PathBuf>,
+    /// Show how a step that is made of others is defined.
+    #[arg(long, requires = "name")]
+    pub source: bool,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
+    /// Arguments, examples and needs of each.
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
 }
 
-/// What a template may do only with its user's consent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Permission {
-    /// Run scripts of the template on this host: `local_run`, `pre_script`, `post_script`.
-    HostExec,
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum RunnerRole {
+    /// What is done to a guest.
+    Steps,
+    /// Where bases come from.
+    Importers,
+    /// What is made of the result.
+    Exporters,
+}
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The folder for it [default: this one].
+    pub folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// A template of the 2015 format.
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub kernel: KernelArgument,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -133,6 +233,8 @@ pub enum Engine {
     Auto,
     /// The guest's file systems mounted on this host; needs root.
     Chroot,
+    /// In a small virtual machine of virt-maker's own; needs no root.
+    Vm,
     /// In the appliance of libguestfs.
     Libguestfs,
 }
@@ -142,6 +244,7 @@ impl From<Engine> for EngineChoice {
         match engine {
             Engine::Auto => EngineChoice::Auto,
             Engine::Chroot => EngineChoice::Chroot,
+            Engine::Vm => EngineChoice::Vm,
             Engine::Libguestfs => EngineChoice::Libguestfs,
         }
     }

@@ -106,10 +106,22 @@ fn render_diagnostic(diagnostic: &Diagnostic) -> String {
             text.push_str(&format!("{margin} |\n{number} | {}\n{margin} | {indent}^\n", harmless(line)));
         }
     }
+    for note in &diagnostic.notes {
+        text.push_str(&format!("  note: {}\n", harmless(&note.message)));
+        if let Some(position) = &note.position {
+            text.push_str(&format!("        --> {}\n", harmless(&position.to_string())));
+        }
+    }
     if let Some(hint) = &diagnostic.hint {
         text.push_str(&format!("  hint: {}\n", harmless(hint)));
     }
     text
+}
+
+/// A note of the loader: something that a person should know, with its place.
+pub fn print_note(diagnostic: &Diagnostic) {
+    let text = render_diagnostic(diagnostic);
+    let _ = std::io::stderr().write_all(text.replacen("error:", "note:", 1).as_bytes());
 }
 
 fn render_failure(failure: &StepFailure) -> String {
@@ -153,6 +165,7 @@ mod tests {
             position: Some(Position { file: Arc::new(PathBuf::from("a.yml")), line: 12, column: 7 }),
             source_line: Some("    - rum: ls".into()),
             hint: Some("did you mean `run`?".into()),
+            notes: Vec::new(),
         };
         let expected = "error: unknown step `rum`\n  --> a.yml:12:7\n   |\n12 |     - rum: ls\n   |       ^\n  hint: did you mean `run`?\n";
         assert_eq!(render(&Error::template(vec![diagnostic])), expected);

@@ -7,6 +7,7 @@ mod report;
 mod settings;
 mod signals;
 mod text;
+mod yaml;
 
 use std::process::ExitCode;
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::PathBuf;
 
+use virt_maker::spec::{SecretSource, Spec};
+
 use crate::error::Failure;
 
 /// Variables that are passed to commands and tools which use a network.
@@ -42,6 +44,11 @@ pub fn agent() -> PathBuf {
     if !beside.exists() && installed.exists() { installed } else { beside }
 }
 
+/// A kernel for the appliance: the argument, else `VIRT_MAKER_KERNEL`.
+pub fn kernel(argument: Option<PathBuf>) -> Option<PathBuf> {
+    argument.or_else(|| path("VIRT_MAKER_KERNEL"))
+}
+
 /// Proxy settings, under their small names and their large ones.
 pub fn proxies() -> BTreeMap<String, String> {
     let names = PROXIES.iter().flat_map(|name| [(*name).to_owned(), name.to_uppercase()]);
@@ -52,6 +59,26 @@ pub fn proxies() -> BTreeMap<String, String> {
 pub fn verbosity(flags: u8) -> u8 {
     let variable = |name| env::var(name).ok().and_then(|text| text.parse().ok());
     if flags > 0 { flags } else { variable("VERBOSE").or_else(|| variable("VERBOSITY")).unwrap_or(0) }
+}
+
+/// Where this process runs: older templates name files relative to it.
+pub fn working_dir() -> Option<PathBuf> {
+    env::current_dir().ok()
+}
+
+/// The user's settings: `virt-maker/config.yml` in `$XDG_CONFIG_HOME`, else in `~/.config`.
+pub fn config_file() -> Option<PathBuf> {
+    let base = path("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+    base.or_else(|| path("HOME").map(|home| home.join(".config"))).map(|base| base.join("virt-maker/config.yml"))
+}
+
+/// Variables that hold the secrets of these specs, as far as they are set.
+pub fn secrets(specs: &[Spec]) -> BTreeMap<String, String> {
+    let named = specs.iter().flat_map(|spec| &spec.secrets).filter_map(|secret| match &secret.source {
+        SecretSource::Env(name) => Some(name),
+        SecretSource::File(_) => None,
+    });
+    named.filter_map(|name| Some((name.clone(), env::var(name).ok()?))).collect()
 }
 
 /// Whether colours are unwanted (<https://no-color.org>) or cannot be shown.

@@ -69,7 +69,7 @@ fn sigkill_leaves_nothing_and_breaks_nothing() {
             assert_eq!(String::from_utf8(text).unwrap(), expected);
         }
     }
-    for (_, image) in bench.layers().iter().filter(|(_, image)| image.ends_with("layer.qcow2")) {
+    for (_, image) in bench.layers().iter().filter(|(_, image)| common::format_of(image) == "qcow2") {
         fsck_clean(image, "qcow2");
     }
     let stray = fs::read_dir(bench.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use common::{Bench, run};
+use common::{Bench, format_of, image_of, run};
 use testkit::tree::{difference, tree_of_image};
 use testkit::{HostState, TinyOptions, appliance_lock, tiny_guest};
 
@@ -53,10 +53,9 @@ fn every_step_leaves_the_same_on_each_engine() {
         .collect();
     assert_eq!(built[0].1, built[1].1, "keys do not depend on the engine");
     let image = |(store, keys): &(std::path::PathBuf, Vec<String>), depth: usize| {
-        let folder = store.join("layers").join(&keys[depth]);
-        let format = if folder.join("layer.raw").exists() { "raw" } else { "qcow2" };
-        testkit::fsck_clean(&folder.join(format!("layer.{format}")), format);
-        tree_of_image(&folder.join(format!("layer.{format}")), format)
+        let image = image_of(store, &keys[depth]);
+        testkit::fsck_clean(&image, format_of(&image));
+        tree_of_image(&image, format_of(&image))
     };
     let mut last = [image(&built[0], 0), image(&built[1], 0)];
     for (depth, (step, must_change)) in steps.iter().enumerate() {
@@ -89,9 +88,8 @@ fn packages_leave_the_same_on_each_engine() {
         let ran = bench.build(engine, &template, &["--store", store.to_str().unwrap()]).exits(0);
         let keys = ran.sealed();
         let image = |depth: usize| {
-            let folder = store.join("layers").join(&keys[depth]);
-            let format = if folder.join("layer.raw").exists() { "raw" } else { "qcow2" };
-            tree_of_image(&folder.join(format!("layer.{format}")), format)
+            let image = image_of(&store, &keys[depth]);
+            tree_of_image(&image, format_of(&image))
         };
         let mut changed = difference(&image(0), &image(1));
         assert!(changed.contains_key("/usr/bin/tini"), "{engine}: {:?}", changed.keys());

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Bench, Ran, run};
+use common::{Bench, Ran, image_of, run};
 use testkit::{Fs, HostState, TinyOptions, appliance_lock, fsck_clean, read_file_from_image, tiny_guest};
 
 /// `nobody`: it owns nothing and is in no group that may use KVM.
@@ -84,7 +84,7 @@ fn ten_steps_with_libguestfs_take_one_session_and_an_edit_runs_only_what_follows
     for (depth, key) in sealed.iter().enumerate().skip(1) {
         let layer = store.join("layers").join(key);
         assert_eq!(fs::metadata(&layer).unwrap().uid(), USER);
-        let image = layer.join("layer.qcow2");
+        let image = image_of(&store, key);
         fsck_clean(&image, "qcow2");
         if depth % 3 == 1 {
             let log = fs::read_to_string(layer.join("log.txt")).unwrap();

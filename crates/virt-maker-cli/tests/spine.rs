@@ -41,7 +41,7 @@ fn ten_steps_take_one_session_and_an_edit_runs_only_what_follows() {
 
     // What each made is what its own steps wrote.
     let tip = third.sealed().pop().unwrap();
-    let image = bench.store().join("layers").join(&tip).join("layer.qcow2");
+    let image = bench.image(&tip);
     let text = read_file_from_image(&image, "/steps");
     assert_eq!(String::from_utf8(text).unwrap(), "1\n2\n3\n4\n5\n6\nseven\n8\n9\n10\n");
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
@@ -73,7 +73,7 @@ fn every_layer_is_a_clean_file_system_with_the_data_that_was_written() {
         let sealed = ran.sealed();
         assert_eq!(sealed.len(), 7);
         for (depth, key) in sealed.iter().enumerate().skip(1) {
-            let image = bench.store().join("layers").join(key).join("layer.qcow2");
+            let image = bench.image(key);
             fsck_clean(&image, "qcow2");
             let log = fs::read_to_string(bench.store().join("layers").join(key).join("log.txt")).unwrap();
             for line in log.lines() {
@@ -172,10 +172,27 @@ fn a_damaged_layer_is_a_miss_with_a_warning() {
     let template = bench.template("t.yml", &[run("echo 1 > /a"), run("echo 2 > /b")], "");
     let first = bench.build("chroot", &template, &[]).exits(0);
     let key = &first.sealed()[1];
-    let image = bench.store().join("layers").join(key).join("layer.qcow2");
+    let image = bench.image(key);
     fs::remove_file(&image).unwrap();
     fs::write(&image, "short").unwrap();
     let second = bench.build("chroot", &template, &[]).exits(0);
     assert_eq!(second.steps("layer_started"), [1, 2]);
     assert!(second.of("warning").iter().any(|event| event["message"].as_str().unwrap().contains("is made again")));
+}
+
+/// Far deeper than a chain could be whose links are paths from folder to folder: it is opened again by every reader.
+#[test]
+fn a_deep_chain_is_opened_again() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let mut steps: Vec<String> = (1..=130).map(|number| run(&format!("echo {number} >> /steps"))).collect();
+    bench.build("chroot", &bench.template("t.yml", &steps, ""), &[]).exits(0);
+    steps.push(run("echo last >> /steps"));
+    let deeper = bench.template("deeper.yml", &steps, "qcow2: {path: out.qcow2}");
+    let ran = bench.build("chroot", &deeper, &[]).exits(0);
+    assert_eq!(ran.steps("layer_started"), [131]);
+    let expected: String = (1..=130).map(|number| format!("{number}\n")).chain(["last\n".into()]).collect();
+    for image in [bench.image(&ran.sealed()[0]), bench.path("out.qcow2")] {
+        fsck_clean(&image, "qcow2");
+        assert_eq!(String::from_utf8(read_file_from_image(&image, "/steps")).unwrap(), expected);
+    }
 }

@@ -32,4 +32,17 @@ pub struct Diagnostic {
     pub source_line: Option<String>,
     /// What to do: a suggestion for a misspelled word, for instance.
     pub hint: Option<String>,
+    /// Where the value came from, where it does not stand at `position` as it is: an expression, a parameter, a file
+    /// that another one takes in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
+}
+
+/// A sentence that explains a [`Diagnostic`], with a place of its own.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Note {
+    /// The sentence.
+    pub message: String,
+    /// Where.
+    pub position: Option<Position>,
 }

@@ -186,6 +186,9 @@ pub struct LayerInfo {
     pub steps: usize,
     /// Where it stands in the template.
     pub position: Option<Position>,
+    /// Functions with changing values (`now()`, ...) that have a part in it, so that its key is another one each time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volatile: Vec<&'static str>,
 }
 
 fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -124,6 +124,9 @@ pub struct KeyMaterial {
     pub inputs: Vec<HostInput>,
     /// Key of the parent; `None` for a base.
     pub parent: Option<LayerKey>,
+    /// Options beside the runner that shape the layer, by name; where there is none, nothing is hashed for them.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub options: serde_json::Map<String, serde_json::Value>,
 }
 
 impl KeyMaterial {
@@ -146,6 +149,10 @@ impl KeyMaterial {
         match &self.parent {
             Some(parent) => encoder.frame(b'P', parent.0.as_bytes()),
             None => encoder.frame(b'P', &[]),
+        }
+        if !self.options.is_empty() {
+            encoder.text("options");
+            encoder.value(&serde_json::Value::Object(self.options.clone()));
         }
         LayerKey(Digest(encoder.0.finalize().into()))
     }
@@ -212,6 +219,7 @@ mod tests {
             arguments: json!({"script": "echo hello\n"}),
             inputs: Vec::new(),
             parent: Some(LayerKey(Digest::of(b"parent"))),
+            options: serde_json::Map::new(),
         }
     }
 
@@ -259,6 +267,8 @@ mod tests {
             KeyMaterial { inputs: vec![input("a"), input("b")], ..one.clone() },
             KeyMaterial { inputs: vec![input("b"), input("a")], ..one.clone() },
             KeyMaterial { inputs: vec![HostInput { mode: 0o755, ..input("a") }], ..one.clone() },
+            KeyMaterial { options: json!({"network": false}).as_object().unwrap().clone(), ..one.clone() },
+            KeyMaterial { options: json!({"env": {"A": "b"}}).as_object().unwrap().clone(), ..one.clone() },
             KeyMaterial { parent: None, ..one.clone() },
             KeyMaterial { parent: Some(LayerKey(Digest::of(b"other"))), ..one.clone() },
         ];

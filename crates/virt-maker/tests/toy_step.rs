@@ -30,12 +30,13 @@ spec:
         store: folder.path().join("store"),
         agent: PathBuf::from("AGENT"),
         engine_cache: folder.path().join("engines"),
+        kernel: None,
         engine: EngineChoice::Chroot,
         force: false,
         force_export: false,
         on_failure: OnFailure::Discard,
-        host_exec: false,
         network_env: Default::default(),
+        secret_env: Default::default(),
         cancel: Default::default(),
     };
     let summary = build(&[spec], &settings, &Events::none()).unwrap();

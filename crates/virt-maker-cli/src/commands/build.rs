@@ -7,7 +7,8 @@ use virt_maker::event::{Event, Events};
 use virt_maker::host::Cancel;
 use virt_maker::spec;
 
-use crate::arguments::{Build, Failed, Permission, Progress};
+use super::loading;
+use crate::arguments::{Build, Failed, Progress};
 use crate::error::Failure;
 use crate::{report, settings, signals};
 
@@ -24,23 +25,26 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     };
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
-    let settings = Settings {
+    let mut settings = Settings {
         store: settings::store(arguments.store.store.clone())?,
         agent: settings::agent(),
         engine_cache: settings::cache_dir()?,
         engine: arguments.engine.into(),
+        kernel: settings::kernel(arguments.kernel.kernel.clone()),
         force: arguments.force,
         force_export: arguments.force_export,
         on_failure: arguments.on_failure.into(),
-        host_exec: arguments.allow.contains(&Permission::HostExec),
         network_env: settings::proxies(),
+        secret_env: Default::default(),
         cancel,
     };
     let reporter = report::new(progress, settings::verbosity(arguments.verbose));
-    let parameters = arguments.templates.parameters();
-    let specs = arguments.templates.paths().map(|path| spec::load(path, parameters)).collect::<Result<Vec<_>, _>>();
-    let specs = match specs {
-        Ok(specs) => specs,
+    let sink = reporter.clone();
+    let events = Events::new(move |event| sink.event(event));
+    let paths: Vec<_> = arguments.templates.paths().cloned().collect();
+    let options = loading::options(&arguments.templates, &events, &settings.cancel)?;
+    let loaded = match spec::load_all(&paths, &options) {
+        Ok(loaded) => loaded,
         Err(error) => {
             // A machine that reads the events must learn of this end too.
             let message = virt_maker::error::chain(&error);
@@ -48,8 +52,9 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
             return Err(reporter.end().err().map_or(Failure::Library(error), Failure::Output));
         }
     };
-    let sink = reporter.clone();
-    let result = build(&specs, &settings, &Events::new(move |event| sink.event(event)));
+    loading::warn(&loaded.notes, &events);
+    settings.secret_env = settings::secrets(&loaded.specs);
+    let result = build(&loaded.specs, &settings, &events);
     // What is on the terminal is complete before an error is printed below it.
     let shown = reporter.end();
     result?;

@@ -18,7 +18,11 @@ const NO_ENGINE: u8 = 5;
 
 /// Runs it. Fails where no engine works.
 pub fn run(arguments: &arguments::Doctor) -> Result<(), Failure> {
-    let found = examine(&settings::agent(), &settings::cache_dir()?)?;
+    let found = examine(
+        &settings::agent(),
+        &settings::cache_dir()?,
+        settings::kernel(arguments.kernel.kernel.clone()).as_deref(),
+    )?;
     if arguments.json {
         print_json(&json!({"version": VERSION, "checks": found.checks, "engines": found.engines, "auto": found.auto}))?;
     } else {

@@ -2,8 +2,15 @@
 
 mod build;
 mod doctor;
+mod init;
+mod loading;
+mod migrate;
 mod plan;
+mod render;
+mod runners;
+mod schema;
 mod tree;
+mod validate;
 
 use std::io::Write;
 
@@ -14,8 +21,14 @@ use crate::error::Failure;
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Build(arguments) => build::run(&arguments),
+        Command::Render(arguments) => render::run(&arguments),
+        Command::Validate(arguments) => validate::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Tree(arguments) => tree::run(&arguments),
+        Command::Runners(arguments) => runners::run(&arguments),
+        Command::Schema => schema::run(),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

@@ -10,10 +10,10 @@ use virt_maker::plan::{MissReason, NodeState, Plan, PlanContext, make};
 use virt_maker::spec;
 use virt_maker::store::Store;
 
-use super::print_json;
+use super::{loading, print_json};
 use crate::arguments;
 use crate::error::Failure;
-use crate::text::harmless;
+use crate::text::{duration, harmless};
 use crate::{report, settings};
 
 /// Version of the JSON document.
@@ -21,15 +21,17 @@ const VERSION: u32 = 1;
 
 /// Runs it.
 pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
-    let parameters = arguments.templates.parameters();
-    let specs = arguments.templates.paths().map(|path| spec::load(path, parameters)).collect::<Result<Vec<_>, _>>()?;
+    let cancel = Cancel::default();
+    let events = Events::new(report::warnings_only);
+    let paths: Vec<_> = arguments.templates.paths().cloned().collect();
+    let loaded = spec::load_all(&paths, &loading::options(&arguments.templates, &events, &cancel)?)?;
+    loading::warn(&loaded.notes, &events);
     let store = Store::open(&settings::store(arguments.store.store.clone())?)?;
     let cache_dir = store.cache_dir();
-    let (cancel, env) = (Cancel::default(), settings::proxies());
-    let events = Events::new(report::warnings_only);
+    let env = settings::proxies();
     let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };
     let context = PlanContext { store: &store, import, force: false, explain: true, events: &events, cancel: &cancel };
-    let plan = make(&specs, &context)?;
+    let plan = make(&loaded.specs, &context)?;
     if arguments.json {
         return print_json(&document(&plan));
     }
@@ -60,7 +62,10 @@ fn print(plan: &Plan, index: usize, first: &str, rest: &str, out: &mut impl Writ
         NodeState::Miss { reason } => ("miss", format!("  ({})", reason_text(reason))),
     };
     let info = &node.info;
-    let summary = harmless(&info.summary);
+    let mut summary = harmless(&info.summary);
+    if !info.volatile.is_empty() {
+        summary.push_str(&format!("  [changes each time: {}]", info.volatile.join(", ")));
+    }
     writeln!(out, "{first}{mark} {}  {}: {summary}{why}", info.key.short(), info.kind)?;
     let children: Vec<_> =
         (index + 1..plan.nodes.len()).filter(|child| plan.nodes[*child].parent == Some(index)).collect();
@@ -84,6 +89,11 @@ fn reason_text(reason: &MissReason) -> String {
         }
         MissReason::Damaged { problem } => format!("cannot be used: {}", harmless(problem)),
         MissReason::Forced => "forced".into(),
+        MissReason::AlwaysRun => "always run".into(),
+        MissReason::Expired { age, ttl } => {
+            let time = |seconds: &u64| duration(std::time::Duration::from_secs(*seconds));
+            format!("older than its ttl: {} of {}", time(age), time(ttl))
+        }
         _ => "missing".into(),
     }
 }

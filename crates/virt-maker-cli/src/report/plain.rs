@@ -136,6 +136,7 @@ mod tests {
     fn a_build_reads_like_this() {
         let key = LayerKey(Digest::of(b"x"));
         let info = LayerInfo {
+            volatile: Vec::new(),
             key,
             role: "step",
             kind: "run".into(),

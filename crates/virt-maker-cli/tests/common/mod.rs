@@ -80,23 +80,25 @@ impl Bench {
     /// Image files of all layers in the store: key, path.
     pub fn layers(&self) -> Vec<(String, PathBuf)> {
         let Ok(entries) = fs::read_dir(self.store().join("layers")) else { return Vec::new() };
-        entries
-            .map(|entry| {
-                let folder = entry.unwrap().path();
-                let image = ["layer.qcow2", "layer.raw"].map(|name| folder.join(name));
-                let image = image.into_iter().find(|path| path.exists()).unwrap();
-                (folder.file_name().unwrap().to_str().unwrap().to_owned(), image)
-            })
-            .collect()
+        let keys = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        keys.map(|key| (key.clone(), image_of(&self.store(), &key))).collect()
     }
 
-    /// What is in the store besides layers, records and caches.
+    /// The image file of a layer.
+    pub fn image(&self, key: &str) -> PathBuf {
+        image_of(&self.store(), key)
+    }
+
+    /// What is in the store besides layers, records and caches: work, locks, and images that no layer has.
     pub fn left_in_store(&self) -> Vec<String> {
-        ["tmp", "locks"]
-            .iter()
-            .flat_map(|part| fs::read_dir(self.store().join(part)).into_iter().flatten())
-            .map(|entry| entry.unwrap().path().display().to_string())
-            .collect()
+        let files = |part: &str| {
+            let entries = fs::read_dir(self.store().join(part)).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+        };
+        let own: Vec<_> = self.layers().into_iter().map(|(_, image)| image).collect();
+        let strays = files("images").into_iter().filter(|image| !own.contains(image));
+        let left = files("tmp").into_iter().chain(files("locks")).chain(strays);
+        left.map(|path| path.display().to_string()).collect()
     }
 }
 
@@ -129,6 +131,21 @@ impl Ran {
     pub fn sealed(&self) -> Vec<String> {
         self.of("layer_sealed").iter().map(|event| event["key"].as_str().unwrap().to_owned()).collect()
     }
+}
+
+/// The image file of a layer in a store: the one that its record names, and the only one of its key.
+#[track_caller]
+pub fn image_of(store: &Path, key: &str) -> PathBuf {
+    let images = fs::read_dir(store.join("images")).unwrap().map(|entry| entry.unwrap().path());
+    let begins = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&format!("{key}-"));
+    let found: Vec<_> = images.filter(begins).collect();
+    assert_eq!(found.len(), 1, "images of {key}");
+    found[0].clone()
+}
+
+/// `qcow2` or `raw`, by the name of a layer's image.
+pub fn format_of(image: &Path) -> &str {
+    image.extension().unwrap().to_str().unwrap()
 }
 
 /// A step that runs a one-line script.

@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::import::{ImportContext, ImportKey};
 use crate::plan::PlanNode;
 use crate::spec::ImportEntry;
-use crate::store::{Draft, KeyLock, Layer};
+use crate::store::{KeyLock, Layer};
 
 /// Runs the import of `node` and seals its base. The caller has found it missing while holding `lock`.
 pub(super) fn make(
@@ -38,7 +38,7 @@ pub(super) fn make(
         ImageFormat::Qcow2 => overlay::virtual_size(&image)?,
         ImageFormat::Raw => std::fs::metadata(&image).context(ErrorKind::Store, failed)?.len(),
     };
-    let mut draft = Draft::new(folder, node.material.clone(), format, virtual_size)?;
+    let mut draft = build.store.draft(folder, node.material.clone(), format, virtual_size)?;
     std::fs::rename(&image, draft.image()).context(ErrorKind::Store, failed)?;
     let elapsed = begin.elapsed();
     draft.describe(node.info.summary.clone(), None, None, elapsed.as_secs_f64());

@@ -114,7 +114,7 @@ impl Build<'_> {
             fs::rename(draft.image(), &path)
         };
         keep().context(ErrorKind::Store, || format!("cannot keep the overlay as {}", path.display()))?;
-        overlay::set_backing_name(&path, &format!("../../layers/{}/{}", parent.key, parent.file_name()))?;
+        overlay::set_backing_name(&path, &format!("../../images/{}", parent.image_name()))?;
         Ok(path)
     }
 }

@@ -6,9 +6,11 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::mask::Mask;
 use crate::engine::LogSink;
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::{Event, Events};
+use crate::guest::Secrets;
 use crate::key::LayerKey;
 
 /// How many lines a failure quotes.
@@ -28,6 +30,7 @@ struct State {
     line: String,
     last: VecDeque<String>,
     failed: Option<std::io::Error>,
+    mask: Mask,
 }
 
 impl StepLog {
@@ -39,11 +42,12 @@ impl StepLog {
             line: String::new(),
             last: VecDeque::new(),
             failed: None,
+            mask: Mask::default(),
         })))
     }
 
-    /// Begins the log of a step at `path`.
-    pub(super) fn begin(&self, key: LayerKey, path: &Path) -> Result<()> {
+    /// Begins the log of a step at `path`. Values of these secrets are masked, wherever the output goes.
+    pub(super) fn begin(&self, key: LayerKey, path: &Path, secrets: &Secrets) -> Result<()> {
         let file = File::create(path).context(ErrorKind::Store, || format!("cannot write {}", path.display()))?;
         let mut state = self.state();
         state.current = Some((key, file));
@@ -51,12 +55,15 @@ impl StepLog {
         state.line.clear();
         state.last.clear();
         state.failed = None;
+        state.mask = Mask::new(secrets);
         Ok(())
     }
 
     /// Ends it; an error says that the log could not be written, on a full disk for instance.
     pub(super) fn end(&self) -> Result<()> {
         let mut state = self.state();
+        let rest = state.mask.end();
+        state.show(&rest);
         state.current = None;
         state.failed.take().map_or(Ok(()), Err).context(ErrorKind::Store, || "cannot write the log of the step")
     }
@@ -82,6 +89,11 @@ impl StepLog {
 
 impl State {
     fn take(&mut self, bytes: &[u8]) {
+        let shown = self.mask.take(bytes);
+        self.show(&shown);
+    }
+
+    fn show(&mut self, bytes: &[u8]) {
         let Some((key, file)) = &mut self.current else { return };
         if let Err(error) = file.write_all(bytes) {
             self.failed.get_or_insert(error);

@@ -13,8 +13,9 @@
 mod base;
 mod failure;
 mod log;
+mod mask;
+mod options;
 mod path;
-mod permission;
 mod sealer;
 mod session;
 mod wait;
@@ -47,7 +48,7 @@ pub enum OnFailure {
 }
 
 /// How to build.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// The store's folder.
     pub store: PathBuf,
@@ -57,16 +58,18 @@ pub struct Settings {
     pub engine_cache: PathBuf,
     /// Which engine.
     pub engine: EngineChoice,
+    /// A kernel for engine `vm`, in place of the newest of the host.
+    pub kernel: Option<PathBuf>,
     /// Make every layer again, and replace what is there.
     pub force: bool,
     /// Write every artifact again.
     pub force_export: bool,
     /// What to do when a step fails.
     pub on_failure: OnFailure,
-    /// Templates may run programs on the host.
-    pub host_exec: bool,
     /// Variables for commands and tools with a network: proxies. No part of a key.
     pub network_env: BTreeMap<String, String>,
+    /// Variables that hold secrets, as `secrets: {NAME: {env: VARIABLE}}` names them.
+    pub secret_env: BTreeMap<String, String>,
     /// Set from elsewhere to stop.
     pub cancel: Cancel,
 }
@@ -109,7 +112,6 @@ pub fn build(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Sum
 }
 
 fn run(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> {
-    permission::check(specs, settings.host_exec)?;
     let begin = Instant::now();
     let store = Store::open(&settings.store)?;
     let mut spent = Spent::default();
@@ -128,7 +130,8 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> 
         events.send(Event::LayerCached(node.info.clone()));
     }
 
-    let selector = Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone());
+    let selector =
+        Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone(), settings.kernel.clone());
     let mut build = Build { specs, settings, events, store, selector, fresh: HashSet::new(), sessions: 0, spent };
     let mut artifacts = Vec::new();
     for index in 0..specs.len() {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::options::{self, Optioned};
 use super::sealer::Sealer;
 use super::{Build, base, log::StepLog, session};
 use crate::disk::ImageFormat;
@@ -12,7 +13,7 @@ use crate::event::Event;
 use crate::import::{self, ImportContext};
 use crate::plan::{Part, Plan, PlanNode, usable};
 use crate::step::StepContext;
-use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Workspace};
+use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Store, Workspace};
 
 /// Makes what is missing of a path (indices of nodes, from the base) and returns its last layer.
 pub(super) fn ensure(build: &mut Build<'_>, plan: &Plan, path: &[usize]) -> Result<Layer> {
@@ -48,18 +49,25 @@ fn deepest<'p>(build: &Build<'_>, plan: &Plan, path: &'p [usize]) -> (Option<Lay
         let key = plan.nodes[*index].info.key;
         let found = usable(&build.store, key, parent.as_ref().map(|layer| &*layer.record.id));
         match found {
-            Lookup::Present(layer) if !build.settings.force || build.fresh.contains(&key) => parent = Some(*layer),
+            Lookup::Present(layer) if build.fresh.contains(&key) || taken(build, &plan.nodes[*index], &layer) => {
+                parent = Some(*layer)
+            }
             _ => return (parent, &path[depth..]),
         }
     }
     (parent, &[])
 }
 
+/// Whether a layer that was there before this build may be used by it.
+fn taken(build: &Build<'_>, node: &PlanNode, layer: &Layer) -> bool {
+    !build.settings.force && node.policy.refuses(layer.record.created).is_none()
+}
+
 /// Opens one session on `parent` and runs the steps of `missing` in it, as far as their locks can be had at once.
 /// Returns after all that ran is sealed.
 fn run_session(build: &mut Build<'_>, plan: &Plan, missing: &[usize], parent: Layer, lock: KeyLock) -> Result<()> {
     let workspace = build.store.workspace()?;
-    let first = draft_on(&workspace, &plan.nodes[missing[0]], &parent.record)?;
+    let first = draft_on(&build.store, &workspace, &plan.nodes[missing[0]], &parent.record)?;
     let log = StepLog::new(build.events);
     let (session, engine) = session::open(build, &workspace, &parent, &first, &log)?;
     let sealer = Sealer::start(&build.store, build.events);
@@ -125,7 +133,7 @@ impl Walk<'_> {
                 build.spent.add("session", begin.elapsed());
                 return self.sealer.seal(draft, lock);
             };
-            let next = draft_on(self.workspace, &self.plan.nodes[index], draft.record())?;
+            let next = draft_on(&build.store, self.workspace, &self.plan.nodes[index], draft.record())?;
             session.checkpoint(&next.image())?;
             build.spent.add("checkpoint", begin.elapsed());
             parent = draft.record().clone();
@@ -140,7 +148,6 @@ impl Walk<'_> {
             return Err(Error::new(ErrorKind::Internal, "an import in the place of a step"));
         };
         build.events.send(Event::LayerStarted(node.info.clone()));
-        self.log.begin(node.info.key, &draft.log())?;
         let cache_dir = build.store.cache_dir();
         let import = ImportContext {
             cache_dir: &cache_dir,
@@ -149,28 +156,46 @@ impl Walk<'_> {
             env: &build.settings.network_env,
         };
         let context = StepContext {
-            host_exec: build.settings.host_exec,
             output: self.log.sink(),
             cancel: &build.settings.cancel,
             scratch: self.workspace.path(),
             fetch: &|url, digest| import::fetch_checked(url, digest, &import),
         };
-        let ran = build.specs[node.origin.0].steps[*number].runner.run(key, session.guest(), &context);
+        let spec = &build.specs[node.origin.0];
+        let step = &spec.steps[*number];
+        let secrets = options::secrets(spec, step, &build.settings.secret_env)?;
+        self.log.begin(node.info.key, &draft.log(), &secrets)?;
+        let attempts = step.options.retries.unwrap_or(0) + 1;
+        let mut ran = Ok(());
+        for attempt in 1..=attempts {
+            ran = step.runner.run(key, &mut Optioned::new(session.guest(), &step.options, &secrets), &context);
+            match &ran {
+                // What a cancelled build, a full disk or a broken engine does is no better the next time.
+                Err(error) if error.kind() == ErrorKind::Step && attempt < attempts => {
+                    let message = crate::error::chain(error);
+                    build.events.warn(format!(
+                        "attempt {attempt} of {attempts} of step {} (`{}`) failed: {message}",
+                        node.info.index, node.info.kind
+                    ));
+                }
+                _ => break,
+            }
+        }
         let logged = self.log.end();
         ran.and(logged)
     }
 }
 
 /// A draft with an empty overlay whose header names the parent's file as it will lie beside it in the store.
-fn draft_on(workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
+fn draft_on(store: &Store, workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
     let folder = workspace.subfolder(&node.info.key.to_string())?;
-    let draft = Draft::new(folder, node.material.clone(), ImageFormat::Qcow2, parent.virtual_size)?;
+    let draft = store.draft(folder, node.material.clone(), ImageFormat::Qcow2, parent.virtual_size)?;
     create_overlay(&draft, parent)?;
     Ok(draft)
 }
 
 /// Writes the empty overlay of a draft.
 pub(super) fn create_overlay(draft: &Draft, parent: &LayerRecord) -> Result<()> {
-    let name = format!("../{}/{}", parent.key, parent.file_name());
-    overlay::create(&draft.image(), parent.virtual_size, Backing { name: &name, format: parent.format })
+    let backing = Backing { name: &parent.image_name(), format: parent.format };
+    overlay::create(&draft.image(), parent.virtual_size, backing)
 }

@@ -10,11 +10,16 @@
 //! a push the old top is complete in the page cache. It rewrites no header: each overlay's header names its backing
 //! file as both will lie in the store, and inside a session the links are given by node.
 //!
+//! # What must not grow with depth
+//! Whenever the graph changes, qemu asks each node whether its backing node is the one that its header names, as text,
+//! and where it is not, it describes all below as JSON, once for each node above. So the program that has the graph
+//! open works in the folder of the images, and opens them by the names by which their headers know each other.
+//!
 //! # Durability
 //! Overlays are opened with `cache.no-flush`: what a guest flushes before a seal protects nothing, because an overlay
 //! that is not sealed is thrown away after a crash. The seal alone syncs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -27,27 +32,34 @@ pub struct BlockGraph {
     qmp: Qmp,
     top: String,
     pushed: u32,
+    /// The working directory of the program at the other end, where known.
+    directory: Option<PathBuf>,
 }
 
 impl BlockGraph {
-    /// Opens `parent` read-only, with the chain that its header names, and the empty `overlay` on it.
-    pub fn open(mut qmp: Qmp, parent: &Image, overlay: &Path) -> Result<BlockGraph> {
-        qmp.execute(
+    /// Opens `parent` read-only, with the chain that its header names, and the empty `overlay` on it. `directory` is
+    /// the working directory of the program at the other end.
+    pub fn open(qmp: Qmp, directory: &Path, parent: &Image, overlay: &Path) -> Result<BlockGraph> {
+        let directory = Some(directory.to_owned());
+        let mut graph = BlockGraph { qmp, top: "overlay-0".into(), pushed: 0, directory };
+        let parent_name = graph.name(&parent.path).to_owned();
+        graph.qmp.execute(
             "blockdev-add",
             json!({
                 "driver": parent.format.name(),
                 "node-name": "parent",
                 "read-only": true,
-                "file": {"driver": "file", "filename": utf8(&parent.path)?},
+                "file": {"driver": "file", "filename": utf8(&parent_name)?},
             }),
         )?;
-        qmp.execute("blockdev-add", overlay_options("overlay-0", overlay, json!("parent"))?)?;
-        Ok(BlockGraph { qmp, top: "overlay-0".into(), pushed: 0 })
+        let overlay = overlay_options(&graph.top, graph.name(overlay), json!("parent"))?;
+        graph.qmp.execute("blockdev-add", overlay)?;
+        Ok(graph)
     }
 
     /// Takes over a graph whose top node (by its node name) qemu opened from its command line.
     pub fn adopt(qmp: Qmp, top: impl Into<String>) -> BlockGraph {
-        BlockGraph { qmp, top: top.into(), pushed: 0 }
+        BlockGraph { qmp, top: top.into(), pushed: 0, directory: None }
     }
 
     /// Name of the node on top. Devices and exports that were attached to the first top follow each push.
@@ -59,10 +71,28 @@ impl BlockGraph {
     pub fn push(&mut self, next: &Path) -> Result<()> {
         self.pushed += 1;
         let node = format!("overlay-{}", self.pushed);
-        self.qmp.execute("blockdev-add", overlay_options(&node, next, Value::Null)?)?;
+        self.qmp.execute("blockdev-add", overlay_options(&node, self.name(next), Value::Null)?)?;
         self.qmp.execute("blockdev-snapshot", json!({"node": self.top, "overlay": node}))?;
         self.top = node;
         Ok(())
+    }
+
+    /// Plugs the top into a running machine as a SCSI disk on `bus`, with a serial number by which it is found there.
+    pub fn plug(&mut self, bus: &str, serial: &str) -> Result<()> {
+        let device = json!({
+            "driver": "scsi-hd", "id": serial, "bus": bus, "drive": self.top, "serial": serial,
+            // What the guest flushes is thrown away with the session if it is not sealed.
+            "write-cache": "on",
+        });
+        self.qmp.execute("device_add", device).map(drop)
+    }
+
+    /// The name by which the other end opens a file: without its folder where it works there.
+    fn name<'p>(&self, path: &'p Path) -> &'p Path {
+        match path.file_name() {
+            Some(name) if path.parent() == self.directory.as_deref() => Path::new(name),
+            _ => path,
+        }
     }
 
     /// The control connection, for what is not part of the stack.

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::select::{EngineChoice, Selector};
-use super::{chroot, kvm, libguestfs};
+use super::{chroot, kvm, libguestfs, vm};
 use crate::error::{Context, ErrorKind, Result, chain};
 use crate::host::{Cancel, Tool, find_program};
 
@@ -81,7 +81,7 @@ const TOOLS: [(&str, &[&str], &str, &str); 10] = [
 const FILE_SYSTEMS: [&str; 5] = ["ext4", "xfs", "btrfs", "vfat", "iso9660"];
 
 /// Looks at the host. `agent` and `cache_dir` as for [`Selector::new`].
-pub fn examine(agent: &Path, cache_dir: &Path) -> Result<Examination> {
+pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<Examination> {
     let cancel = Cancel::default();
     fs::create_dir_all(cache_dir).context(ErrorKind::Host, || format!("cannot make {}", cache_dir.display()))?;
     let mut checks: Vec<Check> = TOOLS.iter().map(|tool| check_tool(*tool, &cancel)).collect();
@@ -120,9 +120,11 @@ pub fn examine(agent: &Path, cache_dir: &Path) -> Result<Examination> {
     };
     let engines = vec![
         state("chroot", chroot::check(agent), "fast; the host's kernel reads the guest's file systems"),
+        state("vm", vm::check(kernel, agent), "isolates the guest, needs no root; fast with KVM"),
         state("libguestfs", libguestfs::check().map(drop), "starts in seconds; isolates the guest, reaches furthest"),
     ];
-    let mut selector = Selector::new(EngineChoice::Auto, agent.to_owned(), cache_dir.to_owned());
+    let mut selector =
+        Selector::new(EngineChoice::Auto, agent.to_owned(), cache_dir.to_owned(), kernel.map(Path::to_owned));
     let auto = selector.candidates().ok().and_then(|found| found.first());
     let auto = auto.map(|first| Auto { engine: first.engine.name(), reason: first.reason.clone() });
     Ok(Examination { checks, engines, auto })

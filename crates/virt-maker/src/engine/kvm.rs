@@ -94,8 +94,10 @@ fn run(work_dir: &Path) -> Result<()> {
         program: QEMU.into(),
         package: "qemu-system-x86",
         arguments: arguments.iter().map(Into::into).collect(),
-        channel: theirs.into(),
+        channels: vec![theirs.into()],
+        address_space: None,
         mount_namespace_of: None,
+        directory: None,
         log: log.clone(),
     })?;
     let tried = Qmp::greet(ours).and_then(|mut qmp| {

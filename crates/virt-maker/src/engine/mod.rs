@@ -3,6 +3,7 @@
 //! An engine opens a [`Session`] on a sealed layer with one writable overlay on top. Between two steps the session
 //! makes its overlay immutable and puts the next one on top ([`Session::checkpoint`]), while the guest stays mounted.
 
+mod agent;
 pub mod block;
 pub mod chroot;
 pub mod doctor;
@@ -10,6 +11,8 @@ pub mod kvm;
 pub mod libguestfs;
 pub mod qmp;
 pub mod select;
+mod user_network;
+pub mod vm;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

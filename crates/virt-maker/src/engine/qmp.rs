@@ -3,11 +3,14 @@
 //! One command is under way at a time. Events that come between are dropped, except that [`Qmp::wait_event`] waits
 //! for one. The peer is a program of the host, but it may die at any time: every call ends with an answer or an error.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -68,10 +71,23 @@ impl Qmp {
             }
             if let Some(error) = answer.get("error") {
                 let said = error.get("desc").and_then(Value::as_str).unwrap_or("an error without words");
+                let said = without_echoes(said);
                 return Err(Error::new(ErrorKind::Internal, format!("qemu refused `{command}`: {said}")));
             }
             return Ok(answer.get_mut("return").map(Value::take).unwrap_or_default());
         }
+    }
+
+    /// Hands a descriptor to qemu, which then knows it by this name.
+    pub fn send_descriptor(&mut self, name: &str, descriptor: BorrowedFd<'_>) -> Result<()> {
+        // The descriptor travels with the first byte of the command that takes it; a blank before a command is nothing.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [descriptor];
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        sendmsg(self.reader.get_ref(), &[IoSlice::new(b" ")], &mut control, SendFlags::empty())
+            .context(ErrorKind::Internal, || "cannot hand a descriptor to qemu")?;
+        self.execute("getfd", json!({"fdname": name})).map(drop)
     }
 
     /// Waits for an event of this name and returns its data.
@@ -96,5 +112,24 @@ impl Qmp {
         serde_json::from_str(&line).map_err(|source| {
             Error::new(ErrorKind::Internal, "qemu sent something that is not JSON").with_source(source)
         })
+    }
+}
+
+/// qemu says once for each layer of a chain that it could not open its backing file: once is enough.
+fn without_echoes(said: &str) -> String {
+    const ECHO: &str = "Could not open backing file: ";
+    let last = said.rsplit(ECHO).next().unwrap_or(said);
+    if last.len() == said.len() { said.to_owned() } else { format!("{ECHO}{last}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_a_deep_chain_is_said_once() {
+        let said = format!("{}Could not open 'x': No such file", "Could not open backing file: ".repeat(3));
+        assert_eq!(without_echoes(&said), "Could not open backing file: Could not open 'x': No such file");
+        assert_eq!(without_echoes("Node not found"), "Node not found");
     }
 }

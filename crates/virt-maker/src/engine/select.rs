@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::chroot::{self, ChrootEngine};
 use super::libguestfs::{self, LibguestfsEngine, LibguestfsOptions};
+use super::vm::{self, VmEngine, VmOptions};
 use super::{Engine, kvm};
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -18,6 +19,8 @@ pub enum EngineChoice {
     Auto,
     /// [`super::chroot`].
     Chroot,
+    /// [`super::vm`].
+    Vm,
     /// [`super::libguestfs`].
     Libguestfs,
 }
@@ -35,14 +38,15 @@ pub struct Selector {
     choice: EngineChoice,
     agent: PathBuf,
     cache_dir: PathBuf,
+    kernel: Option<PathBuf>,
     found: Vec<Candidate>,
 }
 
 impl Selector {
     /// A selector that has looked at nothing yet. `agent` is the path of the agent, `cache_dir` a folder for what
-    /// engines keep.
-    pub fn new(choice: EngineChoice, agent: PathBuf, cache_dir: PathBuf) -> Selector {
-        Selector { choice, agent, cache_dir, found: Vec::new() }
+    /// engines keep, `kernel` one for engine `vm` in place of the host's newest.
+    pub fn new(choice: EngineChoice, agent: PathBuf, cache_dir: PathBuf, kernel: Option<PathBuf>) -> Selector {
+        Selector { choice, agent, cache_dir, kernel, found: Vec::new() }
     }
 
     /// The engines to try, the best first; never empty. With `auto`, the next one is tried where one says that it
@@ -60,35 +64,70 @@ impl Selector {
                 let engine = self.chroot()?;
                 Ok(vec![Candidate { engine, reason: "asked for".into() }])
             }
+            EngineChoice::Vm => {
+                vm::check(self.kernel.as_deref(), &self.agent)?;
+                let kvm = self.kvm()?;
+                let reason = format!("asked for; {}", running(&kvm));
+                Ok(vec![Candidate { engine: self.vm(&kvm), reason }])
+            }
             EngineChoice::Libguestfs => {
                 let (engine, reason) = self.libguestfs()?;
                 Ok(vec![Candidate { engine, reason: format!("asked for; {reason}") }])
             }
-            EngineChoice::Auto => {
-                let chroot = self.chroot();
-                let libguestfs = self.libguestfs();
-                let mut lacks = Vec::new();
-                let mut found = Vec::new();
-                match chroot {
-                    Ok(engine) => {
-                        let reason =
-                            "running as root, and it needs no virtual machine; the host's kernel reads the guest";
-                        found.push(Candidate { engine, reason: reason.into() });
-                    }
-                    Err(error) => lacks.push(format!("chroot: {}", crate::error::chain(&error))),
-                }
-                match libguestfs {
-                    Ok((engine, reason)) => found.push(Candidate { engine, reason }),
-                    Err(error) => lacks.push(format!("libguestfs: {}", crate::error::chain(&error))),
-                }
-                if found.is_empty() {
-                    let message = format!("no engine works on this host ({})", lacks.join("; "));
-                    return Err(Error::new(ErrorKind::Host, message)
-                        .with_hint("`virt-maker doctor` says what is missing and which package brings it"));
-                }
-                Ok(found)
-            }
+            EngineChoice::Auto => self.auto(),
         }
+    }
+
+    /// `vm` first where KVM works. Where the CPU would be emulated, `chroot` is the faster one for who may use it.
+    /// What one cannot open, the next may: `libguestfs` has the widest reach and starts last.
+    fn auto(&self) -> Result<Vec<Candidate>> {
+        let mut lacks = Vec::new();
+        let mut lack = |name: &str, error: &Error| lacks.push(format!("{name}: {}", crate::error::chain(error)));
+        let mut vm = match vm::check(self.kernel.as_deref(), &self.agent) {
+            Ok(()) => Some(self.kvm()?),
+            Err(error) => {
+                lack("vm", &error);
+                None
+            }
+        };
+        let mut found = Vec::new();
+        if let Some(kvm) = vm.take_if(|kvm| kvm.works) {
+            let reason = format!("{}, so a virtual machine costs little and isolates the guest", running(&kvm));
+            found.push(Candidate { engine: self.vm(&kvm), reason });
+        }
+        match self.chroot() {
+            Ok(engine) => {
+                let reason = "running as root, and it needs no virtual machine; the host's kernel reads the guest";
+                found.push(Candidate { engine, reason: reason.into() });
+            }
+            Err(error) => lack("chroot", &error),
+        }
+        if let Some(kvm) = vm {
+            let reason = format!("it isolates the guest and needs no root; {}", running(&kvm));
+            found.push(Candidate { engine: self.vm(&kvm), reason });
+        }
+        match self.libguestfs() {
+            Ok((engine, reason)) => found.push(Candidate { engine, reason }),
+            Err(error) => lack("libguestfs", &error),
+        }
+        if found.is_empty() {
+            let message = format!("no engine works on this host ({})", lacks.join("; "));
+            return Err(Error::new(ErrorKind::Host, message)
+                .with_hint("`virt-maker doctor` says what is missing and which package brings it"));
+        }
+        Ok(found)
+    }
+
+    fn kvm(&self) -> Result<kvm::Kvm> {
+        std::fs::create_dir_all(&self.cache_dir)
+            .context(ErrorKind::Host, || format!("cannot make {}", self.cache_dir.display()))?;
+        Ok(kvm::probe(&self.cache_dir, &self.cache_dir))
+    }
+
+    fn vm(&self, kvm: &kvm::Kvm) -> Box<dyn Engine> {
+        let mut options = VmOptions::new(self.agent.clone(), self.cache_dir.clone(), kvm.works);
+        options.kernel = self.kernel.clone();
+        Box::new(VmEngine { options })
     }
 
     fn chroot(&self) -> Result<Box<dyn Engine>> {
@@ -101,6 +140,14 @@ impl Selector {
         libguestfs::check()?;
         let engine = Probing { cache_dir: self.cache_dir.clone() };
         Ok((Box::new(engine), "it opens whatever libguestfs can inspect, behind a virtual machine".into()))
+    }
+}
+
+/// How a virtual machine runs here.
+fn running(kvm: &kvm::Kvm) -> String {
+    match kvm.works {
+        true => "KVM works".into(),
+        false => "the CPU is emulated".into(),
     }
 }
 

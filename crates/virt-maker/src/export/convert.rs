@@ -44,7 +44,7 @@ pub(super) fn parse(node: &Node, format: ImageFormat) -> Result<Box<dyn Export>,
     let arguments: Arguments = from_node(node)?;
     let at = |name: &str| node.get(name).unwrap_or(node);
     let mut problems = Vec::new();
-    let target = node.resolve(&arguments.path);
+    let target = node.resolve_output(&arguments.path);
     if arguments.path.as_os_str().is_empty() || target.file_name().is_none() {
         problems.push(at("path").diagnostic("expected the path of a file"));
     }

@@ -69,7 +69,7 @@ pub trait Export: Send + Sync {
     /// Arguments that shape the bytes of the artifact (so not its path).
     fn arguments(&self) -> serde_json::Value;
 
-    /// Whether it runs a program that the template brings on the host.
+    /// Whether it runs programs that the template names on the host, which needs the user's permission.
     fn runs_on_host(&self) -> bool {
         false
     }

@@ -5,7 +5,7 @@
 
 use std::io::Read;
 
-pub use virt_maker_agent::protocol::{Attributes, Exit, FileKind, OsRelease, Run, Stat};
+pub use virt_maker_agent::protocol::{Attributes, Exit, FileKind, OsRelease, Run, Secrets, Stat};
 
 use crate::error::Result;
 

@@ -1,19 +1,33 @@
-//! Kills a helper when a build is cancelled, so that whoever waits for its answer gets an end instead.
+//! Kills a helper when a build is cancelled or a deadline has passed, so that whoever waits for its answer gets an end
+//! instead.
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::Cancel;
 use crate::error::{Context, Error, ErrorKind, Result};
 
+/// How often the watcher looks.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Watches for a cancellation until it is dropped.
 pub struct Guard {
+    cancel: Cancel,
+    time: Arc<Mutex<Time>>,
     stop: Option<Sender<()>>,
     watcher: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Time {
+    deadline: Option<Instant>,
+    /// The helper was killed because a deadline had passed.
+    up: bool,
 }
 
 impl Guard {
@@ -27,16 +41,45 @@ impl Guard {
         let process: OwnedFd =
             pidfd_open(pid, PidfdFlags::empty()).context(ErrorKind::Host, || "cannot watch over a helper")?;
         let (stop, stopped) = channel::<()>();
-        let cancel = cancel.clone();
+        let time: Arc<Mutex<Time>> = Arc::default();
+        let (watched, cancelled) = (Arc::clone(&time), cancel.clone());
         let watcher = std::thread::spawn(move || {
-            while stopped.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Timeout) {
-                if cancel.is_cancelled() {
+            while stopped.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
+                let mut time = watched.lock().unwrap_or_else(PoisonError::into_inner);
+                let late = time.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                if late || cancelled.is_cancelled() {
+                    time.up = late;
                     let _ = pidfd_send_signal(&process, Signal::KILL);
                     return;
                 }
             }
         });
-        Ok(Guard { stop: Some(stop), watcher: Some(watcher) })
+        Ok(Guard { cancel: cancel.clone(), time, stop: Some(stop), watcher: Some(watcher) })
+    }
+
+    /// What it watches for.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// Kills the helper when `limit` has passed, unless the deadline is ended before.
+    pub fn deadline(&self, limit: Option<Duration>) -> Deadline {
+        self.time.lock().unwrap_or_else(PoisonError::into_inner).deadline =
+            limit.and_then(|limit| Instant::now().checked_add(limit));
+        Deadline(Arc::clone(&self.time))
+    }
+}
+
+/// A deadline that counts until it is ended.
+#[must_use]
+pub struct Deadline(Arc<Mutex<Time>>);
+
+impl Deadline {
+    /// Ends it, and says whether it had passed.
+    pub fn end(self) -> bool {
+        let mut time = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        time.deadline = None;
+        time.up
     }
 }
 
@@ -46,5 +89,24 @@ impl Drop for Guard {
         if let Some(watcher) = self.watcher.take() {
             let _ = watcher.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_deadline_kills_and_one_that_was_ended_does_not() {
+        let sleep = || Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let mut child = sleep();
+        let guard = Guard::kill_on_cancel(child.id(), &Cancel::default()).unwrap();
+        let ended = guard.deadline(Some(Duration::from_secs(1000))).end();
+        assert!(!ended && child.try_wait().unwrap().is_none());
+        let deadline = guard.deadline(Some(Duration::from_millis(10)));
+        assert!(!child.wait().unwrap().success());
+        assert!(deadline.end());
     }
 }

@@ -1,8 +1,9 @@
 //! Long-lived helper processes: they die with this process, and are gone when their handle is dropped.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use super::escape::last_lines;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// The number under which a helper finds the descriptor that it was given.
+/// The number under which a helper finds the first descriptor that it was given; others follow.
 pub const CHANNEL_FD: RawFd = 3;
 
 /// What to start.
@@ -23,10 +24,14 @@ pub struct HelperCommand {
     pub package: &'static str,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// A descriptor that it inherits as [`CHANNEL_FD`].
-    pub channel: OwnedFd,
-    /// A process whose mount namespace it joins.
+    /// Descriptors that it inherits, as [`CHANNEL_FD`] and the numbers after it.
+    pub channels: Vec<OwnedFd>,
+    /// How much address space it may have, in bytes; `None` for no limit of its own.
+    pub address_space: Option<u64>,
+    /// A process whose mount namespace and root it joins.
     pub mount_namespace_of: Option<u32>,
+    /// Its working directory, by a path that means the same in that namespace; where there is none, this process's.
+    pub directory: Option<PathBuf>,
     /// A file that gets what it writes to standard output and error.
     pub log: PathBuf,
 }
@@ -48,11 +53,26 @@ impl Helper {
         let log = File::create(&what.log).context(ErrorKind::Store, failed)?;
         let errors = log.try_clone().context(ErrorKind::Store, failed)?;
         let namespace = match what.mount_namespace_of {
-            Some(pid) => Some(File::open(format!("/proc/{pid}/ns/mnt")).context(ErrorKind::Host, failed)?),
+            Some(pid) => {
+                let open = |name| File::open(format!("/proc/{pid}/{name}")).context(ErrorKind::Host, failed);
+                Some((open("ns/mnt")?, open("root")?))
+            }
+            None => None,
+        };
+        let directory = match &what.directory {
+            Some(path) => Some(
+                CString::new(path.as_os_str().as_bytes())
+                    .map_err(|error| Error::new(ErrorKind::Host, failed()).with_source(error))?,
+            ),
             None => None,
         };
         let parent = rustix::process::getpid();
-        let channel = what.channel.as_raw_fd();
+        // Above all numbers that they get in the helper, so that none is overwritten before it is copied.
+        let above = CHANNEL_FD + what.channels.len() as RawFd;
+        let lift = |channel: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(channel, above);
+        let channels: Vec<OwnedFd> =
+            what.channels.iter().map(lift).collect::<Result<_, _>>().context(ErrorKind::Host, failed)?;
+        let limit = what.address_space;
         let mut command = Command::new(&what.program);
         command.args(&what.arguments).stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
         // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is allocated.
@@ -63,18 +83,31 @@ impl Helper {
                 if rustix::process::getppid() != Some(parent) {
                     return Err(std::io::ErrorKind::BrokenPipe.into());
                 }
-                if let Some(namespace) = &namespace
-                    && libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) != 0
+                // Joining takes the root of the namespace as root; in a chroot that of the process is another one.
+                if let Some((namespace, root)) = &namespace
+                    && (libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) != 0
+                        || libc::fchdir(root.as_raw_fd()) != 0
+                        || libc::chroot(c".".as_ptr()) != 0)
                 {
                     return Err(std::io::Error::last_os_error());
                 }
-                // A duplicate loses close-on-exec; a descriptor that has the right number already must lose it too.
-                let done = if channel == CHANNEL_FD {
-                    libc::fcntl(channel, libc::F_SETFD, 0)
-                } else {
-                    libc::dup2(channel, CHANNEL_FD)
-                };
-                if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+                // After the change of namespaces, which has its own working directory.
+                if let Some(directory) = &directory
+                    && libc::chdir(directory.as_ptr()) != 0
+                {
+                    return Err(std::io::Error::last_os_error());
+                }
+                if limit.is_some() {
+                    let limit = rustix::process::Rlimit { current: limit, maximum: limit };
+                    rustix::process::setrlimit(rustix::process::Resource::As, limit)?;
+                }
+                // A duplicate does not close on exec.
+                for (number, channel) in (CHANNEL_FD..).zip(&channels) {
+                    if libc::dup2(channel.as_raw_fd(), number) < 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
+                Ok(())
             });
         }
         let child = command.spawn().map_err(|source| {

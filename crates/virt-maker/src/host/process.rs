@@ -102,7 +102,7 @@ impl Tool {
         self
     }
 
-    /// What it reads from standard input, at most what a pipe holds at once (4 KiB); nothing by default.
+    /// What it reads from standard input; nothing by default.
     pub fn input(mut self, input: impl Into<Vec<u8>>) -> Tool {
         self.input = Some(input.into());
         self
@@ -165,9 +165,10 @@ impl Tool {
         let log = self.log.clone();
         let each_line = self.each_line.take();
         let words = std::thread::spawn(move || collect(&mut stderr, log.as_deref(), each_line));
-        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), &self.input) {
-            // One that does not read it says by its status whether that was right.
-            let _ = stdin.write_all(input);
+        // In a thread of its own, so that a program may write before it has read all. One that does not read its input
+        // says by its status whether that was right; its end closes the pipe, and with it the thread.
+        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), self.input.take()) {
+            std::thread::spawn(move || stdin.write_all(&input));
         }
         let mut stdout = child.stdout.take().expect("standard output is a pipe");
         let consumed = read(&mut stdout);

@@ -74,6 +74,26 @@ pub trait Import: Send + Sync {
     fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<ImageFormat>;
 }
 
+/// Downloads a URL to a path that does not exist yet, for `download()` in templates. An error leaves nothing there.
+pub fn download(url: &str, target: &Path, context: &ImportContext<'_>) -> Result<()> {
+    if !(url.starts_with("http://") || url.starts_with("https://")) {
+        return Err(Error::new(ErrorKind::Template, "expected a URL with http or https"));
+    }
+    let fetched = fetch::fetch(url, context)?;
+    let failed = || format!("cannot write {}", target.display());
+    let folder = target.parent().unwrap_or(target);
+    std::fs::create_dir_all(folder).context(ErrorKind::Host, failed)?;
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder.join(format!(".{name}.{}.part", std::process::id()));
+    let copied = std::fs::copy(fetched.path(), &temporary).and_then(|_| std::fs::rename(&temporary, target));
+    if copied.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    copied.context(ErrorKind::Host, failed)?;
+    fetched.discard();
+    Ok(())
+}
+
 /// What enters the key of an import.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImportKey {

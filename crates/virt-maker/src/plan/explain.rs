@@ -45,6 +45,10 @@ fn difference(there: &KeyMaterial, here: &KeyMaterial) -> Option<(String, String
     if let Some(found) = value_difference("arguments", &there.arguments, &here.arguments) {
         return Some(found);
     }
+    let options = |material: &KeyMaterial| Value::Object(material.options.clone());
+    if let Some(found) = value_difference("options", &options(there), &options(here)) {
+        return Some(found);
+    }
     for input in &here.inputs {
         let field = |what: &str| format!("inputs[{}].{what}", input.name);
         match there.inputs.iter().find(|other| other.name == input.name) {

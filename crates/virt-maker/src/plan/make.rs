@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::{MissReason, NodeState, Part, Plan, PlanNode, explain};
+use serde_json::{Map, Value, json};
+
+use super::{CachePolicy, MissReason, NodeState, Part, Plan, PlanNode, explain};
 use crate::error::Result;
 use crate::event::{Events, LayerInfo};
 use crate::host::Cancel;
@@ -46,6 +48,7 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
             arguments: key.arguments.clone(),
             inputs: key.inputs.clone(),
             parent: None,
+            options: Map::new(),
         };
         let info = LayerInfo {
             key: material.key(),
@@ -55,33 +58,77 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
             index: 0,
             steps: spec.steps.len(),
             position: Some(entry.position.clone()),
+            volatile: entry.volatile.clone(),
         };
-        let mut tip = add(&mut plan, &mut known, context, info, material, None, (index, Part::Import(key)));
+        let policy = CachePolicy::default();
+        let mut tip = add(&mut plan, &mut known, context, info, material, None, (index, Part::Import(key)), policy);
         for (number, step) in spec.steps.iter().enumerate() {
             context.cancel.check()?;
             let key = step.runner.key_inputs()?;
             let parent = plan.nodes[tip].info.key;
-            let material = step_material(step, &key, parent);
+            let material = step_material(spec, step, &key, parent);
             let info = LayerInfo {
                 key: material.key(),
                 role: "step",
                 kind: step.kind.name.into(),
-                summary: step.runner.summary(),
+                summary: step.options.name.clone().unwrap_or_else(|| step.runner.summary()),
                 index: number + 1,
                 steps: spec.steps.len(),
                 position: Some(step.position.clone()),
+                volatile: step.volatile.clone(),
             };
-            tip = add(&mut plan, &mut known, context, info, material, Some(tip), (index, Part::Step(number, key)));
+            let policy = CachePolicy { always_run: step.options.always_run, ttl: step.options.ttl };
+            let origin = (index, Part::Step(number, key));
+            tip = add(&mut plan, &mut known, context, info, material, Some(tip), origin, policy);
         }
         plan.tips.push(tip);
     }
+    apply_policies(&mut plan);
     if context.explain {
         explain::explain(&mut plan, context.store)?;
     }
     Ok(plan)
 }
 
-fn step_material(step: &StepEntry, key: &StepKey, parent: LayerKey) -> KeyMaterial {
+/// Layers that are there and not to be taken are misses, and with each all that lies on it.
+fn apply_policies(plan: &mut Plan) {
+    for index in 0..plan.nodes.len() {
+        let below = plan.nodes[index].parent.is_some_and(|parent| plan.nodes[parent].layer.is_none());
+        let node = &mut plan.nodes[index];
+        let Some(layer) = &node.layer else { continue };
+        let refused = node.policy.refuses(layer.record.created);
+        if let Some(reason) = refused.or(below.then_some(MissReason::ParentMissing)) {
+            node.state = NodeState::Miss { reason };
+            node.layer = None;
+        }
+    }
+}
+
+/// The options that shape a layer; see the table in `docs/cache-keys.md`.
+fn options(spec: &Spec, step: &StepEntry) -> Map<String, Value> {
+    let options = &step.options;
+    let mut found = Map::new();
+    if !options.env.is_empty() {
+        found.insert("env".into(), json!(options.env));
+    }
+    if let Some(network) = options.network.filter(|network| *network != step.kind.network) {
+        found.insert("network".into(), network.into());
+    }
+    if !options.cache_key.is_empty() {
+        found.insert("cache_key".into(), json!(options.cache_key));
+    }
+    if !options.secrets.is_empty() {
+        let version = |name: &String| spec.secrets.iter().find(|secret| secret.name == *name)?.version.clone();
+        let secrets: Map<_, _> = options.secrets.iter().map(|name| (name.clone(), json!(version(name)))).collect();
+        found.insert("secrets".into(), Value::Object(secrets));
+    }
+    if !options.made_by.is_empty() {
+        found.insert("made_by".into(), json!(options.made_by));
+    }
+    found
+}
+
+fn step_material(spec: &Spec, step: &StepEntry, key: &StepKey, parent: LayerKey) -> KeyMaterial {
     KeyMaterial {
         role: "step".into(),
         kind: step.kind.name.into(),
@@ -89,9 +136,11 @@ fn step_material(step: &StepEntry, key: &StepKey, parent: LayerKey) -> KeyMateri
         arguments: key.arguments.clone(),
         inputs: key.inputs.clone(),
         parent: Some(parent),
+        options: options(spec, step),
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "all that one node is made of")]
 fn add(
     plan: &mut Plan,
     known: &mut HashMap<LayerKey, usize>,
@@ -100,8 +149,11 @@ fn add(
     material: KeyMaterial,
     parent: Option<usize>,
     origin: (usize, Part),
+    policy: CachePolicy,
 ) -> usize {
     if let Some(node) = known.get(&info.key) {
+        let found = &mut plan.nodes[*node];
+        found.policy = found.policy.and(policy);
         return *node;
     }
     let above = parent.map(|parent| &plan.nodes[parent]);
@@ -119,7 +171,7 @@ fn add(
         },
     };
     known.insert(info.key, plan.nodes.len());
-    plan.nodes.push(PlanNode { info, parent, state, material, layer, origin });
+    plan.nodes.push(PlanNode { info, parent, state, material, policy, layer, origin });
     plan.nodes.len() - 1
 }
 

@@ -6,6 +6,8 @@ mod make;
 pub(crate) use make::usable;
 pub use make::{PlanContext, make};
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use crate::event::LayerInfo;
 use crate::import::ImportKey;
 use crate::key::{KeyMaterial, LayerKey};
@@ -47,6 +49,8 @@ pub struct PlanNode {
     pub state: NodeState,
     /// What its key covers.
     pub material: KeyMaterial,
+    /// For how long a layer of it is good.
+    pub policy: CachePolicy,
     /// The layer, where it is there.
     pub layer: Option<Layer>,
     /// The first spec that asks for it, and which part of that spec it is.
@@ -60,6 +64,36 @@ pub enum Part {
     Import(ImportKey),
     /// The step with this index, from 0, with what its runner needs to run.
     Step(usize, StepKey),
+}
+
+/// For how long a layer may be taken from the store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CachePolicy {
+    /// Never.
+    pub always_run: bool,
+    /// So many seconds after it was made.
+    pub ttl: Option<u64>,
+}
+
+impl CachePolicy {
+    /// The stricter of two.
+    fn and(self, other: CachePolicy) -> CachePolicy {
+        let ttl = match (self.ttl, other.ttl) {
+            (Some(one), Some(two)) => Some(one.min(two)),
+            (one, two) => one.or(two),
+        };
+        CachePolicy { always_run: self.always_run || other.always_run, ttl }
+    }
+
+    /// Why a layer that was made at `created` (seconds since 1970) is not taken, if it is not.
+    pub(crate) fn refuses(self, created: u64) -> Option<MissReason> {
+        if self.always_run {
+            return Some(MissReason::AlwaysRun);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let age = now.saturating_sub(created);
+        self.ttl.filter(|ttl| age >= *ttl).map(|ttl| MissReason::Expired { age, ttl })
+    }
 }
 
 /// Whether a layer is there.
@@ -102,4 +136,13 @@ pub enum MissReason {
     },
     /// `--force` was given.
     Forced,
+    /// The step says `cache: always-run`.
+    AlwaysRun,
+    /// It is older than the step's `cache: {ttl: ...}` allows.
+    Expired {
+        /// Its age in seconds.
+        age: u64,
+        /// What is allowed.
+        ttl: u64,
+    },
 }

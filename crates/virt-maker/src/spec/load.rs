@@ -1,156 +1,215 @@
-//! From a template file to a spec: typed and validated, all errors of a template at once.
+//! From template files to specs: typed and validated, all errors at once.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use super::{ExportEntry, ImportEntry, Spec, StepEntry};
+use super::{ExportEntry, ImportEntry, Secret, Spec, StepEntry, secrets};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Result};
-use crate::template::{self, Kind, Node};
+use crate::template::{self, LoadOptions, Node, ResolvedSpec, ResolvedStep};
 use crate::{export, import, step};
 
-/// Keys that a template may have.
-const KEYS: [&str; 4] = ["name", "description", "params", "spec"];
-/// Keys of templates that this version cannot follow yet. To ignore them would make another image than was meant.
-const LATER: [&str; 10] =
-    ["from", "to", "before", "after", "matrix", "define", "use", "secrets", "defaults", "include"];
+/// Runners of the older format that this version does not have yet. Templates with them can be rendered, not built.
+const LATER: [&str; 12] = [
+    "virt-builder",
+    "isoboot",
+    "firstboot",
+    "ssh_keygen",
+    "selinux",
+    "boot",
+    "grub_append",
+    "local_run",
+    "sysprep",
+    "inject_virtio_win",
+    "inject_qemu_ga",
+    "rootpass",
+];
 
-/// Loads one template with parameters (name, text) from the command line.
+/// What some templates ask for.
+#[derive(Default)]
+pub struct LoadedSpecs {
+    /// The specs, in the order in which they are built.
+    pub specs: Vec<Spec>,
+    /// What a person should know and what is no error.
+    pub notes: Vec<Diagnostic>,
+    /// What functions with changing values gave, for `--freeze`.
+    pub record: BTreeMap<String, String>,
+}
+
+/// Loads a template that asks for one image, with parameters (name, text).
 pub fn load(path: &Path, parameters: &[(String, String)]) -> Result<Spec> {
-    let node = template::parse(path)?;
-    check_top(&node).map_err(Error::template)?;
-    let node = template::render(&node, parameters).map_err(Error::template)?;
-    let mut problems = Vec::new();
-    let spec = resolve(path, &node, &mut problems);
-    match spec {
-        Some(spec) if problems.is_empty() => Ok(spec),
-        _ => Err(Error::template(problems)),
-    }
-}
-
-fn check_top(node: &Node) -> Result<(), Vec<Diagnostic>> {
-    if !matches!(node.kind, Kind::Map(_)) {
-        return Err(vec![node.diagnostic(format!("expected a mapping with `spec`, found {}", node.describe()))]);
-    }
-    let problems: Vec<_> = node.members().iter().filter_map(|(key, _)| unknown(key, &KEYS, &LATER)).collect();
-    if problems.is_empty() { Ok(()) } else { Err(problems) }
-}
-
-fn unknown(key: &Node, known: &[&'static str], later: &[&'static str]) -> Option<Diagnostic> {
-    let name = key.text().unwrap_or_default();
-    if known.contains(&name) {
-        return None;
-    }
-    if later.contains(&name) {
-        return Some(key.diagnostic(format!("`{name}` is not supported by this version yet")));
-    }
-    Some(with_hint(key.diagnostic(format!("unknown key `{name}`")), name, known))
-}
-
-fn with_hint(mut diagnostic: Diagnostic, word: &str, known: &[&str]) -> Diagnostic {
-    diagnostic.hint = Some(match template::closest(word, known.iter().copied()) {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("known are: {}", known.join(", ")),
-    });
-    diagnostic
-}
-
-fn resolve(path: &Path, template: &Node, problems: &mut Vec<Diagnostic>) -> Option<Spec> {
-    let Some(spec) = template.get("spec") else {
-        problems.push(template.diagnostic("the template has no `spec`"));
-        return None;
+    let options = LoadOptions {
+        parameters: parameters.to_vec(),
+        builtin: step::KINDS.iter().map(|kind| kind.name).collect(),
+        ..LoadOptions::default()
     };
-    if !matches!(spec.kind, Kind::Map(_)) {
-        problems.push(spec.diagnostic(format!("expected a mapping with `import`, found {}", spec.describe())));
-        return None;
+    let mut loaded = load_all(&[path.to_owned()], &options)?;
+    match (loaded.specs.pop(), loaded.specs.len()) {
+        (Some(spec), 0) => Ok(spec),
+        (_, more) => {
+            let message = format!("{} asks for {} images, not for one", path.display(), more + 1);
+            Err(Error::new(crate::error::ErrorKind::Template, message))
+        }
     }
-    for (key, _) in spec.members() {
-        problems.extend(unknown(key, &["import", "steps", "export"], &[]));
+}
+
+/// Loads templates. All errors that can be found without a guest come at once.
+pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs> {
+    let (resolved, mut problems) = template::resolve_all(paths, options)?;
+    let mut loaded = LoadedSpecs { specs: Vec::new(), notes: resolved.notes, record: resolved.record };
+    for spec in &resolved.specs {
+        let before = problems.len();
+        let typed = typed(spec, options, &mut problems);
+        if problems.len() == before {
+            loaded.specs.extend(typed);
+        }
     }
-    let import = match spec.get("import") {
+    let mut seen = Vec::new();
+    // The same text is wrong in each combination of a matrix.
+    problems.retain(|problem| {
+        let new = !seen.contains(problem);
+        if new {
+            seen.push(problem.clone());
+        }
+        new
+    });
+    if problems.is_empty() { Ok(loaded) } else { Err(Error::template(problems)) }
+}
+
+fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnostic>) -> Option<Spec> {
+    let secrets = secrets::read(spec.secrets.as_ref(), problems);
+    let import = match &spec.import {
         None => {
-            problems.push(spec.diagnostic("the spec has no `import`: every image starts from a base"));
+            problems.push(spec.node.diagnostic("the spec has no `import`: every image starts from a base"));
             None
         }
-        Some(node) => {
-            let names: Vec<_> = import::KINDS.iter().map(|kind| kind.name).collect();
-            runner(node, "import", &names, problems).and_then(|(key, arguments)| {
-                let kind = *import::KINDS.iter().find(|kind| Some(kind.name) == key.text())?;
-                let runner = parsed((kind.parse)(arguments), problems)?;
-                Some(ImportEntry { kind, runner, position: key.position() })
-            })
-        }
-    };
-    let mut items = Vec::new();
-    if let Some(node) = spec.get("steps") {
-        flatten(node, &mut items, problems);
-    }
-    let names: Vec<_> = step::KINDS.iter().map(|kind| kind.name).collect();
-    let mut steps = Vec::new();
-    for item in items {
-        steps.extend(runner(item, "step", &names, problems).and_then(|(key, arguments)| {
-            let kind = *step::KINDS.iter().find(|kind| Some(kind.name) == key.text())?;
+        Some(node) => single(node, "import", problems).and_then(|(key, arguments)| {
+            let kind = find(import::KINDS, |kind| kind.name, key, "import", &[], problems)?;
             let runner = parsed((kind.parse)(arguments), problems)?;
-            Some(StepEntry { kind, runner, position: key.position() })
-        }));
-    }
-    let names: Vec<_> = export::KINDS.iter().map(|kind| kind.name).collect();
-    let wanted = match spec.get("export") {
-        Some(Node { kind: Kind::List(items), .. }) => items.iter().collect(),
-        Some(Node { kind: Kind::Null, .. }) | None => Vec::new(),
-        Some(node) => vec![node],
+            let mut volatile = arguments.volatile();
+            volatile.extend(key.volatile());
+            Some(ImportEntry { kind, runner, position: key.position(), volatile })
+        }),
     };
+    let steps: Vec<_> = spec.steps.iter().filter_map(|step| entry(step, &secrets, options, problems)).collect();
     let mut exports = Vec::new();
-    for item in wanted {
-        exports.extend(runner(item, "export", &names, problems).and_then(|(key, arguments)| {
-            let kind = *export::KINDS.iter().find(|kind| Some(kind.name) == key.text())?;
+    for item in &spec.exports {
+        exports.extend(single(item, "export", problems).and_then(|(key, arguments)| {
+            let kind = find(export::KINDS, |kind| kind.name, key, "export", &[], problems)?;
             let runner = parsed((kind.parse)(arguments), problems)?;
+            if runner.runs_on_host() {
+                allowed(key, options, problems)?;
+            }
             Some(ExportEntry { kind, runner, position: key.position() })
         }));
     }
-    Some(Spec { template: path.to_owned(), import: import?, steps, exports })
+    let shown = |node: &Node| node.text().map_or_else(|| node.to_json().to_string(), str::to_owned);
+    Some(Spec {
+        template: spec.template.clone(),
+        name: spec.name.clone(),
+        description: spec.description.clone(),
+        matrix: spec.matrix.iter().map(|(name, value)| (name.clone(), shown(value))).collect(),
+        secrets,
+        import: import?,
+        steps,
+        exports,
+    })
+}
+
+fn entry(
+    step: &ResolvedStep,
+    secrets: &[Secret],
+    options: &LoadOptions,
+    problems: &mut Vec<Diagnostic>,
+) -> Option<StepEntry> {
+    let key = &step.runner;
+    let own: Vec<&str> = template::library_steps().map(|definition| definition.name.as_str()).collect();
+    let before = problems.len();
+    let found = find(step::KINDS, |kind| kind.name, key, "step", &own, problems);
+    let runner = found.and_then(|kind| parsed((kind.parse)(&step.arguments), problems));
+    if let Some(runner) = &runner
+        && runner.runs_on_host()
+    {
+        allowed(key, options, problems);
+    }
+    for name in &step.options.secrets {
+        if secrets.iter().all(|secret| secret.name != *name) {
+            let mut problem = key.diagnostic(format!("the template has no secret `{}`", name.escape_debug()));
+            problem.hint = Some(match template::closest(name, secrets.iter().map(|secret| secret.name.as_str())) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => "name it under `secrets:` with `{env: VARIABLE}` or `{file: PATH}`".into(),
+            });
+            problems.push(problem);
+        }
+    }
+    for problem in &mut problems[before..] {
+        problem.notes.extend(step.within.iter().rev().map(|(name, position)| crate::diagnostic::Note {
+            message: format!("it is a part of `{name}`, which is used here"),
+            position: Some(position.clone()),
+        }));
+    }
+    let (kind, runner) = (found?, runner?);
+    let mut volatile = step.arguments.volatile();
+    volatile.extend(key.volatile());
+    volatile.sort_unstable();
+    volatile.dedup();
+    Some(StepEntry { kind, runner, position: key.position(), options: step.options.clone(), volatile })
+}
+
+/// An error where a runner that runs programs on the host is not allowed to.
+fn allowed(key: &Node, options: &LoadOptions, problems: &mut Vec<Diagnostic>) -> Option<()> {
+    if options.rights.host_exec {
+        return Some(());
+    }
+    let mut problem = key.diagnostic(format!("`{}` runs a program on this host", key.text().unwrap_or_default()));
+    problem.hint = Some("allow it with --allow host-exec".into());
+    problems.push(problem);
+    None
 }
 
 fn parsed<T>(result: Result<T, Vec<Diagnostic>>, problems: &mut Vec<Diagnostic>) -> Option<T> {
     result.map_err(|found| problems.extend(found)).ok()
 }
 
-/// The one runner of an item, with its arguments.
-fn runner<'a>(
-    item: &'a Node,
+/// The kind that a runner's name means.
+fn find<K>(
+    kinds: &'static [&'static K],
+    name_of: fn(&K) -> &'static str,
+    key: &Node,
     role: &str,
-    names: &[&'static str],
+    more: &[&str],
     problems: &mut Vec<Diagnostic>,
-) -> Option<(&'a Node, &'a Node)> {
-    match item.members() {
-        [(key, arguments)] => {
-            let name = key.text().unwrap_or_default();
-            if names.contains(&name) {
-                return Some((key, arguments));
-            }
-            problems.push(with_hint(key.diagnostic(format!("unknown {role} `{name}`")), name, names));
-        }
-        [] => problems.push(item.diagnostic(format!("expected the name of one {role}, found {}", item.describe()))),
-        [_, (second, _), ..] => {
-            let message =
-                format!("`{}`: one {role} has one runner; begin a new item", second.text().unwrap_or_default());
-            problems.push(second.diagnostic(message));
-        }
+) -> Option<&'static K> {
+    let name = key.text().unwrap_or_default();
+    if let Some(kind) = kinds.iter().find(|kind| name_of(kind) == name) {
+        return Some(kind);
     }
+    if LATER.contains(&name) {
+        let message = format!("the {role} `{name}` of older templates is not in this version");
+        let mut problem = key.diagnostic(message);
+        problem.hint = Some("the template can be shown with `virt-maker render`, not built".into());
+        problems.push(problem);
+        return None;
+    }
+    let names: Vec<&str> = kinds.iter().map(|kind| name_of(kind)).chain(more.iter().copied()).collect();
+    let mut problem = key.diagnostic(format!("unknown {role} `{}`", name.escape_debug()));
+    problem.hint = Some(match template::closest(name, names.iter().copied()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("known are: {}", names.join(", ")),
+    });
+    problems.push(problem);
     None
 }
 
-/// Items that are lists are spliced in, so a list of steps can be a parameter.
-fn flatten<'a>(node: &'a Node, items: &mut Vec<&'a Node>, problems: &mut Vec<Diagnostic>) {
-    match &node.kind {
-        Kind::Null => {}
-        Kind::List(list) => {
-            for item in list {
-                match item.kind {
-                    Kind::List(_) => flatten(item, items, problems),
-                    _ => items.push(item),
-                }
-            }
+/// The one runner of an item, with its arguments.
+fn single<'a>(item: &'a Node, role: &str, problems: &mut Vec<Diagnostic>) -> Option<(&'a Node, &'a Node)> {
+    match item.members() {
+        [(key, arguments)] => return Some((key, arguments)),
+        [] => problems.push(item.diagnostic(format!("expected the name of one {role}, found {}", item.describe()))),
+        [_, (second, _), ..] => {
+            let name = second.text().unwrap_or_default().escape_debug();
+            problems.push(second.diagnostic(format!("`{name}`: an {role} has one runner")));
         }
-        _ => problems.push(node.diagnostic(format!("expected a list of steps, found {}", node.describe()))),
     }
+    None
 }

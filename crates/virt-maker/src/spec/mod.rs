@@ -1,8 +1,16 @@
 //! Specs: what a template becomes when everything in it is resolved: one import, a list of steps, exports.
 
+mod catalogue;
+mod host;
 mod load;
+mod schema;
+mod secrets;
 
-pub use load::load;
+pub use catalogue::{Argument, Runner, arguments, runners};
+pub use host::{HostAccess, load_options};
+pub use load::{LoadedSpecs, load, load_all};
+pub use schema::{keys_schema, options_schema, schema};
+pub use secrets::{Secret, SecretSource};
 
 use std::path::PathBuf;
 
@@ -10,11 +18,20 @@ use crate::diagnostic::Position;
 use crate::export::{Export, ExportKind};
 use crate::import::{Import, ImportKind};
 use crate::step::{Step, StepKind};
+use crate::template::StepOptions;
 
 /// One image to make.
 pub struct Spec {
     /// The template's file, as the user named it.
     pub template: PathBuf,
+    /// What people call it.
+    pub name: Option<String>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Its values of the template's `matrix`, as text.
+    pub matrix: Vec<(String, String)>,
+    /// What steps may read and what is never shown.
+    pub secrets: Vec<Secret>,
     /// The base.
     pub import: ImportEntry,
     /// What is done to it, in order.
@@ -31,6 +48,8 @@ pub struct ImportEntry {
     pub runner: Box<dyn Import>,
     /// Where it stands.
     pub position: Position,
+    /// Functions with changing values (`now()`, ...) that have a part in its arguments.
+    pub volatile: Vec<&'static str>,
 }
 
 /// A step with its kind and its place.
@@ -41,6 +60,10 @@ pub struct StepEntry {
     pub runner: Box<dyn Step>,
     /// Where it stands.
     pub position: Position,
+    /// How it runs.
+    pub options: StepOptions,
+    /// Functions with changing values (`now()`, ...) that have a part in its arguments.
+    pub volatile: Vec<&'static str>,
 }
 
 /// An export with its kind and its place.

@@ -78,21 +78,18 @@ pub trait Step: Send + Sync {
     /// The arguments in normal form and digests of all bytes that it takes from the host.
     fn key_inputs(&self) -> Result<StepKey>;
 
-    /// Does it. Uses only bytes from the host whose digest is that in `key`; anything else is an error. A program of
-    /// the guest that fails is an error made with [`run_checked`].
-    fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()>;
-
-    /// Whether it runs a program that the template brings on the host; it is refused before any work unless the user
-    /// allowed that.
+    /// Whether it runs programs on the host, which needs the user's permission.
     fn runs_on_host(&self) -> bool {
         false
     }
+
+    /// Does it. Uses only bytes from the host whose digest is that in `key`; anything else is an error. A program of
+    /// the guest that fails is an error made with [`run_checked`].
+    fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()>;
 }
 
 /// What a step may use besides the guest.
 pub struct StepContext<'a> {
-    /// Whether the user allows templates to run programs on the host.
-    pub host_exec: bool,
     /// The log of the step.
     pub output: Output,
     /// Asked regularly.

@@ -1,10 +1,11 @@
 //! The store: the folder that holds the layers.
 //!
-//! # Layout (format 1; `docs/store-format.md` is its reference)
+//! # Layout (format 2; `docs/store-format.md` is its reference)
 //! ```text
 //! STORE/CACHEDIR.TAG     tells backup programs to leave the folder out
-//! STORE/store.json       {"format": 1}
-//! STORE/layers/KEY/      one sealed layer: layer.qcow2 or layer.raw, layer.json (record), log.txt
+//! STORE/store.json       {"format": 2}
+//! STORE/layers/KEY/      one sealed layer: layer.json (record), log.txt
+//! STORE/images/KEY-ID.*  its image, qcow2 or raw; ID says which making of it
 //! STORE/locks/KEY        flock: whoever holds it makes that layer
 //! STORE/tmp/NAME/        work of one live process, flock on the folder itself
 //! STORE/cache/           what imports learned and fetched; safe to remove
@@ -14,11 +15,15 @@
 //! ```
 //!
 //! # What holds
-//! - A layer appears by one rename, after everything in it is synced ([`seal`]). A crash leaves only `tmp/`, which the
-//!   next process that opens the store removes.
+//! - A layer appears by one rename of its folder, after everything is synced ([`seal`]). A crash leaves only `tmp/`, and
+//!   images that a record in there disowns; the next process that opens the store removes both.
+//! - All images lie in one folder, also while they are made. qemu resolves a backing file's name against the name of
+//!   the file above it, text to text: a name with a folder in it would make each level's path longer than the one
+//!   above, until the kernel refuses it some sixty layers down. And where the result is not the name by which the
+//!   backing file is open, qemu describes the chain below as JSON, anew for each level whenever the graph changes.
 //! - A layer is read-only for good. One that is made anew (`--force`) replaces the old folder as a whole and gets a
-//!   new `id`; every layer records the `id` of the parent it was made on, so a layer whose parent was replaced is a
-//!   miss, never a wrong hit.
+//!   new `id` and so another image; every layer records the `id` of the parent it was made on, so a layer whose parent
+//!   was replaced is a miss, never a wrong hit.
 //! - What cannot be read or does not fit is a miss with a reason ([`Lookup::Damaged`]), not an error.
 //!
 //! # Concurrency
@@ -41,12 +46,13 @@ pub use record::{Layer, LayerRecord, RECORD_VERSION};
 pub use seal::Draft;
 pub use workspace::Workspace;
 
+use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::durable;
-use crate::key::LayerKey;
+use crate::key::{KeyMaterial, LayerKey};
 
 /// The version of the layout that this program reads and writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This folder holds layers of virtual machine images that virt-maker can make again.\n\
@@ -76,7 +82,7 @@ impl Store {
     pub fn open(root: &Path) -> Result<Store> {
         let root = std::path::absolute(root).context(ErrorKind::Store, || "cannot find the working directory")?;
         let store = Store { root };
-        match fs::read(store.root.join("store.json")) {
+        match fs::read(store.root.join(FILES[1])) {
             Ok(text) => store.check_format(&text)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => store.create()?,
             Err(error) => {
@@ -84,7 +90,7 @@ impl Store {
                     .context(ErrorKind::Store, || format!("cannot read the store {}", store.root.display()));
             }
         }
-        workspace::sweep(&store.root.join("tmp"));
+        workspace::sweep(&store.root.join("tmp"), &store.images_dir());
         lock::sweep(&store.root.join("locks"));
         Ok(store)
     }
@@ -109,8 +115,8 @@ impl Store {
         let failed = || format!("cannot make a store at {}", self.root.display());
         let foreign = |name: &std::ffi::OsStr| {
             // Another process may be making the store right now; its files begin under temporary names.
-            let temporary = PARTS.iter().any(|part| name.to_string_lossy().starts_with(&format!(".{part}.")));
-            !temporary && !PARTS.iter().any(|part| name == *part)
+            let temporary = FILES.iter().any(|part| name.to_string_lossy().starts_with(&format!(".{part}.")));
+            !temporary && !FILES.iter().chain(&FOLDERS).any(|part| name == *part)
         };
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
         if entries.into_iter().any(|entry| foreign(&entry.file_name())) {
@@ -120,12 +126,12 @@ impl Store {
         // Images may hold what only their owner may read.
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        for part in ["layers", "locks", "tmp", "cache", "exports", "logs", "kept"] {
+        for part in FOLDERS {
             builder.create(self.root.join(part)).context(ErrorKind::Store, failed)?;
         }
-        durable::write(&self.root.join("CACHEDIR.TAG"), TAG.as_bytes()).context(ErrorKind::Store, failed)?;
+        durable::write(&self.root.join(FILES[0]), TAG.as_bytes()).context(ErrorKind::Store, failed)?;
         // The file that makes it a store comes last, so a crash leaves a folder that is made again.
-        durable::write(&self.root.join("store.json"), format!("{{\"format\": {FORMAT}}}\n").as_bytes())
+        durable::write(&self.root.join(FILES[1]), format!("{{\"format\": {FORMAT}}}\n").as_bytes())
             .context(ErrorKind::Store, failed)
     }
 
@@ -154,6 +160,10 @@ impl Store {
         self.root.join("kept")
     }
 
+    fn images_dir(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
     fn layer_dir(&self, key: LayerKey) -> PathBuf {
         self.root.join("layers").join(key.to_string())
     }
@@ -171,7 +181,7 @@ impl Store {
             Ok(record) => return Lookup::Damaged(format!("its record is that of layer {}", record.key.short())),
             Err(problem) => return Lookup::Damaged(problem),
         };
-        let path = folder.join(record.file_name());
+        let path = self.images_dir().join(record.image_name());
         match fs::metadata(&path) {
             Ok(file) if file.is_file() && file.len() == record.length => {
                 Lookup::Present(Box::new(Layer { record, path, folder }))
@@ -214,7 +224,18 @@ impl Store {
 
     /// A folder for the work of this process, removed when dropped, or by the next process if this one dies.
     pub fn workspace(&self) -> Result<Workspace> {
-        Workspace::create(&self.root.join("tmp"))
+        Workspace::create(&self.root.join("tmp"), self.images_dir())
+    }
+
+    /// A draft of the layer that `material` names, with `folder`, a subfolder of a workspace, for its record and log.
+    pub fn draft(
+        &self,
+        folder: PathBuf,
+        material: KeyMaterial,
+        format: ImageFormat,
+        virtual_size: u64,
+    ) -> Result<Draft> {
+        Draft::new(folder, self.images_dir(), material, format, virtual_size)
     }
 
     /// Makes a draft a layer, for good; see [`seal`]. The caller holds the lock of its key.
@@ -224,7 +245,9 @@ impl Store {
     }
 }
 
-const PARTS: [&str; 9] = ["CACHEDIR.TAG", "store.json", "layers", "locks", "tmp", "cache", "exports", "logs", "kept"];
+/// The parts of a store; the file that makes it one is the last.
+const FILES: [&str; 2] = ["CACHEDIR.TAG", "store.json"];
+const FOLDERS: [&str; 8] = ["layers", "images", "locks", "tmp", "cache", "exports", "logs", "kept"];
 
 /// Bytes that a file takes on the disk: sparse files take less than their length.
 pub fn allocated_bytes(path: &Path) -> std::io::Result<u64> {

@@ -9,6 +9,8 @@ use crate::key::{Digest, KeyMaterial, LayerKey};
 
 /// The version of the record's form; a record of another version is a miss.
 pub const RECORD_VERSION: u32 = 1;
+/// Hexadecimal digits of an `id`.
+pub(super) const ID_DIGITS: usize = 32;
 /// Its name in the layer's folder.
 pub(super) const FILE: &str = "layer.json";
 
@@ -66,14 +68,20 @@ pub struct LayerRecord {
 }
 
 impl LayerRecord {
-    /// Name of the image file in the layer's folder.
-    pub fn file_name(&self) -> String {
-        file_name(self.format)
+    /// Name of the image file among all images of the store; another making of the same key has another name. The
+    /// header of a child names its backing file by it.
+    pub fn image_name(&self) -> String {
+        format!("{}{}.{}", image_prefix(self.key), self.id, self.format.name())
     }
 
     /// Key of the parent.
     pub fn parent(&self) -> Option<LayerKey> {
         self.material.parent
+    }
+
+    /// The text of the record's file.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("a record is serialisable")
     }
 
     /// Reads a record, or says in words why it cannot be used.
@@ -91,11 +99,15 @@ impl LayerRecord {
         if record.material.key() != record.key {
             return Err("what its record says does not make its key".into());
         }
+        // It becomes part of a file's name.
+        if record.id.len() != ID_DIGITS || !record.id.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(format!("its record has `{}` as id", record.id.escape_debug()));
+        }
         Ok(record)
     }
 }
 
-/// Name of a layer's image file.
-pub fn file_name(format: ImageFormat) -> String {
-    format!("layer.{}", format.name())
+/// What the names of all images of a key begin with.
+pub(super) fn image_prefix(key: LayerKey) -> String {
+    format!("{key}-")
 }

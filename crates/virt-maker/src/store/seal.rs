@@ -1,10 +1,11 @@
 //! To seal: to make a draft a layer, for good, atomically.
 //!
 //! ```text
-//! fsync image, fsync log  ->  write and fsync record  ->  fsync draft folder  ->  rename to layers/KEY  ->  fsync layers/
+//! fsync image, images/ and log  ->  write and fsync record  ->  fsync draft folder  ->  rename to layers/KEY  ->  fsync layers/
 //! ```
-//! A crash before the rename leaves a draft, which is swept. After it the layer is whole, because everything in it was
-//! synced before; a crash before the last fsync can only lose the whole layer, which is a miss.
+//! The image lies in images/ from the beginning. A draft has a record from the beginning too, not synced: by it, whoever
+//! sweeps the draft after a crash finds the image that goes with it. After the rename the layer is whole, because
+//! everything in it was synced before; a crash before the last fsync can only lose the whole layer, which is a miss.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -20,19 +21,25 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::host::{digest, durable};
 use crate::key::{Digest, KeyMaterial, LayerKey};
 
-/// A layer in the making: a folder in a workspace that holds the image and, perhaps, `log.txt`.
+/// A layer in the making: an image, and a folder in a workspace that holds its record and, perhaps, `log.txt`.
 #[derive(Debug)]
 pub struct Draft {
     /// The folder; it is moved as a whole.
     pub folder: PathBuf,
+    images: PathBuf,
     /// The record as far as it is known before the image is complete.
     pub(super) record: LayerRecord,
 }
 
 impl Draft {
-    /// A draft of the layer that `material` names, in `folder`. It gets its `id` now, so that a child can be begun
-    /// before this one is sealed.
-    pub fn new(folder: PathBuf, material: KeyMaterial, format: ImageFormat, virtual_size: u64) -> Result<Draft> {
+    /// It gets its `id` now, so that a child can be begun before this one is sealed.
+    pub(super) fn new(
+        folder: PathBuf,
+        images: PathBuf,
+        material: KeyMaterial,
+        format: ImageFormat,
+        virtual_size: u64,
+    ) -> Result<Draft> {
         let record = LayerRecord {
             version: RECORD_VERSION,
             key: material.key(),
@@ -50,7 +57,10 @@ impl Draft {
             engine: None,
             tool: env!("CARGO_PKG_VERSION").into(),
         };
-        Ok(Draft { folder, record })
+        let place = folder.join(record::FILE);
+        fs::write(&place, record.to_json())
+            .context(ErrorKind::Store, || format!("cannot write {}", place.display()))?;
+        Ok(Draft { folder, images, record })
     }
 
     /// Key of the layer.
@@ -70,7 +80,7 @@ impl Draft {
 
     /// Where the image is to be written.
     pub fn image(&self) -> PathBuf {
-        self.folder.join(self.record.file_name())
+        self.images.join(self.record.image_name())
     }
 
     /// Where the log is to be written.
@@ -89,42 +99,70 @@ impl Draft {
 
 /// Seals `draft` as `target`, replacing what is there. The image is complete and nobody writes to it.
 pub(super) fn seal(draft: Draft, target: &Path) -> Result<Layer> {
+    let path = draft.image();
     let mut record = draft.record;
-    let image = draft.folder.join(record.file_name());
     let failed = || format!("cannot seal layer {}", record.key.short());
 
-    fs::set_permissions(&image, Permissions::from_mode(0o400)).context(ErrorKind::Store, failed)?;
-    durable::sync_file(&image).context(ErrorKind::Store, failed)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o400)).context(ErrorKind::Store, failed)?;
+    durable::sync_file(&path).context(ErrorKind::Store, failed)?;
+    durable::sync_dir(&draft.images).context(ErrorKind::Store, failed)?;
     let log = draft.folder.join("log.txt");
     if log.exists() {
         durable::sync_file(&log).context(ErrorKind::Store, failed)?;
     }
-    let digest = digest::of_file(&image).context(ErrorKind::Store, failed)?;
-    let length = fs::metadata(&image).context(ErrorKind::Store, failed)?.len();
-    let bytes = allocated_bytes(&image).context(ErrorKind::Store, failed)?;
+    let digest = digest::of_file(&path).context(ErrorKind::Store, failed)?;
+    let length = fs::metadata(&path).context(ErrorKind::Store, failed)?.len();
+    let bytes = allocated_bytes(&path).context(ErrorKind::Store, failed)?;
     record.digest = digest;
     record.length = length;
     record.bytes = bytes;
     record.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
 
     let failed = || format!("cannot seal layer {}", record.key.short());
-    let text = serde_json::to_vec_pretty(&record).expect("a record is serialisable");
     // Writes, syncs the file, and syncs the draft's folder.
-    durable::write(&draft.folder.join(record::FILE), &text).context(ErrorKind::Store, failed)?;
-    put_in_place(&draft.folder, target).context(ErrorKind::Store, failed)?;
+    durable::write(&draft.folder.join(record::FILE), &record.to_json()).context(ErrorKind::Store, failed)?;
+    let replaced = put_in_place(&draft.folder, target).context(ErrorKind::Store, failed)?;
     durable::sync_dir(target.parent().expect("a layer lies in a folder")).context(ErrorKind::Store, failed)?;
-    let path = target.join(record.file_name());
+    if replaced {
+        remove_other_images(&draft.images, &record);
+    }
     Ok(Layer { record, path, folder: target.to_owned() })
 }
 
-/// Renames `draft` to `target`. What was there takes the draft's name, and goes with the workspace.
-fn put_in_place(draft: &Path, target: &Path) -> rustix::io::Result<()> {
+/// Removes the images of other makings of this key, whatever has become of their records. Nothing names them any more;
+/// a session that still reads one has it open.
+fn remove_other_images(images: &Path, record: &LayerRecord) {
+    let (prefix, own) = (record::image_prefix(record.key), record.image_name());
+    for entry in fs::read_dir(images).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(&prefix) && *name != *own {
+            // What cannot be removed takes space and does no other harm.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Removes the images that belong to drafts and to replaced layers in a workspace: their records lie there, so no
+/// layer of the store has them.
+pub(super) fn remove_disowned_images(workspace: &Path, images: &Path) {
+    for entry in fs::read_dir(workspace).into_iter().flatten().flatten() {
+        let Ok(text) = fs::read(entry.path().join(record::FILE)) else { continue };
+        if let Ok(record) = LayerRecord::parse(&text) {
+            let _ = fs::remove_file(images.join(record.image_name()));
+        }
+    }
+}
+
+/// Renames `draft` to `target`. What was there takes the draft's name, and goes with the workspace; says whether
+/// anything was.
+fn put_in_place(draft: &Path, target: &Path) -> rustix::io::Result<bool> {
     match rustix::fs::rename(draft, target) {
         // A folder that is not empty is there: exchange the two, so that a reader sees one or the other.
         Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => {}
-        done => return done,
+        done => return done.map(|()| false),
     }
-    match renameat_with(CWD, draft, CWD, target, RenameFlags::EXCHANGE) {
+    let exchanged = match renameat_with(CWD, draft, CWD, target, RenameFlags::EXCHANGE) {
         // Network file systems cannot exchange. A reader may then see a miss for an instant.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
             let old = draft.with_extension("old");
@@ -132,12 +170,13 @@ fn put_in_place(draft: &Path, target: &Path) -> rustix::io::Result<()> {
             rustix::fs::rename(draft, target)
         }
         done => done,
-    }
+    };
+    exchanged.map(|()| true)
 }
 
 /// 128 random bits as 32 hexadecimal digits.
 pub(super) fn random_id() -> Result<String> {
-    let mut bytes = [0u8; 16];
+    let mut bytes = [0u8; record::ID_DIGITS / 2];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .context(ErrorKind::Host, || "the system gives no random bytes")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -24,12 +24,13 @@ fn material(text: &str) -> KeyMaterial {
         arguments: json!({"script": text}),
         inputs: Vec::new(),
         parent: None,
+        options: serde_json::Map::new(),
     }
 }
 
-fn draft(workspace: &Workspace, text: &str) -> Draft {
+fn draft(store: &Store, workspace: &Workspace, text: &str) -> Draft {
     let folder = workspace.subfolder(text).unwrap();
-    let draft = Draft::new(folder, material(text), ImageFormat::Raw, 512).unwrap();
+    let draft = store.draft(folder, material(text), ImageFormat::Raw, 512).unwrap();
     fs::write(draft.image(), [7; 512]).unwrap();
     draft
 }
@@ -45,7 +46,7 @@ fn present(store: &Store, key: LayerKey) -> Layer {
 fn a_sealed_layer_is_there_and_read_only() {
     let (_folder, store) = store();
     let workspace = store.workspace().unwrap();
-    let mut draft = draft(&workspace, "one");
+    let mut draft = draft(&store, &workspace, "one");
     let key = draft.key();
     assert!(matches!(store.lookup(key), Lookup::Absent));
     draft.describe("echo one".into(), None, Some("chroot".into()), 0.25);
@@ -63,19 +64,47 @@ fn a_sealed_layer_is_there_and_read_only() {
 fn another_making_replaces_the_layer_and_has_another_id() {
     let (_folder, store) = store();
     let workspace = store.workspace().unwrap();
-    let first = store.seal(draft(&workspace, "one")).unwrap();
+    let first = store.seal(draft(&store, &workspace, "one")).unwrap();
     let workspace = store.workspace().unwrap();
-    let second = store.seal(draft(&workspace, "one")).unwrap();
+    let second = store.seal(draft(&store, &workspace, "one")).unwrap();
     assert_eq!(first.record.key, second.record.key);
     assert_ne!(first.record.id, second.record.id);
     assert_eq!(present(&store, first.record.key).record.id, second.record.id);
+    assert_eq!(images(&store), [second.record.image_name()]);
+}
+
+fn images(store: &Store) -> Vec<String> {
+    let entries = fs::read_dir(store.images_dir()).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// A draft that was not sealed, a crash before the last rename, and a damaged record, replaced.
+#[test]
+fn no_image_stays_without_its_layer() {
+    let (_folder, store) = store();
+    let workspace = store.workspace().unwrap();
+    draft(&store, &workspace, "zero");
+    let sealed = store.seal(draft(&store, &workspace, "one")).unwrap();
+    // The layer's folder is a draft again, as before the last rename.
+    fs::rename(&sealed.folder, workspace.path().join("again")).unwrap();
+    assert_eq!(images(&store).len(), 2);
+    drop(workspace);
+    assert_eq!(images(&store), Vec::<String>::new());
+
+    let workspace = store.workspace().unwrap();
+    let damaged = store.seal(draft(&store, &workspace, "two")).unwrap();
+    fs::write(damaged.folder.join("layer.json"), "{").unwrap();
+    let workspace = store.workspace().unwrap();
+    let whole = store.seal(draft(&store, &workspace, "two")).unwrap();
+    drop(workspace);
+    assert_eq!(images(&store), [whole.record.image_name()]);
 }
 
 #[test]
 fn what_does_not_fit_is_damaged_not_a_hit() {
     let (_folder, store) = store();
     type Damage<'a> = (&'a str, &'a dyn Fn(&Layer));
-    let damage: [Damage<'_>; 6] = [
+    let damage: [Damage<'_>; 7] = [
         ("bytes instead of 512", &|layer| {
             fs::remove_file(&layer.path).unwrap();
             fs::write(&layer.path, [7; 511]).unwrap();
@@ -84,6 +113,11 @@ fn what_does_not_fit_is_damaged_not_a_hit() {
         ("cannot be read", &|layer| fs::write(layer.folder.join("layer.json"), "{").unwrap()),
         ("cannot be read", &|layer| fs::remove_file(layer.folder.join("layer.json")).unwrap()),
         ("has version 99", &|layer| fs::write(layer.folder.join("layer.json"), "{\"version\": 99}").unwrap()),
+        ("as id", &|layer| {
+            let text = fs::read_to_string(layer.folder.join("layer.json")).unwrap();
+            let text = text.replace(&layer.record.id, "../../../../../etc/passwd");
+            fs::write(layer.folder.join("layer.json"), text).unwrap();
+        }),
         ("does not make its key", &|layer| {
             let text = fs::read_to_string(layer.folder.join("layer.json")).unwrap();
             fs::write(layer.folder.join("layer.json"), text.replace("\"script\": \"", "\"script\": \"x")).unwrap();
@@ -91,7 +125,7 @@ fn what_does_not_fit_is_damaged_not_a_hit() {
     ];
     for (number, (problem, damage)) in damage.iter().enumerate() {
         let workspace = store.workspace().unwrap();
-        let layer = store.seal(draft(&workspace, &number.to_string())).unwrap();
+        let layer = store.seal(draft(&store, &workspace, &number.to_string())).unwrap();
         damage(&layer);
         match store.lookup(layer.record.key) {
             Lookup::Damaged(said) => assert!(said.contains(problem), "{said}"),
@@ -162,10 +196,10 @@ fn other_formats_and_other_folders_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let newer = folder.path().join("newer");
     fs::create_dir(&newer).unwrap();
-    fs::write(newer.join("store.json"), "{\"format\": 2}").unwrap();
+    fs::write(newer.join("store.json"), "{\"format\": 3}").unwrap();
     let error = Store::open(&newer).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store);
-    assert!(error.to_string().contains("has format 2; this version knows format 1"), "{error}");
+    assert!(error.to_string().contains("has format 3; this version knows format 2"), "{error}");
 
     let home = folder.path().join("home");
     fs::create_dir(&home).unwrap();

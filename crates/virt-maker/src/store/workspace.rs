@@ -16,11 +16,12 @@ use crate::host::subordinate::remove_tree;
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
+    images: PathBuf,
     _lock: File,
 }
 
 impl Workspace {
-    pub(super) fn create(parent: &Path) -> Result<Workspace> {
+    pub(super) fn create(parent: &Path, images: PathBuf) -> Result<Workspace> {
         let failed = || format!("cannot make a folder in {}", parent.display());
         let gate = File::open(parent).context(ErrorKind::Store, failed)?;
         flock(&gate, FlockOperation::LockShared).context(ErrorKind::Store, failed)?;
@@ -28,7 +29,7 @@ impl Workspace {
         DirBuilder::new().mode(0o700).create(&path).context(ErrorKind::Store, failed)?;
         let lock = File::open(&path).context(ErrorKind::Store, failed)?;
         flock(&lock, FlockOperation::LockExclusive).context(ErrorKind::Store, failed)?;
-        Ok(Workspace { path, _lock: lock })
+        Ok(Workspace { path, images, _lock: lock })
     }
 
     /// The folder.
@@ -49,12 +50,17 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        remove_tree(&self.path);
+        remove(&self.path, &self.images);
     }
 }
 
+fn remove(workspace: &Path, images: &Path) {
+    super::seal::remove_disowned_images(workspace, images);
+    remove_tree(workspace);
+}
+
 /// Removes the folders of dead processes. Nothing depends on its success: the next process tries again.
-pub(super) fn sweep(parent: &Path) {
+pub(super) fn sweep(parent: &Path, images: &Path) {
     let Ok(gate) = File::open(parent) else { return };
     let Ok(entries) = fs::read_dir(parent) else { return };
     let stale: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
@@ -65,7 +71,7 @@ pub(super) fn sweep(parent: &Path) {
         let dead =
             File::open(&path).is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok());
         if dead {
-            remove_tree(&path);
+            remove(&path, images);
         }
     }
 }

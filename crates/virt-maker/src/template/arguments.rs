@@ -132,7 +132,12 @@ impl<'de> Deserializer<'de> for Arguments<'_> {
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
         match self.0.kind {
             Kind::Bool(value) => visitor.visit_bool(value),
-            _ => Err(self.wrong("true or false")),
+            // What YAML 1.1 called booleans.
+            _ => match self.0.text() {
+                Some("yes" | "Yes" | "on" | "On" | "true") => visitor.visit_bool(true),
+                Some("no" | "No" | "off" | "Off" | "false") => visitor.visit_bool(false),
+                _ => Err(self.wrong("true or false")),
+            },
         }
     }
 

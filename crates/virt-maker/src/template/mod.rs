@@ -7,16 +7,34 @@
 //! rendered exactly once: what they yield is data and is never rendered again.
 
 mod arguments;
+mod define;
+mod document;
+mod expand;
+mod expression;
+mod files;
+mod functions;
+mod host;
+mod inherit;
+mod library;
+mod literal;
+mod matrix;
 mod node;
+mod options;
 mod parse;
-mod render;
 mod schema;
+mod scope;
 mod suggest;
 
 pub use arguments::{Spanned, from_node};
+pub use define::{Definition, Definitions, Parameter};
+pub(crate) use document::resolve_all;
+pub use document::{KEYS, LoadOptions, Loaded, ResolvedSpec, SPEC_KEYS, definitions, resolve};
+pub use expand::{Exec, ResolvedStep};
+pub use functions::{Fetch, Rights};
+pub use library::{library_step, library_steps};
 pub use node::{Kind, Node, SourceFile};
+pub use options::{DEFAULTS, OPTIONS, StepOptions};
 pub use parse::parse;
-pub use render::render;
 pub use schema::{Arguments, Need, OneOrMany, arguments};
 pub use suggest::closest;
 

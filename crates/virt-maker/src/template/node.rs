@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::diagnostic::{Diagnostic, Position};
+use super::files::Files;
+use crate::diagnostic::{Diagnostic, Note, Position};
 
 /// A file that nodes came from.
 #[derive(Debug)]
@@ -14,6 +15,32 @@ pub struct SourceFile {
     pub folder: PathBuf,
     /// Its text.
     pub text: String,
+    /// The place that took this file in, and by which key; none for a file that the user named.
+    pub via: Option<Via>,
+    /// Where files are looked for besides `folder`.
+    pub files: Arc<Files>,
+}
+
+/// How a file came into a template.
+#[derive(Debug, Clone)]
+pub struct Via {
+    /// `from`, `to`, `include`, `use`, `before`, `after`.
+    pub key: &'static str,
+    /// The value that names the file; its own file may have been taken in by yet another one.
+    pub node: Box<Node>,
+}
+
+/// Where a value came from that an expression made.
+#[derive(Debug)]
+pub struct Origin {
+    /// The text of the template.
+    pub expression: String,
+    /// What it gave, shortened.
+    pub value: String,
+    /// Parameters that it uses, with the places where they are set.
+    pub parameters: Vec<(String, Position)>,
+    /// Functions whose values change from one time to the next and that had a part in it, parameters included.
+    pub volatile: Vec<&'static str>,
 }
 
 /// A value and its place.
@@ -27,6 +54,10 @@ pub struct Node {
     pub column: usize,
     /// The file.
     pub source: Arc<SourceFile>,
+    /// The text that a list, a mapping or another value was read from, for places that want text.
+    pub literal: Option<Arc<str>>,
+    /// The expression that made it.
+    pub origin: Option<Arc<Origin>>,
 }
 
 /// YAML's values, after the core schema.
@@ -66,7 +97,19 @@ impl Node {
 
     /// The same place with another value.
     pub fn with(&self, kind: Kind) -> Node {
-        Node { kind, line: self.line, column: self.column, source: self.source.clone() }
+        Node {
+            kind,
+            line: self.line,
+            column: self.column,
+            source: self.source.clone(),
+            literal: None,
+            origin: self.origin.clone(),
+        }
+    }
+
+    /// A value at a place of a file.
+    pub(super) fn new(kind: Kind, line: usize, column: usize, source: Arc<SourceFile>) -> Node {
+        Node { kind, line, column, source, literal: None, origin: None }
     }
 
     /// A message about this place.
@@ -76,6 +119,61 @@ impl Node {
             position: Some(self.position()),
             source_line: self.source.text.lines().nth(self.line.saturating_sub(1)).map(str::to_owned),
             hint: None,
+            notes: self.notes(),
+        }
+    }
+
+    /// Where the value came from, if it does not stand in the file that the user named.
+    fn notes(&self) -> Vec<Note> {
+        let mut notes = Vec::new();
+        if let Some(origin) = &self.origin {
+            let message = format!("`{}` gave `{}`", origin.expression, origin.value);
+            notes.push(Note { message, position: None });
+            notes.extend(origin.parameters.iter().map(|(name, position)| {
+                let message = format!("`{name}` is set here");
+                Note { message, position: Some(position.clone()) }
+            }));
+        }
+        let mut source = &self.source;
+        while let Some(Via { key, node }) = &source.via {
+            let message = format!("{} comes in by `{key}`", source.path.display());
+            notes.push(Note { message, position: Some(node.position()) });
+            source = &node.source;
+        }
+        notes
+    }
+
+    /// Functions whose changing values have a part in this node or in what is below it.
+    pub fn volatile(&self) -> Vec<&'static str> {
+        let mut found = self.origin.as_ref().map(|origin| origin.volatile.clone()).unwrap_or_default();
+        match &self.kind {
+            Kind::List(items) => items.iter().for_each(|item| found.extend(item.volatile())),
+            Kind::Map(members) => members.iter().for_each(|(key, value)| {
+                found.extend(key.volatile());
+                found.extend(value.volatile());
+            }),
+            _ => {}
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// The value as JSON. A number whose text is not how JSON writes it (`0644`) is its text.
+    pub fn to_json(&self) -> serde_json::Value {
+        use serde_json::Value;
+        match &self.kind {
+            Kind::Null => Value::Null,
+            Kind::Bool(value) => (*value).into(),
+            Kind::Integer { value, text } if value.to_string() == text.trim() => (*value).into(),
+            Kind::Float { value, .. } if value.is_finite() => (*value).into(),
+            Kind::Integer { text, .. } | Kind::Float { text, .. } => text.as_str().into(),
+            Kind::String(text) => text.as_str().into(),
+            Kind::List(items) => items.iter().map(Node::to_json).collect(),
+            Kind::Map(members) => {
+                let member = |(key, value): &(Node, Node)| (key.text().unwrap_or_default().to_owned(), value.to_json());
+                Value::Object(members.iter().map(member).collect())
+            }
         }
     }
 
@@ -92,8 +190,11 @@ impl Node {
         }
     }
 
-    /// The text of a scalar as it was written; `None` for null, lists and mappings.
+    /// The text of a scalar as it was written, or the text that a list or a mapping was read from; `None` for others.
     pub fn text(&self) -> Option<&str> {
+        if let Some(literal) = &self.literal {
+            return Some(literal);
+        }
         match &self.kind {
             Kind::String(text) | Kind::Integer { text, .. } | Kind::Float { text, .. } => Some(text),
             Kind::Bool(true) => Some("true"),
@@ -115,8 +216,14 @@ impl Node {
         self.members().iter().find(|(key, _)| key.text() == Some(name)).map(|(_, value)| value)
     }
 
-    /// A path as written in this node's file, made absolute.
+    /// A path to read as written in this node's file, made absolute: relative to that file, or to the working
+    /// directory where it is there and not beside the file, as older templates have it; that leaves a note.
     pub fn resolve(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.source.files.find(self, path.as_ref())
+    }
+
+    /// A path to write, as written in this node's file, made absolute.
+    pub fn resolve_output(&self, path: impl AsRef<Path>) -> PathBuf {
         self.source.folder.join(path)
     }
 

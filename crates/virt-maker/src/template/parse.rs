@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
-use super::node::{Kind, Node, SourceFile};
+use super::files::Files;
+use super::node::{Kind, Node, SourceFile, Via};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -19,6 +20,11 @@ const SIZE: u64 = 16 << 20;
 
 /// Reads the one document of a template file.
 pub fn parse(path: &Path) -> Result<Node> {
+    parse_file(path, path, None, &Arc::default())
+}
+
+/// The same for a file that is called `shown` in messages and came in by `via`.
+pub(super) fn parse_file(path: &Path, shown: &Path, via: Option<Via>, files: &Arc<Files>) -> Result<Node> {
     let failed = || format!("cannot read the template {}", path.display());
     let absolute = std::path::absolute(path).context(ErrorKind::Template, failed)?;
     let size = std::fs::metadata(path).context(ErrorKind::Template, failed)?.len();
@@ -33,7 +39,7 @@ pub fn parse(path: &Path) -> Result<Node> {
         Error::new(ErrorKind::Template, format!("{}:{line}: the template is not UTF-8 text", path.display()))
     })?;
     let folder = absolute.parent().unwrap_or(&absolute).to_owned();
-    let source = Arc::new(SourceFile { path: Arc::new(path.to_owned()), folder, text });
+    let source = Arc::new(SourceFile { path: Arc::new(shown.to_owned()), folder, text, via, files: files.clone() });
     parse_text(&source).map_err(|diagnostic| Error::template(vec![diagnostic]))
 }
 
@@ -71,8 +77,8 @@ impl<'a> Reader<'a> {
         match found {
             Some(node) if !matches!(node.kind, Kind::Null) => Ok(node),
             _ => {
-                let node = Node { kind: Kind::Null, line: 1, column: 1, source: self.source.clone() };
-                Err(node.diagnostic("the template is empty; expected a mapping with `spec`"))
+                let node = Node::new(Kind::Null, 1, 1, self.source.clone());
+                Err(node.diagnostic("the file is empty; expected a mapping"))
             }
         }
     }
@@ -142,7 +148,7 @@ impl<'a> Reader<'a> {
             }
             _ => return Err(place.diagnostic("expected a value")),
         };
-        let node = place.with(kind);
+        let node = Node { kind, ..place };
         if anchor > 0 {
             self.anchors.insert(anchor, (node.clone(), self.nodes - before + 1));
         }
@@ -150,17 +156,12 @@ impl<'a> Reader<'a> {
     }
 
     fn at(&self, span: Span, kind: Kind) -> Node {
-        Node { kind, line: span.start.line().max(1), column: span.start.col() + 1, source: self.source.clone() }
+        Node::new(kind, span.start.line().max(1), span.start.col() + 1, self.source.clone())
     }
 
     fn scan_error(&self, error: &ScanError) -> Diagnostic {
         let marker = error.marker();
-        let place = Node {
-            kind: Kind::Null,
-            line: marker.line().max(1),
-            column: marker.col() + 1,
-            source: self.source.clone(),
-        };
+        let place = Node::new(Kind::Null, marker.line().max(1), marker.col() + 1, self.source.clone());
         place.diagnostic(format!("this is not YAML: {}", error.info()))
     }
 }

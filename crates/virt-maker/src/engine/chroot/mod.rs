@@ -10,7 +10,6 @@
 //!
 //! The price: the host's kernel reads the guest's file systems. Who does not trust a base takes an engine with a VM.
 
-mod guest;
 mod session;
 
 use std::path::{Path, PathBuf};

@@ -1,36 +1,29 @@
 //! A session of engine `chroot`: the agent, the storage daemon, and the stack of overlays between them.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use virt_maker_agent::client::Client;
-use virt_maker_agent::protocol::{self, Mounted, Request, Sandbox};
+use virt_maker_agent::protocol::{Request, Sandbox};
 
 use super::ChrootEngine;
-use super::guest::failure;
+use crate::engine::agent::{AgentGuest, Setup};
 use crate::engine::block::BlockGraph;
 use crate::engine::qmp::Qmp;
-use crate::engine::{LogSink, OpenRequest, Session};
+use crate::engine::{OpenRequest, Session};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::event::{Event, Events};
 use crate::guest::Guest;
-use crate::host::{self, CHANNEL_FD, Cancel, Guard, Helper, HelperCommand};
+use crate::host::{CHANNEL_FD, Guard, Helper, HelperCommand};
 
-/// An open guest. Fields are dropped in this order: the watcher first, then the agent, then the daemon under it.
+/// An open guest. Fields are dropped in this order: the agent's conversation with the watcher first, then the agent,
+/// then the daemon under it.
 pub struct ChrootSession {
-    _guard: Guard,
-    pub(super) client: Client,
+    guest: AgentGuest,
     agent: Helper,
     graph: BlockGraph,
     daemon: Helper,
-    pub(super) mounted: Mounted,
-    pub(super) output: LogSink,
-    pub(super) cancel: Cancel,
-    pub(super) network_env: BTreeMap<String, String>,
-    pub(super) resolv_conf: Option<String>,
 }
 
 impl ChrootSession {
@@ -45,63 +38,56 @@ impl ChrootSession {
         let guard = Guard::kill_on_cancel(agent.pid(), &request.cancel)?;
         let mut client = Client::new(channel);
         let sandbox = Sandbox::Bubblewrap { program: "bwrap".into() };
-        client.hello(sandbox).map_err(|error| failure(error, &request.cancel))?;
+        client.hello(sandbox).map_err(|error| {
+            let said = agent.last_words();
+            let what = if said.is_empty() { "the agent does not answer".to_string() } else { said };
+            request.cancel.check().err().unwrap_or_else(|| Error::new(ErrorKind::Internal, what).with_source(error))
+        })?;
 
         // The agent is in a namespace of its own by now; only this order keeps the FUSE mount off the host.
-        let (qmp, daemon) = start_daemon(request.work_dir, agent.pid())?;
+        let directory = request.overlay.parent().unwrap_or(request.work_dir);
+        let (qmp, daemon) = start_daemon(request.work_dir, directory, agent.pid())?;
         let words = |error: Error, daemon: &Helper| {
             let said = daemon.last_words();
             if said.is_empty() { error } else { Error::new(error.kind(), said).with_source(error) }
         };
         let mut graph =
-            BlockGraph::open(qmp, request.parent, request.overlay).map_err(|error| words(error, &daemon))?;
+            BlockGraph::open(qmp, directory, request.parent, request.overlay).map_err(|error| words(error, &daemon))?;
         let arguments = json!({
             "type": "fuse", "id": "disk", "node-name": graph.top(), "mountpoint": path_text(&export)?, "writable": true,
         });
         graph.qmp().execute("block-export-add", arguments).map_err(|error| words(error, &daemon))?;
 
-        let mounted = client.mount(path_text(&export)?).map_err(|error| failure(error, &request.cancel))?;
-        for warning in &mounted.warnings {
-            request.events.warn(warning.escape_debug().to_string());
-        }
-        trace(&request.events, &mounted);
-        Ok(ChrootSession {
-            _guard: guard,
-            client,
-            agent,
-            graph,
-            daemon,
-            mounted,
+        let setup = Setup {
+            guard,
             output: request.output,
-            cancel: request.cancel,
             network_env: request.network_env.clone(),
             resolv_conf: fs::read_to_string("/etc/resolv.conf").ok(),
-        })
-    }
-
-    /// A request that is answered by `Done`.
-    pub(super) fn done(&mut self, request: &Request) -> Result<()> {
-        self.client.done(request).map_err(|error| failure(error, &self.cancel))
+            switch: None,
+            explain: None,
+        };
+        let guest = AgentGuest::mount(client, setup, path_text(&export)?, &request.events)?;
+        Ok(ChrootSession { guest, agent, graph, daemon })
     }
 }
 
 impl Session for ChrootSession {
     fn guest(&mut self) -> &mut dyn Guest {
-        self
+        &mut self.guest
     }
 
     fn checkpoint(&mut self, next: &Path) -> Result<()> {
-        self.cancel.check()?;
-        self.done(&Request::Freeze)?;
+        self.guest.done(&Request::Freeze)?;
         // Thawed also when the push fails: a frozen guest could not even be unmounted.
         let pushed = self.graph.push(next);
-        let thawed = self.done(&Request::Thaw);
+        let thawed = self.guest.done(&Request::Thaw);
         pushed.and(thawed)
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
-        self.done(&Request::Unmount)?;
-        let ChrootSession { _guard, client, agent, mut graph, daemon, .. } = *self;
+        self.guest.done(&Request::Unmount)?;
+        let ChrootSession { guest, agent, mut graph, daemon } = *self;
+        let (client, _guard) = guest.close();
         drop(client);
         agent.wait()?;
         graph.qmp().execute("quit", json!({}))?;
@@ -109,17 +95,7 @@ impl Session for ChrootSession {
     }
 
     fn shell(&mut self) -> Result<()> {
-        let terminal = host::RawTerminal::enter()?;
-        let run = protocol::Run {
-            argv: vec!["/bin/sh".into(), "-l".into()],
-            env: self.network_env.clone(),
-            network: true,
-            resolv_conf: self.resolv_conf.clone(),
-            terminal: Some(terminal.size()),
-            ..protocol::Run::default()
-        };
-        let ended = self.client.terminal(&run, terminal.input(), &mut terminal.output());
-        ended.map(|_| ()).map_err(|error| failure(error, &self.cancel))
+        self.guest.shell()
     }
 }
 
@@ -130,14 +106,16 @@ fn start_agent(engine: &ChrootEngine, work_dir: &Path, root: &Path) -> Result<(U
         program: engine.agent.clone(),
         package: "virt-maker",
         arguments: vec!["--fd".into(), CHANNEL_FD.to_string().into(), "--root-dir".into(), root.into()],
-        channel: theirs.into(),
+        channels: vec![theirs.into()],
+        address_space: None,
         mount_namespace_of: None,
+        directory: None,
         log: work_dir.join("agent.log"),
     })?;
     Ok((ours, helper))
 }
 
-fn start_daemon(work_dir: &Path, agent: u32) -> Result<(Qmp, Helper)> {
+fn start_daemon(work_dir: &Path, directory: &Path, agent: u32) -> Result<(Qmp, Helper)> {
     let (ours, theirs) = UnixStream::pair().context(ErrorKind::Host, || "cannot make a socket pair")?;
     let helper = Helper::spawn(HelperCommand {
         name: "qemu-storage-daemon",
@@ -149,8 +127,10 @@ fn start_daemon(work_dir: &Path, agent: u32) -> Result<(Qmp, Helper)> {
             "--monitor".into(),
             "chardev=qmp".into(),
         ],
-        channel: theirs.into(),
+        channels: vec![theirs.into()],
+        address_space: None,
         mount_namespace_of: Some(agent),
+        directory: Some(directory.to_owned()),
         log: work_dir.join("daemon.log"),
     })?;
     let qmp = Qmp::greet(ours).map_err(|error| {
@@ -158,13 +138,6 @@ fn start_daemon(work_dir: &Path, agent: u32) -> Result<(Qmp, Helper)> {
             .with_source(error)
     })?;
     Ok((qmp, helper))
-}
-
-fn trace(events: &Events, mounted: &Mounted) {
-    for fs in &mounted.file_systems {
-        let message = format!("{} (partition {}) on {}", fs.kind, fs.partition, fs.mount_point.escape_debug());
-        events.send(Event::Trace { source: "agent", message });
-    }
 }
 
 fn path_text(path: &Path) -> Result<&str> {

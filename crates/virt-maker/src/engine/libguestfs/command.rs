@@ -8,21 +8,18 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 
-use virt_maker_agent::protocol::{Exit, Run, TerminalSize};
+use virt_maker_agent::protocol::{Exit, Failure, Run, TerminalSize};
 
 use super::ffi::CallError;
 use super::session::LibguestfsSession;
 use super::terminal;
+use crate::engine::user_network::resolv_conf;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Where the appliance keeps what is ours.
 const HERE: &str = "/run/virt-maker";
 /// Jobs up to this many bytes go with the call.
 const INLINE: usize = 96 * 1024;
-/// DNS of qemu's user network, which asks the host's resolver.
-const NAMESERVER: &str = "nameserver 169.254.2.3\n";
-/// The host, as the user network shows it.
-const GATEWAY: &str = "169.254.2.2";
 /// Capabilities of a command: those that the agent gives (`sandbox.rs`), so that all engines allow the same.
 const BOUNDING_SET: &str = "-all,+audit_write,+chown,+dac_override,+fowner,+fsetid,+kill,+linux_immutable,+mknod,\
     +net_bind_service,+setfcap,+setgid,+setpcap,+setuid,+sys_chroot";
@@ -59,7 +56,7 @@ impl LibguestfsSession {
         let answer = match run.terminal {
             None => {
                 self.output.expect(&token);
-                let answer = self.call_job(&job);
+                let answer = self.call_job(&job, !run.secrets.0.is_empty());
                 if answer.is_err() {
                     self.output.forget();
                 }
@@ -67,7 +64,7 @@ impl LibguestfsSession {
             }
             Some(_) => {
                 let socket = self.appliance.terminal()?;
-                terminal::bridge(socket, || self.call_job(&job))??
+                terminal::bridge(socket, || self.call_job(&job, !run.secrets.0.is_empty()))??
             }
         };
         if run.terminal.is_none() && !self.output.wait() {
@@ -77,8 +74,9 @@ impl LibguestfsSession {
         parse_answer(&answer)
     }
 
-    fn call_job(&mut self, job: &str) -> Result<String> {
-        let called = if job.len() <= INLINE && !self.verbose {
+    /// A job with secrets is uploaded, for the arguments of a call show in traces.
+    fn call_job(&mut self, job: &str, secret: bool) -> Result<String> {
+        let called = if job.len() <= INLINE && !self.verbose && !secret {
             self.appliance.handle.appliance_sh(job)
         } else {
             self.upload_job(job)?;
@@ -114,13 +112,20 @@ fn job(run: &Run, token: &str) -> Result<String> {
         None => ("/dev/null", "/dev/virtio-ports/org.virt-maker.output", token),
         Some(_) => ("/dev/hvc0", "/dev/hvc0", ""),
     };
-    let _ = writeln!(text, "VM_TOKEN={marker} VM_INPUT={input} VM_PORT={port}");
+    let timeout = run.timeout.map(|seconds| seconds.to_string()).unwrap_or_default();
+    let _ = writeln!(text, "VM_TOKEN={marker} VM_INPUT={input} VM_PORT={port} VM_TIMEOUT={timeout}");
     let _ = writeln!(text, "export VM_NETWORK={}", u8::from(run.network));
     if let Some(script) = &run.script {
         document(&mut text, "script", script);
     }
     if run.network {
         document(&mut text, "resolv.conf", &resolv_conf(run.resolv_conf.as_deref()));
+    }
+    if !run.secrets.0.is_empty() {
+        let _ = writeln!(text, "(umask 077; mkdir {HERE}/secrets)");
+    }
+    for (name, secret) in &run.secrets.0 {
+        document(&mut text, &format!("secrets/{name}"), secret);
     }
     document(&mut text, "command", &command(run)?);
     let _ = writeln!(text, ". {HERE}/run.sh");
@@ -185,51 +190,7 @@ pub(super) fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// The host's `resolv.conf` as it works behind qemu's user network: servers on the host's loopback are not there, so
-/// qemu's own takes their place.
-fn resolv_conf(text: Option<&str>) -> String {
-    let Some(text) = text else { return NAMESERVER.into() };
-    let mut out = String::new();
-    let mut replaced = false;
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let server = (words.next() == Some("nameserver")).then(|| words.next().unwrap_or_default());
-        match server {
-            // IPv6 is off behind qemu.
-            Some(server) if server.starts_with("127.") || server.contains(':') => {
-                if !replaced {
-                    out.push_str(NAMESERVER);
-                    replaced = true;
-                }
-            }
-            _ => {
-                out.push_str(line);
-                out.push('\n');
-            }
-        }
-    }
-    out
-}
-
-/// Proxies as they are reached behind qemu's user network: what listens on the host's loopback is at its gateway.
-pub(super) fn behind_qemu(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let reachable = |value: &str| {
-        let start = value.find("://").map_or(0, |at| at + 3);
-        let end = value[start..].find('/').map_or(value.len(), |at| start + at);
-        // After the password, before the port.
-        let start = value[start..end].rfind('@').map_or(start, |at| start + at + 1);
-        let host = value[start..end].rsplit_once(':').map_or(&value[start..end], |(host, _)| host);
-        let loopback = host.eq_ignore_ascii_case("localhost") || host == "[::1]" || host.starts_with("127.");
-        match loopback {
-            true => format!("{}{GATEWAY}{}", &value[..start], &value[start + host.len()..]),
-            false => value.to_owned(),
-        }
-    };
-    let proxy = |name: &str| name.to_ascii_lowercase().ends_with("_proxy") && !name.eq_ignore_ascii_case("no_proxy");
-    env.iter().map(|(name, value)| (name.clone(), if proxy(name) { reachable(value) } else { value.clone() })).collect()
-}
-
-/// `status=N`, `guest=...` or `error=...`, as `appliance/run.sh` prints it.
+/// `status=N`, `guest=...`, `timeout=N` or `error=...`, as `appliance/run.sh` prints it.
 fn parse_answer(answer: &str) -> Result<Exit> {
     match answer.trim_end().split_once('=') {
         Some(("status", number)) => match number.parse::<i32>() {
@@ -240,6 +201,9 @@ fn parse_answer(answer: &str) -> Result<Exit> {
             _ => Err(Error::new(ErrorKind::Internal, "the appliance could not start the command's shell")),
         },
         Some(("guest", sentence)) => Err(Error::new(ErrorKind::Guest, sentence)),
+        Some(("timeout", seconds)) => {
+            Err(Error::new(ErrorKind::Step, Failure::timed_out(seconds.parse().unwrap_or_default()).message))
+        }
         Some(("error", sentence)) => Err(Error::new(ErrorKind::Internal, sentence)),
         _ => Err(Error::new(ErrorKind::Internal, "the appliance did not say how the command ended")),
     }
@@ -273,34 +237,12 @@ mod tests {
     }
 
     #[test]
-    fn loopback_name_servers_become_qemu_s() {
-        assert_eq!(resolv_conf(None), NAMESERVER);
-        let text = "search a.example\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\noptions edns0\n";
-        let want = "search a.example\nnameserver 169.254.2.3\nnameserver 192.0.2.1\noptions edns0\n";
-        assert_eq!(resolv_conf(Some(text)), want);
-    }
-
-    #[test]
-    fn proxies_on_the_host_are_reached_through_the_gateway() {
-        for (name, value, want) in [
-            ("http_proxy", "http://127.0.0.1:3128/", "http://169.254.2.2:3128/"),
-            ("HTTPS_PROXY", "http://me:p@localhost:3128", "http://me:p@169.254.2.2:3128"),
-            ("http_proxy", "localhost", "169.254.2.2"),
-            ("http_proxy", "http://[::1]:8080", "http://169.254.2.2:8080"),
-            ("http_proxy", "http://proxy.example:3128/localhost", "http://proxy.example:3128/localhost"),
-            ("no_proxy", "localhost,127.0.0.1", "localhost,127.0.0.1"),
-        ] {
-            let env = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-            assert_eq!(behind_qemu(&env)[name], want);
-        }
-    }
-
-    #[test]
     fn answers_tell_status_signal_and_failure() {
         assert_eq!(parse_answer("status=137\n").unwrap(), Exit::Status(137));
         assert_eq!(parse_answer("status=265\n").unwrap(), Exit::Signal(9));
         assert_eq!(parse_answer("status=523\n").unwrap(), Exit::Signal(11));
         assert_eq!(parse_answer("guest=full\n").unwrap_err().kind(), ErrorKind::Guest);
+        assert!(parse_answer("timeout=7").unwrap_err().to_string().contains("after 7 s"));
         assert_eq!(parse_answer("").unwrap_err().kind(), ErrorKind::Internal);
     }
 

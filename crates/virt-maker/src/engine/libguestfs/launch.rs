@@ -81,7 +81,26 @@ pub(super) struct Started {
 }
 
 /// Starts an appliance with the request's overlay as its disk. Takes seconds; ends early when cancelled.
+///
+/// qemu 10.0 that emulates several CPUs breaks down on an assertion of its own now and then while a guest's firmware and
+/// kernel set up their memory (`iotlb_to_section`), the more so on a busy host. Nothing was written by then, so there is
+/// a second attempt, with one CPU.
 pub(super) fn start(library: &Arc<Library>, options: &LibguestfsOptions, request: &OpenRequest<'_>) -> Result<Started> {
+    match start_once(library, options, request) {
+        Err(error) if options.cpus > 1 && broke_down(&error.to_string()) => {
+            request.events.warn(format!("{error}; a second attempt is made, with one CPU"));
+            start_once(library, &LibguestfsOptions { cpus: 1, ..options.clone() }, request)
+        }
+        started => started,
+    }
+}
+
+/// Whether qemu ended on an assertion, by its words.
+fn broke_down(said: &str) -> bool {
+    said.lines().any(|line| line.contains("qemu") && line.contains("Assertion `") && line.contains("failed"))
+}
+
+fn start_once(library: &Arc<Library>, options: &LibguestfsOptions, request: &OpenRequest<'_>) -> Result<Started> {
     let console = Arc::new(Mutex::new(VecDeque::new()));
     let mut handle = Handle::new(library, event_sink(request.events.clone(), Arc::clone(&console)))?;
     let folder = SocketFolder::open(request.work_dir)?;
@@ -148,8 +167,8 @@ fn configure(
         set(handle.config("-chardev", &socket))?;
         set(handle.config("-device", &format!("{device},chardev=virt-maker-{id}")))?;
     }
-    let network = "user,id=virt-maker,net=169.254.2.0/24,host=169.254.2.2,dns=169.254.2.3,ipv6=off";
-    set(handle.config("-netdev", network))?;
+    let network = format!("{},id=virt-maker", crate::engine::user_network::NETDEV);
+    set(handle.config("-netdev", &network))?;
     set(handle.config("-device", "virtio-net-pci,netdev=virt-maker,romfile="))
 }
 
@@ -369,6 +388,15 @@ impl Drop for Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_assertion_of_qemu_is_told_from_other_words() {
+        assert!(broke_down(
+            "x\nqemu-system-x86_64: system/physmem.c:2678: iotlb_to_section: Assertion `i < n' failed.\n"
+        ));
+        assert!(!broke_down("qemu-system-x86_64: Could not open 'x': No such file or directory"));
+        assert!(!broke_down("guest: Assertion `x' failed."));
+    }
 
     #[test]
     fn trace_hides_contents_and_commands() {

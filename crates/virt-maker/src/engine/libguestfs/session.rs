@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use virt_maker_agent::protocol::{OsRelease, Run};
 
-use super::command::{behind_qemu, quote, setup};
+use super::command::{quote, setup};
 use super::ffi::Library;
 use super::inspect::{self, FileSystem, Mounted};
 use super::launch::{self, Appliance, Started};
 use super::output::Output;
 use super::{LibguestfsOptions, terminal};
 use crate::engine::block::BlockGraph;
+use crate::engine::user_network::behind_qemu;
 use crate::engine::{OpenRequest, Session};
 use crate::error::{Context, ErrorKind, Result};
 use crate::guest::Guest;

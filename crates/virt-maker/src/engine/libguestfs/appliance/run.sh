@@ -1,8 +1,8 @@
 # Runs one command of a step. Sourced by the appliance's /bin/sh after a job has set VM_TOKEN, VM_NETWORK, VM_INPUT,
-# VM_PORT and written the files "command" and, as wanted, "script" and "resolv.conf" into /run/virt-maker.
+# VM_PORT, VM_TIMEOUT and written the files "command" and, as wanted, "script", "resolv.conf" and "secrets/*" into /run/virt-maker.
 #
 # Prints `status=N` (as gawk's system() has it: 256 and more are signals), `guest=SENTENCE` where the guest is at fault
-# or `error=SENTENCE`. The output of the command goes to the port, then, when no process of it is left, the token.
+# or `error=SENTENCE`, or `timeout=SECONDS` where it was stopped. The output of the command goes to the port, then, when no process of it is left, the token.
 
 here=/run/virt-maker
 root=/sysroot
@@ -13,7 +13,7 @@ exec 9>&1 <"$VM_INPUT" >"$VM_PORT" 2>&1
 # Every program that starts costs 5 to 20 ms under TCG, so this file does with the shell's own means what it can.
 finish() {
     # The guest's own files get their names back; what the command did to the stand-ins is not kept.
-    rm -rf $placed $here/job $here/command $here/script $here/resolv.conf $here/status $here/error
+    rm -rf $placed $here/secrets $here/job $here/command $here/script $here/resolv.conf $here/status $here/error $here/first $here/late $here/words
     for path in $placed; do
         if [ -e "$path.$aside" ] || [ -L "$path.$aside" ]; then mv -T "$path.$aside" "$path"; fi
     done
@@ -110,12 +110,32 @@ case $hostname in
 esac
 echo "hostname=$hostname" >>$here/places
 
+# Kills the first process of the command's namespaces when time is up, and so all of them. It runs outside of them, so that
+# the command cannot stop it, and holds nothing open that the caller waits for.
+timer() {
+    exec 9>&- </dev/null >/dev/null 2>&1
+    sleep "$VM_TIMEOUT" &
+    sleeper=$!
+    trap 'kill $sleeper; exit' TERM
+    wait $sleeper && : >$here/late && read -r first <$here/first && kill -KILL "$first"
+}
+
+timer=
+if [ -n "$VM_TIMEOUT" ]; then
+    timer &
+    timer=$!
+fi
+
 # --kill-child and the pid namespace: when its first process ends, the kernel kills all others and waits for them.
-$within unshare --fork --kill-child --pid --mount --ipc --uts /bin/sh $here/step.sh
+$within unshare --fork --kill-child --pid --mount --ipc --uts /bin/sh $here/step.sh 2>$here/words
+[ -z "$timer" ] || kill $timer 2>/dev/null
 if [ -s $here/error ]; then
     read -r sentence <$here/error
     fail "error=$sentence"
 fi
+if [ ! -s $here/status ] && [ -e $here/late ]; then fail "timeout=$VM_TIMEOUT"; fi
+# What unshare itself has to say counts only where it did not work: it also complains when its child is killed.
+[ -s $here/status ] || cat $here/words
 [ -s $here/status ] || fail "error=the command's first process was killed"
 read -r status <$here/status
 finish

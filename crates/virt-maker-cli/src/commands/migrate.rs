@@ -1,0 +1,296 @@
+//! `virt-maker migrate`: a template of the 2015 format (`.vbp`) as YAML.
+//!
+//! `KEY=VALUE` lines at the top are parameters, `<[KEY]>` is a reference to one, `@provider arguments` begins a step whose
+//! body is the lines up to the next `@`. What has no counterpart becomes a `local_run` with a comment that says so.
+
+use std::fs;
+use std::io::Write;
+
+use serde_json::{Value, json};
+use virt_maker::error::{Context, Error, ErrorKind};
+
+use crate::arguments;
+use crate::error::Failure;
+use crate::yaml;
+
+/// Runs it.
+pub fn run(arguments: &arguments::Migrate) -> Result<(), Failure> {
+    let path = &arguments.file;
+    let bytes = fs::read(path).context(ErrorKind::Template, || format!("cannot read {}", path.display()))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Error::new(ErrorKind::Template, format!("{} is not UTF-8 text", path.display())))?;
+    std::io::stdout().write_all(convert(&text).as_bytes())?;
+    Ok(())
+}
+
+/// A part that begins with `@`.
+struct Part<'a> {
+    line: usize,
+    provider: &'a str,
+    arguments: &'a str,
+    body: String,
+}
+
+/// A step in the making, with a comment about it.
+struct Step {
+    comment: Option<String>,
+    value: Value,
+}
+
+/// The YAML of a template in the old format.
+pub fn convert(text: &str) -> String {
+    let (params, parts) = split(text);
+    let (mut import, mut from) = (None, None);
+    let (mut steps, mut exports, mut comments) = (Vec::new(), Vec::new(), Vec::new());
+    for part in &parts {
+        let arguments = expression(part.arguments);
+        let words: Vec<&str> = arguments.split_whitespace().collect();
+        let whole = if part.body.trim().is_empty() { arguments.clone() } else { expression(&part.body) };
+        let mut step = |value: Value| steps.push(Step { comment: None, value });
+        match part.provider {
+            "virt-builder" => {
+                let image = words.iter().find(|word| !word.starts_with('-') && !word.contains('=')).unwrap_or(&"");
+                let size = words.iter().skip_while(|word| **word != "--size").nth(1).copied();
+                let size =
+                    size.or_else(|| words.iter().find_map(|word| word.trim_start_matches('-').strip_prefix("size=")));
+                let size = size
+                    .or_else(|| words.get(1).copied().filter(|word| word.starts_with(|c: char| c.is_ascii_digit())));
+                if size.is_none() {
+                    comments.push(format!("line {}: `@virt-builder` names no size; 6G is a guess", part.line));
+                }
+                import = Some(json!({"virt-builder": {"image": image, "size": size.unwrap_or("6G")}}));
+            }
+            "import" => import = Some(json!({"download": {"url": arguments}})),
+            "from" => {
+                from = Some(arguments.strip_suffix(".vbp").map_or(arguments.clone(), |stem| format!("{stem}.yml")))
+            }
+            "run" => step(json!({"run": whole})),
+            "script" if part.body.trim().is_empty() => {
+                let path = part.arguments.trim().replace('\\', "\\\\").replace('\'', "\\'");
+                step(json!({"run": format!("{{{{ file_contents('{path}') }}}}")}));
+            }
+            "script" => step(json!({"run": whole})),
+            "file" => step(json!({"copy": {"dest": arguments, "content": expression(&part.body)}})),
+            "hostname" => step(json!({"hostname": arguments})),
+            "install" => {
+                let body = expression(&part.body);
+                let names: Vec<&str> = words.iter().copied().chain(body.split_whitespace()).collect();
+                step(json!({ "install": names }));
+            }
+            "copy" => match arguments.split_once(':').or_else(|| arguments.split_once(char::is_whitespace)) {
+                Some((source, dest)) => step(json!({"copy": {"source": source.trim(), "dest": dest.trim()}})),
+                None => steps.push(unknown(part)),
+            },
+            "selinux" => step(json!({"selinux": arguments})),
+            "rootpass" => step(json!({"rootpass": arguments})),
+            "sysprep" => step(json!({"sysprep": null})),
+            "export" | "store" => {
+                let target = words.first().copied().unwrap_or_default();
+                let raw = [".img", ".raw"].iter().any(|end| target.ends_with(end));
+                let kind = if raw { "raw" } else { "qcow2" };
+                if part.provider == "store" {
+                    comments.push(format!(
+                        "line {}: `@store` kept an image in a folder of the older tool; here it is exported",
+                        part.line
+                    ));
+                }
+                exports.push(json!({ kind: {"path": target} }));
+            }
+            _ => steps.push(unknown(part)),
+        }
+    }
+
+    let mut out = String::new();
+    comments.iter().for_each(|comment| out.push_str(&format!("# {comment}\n")));
+    if import.is_none() && from.is_none() {
+        out.push_str("# The older template names no base: say one under `import`.\n");
+    }
+    if let Some(from) = from {
+        out.push_str(&yaml::document(&json!({ "from": from })));
+    }
+    if !params.is_empty() {
+        let members = params.iter().map(|(name, value)| (name.clone(), Value::from(expression(value))));
+        out.push_str(&yaml::document(&json!({ "params": Value::Object(members.collect()) })));
+    }
+    out.push_str("spec:\n");
+    if let Some(import) = import {
+        out.push_str(&indented(&yaml::document(&json!({ "import": import })), 2));
+    }
+    if !steps.is_empty() {
+        out.push_str("  steps:\n");
+    }
+    for step in steps {
+        if let Some(comment) = step.comment {
+            out.push_str(&format!("    # {comment}\n"));
+        }
+        out.push_str(&indented(&yaml::document(&json!([step.value])), 4));
+    }
+    match &exports[..] {
+        [] => {}
+        [only] => out.push_str(&indented(&yaml::document(&json!({ "export": only })), 2)),
+        _ => out.push_str(&indented(&yaml::document(&json!({ "export": exports })), 2)),
+    }
+    if out.ends_with("spec:\n") {
+        out.truncate(out.len() - 1);
+        out.push_str(" {}\n");
+    }
+    out
+}
+
+fn unknown(part: &Part<'_>) -> Step {
+    let text = format!("@{} {}\n{}", part.provider, part.arguments, part.body);
+    let words = format!("echo {} >&2; exit 1", quote(&format!("not migrated: {}", text.trim())));
+    let comment = format!(
+        "line {}: `@{}` has no counterpart; write what it did in its place",
+        part.line,
+        part.provider.escape_debug()
+    );
+    Step { comment: Some(comment), value: json!({"local_run": expression(&words)}) }
+}
+
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+fn indented(text: &str, by: usize) -> String {
+    text.lines().map(|line| if line.is_empty() { "\n".into() } else { format!("{}{line}\n", " ".repeat(by)) }).collect()
+}
+
+/// The parameters at the top, and the parts.
+fn split(text: &str) -> (Vec<(String, String)>, Vec<Part<'_>>) {
+    let (mut params, mut parts): (Vec<(String, String)>, Vec<Part<'_>>) = (Vec::new(), Vec::new());
+    for (index, line) in text.lines().enumerate() {
+        if let Some(rest) = line.strip_prefix('@') {
+            let (provider, arguments) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+            parts.push(Part {
+                line: index + 1,
+                provider: provider.trim(),
+                arguments: arguments.trim(),
+                body: String::new(),
+            });
+        } else if let Some(part) = parts.last_mut() {
+            part.body.push_str(line);
+            part.body.push('\n');
+        } else if !line.trim_start().starts_with('#')
+            && let Some((name, value)) = line.split_once('=')
+        {
+            params.push((identifier(name), value.trim().to_owned()));
+        }
+    }
+    // Blank lines before the next part belong to nobody.
+    for part in &mut parts {
+        let kept = part.body.trim_end().len();
+        part.body.truncate(kept);
+        if !part.body.is_empty() {
+            part.body.push('\n');
+        }
+    }
+    (params, parts)
+}
+
+/// A name that expressions can use.
+fn identifier(name: &str) -> String {
+    let name: String = name.trim().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    if name.starts_with(|c: char| c.is_ascii_digit()) { format!("_{name}") } else { name }
+}
+
+/// `<[KEY]>` as an expression; what would be one and was none is quoted.
+fn expression(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['<', '{']) {
+        let (before, tail) = rest.split_at(at);
+        out.push_str(before);
+        let reference = tail.strip_prefix("<[").and_then(|inner| inner.split_once("]>"));
+        if let Some((name, after)) = reference
+            && !name.is_empty()
+            && !name.contains(['\n', '[', '<'])
+        {
+            out.push_str(&format!("{{{{ {} }}}}", identifier(name)));
+            rest = after;
+        } else if let Some(mark) = ["{{", "{%", "{#"].iter().find(|mark| tail.starts_with(**mark)) {
+            out.push_str(&format!("{{{{ '{mark}' }}}}"));
+            rest = &tail[2..];
+        } else {
+            out.push_str(&tail[..1]);
+            rest = &tail[1..];
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_provider_has_its_counterpart() {
+        let old = "\
+# a comment
+NAME=web
+DISK=<[NAME]>.qcow2
+@virt-builder centos-7 --size 8G
+@run
+echo <[NAME]>
+echo ${#x}
+
+@script setup.sh
+@file /etc/issue
+hello {{ not }}
+@hostname <[NAME]>
+@install vim curl
+git
+@copy data:/srv
+@selinux permissive
+@rootpass password:x
+@sysprep
+@reboot now
+@export <[DISK]>
+";
+        let expected = "\
+params:
+  NAME: web
+  DISK: \"{{ NAME }}.qcow2\"
+spec:
+  import:
+    virt-builder:
+      image: centos-7
+      size: \"8G\"
+  steps:
+    - run: |
+        echo {{ NAME }}
+        echo ${{ '{#' }}x}
+    - run: \"{{ file_contents('setup.sh') }}\"
+    - copy:
+        dest: /etc/issue
+        content: \"hello {{ '{{' }} not }}\\n\"
+    - hostname: \"{{ NAME }}\"
+    - install:
+        - vim
+        - curl
+        - git
+    - copy:
+        source: data
+        dest: /srv
+    - selinux: permissive
+    - rootpass: \"password:x\"
+    - sysprep: null
+    # line 19: `@reboot` has no counterpart; write what it did in its place
+    - local_run: \"echo 'not migrated: @reboot now' >&2; exit 1\"
+  export:
+    qcow2:
+      path: \"{{ DISK }}\"
+";
+        assert_eq!(convert(old), expected);
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        assert_eq!(convert(""), "# The older template names no base: say one under `import`.\nspec: {}\n");
+        let built = convert("@from base.vbp\n@virt-builder debian-12\n@store web\n@export a.img\n");
+        for words in ["from: base.yml", "6G is a guess", "`@store` kept", "qcow2:", "raw:"] {
+            assert!(built.contains(words), "no `{words}` in\n{built}");
+        }
+    }
+}

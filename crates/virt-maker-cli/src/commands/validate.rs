@@ -1,0 +1,37 @@
+//! `virt-maker validate`: everything about templates that can be checked without a guest, all errors at once.
+
+use std::io::Write;
+
+use serde_json::json;
+use virt_maker::event::Events;
+use virt_maker::host::Cancel;
+use virt_maker::spec;
+
+use super::{loading, print_json, render};
+use crate::arguments;
+use crate::error::{Failure, print_note};
+
+/// Version of the JSON document.
+const VERSION: u32 = 1;
+
+/// Runs it. Fails where a template is wrong.
+pub fn run(arguments: &arguments::Validate) -> Result<(), Failure> {
+    let paths: Vec<_> = arguments.templates.paths().cloned().collect();
+    let options =
+        loading::options(&arguments.templates, &Events::new(crate::report::warnings_only), &Cancel::default())?;
+    let loaded = match spec::load_all(&paths, &options) {
+        Ok(loaded) => loaded,
+        Err(error) if arguments.json => return render::report(&error),
+        Err(error) => return Err(error.into()),
+    };
+    if arguments.json {
+        return print_json(&json!({"version": VERSION, "errors": [], "notes": loaded.notes}));
+    }
+    loaded.notes.iter().for_each(print_note);
+    let steps: usize = loaded.specs.iter().map(|spec| spec.steps.len()).sum();
+    let images = if loaded.specs.len() == 1 { "1 image".into() } else { format!("{} images", loaded.specs.len()) };
+    let steps = if steps == 1 { "1 step".into() } else { format!("{steps} steps") };
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "no errors: {images}, {steps}")?;
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! A guest behind an agent, for the engines whose agent does the work: `chroot` and `vm`.
+//!
+//! What must hold: every call ends. A cancellation kills the agent's helper, and so does a deadline that has passed;
+//! both end the conversation, and the error says which it was and not how the stream broke.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::time::Duration;
+
+use virt_maker_agent::client::{Client, ClientError};
+use virt_maker_agent::protocol::{Failure, FailureKind, Mounted, Request};
+
+use super::LogSink;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::guest::{Attributes, Exit, Guest, OsRelease, Run, Stat};
+use crate::host::{Guard, RawTerminal};
+
+/// How much later than the agent's own timeout the helper is killed: an agent that is well answers long before.
+const GRACE: Duration = Duration::from_secs(15);
+/// How long the helper may take for what waits for the guest's disk alone.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Allows the network, or forbids it.
+pub type Switch = Box<dyn Fn(bool) + Send>;
+/// Says more of why a conversation ended.
+pub type Explain = Box<dyn Fn(Error) -> Error + Send>;
+
+/// What a session's agent needs besides the conversation.
+pub struct Setup {
+    /// Watches over the helper that the agent is, or is in.
+    pub guard: Guard,
+    /// Receives the output of commands.
+    pub output: LogSink,
+    /// Variables for commands with a network.
+    pub network_env: BTreeMap<String, String>,
+    /// Text of `/etc/resolv.conf` for commands with a network.
+    pub resolv_conf: Option<String>,
+    /// Called before and after each command with a network.
+    pub switch: Option<Switch>,
+    /// Called for errors that ended the conversation.
+    pub explain: Option<Explain>,
+}
+
+/// A guest that an agent has mounted.
+pub struct AgentGuest {
+    client: Client,
+    setup: Setup,
+    mounted: Mounted,
+}
+
+impl AgentGuest {
+    /// Has the disk mounted. The conversation's first exchanges are done.
+    pub fn mount(client: Client, setup: Setup, disk: &str, events: &Events) -> Result<AgentGuest> {
+        let empty = Mounted { file_systems: Vec::new(), os: OsRelease::default(), warnings: Vec::new() };
+        let mut guest = AgentGuest { client, setup, mounted: empty };
+        guest.mounted = guest.within(Some(PATIENCE), |client| client.mount(disk))?;
+        for warning in &guest.mounted.warnings {
+            events.warn(warning.escape_debug().to_string());
+        }
+        for fs in &guest.mounted.file_systems {
+            let message = format!("{} (partition {}) on {}", fs.kind, fs.partition, fs.mount_point.escape_debug());
+            events.send(Event::Trace { source: "agent", message });
+        }
+        Ok(guest)
+    }
+
+    /// Whether the build was cancelled, as an error.
+    pub fn check(&self) -> Result<()> {
+        self.setup.guard.cancel().check()
+    }
+
+    /// A request that is answered by `Done`.
+    pub fn done(&mut self, request: &Request) -> Result<()> {
+        self.within(Some(PATIENCE), |client| client.done(request))
+    }
+
+    /// A shell on this process's terminal.
+    pub fn shell(&mut self) -> Result<()> {
+        let terminal = RawTerminal::enter()?;
+        let mut run = Run {
+            argv: vec!["/bin/sh".into(), "-l".into()],
+            network: true,
+            terminal: Some(terminal.size()),
+            ..Run::default()
+        };
+        self.prepare(&mut run);
+        let ended = self.within(None, |client| client.terminal(&run, terminal.input(), &mut terminal.output()));
+        self.switch(false);
+        ended.map(drop)
+    }
+
+    /// The conversation and its watcher, when all is said. An agent ends when its conversation is dropped.
+    pub fn close(self) -> (Client, Guard) {
+        (self.client, self.setup.guard)
+    }
+
+    fn prepare(&self, run: &mut Run) {
+        if run.network {
+            let mut env = self.setup.network_env.clone();
+            env.append(&mut run.env);
+            run.env = env;
+            run.resolv_conf = self.setup.resolv_conf.clone();
+            self.switch(true);
+        }
+    }
+
+    fn switch(&self, on: bool) {
+        if let Some(switch) = &self.setup.switch {
+            switch(on);
+        }
+    }
+
+    /// Has something done that must be over in a given time.
+    fn within<T>(
+        &mut self,
+        limit: Option<Duration>,
+        work: impl FnOnce(&mut Client) -> Result<T, ClientError>,
+    ) -> Result<T> {
+        self.check()?;
+        let deadline = self.setup.guard.deadline(limit);
+        let done = work(&mut self.client);
+        let late = deadline.end();
+        done.map_err(|error| match late {
+            true => {
+                let seconds = limit.unwrap_or_default().as_secs();
+                let what =
+                    format!("the machine that the guest runs in did not answer within {seconds} s and was ended");
+                self.explain(Error::new(ErrorKind::Guest, what))
+            }
+            false => self.failure(error),
+        })
+    }
+
+    /// The agent's failure as an error of this library. After a cancellation the agent was killed, and what its client
+    /// says of that is not the reason.
+    fn failure(&self, error: ClientError) -> Error {
+        if let Err(cancelled) = self.check() {
+            return cancelled;
+        }
+        match error {
+            ClientError::Failed(failure) => refused(failure),
+            ClientError::Local(_) => Error::new(ErrorKind::Internal, "a transfer failed").with_source(error),
+            broken => self.explain(Error::new(ErrorKind::Internal, "the agent broke off").with_source(broken)),
+        }
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        match &self.setup.explain {
+            Some(explain) => explain(error),
+            None => error,
+        }
+    }
+}
+
+/// What the agent could not do.
+pub fn refused(failure: Failure) -> Error {
+    let kind = match failure.kind {
+        FailureKind::Unsupported => ErrorKind::Unsupported,
+        FailureKind::NoRoot | FailureKind::SeveralRoots | FailureKind::Fstab => ErrorKind::Guest,
+        FailureKind::GuestFull | FailureKind::NotFound => ErrorKind::Guest,
+        FailureKind::TimedOut => ErrorKind::Step,
+        FailureKind::Protocol | FailureKind::System => ErrorKind::Internal,
+    };
+    Error::new(kind, failure.message.escape_debug().to_string())
+}
+
+impl Guest for AgentGuest {
+    fn os(&self) -> &OsRelease {
+        &self.mounted.os
+    }
+
+    fn run(&mut self, run: &Run) -> Result<Exit> {
+        self.check()?;
+        let mut run = run.clone();
+        self.prepare(&mut run);
+        let output = self.setup.output.clone();
+        let limit = run.timeout.map(|seconds| Duration::from_secs(seconds).saturating_add(GRACE));
+        let exit = self.within(limit, |client| client.run(&run, &mut |bytes| output(bytes)));
+        self.switch(false);
+        exit
+    }
+
+    fn read(&mut self, path: &str, limit: u64) -> Result<Vec<u8>> {
+        self.within(Some(PATIENCE), |client| client.read(path, limit))
+    }
+
+    fn write(&mut self, path: &str, content: &mut dyn Read, attributes: Attributes) -> Result<()> {
+        // As long as the content takes.
+        self.within(None, |client| client.write(path, content, attributes))
+    }
+
+    fn mkdir(&mut self, path: &str, attributes: Attributes, parents: bool) -> Result<()> {
+        self.done(&Request::Mkdir { path: path.into(), attributes, parents })
+    }
+
+    fn symlink(&mut self, target: &str, path: &str) -> Result<()> {
+        self.done(&Request::Symlink { target: target.into(), path: path.into() })
+    }
+
+    fn set_attributes(&mut self, path: &str, attributes: Attributes) -> Result<()> {
+        self.done(&Request::SetAttributes { path: path.into(), attributes })
+    }
+
+    fn stat(&mut self, path: &str) -> Result<Option<Stat>> {
+        self.within(Some(PATIENCE), |client| client.stat(path))
+    }
+
+    fn read_dir(&mut self, path: &str) -> Result<Vec<String>> {
+        self.within(Some(PATIENCE), |client| client.read_dir(path))
+    }
+
+    fn remove(&mut self, path: &str) -> Result<()> {
+        self.done(&Request::Remove { path: path.into() })
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> Result<()> {
+        self.done(&Request::Rename { from: from.into(), to: to.into() })
+    }
+}

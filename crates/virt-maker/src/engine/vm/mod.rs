@@ -1,0 +1,105 @@
+//! Engine `vm`: a virtual machine that was booted once and is restored for every session. Needs no root.
+//!
+//! ```text
+//! mod.rs        options, what this host lacks, the Engine
+//! kernel.rs     which kernel;  modules.rs  which of its modules
+//! initramfs.rs  the appliance's files, packed by cpio.rs
+//! machine.rs    qemu's command line: the same for the boot and for every restore
+//! state.rs      the saved states on the disk: found, made under a lock, thrown away
+//! boot.rs       from a kernel to a saved state;  restore.rs  from a saved state to a running machine
+//! console.rs    what the kernel says;  network.rs  what gets out
+//! session.rs    the guest's disk, checkpoints, the end
+//! ```
+//!
+//! # How it is fast
+//! The machine's memory is a file. It is booted once with that file as shared memory, stopped, and the state of its
+//! devices is saved beside the file. A session maps the file privately: only pages that it touches are read, only those
+//! that it changes are copied, and nothing of it gets into the file. So a restore costs what a process costs.
+//!
+//! # What must hold
+//! - A restored machine is a clone. It gets fresh entropy and the time before anything else happens in it.
+//! - Guests are hostile. qemu runs with its seccomp sandbox, without a display, a monitor but QMP on an inherited
+//!   descriptor, or any device that it does not need; its memory is bounded; it dies with this process.
+//! - The agent in there has read what a guest wrote, so its answers are data (`client.rs` of the agent's crate).
+
+mod boot;
+mod console;
+mod cpio;
+mod initramfs;
+mod kernel;
+mod machine;
+mod modules;
+mod network;
+mod restore;
+mod session;
+mod state;
+
+use std::path::{Path, PathBuf};
+
+pub use state::{Info, clean, info};
+
+use super::{Engine, OpenRequest, Session};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Events;
+use crate::host::{self, Cancel};
+use initramfs::Ingredients;
+
+/// The program.
+const QEMU: &str = "qemu-system-x86_64";
+
+/// Settings of this engine. None is part of a key.
+#[derive(Debug, Clone)]
+pub struct VmOptions {
+    /// Path of the agent.
+    pub agent: PathBuf,
+    /// A kernel, in place of the newest of the host.
+    pub kernel: Option<PathBuf>,
+    /// Folder for saved states, which can be made again at any time.
+    pub cache_dir: PathBuf,
+    /// Whether KVM works; else the CPU is emulated.
+    pub kvm: bool,
+    /// Memory of the machine in MiB; commands of steps and their `/run` live in it.
+    pub memory_mib: u32,
+    /// CPUs of the machine.
+    pub cpus: u32,
+}
+
+impl VmOptions {
+    /// The usual ones: 1 GiB of memory, all CPUs of the host up to 8.
+    pub fn new(agent: PathBuf, cache_dir: PathBuf, kvm: bool) -> VmOptions {
+        let cpus = std::thread::available_parallelism().map_or(1, |count| count.get().min(8) as u32);
+        VmOptions { agent, kernel: None, cache_dir: cache_dir.join("vm"), kvm, memory_mib: 1024, cpus }
+    }
+}
+
+/// The engine.
+#[derive(Debug, Clone)]
+pub struct VmEngine {
+    /// Its settings.
+    pub options: VmOptions,
+}
+
+impl Engine for VmEngine {
+    fn name(&self) -> &'static str {
+        "vm"
+    }
+
+    fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Session>> {
+        request.cancel.check()?;
+        Ok(Box::new(session::VmSession::open(&self.options, request)?))
+    }
+}
+
+/// Whether this engine can work here: qemu, a kernel with its modules, bubblewrap. The error says what is missing.
+pub fn check(kernel: Option<&Path>, agent: &Path) -> Result<()> {
+    if host::find_program(QEMU).is_none() {
+        return Err(Error::new(ErrorKind::Host, format!("engine `vm` needs `{QEMU}`"))
+            .with_hint("it comes with the package `qemu-system-x86`"));
+    }
+    Ingredients::find(kernel, agent).map(drop)
+}
+
+/// Makes the saved state where it is missing, and says what there is.
+pub fn build(options: &VmOptions, force: bool, events: &Events, cancel: &Cancel) -> Result<Info> {
+    state::build(options, force, events, cancel)
+}

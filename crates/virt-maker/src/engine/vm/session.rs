@@ -1,0 +1,122 @@
+//! A session of engine `vm`: a restored machine with the guest's disk in it.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+use virt_maker_agent::client::ClientError;
+use virt_maker_agent::protocol::{Reply, Request};
+
+use super::console::Console;
+use super::machine::DISK_BUS;
+use super::restore::{Restored, restore};
+use super::{VmOptions, state};
+use crate::engine::agent::{AgentGuest, Setup, refused};
+use crate::engine::block::BlockGraph;
+use crate::engine::user_network::{behind_qemu, resolv_conf};
+use crate::engine::{OpenRequest, Session};
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::Guest;
+use crate::host::Helper;
+
+/// Serial number of the guest's disk.
+const SERIAL: &str = "virt-maker-guest";
+
+/// An open guest. Fields are dropped in this order: the conversation with its watcher first, then the machine.
+pub struct VmSession {
+    guest: AgentGuest,
+    graph: BlockGraph,
+    helper: Helper,
+}
+
+impl VmSession {
+    pub(super) fn open(options: &VmOptions, request: OpenRequest<'_>) -> Result<VmSession> {
+        let Restored { guard, mut client, mut graph, console, gate, helper } = restored(options, &request)?;
+        graph.plug(DISK_BUS, SERIAL)?;
+        let found = client.call(&Request::FindDisk { serial: SERIAL.into() });
+        let explain = explainer(console, request.work_dir.join("qemu.log"));
+        let disk = match found {
+            Ok(Reply::Disk { path }) => path,
+            Ok(other) => return Err(Error::new(ErrorKind::Internal, format!("{other:?} is no disk"))),
+            Err(ClientError::Failed(failure)) => return Err(refused(failure)),
+            Err(error) => {
+                request.cancel.check()?;
+                let broken = Error::new(ErrorKind::Internal, "the appliance broke off").with_source(error);
+                return Err(explain(broken));
+            }
+        };
+        let setup = Setup {
+            guard,
+            output: request.output,
+            network_env: behind_qemu(request.network_env),
+            resolv_conf: Some(resolv_conf(fs::read_to_string("/etc/resolv.conf").ok().as_deref())),
+            switch: Some(Box::new(move |on| gate.switch(on))),
+            explain: Some(Box::new(explain)),
+        };
+        let guest = AgentGuest::mount(client, setup, &disk, &request.events)?;
+        Ok(VmSession { guest, graph, helper })
+    }
+}
+
+/// Restores the saved state. One that does not restore is thrown away and made again, once.
+fn restored(options: &VmOptions, request: &OpenRequest<'_>) -> Result<Restored> {
+    let state = state::acquire(options, &request.events, &request.cancel)?;
+    let error = match restore(options, &state, request) {
+        Err(error) if error.kind() == ErrorKind::Internal => error,
+        other => return other,
+    };
+    let why = crate::error::chain(&error);
+    request.events.warn(format!("the saved appliance does not restore and is made again: {why}"));
+    state.discard(options, &request.cancel)?;
+    let state = state::acquire(options, &request.events, &request.cancel)?;
+    restore(options, &state, request).map_err(|error| match error.kind() {
+        ErrorKind::Internal => {
+            let what = "an appliance that was just made does not restore";
+            Error::new(ErrorKind::Unsupported, what).with_source(error)
+        }
+        _ => error,
+    })
+}
+
+/// Says why a machine ended: what its kernel said last, or qemu.
+fn explainer(console: Console, log: std::path::PathBuf) -> impl Fn(Error) -> Error + Send {
+    move |error| {
+        let said = console.last_words();
+        let qemu = crate::host::escape::last_lines(&fs::read(&log).unwrap_or_default(), 4);
+        match (said.is_empty(), qemu.is_empty()) {
+            (false, _) => {
+                let what = format!("the machine that the guest runs in ended: {said}");
+                Error::new(ErrorKind::Guest, what).with_source(error)
+            }
+            (true, false) => Error::new(ErrorKind::Internal, format!("qemu ended: {qemu}")).with_source(error),
+            (true, true) => error,
+        }
+    }
+}
+
+impl Session for VmSession {
+    fn guest(&mut self) -> &mut dyn Guest {
+        &mut self.guest
+    }
+
+    fn checkpoint(&mut self, next: &Path) -> Result<()> {
+        self.guest.done(&Request::Freeze)?;
+        // Thawed also when the push fails, for a look inside.
+        let pushed = self.graph.push(next);
+        let thawed = self.guest.done(&Request::Thaw);
+        pushed.and(thawed)
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.guest.done(&Request::Unmount)?;
+        let VmSession { guest, mut graph, helper } = *self;
+        // The machine ends with its agent, which must not be before its disk is closed.
+        let (_client, _guard) = guest.close();
+        graph.qmp().execute("quit", json!({}))?;
+        helper.wait()
+    }
+
+    fn shell(&mut self) -> Result<()> {
+        self.guest.shell()
+    }
+}

@@ -1,0 +1,60 @@
+//! What templates may ask of the host while they are loaded: downloads for `download()`, programs for `exec:`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::chain;
+use crate::event::Events;
+use crate::host::{Cancel, Tool, digest};
+use crate::import::{self, ImportContext};
+use crate::step;
+use crate::template::{LoadOptions, Rights};
+
+/// Where and how the host may be used.
+#[derive(Clone)]
+pub struct HostAccess {
+    /// A folder that stays between builds; see [`ImportContext::cache_dir`].
+    pub cache_dir: PathBuf,
+    /// What the user allowed.
+    pub rights: Rights,
+    /// Variables for programs and downloads that use the network.
+    pub env: BTreeMap<String, String>,
+    /// Progress of downloads.
+    pub events: Events,
+    /// Asked regularly.
+    pub cancel: Cancel,
+}
+
+/// How templates are loaded with these parameters; relative files that are not beside a template are looked for in
+/// `working_dir`.
+pub fn load_options(parameters: &[(String, String)], working_dir: Option<PathBuf>, host: &HostAccess) -> LoadOptions {
+    let (fetching, running) = (host.clone(), host.clone());
+    LoadOptions {
+        parameters: parameters.to_vec(),
+        working_dir,
+        cache_dir: host.cache_dir.clone(),
+        rights: host.rights.clone(),
+        frozen: None,
+        builtin: step::KINDS.iter().map(|kind| kind.name).collect(),
+        fetch: Some(Arc::new(move |url, target| fetch(&fetching, url, target))),
+        exec: Some(Arc::new(move |program, arguments| exec(&running, program, arguments))),
+    }
+}
+
+fn fetch(host: &HostAccess, url: &str, target: &Path) -> Result<(), String> {
+    let context =
+        ImportContext { cache_dir: &host.cache_dir, events: &host.events, cancel: &host.cancel, env: &host.env };
+    import::download(url, target, &context).map_err(|error| chain(&error))
+}
+
+/// Runs a program with arguments as JSON on its standard input; its answer, and the digest of its file.
+fn exec(host: &HostAccess, program: &Path, arguments: &serde_json::Value) -> Result<(String, String), String> {
+    let failed = |what: String| format!("cannot run {}: {what}", program.display());
+    let digest = digest::of_file(program).map_err(|error| failed(error.to_string()))?;
+    let folder = program.parent().unwrap_or(Path::new("/"));
+    let tool = Tool::new(program, "").folder(folder).input(format!("{arguments}\n"));
+    let answer = tool.run(&host.cancel).map_err(|error| failed(chain(&error)))?;
+    let answer = String::from_utf8(answer).map_err(|_| failed("its answer is not UTF-8 text".into()))?;
+    Ok((answer, digest.to_string()))
+}

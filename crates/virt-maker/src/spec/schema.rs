@@ -1,0 +1,263 @@
+//! The JSON Schema of templates, for editors: the frame from the types here, the arguments of runners from theirs.
+//!
+//! Every value may be an expression, so each schema allows a text with one in it. A step of one's own may have any name,
+//! so the names of steps are offered and not demanded.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde_json::{Map, Value, json};
+
+use super::catalogue::runners;
+use crate::template::{Definitions, OneOrMany, arguments};
+
+/// A template of virt-maker: how an image is made.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Template {
+    /// What people call it.
+    name: Option<String>,
+    /// What it is for.
+    description: Option<String>,
+    /// Values with their defaults; `-p NAME=VALUE` sets them. They may use each other.
+    params: Option<BTreeMap<String, Value>>,
+    /// A template that this one is put on top of.
+    from: Option<String>,
+    /// A template that is put on top of this one.
+    to: Option<String>,
+    /// Templates that are built before this one.
+    before: Option<OneOrMany>,
+    /// Templates that are built after this one.
+    after: Option<OneOrMany>,
+    /// Lists of values by name: one image for each combination. `include` and `exclude` are lists of combinations.
+    matrix: Option<BTreeMap<String, Vec<Value>>>,
+    /// Files with definitions of steps.
+    r#use: Option<OneOrMany>,
+    /// Steps of one's own, by name.
+    define: Option<BTreeMap<String, DefinitionSchema>>,
+    /// Values that steps may read while they run and that are nowhere else, by name.
+    secrets: Option<BTreeMap<String, SecretSchema>>,
+    /// Options for all steps.
+    defaults: Option<Defaults>,
+    /// What is made.
+    spec: Option<Value>,
+}
+
+/// A step that is made of others.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct DefinitionSchema {
+    /// What it does, in a sentence.
+    description: Option<String>,
+    /// An example of its use.
+    example: Option<String>,
+    /// Its parameters: a default, or a mapping with `type`, `description` and `default`.
+    params: Option<BTreeMap<String, Value>>,
+    /// The steps; they see the parameters and nothing else.
+    steps: Value,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct SecretSchema {
+    /// The variable of the environment that holds it.
+    env: Option<String>,
+    /// The file of the host that holds it.
+    file: Option<String>,
+    /// Enters the key of the steps that use it.
+    version: Option<Value>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum OnOff {
+    Flag(bool),
+    Word(OnOffWord),
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its schema is used")]
+enum OnOffWord {
+    On,
+    Off,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Cache {
+    /// `always-run`: its layer is never taken from the store.
+    Word(CacheWord),
+    /// How long its layer is good.
+    Ttl {
+        /// A time such as `12h` or `7d`.
+        ttl: String,
+    },
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+#[expect(dead_code, reason = "only its schema is used")]
+enum CacheWord {
+    AlwaysRun,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Defaults {
+    /// Variables for the commands of the step.
+    env: Option<BTreeMap<String, String>>,
+    /// Whether its commands have the network: `on` or `off`. Without it, `run` and what installs packages have it.
+    network: Option<OnOff>,
+    /// How long it may take: seconds, or a time such as `90s`, `10m`, `2h`.
+    timeout: Option<String>,
+    /// For how long its layer is good: `always-run`, or `{ttl: 7d}`.
+    cache: Option<Cache>,
+    /// How often it is tried again after it failed, from 0 to 100. The guest is as the failed attempt left it.
+    retries: Option<u32>,
+}
+
+/// What may stand beside a runner.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct Options {
+    /// What people call it, in place of its arguments.
+    name: Option<String>,
+    /// An expression; where it is false the step is not in the chain.
+    when: Option<String>,
+    #[schemars(flatten)]
+    defaults: Defaults,
+    /// Text that enters its key and does nothing else; or a list.
+    cache_key: Option<OneOrMany>,
+    /// Names of secrets that its commands find in `/run/secrets`.
+    secrets: Option<OneOrMany>,
+}
+
+/// The JSON Schema of the options, for tables in documents.
+pub fn options_schema() -> Value {
+    arguments::<Options>()
+}
+
+/// The JSON Schema of the keys of a template, for tables in documents.
+pub fn keys_schema() -> Value {
+    arguments::<Template>()
+}
+
+/// The JSON Schema of templates.
+pub fn schema() -> Value {
+    let all = runners(&Definitions::default());
+    let of = |role: &str| -> Map<String, Value> {
+        let described = |runner: &super::Runner| {
+            let mut schema = loose(&runner.arguments);
+            schema["description"] = runner.about.as_str().into();
+            (runner.name.clone(), schema)
+        };
+        all.iter().filter(|runner| runner.role == role).map(described).collect()
+    };
+    let one = |role: &str, about: &str| {
+        json!({
+            "description": about, "type": "object", "minProperties": 1, "maxProperties": 1,
+            "properties": of(role), "patternProperties": {"\\{\\{": {}},
+        })
+    };
+    let mut step = of("step");
+    let options = loose(&options_schema());
+    step.extend(options["anyOf"][0]["properties"].as_object().cloned().unwrap_or_default());
+    let more = json!({
+        "include": {"description": "A file whose steps stand here.", "type": "string"},
+        "with": {"description": "Parameters of the file that is included.", "type": "object"},
+        "for": {
+            "description": "One variable with a list: the rest of the item once for each of its values.",
+            "type": "object", "minProperties": 1, "maxProperties": 1,
+        },
+        "steps": {"description": "Several steps as one item.", "$ref": "#/$defs/steps"},
+    });
+    step.extend(more.as_object().cloned().unwrap_or_default());
+
+    let mut root = arguments::<Template>();
+    let properties = root["properties"].as_object_mut().expect("a template has keys");
+    for (name, value) in properties.iter_mut() {
+        if !["params", "define"].contains(&name.as_str()) {
+            let about = value["description"].clone();
+            *value = loose(value);
+            value["description"] = about;
+        }
+    }
+    properties["define"]["additionalProperties"]["properties"]["steps"] = json!({"$ref": "#/$defs/steps"});
+    properties["spec"] = json!({
+        "description": "What is made.",
+        "anyOf": [
+            {
+                "type": "object", "additionalProperties": false,
+                "properties": {
+                    "import": one("import", "Where the base comes from."),
+                    "steps": {"$ref": "#/$defs/steps"},
+                    "export": {"anyOf": [
+                        one("export", "What is made of the result."),
+                        {"type": "array", "items": one("export", "What is made of the result.")},
+                        {"$ref": "#/$defs/expression"},
+                    ]},
+                },
+            },
+            {"$ref": "#/$defs/expression"},
+        ],
+    });
+    root["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    root["title"] = "virt-maker template".into();
+    root["$defs"] = json!({
+        "expression": {"description": "An expression.", "type": "string", "pattern": "\\{[{%#]"},
+        "steps": {"anyOf": [
+            {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/step"}, {"$ref": "#/$defs/steps"}]}},
+            {"$ref": "#/$defs/expression"},
+            {"type": "null"},
+        ]},
+        "step": {"type": "object", "minProperties": 1, "properties": step},
+    });
+    root
+}
+
+/// A schema that an expression fits too, at every depth. Where text is wanted, a number is text as it was written.
+fn loose(schema: &Value) -> Value {
+    let mut inner = schema.clone();
+    if let Some(members) = inner.as_object_mut() {
+        for (key, value) in members.iter_mut() {
+            match (key.as_str(), value) {
+                ("properties", Value::Object(properties)) => {
+                    properties.values_mut().for_each(|value| *value = loose(value))
+                }
+                ("items" | "additionalProperties", value @ Value::Object(_)) => *value = loose(value),
+                ("anyOf" | "oneOf", Value::Array(options)) => {
+                    options.iter_mut().for_each(|value| *value = loose(value))
+                }
+                ("type", value) => {
+                    if *value == "string" {
+                        *value = json!(["string", "number", "boolean"]);
+                    } else if let Value::Array(names) = value
+                        && names.iter().any(|name| name == "string")
+                    {
+                        names.extend(["number", "boolean"].map(Value::from));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    let text = inner.get("enum").is_none()
+        && inner["type"].as_array().is_some_and(|names| names.iter().any(|name| name == "string"));
+    if text
+        || inner.get("type").is_none()
+            && inner.get("anyOf").is_none()
+            && inner.get("oneOf").is_none()
+            && inner.get("const").is_none()
+            && inner.get("enum").is_none()
+    {
+        return inner;
+    }
+    json!({"anyOf": [inner, {"$ref": "#/$defs/expression"}]})
+}

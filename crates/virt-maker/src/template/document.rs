@@ -1,0 +1,467 @@
+//! From the files of a template to what it asks for: everything resolved, nothing checked yet that needs to know kinds of
+//! runners. `virt-maker render` prints this.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::define::Definitions;
+use super::expand::{Exec, Expander, ResolvedStep};
+use super::expression::{Engine, command_line_value};
+use super::files::Files;
+use super::functions::{Fetch, Rights, Shared};
+use super::inherit::{evaluated, follow, take_in};
+use super::matrix::{self, Combination};
+use super::node::{Kind, Node};
+use super::options::{DEFAULTS, StepOptions};
+use super::parse::parse_file;
+use super::scope::{Scope, declared, unknown};
+use super::suggest;
+use crate::diagnostic::Diagnostic;
+use crate::error::{Error, Result};
+
+/// Keys that a template may have.
+pub const KEYS: [&str; 13] = [
+    "name",
+    "description",
+    "params",
+    "from",
+    "to",
+    "before",
+    "after",
+    "matrix",
+    "use",
+    "define",
+    "secrets",
+    "defaults",
+    "spec",
+];
+/// Keys of `spec`.
+pub const SPEC_KEYS: [&str; 3] = ["import", "steps", "export"];
+/// Most templates that one asks for with `before` and `after`.
+const TEMPLATES: usize = 1000;
+
+/// How templates are loaded.
+#[derive(Clone, Default)]
+pub struct LoadOptions {
+    /// Parameters of the command line: name and text.
+    pub parameters: Vec<(String, String)>,
+    /// Where files are looked for that are not beside the template.
+    pub working_dir: Option<PathBuf>,
+    /// What `cache_dir()` says.
+    pub cache_dir: PathBuf,
+    /// What expressions and steps may do on the host.
+    pub rights: Rights,
+    /// Values of changing functions from an earlier build, as [`Loaded::record`] has them.
+    pub frozen: Option<std::collections::BTreeMap<String, String>>,
+    /// Names of the steps that the program itself has.
+    pub builtin: Vec<&'static str>,
+    /// How `download()` downloads.
+    pub fetch: Option<Fetch>,
+    /// How `exec:` runs programs.
+    pub exec: Option<Exec>,
+}
+
+/// What a template asks for.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The specs, in the order in which they are built.
+    pub specs: Vec<ResolvedSpec>,
+    /// What a person should know and what is no error.
+    pub notes: Vec<Diagnostic>,
+    /// What changing functions (`now()`, ...) gave.
+    pub record: std::collections::BTreeMap<String, String>,
+    /// Parameters of the command line that no template knows are errors; these are the names that some template knows.
+    known: BTreeSet<String>,
+}
+
+/// One image, everything resolved.
+#[derive(Debug)]
+pub struct ResolvedSpec {
+    /// The file that the user named, or that one of these names with `before` or `after`.
+    pub template: PathBuf,
+    /// `name`.
+    pub name: Option<String>,
+    /// `description`.
+    pub description: Option<String>,
+    /// Its values of the matrix.
+    pub matrix: Vec<(String, Node)>,
+    /// The `spec`, for its place.
+    pub node: Node,
+    /// The import: a mapping of its runner to arguments.
+    pub import: Option<Node>,
+    /// The steps.
+    pub steps: Vec<ResolvedStep>,
+    /// The exports, each a mapping as the import.
+    pub exports: Vec<Node>,
+    /// `secrets`, rendered.
+    pub secrets: Option<Node>,
+}
+
+impl ResolvedSpec {
+    /// The spec as a template without parameters would have it.
+    pub fn to_json(&self) -> serde_json::Value {
+        use serde_json::{Map, Value, json};
+        let mut spec = Map::new();
+        if let Some(import) = &self.import {
+            spec.insert("import".into(), import.to_json());
+        }
+        spec.insert("steps".into(), self.steps.iter().map(ResolvedStep::to_json).collect());
+        spec.insert("export".into(), self.exports.iter().map(Node::to_json).collect());
+        let mut whole = Map::new();
+        let mut add = |name: &str, value: Option<Value>| whole.extend(value.map(|value| (name.to_owned(), value)));
+        add("name", self.name.as_deref().map(Value::from));
+        add("description", self.description.as_deref().map(Value::from));
+        add("template", Some(json!(self.template)));
+        let matrix: Map<_, _> = self.matrix.iter().map(|(name, value)| (name.clone(), value.to_json())).collect();
+        add("matrix", (!matrix.is_empty()).then_some(Value::Object(matrix)));
+        add("secrets", self.secrets.as_ref().map(Node::to_json));
+        add("spec", Some(Value::Object(spec)));
+        Value::Object(whole)
+    }
+}
+
+/// Loads templates; all their errors at once.
+pub fn resolve(paths: &[PathBuf], options: &LoadOptions) -> Result<Loaded> {
+    let (loaded, problems) = resolve_all(paths, options)?;
+    if problems.is_empty() { Ok(loaded) } else { Err(Error::template(problems)) }
+}
+
+/// The same, with what could be resolved beside the errors.
+pub(crate) fn resolve_all(paths: &[PathBuf], options: &LoadOptions) -> Result<(Loaded, Vec<Diagnostic>)> {
+    let mut loaded = Loaded::default();
+    let mut problems = Vec::new();
+    let mut known = Vec::new();
+    for path in paths {
+        let files = Arc::new(Files::new(options.working_dir.clone()));
+        let node = match parse_file(path, path, None, &files) {
+            Ok(node) => node,
+            Err(error) if error.diagnostics().is_empty() => return Err(error),
+            Err(error) => {
+                problems.extend(error.diagnostics().iter().cloned());
+                continue;
+            }
+        };
+        let shared = Arc::new(Shared {
+            rights: options.rights.clone(),
+            cache_dir: options.cache_dir.clone(),
+            fetch: options.fetch.clone(),
+            root: node.source.folder.clone(),
+            frozen: options.frozen.clone(),
+            state: Default::default(),
+        });
+        let engine = Engine::new(shared);
+        let mut loader = Loader { options, engine: &engine, loaded: &mut loaded, known: &mut known, templates: 0 };
+        if let Err(found) = loader.template(node) {
+            problems.extend(found);
+        }
+        loaded.record.append(&mut engine.shared.state().record);
+        loaded.notes.extend(files.take_notes());
+    }
+    // Templates that are wrong may know parameters that nobody heard of.
+    if problems.is_empty() {
+        for (name, _) in &options.parameters {
+            if !loaded.known.contains(name) {
+                problems.push(unknown(name, known.iter()));
+            }
+        }
+    }
+    problems.dedup();
+    Ok((loaded, problems))
+}
+
+struct Loader<'a> {
+    options: &'a LoadOptions,
+    engine: &'a Engine,
+    loaded: &'a mut Loaded,
+    /// Names of parameters, for suggestions.
+    known: &'a mut Vec<String>,
+    templates: usize,
+}
+
+impl Loader<'_> {
+    /// Adds the specs of one template, and of those before and after it.
+    fn template(&mut self, node: Node) -> Result<(), Vec<Diagnostic>> {
+        self.templates += 1;
+        if self.templates > TEMPLATES {
+            return Err(vec![
+                node.diagnostic(format!("more than {TEMPLATES} templates come in by `before` and `after`")),
+            ]);
+        }
+        check_mapping(&node)?;
+        let path = node.source.path.clone();
+        let mut outside = Scope::default();
+        for (name, text) in &self.options.parameters {
+            outside.set_from_outside(name, &command_line_value(name, text));
+        }
+        let template = follow(node, self.engine, &outside)?;
+        let mut problems: Vec<_> =
+            template.members().iter().filter_map(|(key, _)| unknown_key(key, &KEYS, "a template")).collect();
+        let scope = match self.command_line(&template) {
+            Ok(scope) => scope,
+            Err(problem) => {
+                problems.push(problem);
+                return Err(problems);
+            }
+        };
+        if ["spec", "before", "after"].iter().all(|key| template.get(key).is_none()) {
+            problems.push(template.diagnostic("the template has no `spec`, and no `before` or `after` either"));
+        }
+        problems.extend(self.others(&template, "before", &scope).err().into_iter().flatten());
+        if let Some(spec) = template.get("spec") {
+            match self.combinations(&template, &scope) {
+                Ok(combinations) => {
+                    for combination in combinations {
+                        let before = problems.len();
+                        let made = self.spec(&path, &template, spec, &scope, combination, &mut problems);
+                        self.loaded.specs.extend(made);
+                        if problems.len() > before {
+                            // The same text is wrong in every combination.
+                            break;
+                        }
+                    }
+                }
+                Err(found) => problems.extend(found),
+            }
+        }
+        problems.extend(self.others(&template, "after", &scope).err().into_iter().flatten());
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// The parameters of the command line that this template knows.
+    fn command_line(&mut self, template: &Node) -> Result<Scope, Diagnostic> {
+        let params = declared(template.get("params"))?;
+        self.known.extend(params.iter().filter_map(|(key, _)| key.text()).map(str::to_owned));
+        let mut scope = Scope::default();
+        if self.options.parameters.is_empty() {
+            return Ok(scope);
+        }
+        let axes: Vec<_> = template
+            .get("matrix")
+            .map(Node::members)
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|(key, _)| key.text())
+            .collect();
+        let used = self.engine.names(template);
+        for (name, text) in &self.options.parameters {
+            let is_axis = axes.contains(&name.as_str());
+            if is_axis || used.contains(name) || params.iter().any(|(key, _)| key.text() == Some(name)) {
+                self.loaded.known.insert(name.clone());
+                if !is_axis {
+                    scope.set_from_outside(name, &command_line_value(name, text));
+                }
+            }
+        }
+        self.known.extend(used);
+        Ok(scope)
+    }
+
+    /// The templates that are built before or after this one.
+    fn others(&mut self, template: &Node, key: &'static str, scope: &Scope) -> Result<(), Vec<Diagnostic>> {
+        let Some(node) = template.get(key) else { return Ok(()) };
+        let rendered = evaluated(node, template, self.engine, scope)?;
+        let names = match &rendered.kind {
+            Kind::List(items) => items.iter().collect(),
+            Kind::Null => Vec::new(),
+            _ => vec![&rendered],
+        };
+        let mut problems = Vec::new();
+        for name in names {
+            let loaded = take_in(name, key).and_then(|node| self.template(node));
+            problems.extend(loaded.err().into_iter().flatten());
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    fn combinations(&self, template: &Node, scope: &Scope) -> Result<Vec<Combination>, Vec<Diagnostic>> {
+        match template.get("matrix") {
+            None => Ok(vec![Vec::new()]),
+            Some(node) => {
+                matrix::combinations(&evaluated(node, template, self.engine, scope)?, &self.options.parameters)
+            }
+        }
+    }
+
+    fn spec(
+        &self,
+        path: &Path,
+        template: &Node,
+        spec: &Node,
+        scope: &Scope,
+        matrix: Combination,
+        problems: &mut Vec<Diagnostic>,
+    ) -> Option<ResolvedSpec> {
+        let before = problems.len();
+        let mut scope = scope.clone();
+        matrix.iter().for_each(|(name, value)| scope.set(name, value));
+        scope.resolve(self.engine, declared(template.get("params")).unwrap_or_default(), problems);
+        let text = |name: &str, problems: &mut Vec<Diagnostic>| {
+            let rendered = self.engine.render(template.get(name)?, &scope, problems);
+            if rendered.text().is_none() {
+                problems.push(rendered.diagnostic(format!("expected a text, found {}", rendered.describe())));
+            }
+            rendered.text().map(str::to_owned)
+        };
+        let (name, description) = (text("name", problems), text("description", problems));
+        let secrets = template.get("secrets").map(|node| self.engine.render(node, &scope, problems));
+        let mut options = StepOptions::default();
+        if let Some(node) = template.get("defaults") {
+            let rendered = self.engine.render(node, &scope, problems);
+            if !matches!(rendered.kind, Kind::Map(_)) {
+                problems
+                    .push(rendered.diagnostic(format!("expected a mapping of options, found {}", rendered.describe())));
+            }
+            for (key, value) in rendered.members() {
+                match unknown_key(key, &DEFAULTS, "`defaults`") {
+                    Some(problem) => problems.push(problem),
+                    None => problems.extend(options.set(key.text().unwrap_or_default(), value).err()),
+                }
+            }
+        }
+        let mut definitions = Definitions::default();
+        take_definitions(template, self.engine, &scope, &self.options.builtin, &mut definitions, problems);
+
+        // A whole spec may be a parameter; what is in it is data then.
+        let (spec, data) = match &spec.kind {
+            Kind::String(_) => (self.engine.render(spec, &scope, problems), true),
+            _ => (spec.clone(), false),
+        };
+        if !matches!(spec.kind, Kind::Map(_)) {
+            problems.push(spec.diagnostic(format!("expected a mapping with `import`, found {}", spec.describe())));
+            return None;
+        }
+        problems.extend(spec.members().iter().filter_map(|(key, _)| unknown_key(key, &SPEC_KEYS, "`spec`")));
+        let render = |node: &Node, problems: &mut Vec<Diagnostic>| {
+            if data { node.clone() } else { self.engine.render(node, &scope, problems) }
+        };
+        let import = spec.get("import").map(|node| render(node, problems));
+        let mut steps = Vec::new();
+        if let Some(node) = spec.get("steps") {
+            let mut expander = Expander {
+                engine: self.engine,
+                definitions,
+                builtin: &self.options.builtin,
+                exec: self.options.exec.as_ref(),
+                steps: Vec::new(),
+                problems: Vec::new(),
+                stopped: false,
+            };
+            expander.expand(node, &scope, &options, data);
+            problems.append(&mut expander.problems);
+            steps = expander.steps;
+        }
+        let exports = match spec.get("export").map(|node| render(node, problems)) {
+            None => Vec::new(),
+            Some(Node { kind: Kind::Null, .. }) => Vec::new(),
+            Some(Node { kind: Kind::List(items), .. }) => items,
+            Some(node) => vec![node],
+        };
+        if problems.len() > before {
+            let title = matrix::title(&matrix);
+            if !title.is_empty() {
+                let note = crate::diagnostic::Note { message: format!("in the combination {title}"), position: None };
+                problems[before..].iter_mut().for_each(|problem| problem.notes.push(note.clone()));
+            }
+            return None;
+        }
+        Some(ResolvedSpec {
+            template: path.to_owned(),
+            name,
+            description,
+            matrix,
+            node: spec,
+            import,
+            steps,
+            exports,
+            secrets,
+        })
+    }
+}
+
+fn check_mapping(node: &Node) -> Result<(), Vec<Diagnostic>> {
+    match node.kind {
+        Kind::Map(_) => Ok(()),
+        _ => Err(vec![node.diagnostic(format!("expected a mapping with `spec`, found {}", node.describe()))]),
+    }
+}
+
+/// What is wrong with a key that is not one of `known`.
+pub(super) fn unknown_key(key: &Node, known: &[&str], place: &str) -> Option<Diagnostic> {
+    let name = key.text().unwrap_or_default();
+    if known.contains(&name) {
+        return None;
+    }
+    let mut problem = key.diagnostic(format!("{place} has no key `{}`", super::expression::quote(name)));
+    problem.hint = Some(suggest::hint(name, known.iter().copied()));
+    Some(problem)
+}
+
+/// Adds the definitions that a file has, and those of the files that it uses; its own win.
+pub(super) fn take_definitions(
+    file: &Node,
+    engine: &Engine,
+    scope: &Scope,
+    builtin: &[&'static str],
+    definitions: &mut Definitions,
+    problems: &mut Vec<Diagnostic>,
+) {
+    if let Some(node) = file.get("use") {
+        let rendered = engine.render(node, scope, problems);
+        let names = match &rendered.kind {
+            Kind::List(items) => items.iter().collect(),
+            Kind::Null => Vec::new(),
+            _ => vec![&rendered],
+        };
+        for name in names {
+            match take_in(name, "use") {
+                Ok(library) => {
+                    let unknown =
+                        |(key, _): &(Node, Node)| unknown_key(key, &["description", "define", "use"], "a library");
+                    problems.extend(library.members().iter().filter_map(unknown));
+                    take_definitions(&library, engine, scope, builtin, definitions, problems);
+                }
+                Err(found) => problems.extend(found),
+            }
+        }
+    }
+    if let Some(node) = file.get("define") {
+        for (key, _) in node.members() {
+            let name = key.text().unwrap_or_default();
+            if builtin.contains(&name)
+                || ["include", "for", "steps", "with"].contains(&name)
+                || super::options::OPTIONS.contains(&name)
+            {
+                problems.push(key.diagnostic(format!("`{name}` is the name of something that is built in")));
+            }
+        }
+        problems.extend(definitions.add(node));
+    }
+}
+
+/// The definitions of a template, for lists of runners.
+pub fn definitions(path: &Path, options: &LoadOptions) -> Result<Definitions> {
+    let files = Arc::new(Files::new(options.working_dir.clone()));
+    let node = parse_file(path, path, None, &files)?;
+    let shared = Arc::new(Shared {
+        rights: Rights::default(),
+        cache_dir: options.cache_dir.clone(),
+        fetch: None,
+        root: node.source.folder.clone(),
+        frozen: None,
+        state: Default::default(),
+    });
+    let engine = Engine::new(shared);
+    let mut problems = Vec::new();
+    let mut found = Definitions::default();
+    let template =
+        check_mapping(&node).and_then(|()| follow(node, &engine, &Scope::default())).map_err(Error::template)?;
+    let mut scope = Scope::default();
+    scope.resolve(
+        &engine,
+        declared(template.get("params")).map_err(|problem| Error::template(vec![problem]))?,
+        &mut problems,
+    );
+    take_definitions(&template, &engine, &scope, &options.builtin, &mut found, &mut problems);
+    if problems.is_empty() { Ok(found) } else { Err(Error::template(problems)) }
+}

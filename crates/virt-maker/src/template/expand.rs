@@ -1,0 +1,351 @@
+//! Steps as they stand in a template to a flat list: lists within lists, `for`, `include`, steps of one's own, `when`.
+//!
+//! Each text is rendered once, in the scope of the place where it stands. What an expression yields (a whole list of
+//! steps, perhaps) is data: its structure is followed, its texts are not rendered again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::define::{Definition, Definitions};
+use super::expression::{Engine, quote};
+use super::inherit::take_in;
+use super::library::library_step;
+use super::node::{Kind, Node};
+use super::options::{OPTIONS, StepOptions, holds};
+use super::scope::{Scope, declared};
+use crate::diagnostic::Diagnostic;
+
+/// Deepest nesting of lists, loops, files and definitions.
+const DEPTH: usize = 50;
+/// Most steps of one spec.
+const STEPS: usize = 10_000;
+/// The name of a step that a program of the host makes.
+pub(super) const EXEC: &str = "exec:";
+
+/// Runs a program with a step's arguments as JSON; answers with what it printed and the digest of its file. The error is
+/// a sentence.
+pub type Exec = Arc<dyn Fn(&std::path::Path, &serde_json::Value) -> Result<(String, String), String> + Send + Sync>;
+
+/// A step with everything in it resolved.
+#[derive(Debug, Clone)]
+pub struct ResolvedStep {
+    /// The runner's name, at its place.
+    pub runner: Node,
+    /// Its arguments.
+    pub arguments: Node,
+    /// How it runs.
+    pub options: StepOptions,
+    /// The step of one's own that it is a part of, with the place where that stands; the outermost first.
+    pub within: Vec<(String, crate::diagnostic::Position)>,
+}
+
+impl ResolvedStep {
+    /// The step as it could stand in a template.
+    pub fn to_json(&self) -> serde_json::Value {
+        let runner = (self.runner.text().unwrap_or_default().to_owned(), self.arguments.to_json());
+        let options = self.options.members().into_iter().map(|(name, value)| (name.to_owned(), value));
+        serde_json::Value::Object(std::iter::once(runner).chain(options).collect())
+    }
+}
+
+/// What expanding needs besides the nodes.
+pub(super) struct Expander<'a> {
+    pub engine: &'a Engine,
+    pub definitions: Definitions,
+    /// Names of kinds that the program itself has.
+    pub builtin: &'a [&'static str],
+    pub exec: Option<&'a Exec>,
+    pub steps: Vec<ResolvedStep>,
+    pub problems: Vec<Diagnostic>,
+    /// An error about bounds was told; nothing more is done.
+    pub stopped: bool,
+}
+
+/// What holds at one place of the list.
+#[derive(Clone)]
+struct At<'s> {
+    scope: &'s Scope,
+    options: StepOptions,
+    within: Vec<(String, crate::diagnostic::Position)>,
+    /// The node was rendered already.
+    data: bool,
+    depth: usize,
+}
+
+impl Expander<'_> {
+    /// Expands a list of steps.
+    /// `data` says that the list was rendered already.
+    pub(super) fn expand(&mut self, node: &Node, scope: &Scope, options: &StepOptions, data: bool) {
+        self.list(node, &At { scope, options: options.clone(), within: Vec::new(), data, depth: 0 });
+    }
+
+    fn list(&mut self, node: &Node, at: &At<'_>) {
+        if self.stopped {
+            return;
+        }
+        if at.depth > DEPTH {
+            self.stop(node.diagnostic(format!("steps are nested deeper than {DEPTH} levels")));
+            return;
+        }
+        let at = At { depth: at.depth + 1, ..at.clone() };
+        match &node.kind {
+            Kind::Null => {}
+            Kind::List(items) => items.iter().for_each(|item| self.list(item, &at)),
+            Kind::Map(_) if at.depth > 1 => self.item(node, &at),
+            Kind::String(text) if !at.data => match self.engine.string(text, node, at.scope) {
+                // One level only: what it gave is no expression again.
+                Ok(rendered) if rendered.origin.is_some() => self.list(&rendered, &At { data: true, ..at }),
+                Ok(_) => self.problems.push(expected_step(node)),
+                Err(problem) => self.problems.extend(problem.map(|problem| *problem)),
+            },
+            _ if at.depth == 1 => {
+                self.problems.push(node.diagnostic(format!("expected a list of steps, found {}", node.describe())));
+            }
+            _ => self.problems.push(expected_step(node)),
+        }
+    }
+
+    fn stop(&mut self, problem: Diagnostic) {
+        self.problems.push(problem);
+        self.stopped = true;
+    }
+
+    fn render(&mut self, node: &Node, at: &At<'_>) -> Option<Node> {
+        if at.data {
+            return Some(node.clone());
+        }
+        let before = self.problems.len();
+        let rendered = self.engine.render(node, at.scope, &mut self.problems);
+        (self.problems.len() == before).then_some(rendered)
+    }
+
+    fn item(&mut self, node: &Node, at: &At<'_>) {
+        // Before anything is rendered: what stands beside it may use its variable.
+        if let Some((key, value)) = node.members().iter().find(|(key, _)| key.text() == Some("for")) {
+            return self.each(node, key, value, at);
+        }
+        let mut members = Vec::with_capacity(node.members().len());
+        for (key, value) in node.members() {
+            let Some(key) = self.render(key, at) else { return };
+            members.push((key, value));
+        }
+        if let Some((_, value)) = members.iter().find(|(key, _)| key.text() == Some("when"))
+            && !holds(value, at.data, self.engine, at.scope, &mut self.problems)
+        {
+            return;
+        }
+        let before = self.problems.len();
+        let mut own = StepOptions::default();
+        let mut rest = Vec::new();
+        for (key, value) in &members {
+            let name = key.text().unwrap_or_default();
+            if !OPTIONS.contains(&name) {
+                rest.push((key, *value));
+            } else if name != "when"
+                && let Some(value) = self.render(value, at)
+                && let Err(problem) = own.set(name, &value)
+            {
+                self.problems.push(problem);
+            }
+        }
+        if self.problems.len() > before {
+            return;
+        }
+        let at = At { options: at.options.around(own), ..at.clone() };
+        match &rest[..] {
+            [(key, value)] if key.text() == Some("steps") => self.list(value, &At { depth: at.depth.max(1), ..at }),
+            [(key, value)] if key.text() == Some("include") => self.include(key, value, None, &at),
+            [(one, first), (other, second)] => match (one.text(), other.text()) {
+                (Some("include"), Some("with")) => self.include(one, first, Some(second), &at),
+                (Some("with"), Some("include")) => self.include(other, second, Some(first), &at),
+                _ => self.problems.push(two_runners(other)),
+            },
+            [(key, value)] => self.runner(key, value, &at),
+            [] => self.problems.push(expected_step(node)),
+            [_, (second, _), ..] => self.problems.push(two_runners(second)),
+        }
+    }
+
+    /// `for: {name: list}`: the rest of the item once for each.
+    fn each(&mut self, node: &Node, key: &Node, value: &Node, at: &At<'_>) {
+        let Some(over) = self.render(value, at) else { return };
+        let (name, list) = match over.members() {
+            [(name, list)] => (name, list),
+            _ => {
+                let message = format!(
+                    "expected one variable with its list, such as `{{user: [a, b]}}`, found {}",
+                    over.describe()
+                );
+                self.problems.push(over.diagnostic(message));
+                return;
+            }
+        };
+        let Kind::List(items) = &list.kind else {
+            self.problems.push(list.diagnostic(format!("expected a list to go over, found {}", list.describe())));
+            return;
+        };
+        if at.data {
+            self.problems.push(
+                key.diagnostic("`for` cannot come out of an expression: its texts would have to be rendered again"),
+            );
+            return;
+        }
+        let members = node.members().iter().filter(|(key, _)| key.text() != Some("for")).cloned().collect();
+        let body = node.with(Kind::Map(members));
+        for item in items {
+            let mut scope = at.scope.clone();
+            scope.set(name.text().unwrap_or_default(), item);
+            self.list(&body, &At { scope: &scope, ..at.clone() });
+        }
+    }
+
+    /// `include: FILE` with `with: {parameters}`: the steps of another file.
+    fn include(&mut self, key: &Node, value: &Node, with: Option<&Node>, at: &At<'_>) {
+        let Some(value) = self.render(value, at) else { return };
+        let with = match with {
+            Some(with) => match self.render(with, at) {
+                Some(with) => with,
+                None => return,
+            },
+            None => key.with(Kind::Null),
+        };
+        let file = match take_in(&value, "include") {
+            Ok(file) => file,
+            Err(problems) => return self.problems.extend(problems),
+        };
+        let steps = file.get("steps").or_else(|| file.get("spec")?.get("steps"));
+        let Some(steps) = steps else {
+            return self.problems.push(value.diagnostic(format!("{} has no `steps`", file.source.path.display())));
+        };
+        let known = ["name", "description", "params", "spec", "steps", "define", "use"];
+        for (key, _) in file.members() {
+            let name = key.text().unwrap_or_default();
+            if !known.contains(&name) {
+                let problem = key.diagnostic(format!("a file that is included has no `{}`", quote(name)));
+                return self.problems.push(problem);
+            }
+        }
+        let params = match declared(file.get("params")) {
+            Ok(params) => params,
+            Err(problem) => return self.problems.push(problem),
+        };
+        let mut scope = Scope::default();
+        let before = self.problems.len();
+        match &with.kind {
+            Kind::Null => {}
+            Kind::Map(members) => {
+                let used = self.engine.names(steps);
+                for (key, value) in members {
+                    let name = key.text().unwrap_or_default().to_owned();
+                    if params.iter().any(|(key, _)| key.text() == Some(&name)) || used.contains(&name) {
+                        scope.set(&name, value);
+                    } else {
+                        let mut problem =
+                            key.diagnostic(format!("{} has no parameter `{name}`", file.source.path.display()));
+                        problem.hint = super::closest(&name, params.iter().filter_map(|(key, _)| key.text()))
+                            .map(|meant| format!("did you mean `{meant}`?"));
+                        self.problems.push(problem);
+                    }
+                }
+            }
+            _ => self
+                .problems
+                .push(with.diagnostic(format!("expected a mapping of parameters, found {}", with.describe()))),
+        }
+        scope.resolve(self.engine, params, &mut self.problems);
+        if self.problems.len() > before {
+            return;
+        }
+        // What it defines is known in it and not outside.
+        let outside = self.definitions.clone();
+        super::document::take_definitions(
+            &file,
+            self.engine,
+            &scope,
+            self.builtin,
+            &mut self.definitions,
+            &mut self.problems,
+        );
+        self.list(steps, &At { scope: &scope, data: false, ..at.clone() });
+        self.definitions = outside;
+    }
+
+    fn runner(&mut self, key: &Node, value: &Node, at: &At<'_>) {
+        let name = key.text().unwrap_or_default();
+        let Some(arguments) = self.render(value, at) else { return };
+        if let Some(program) = name.strip_prefix(EXEC) {
+            return self.run_program(key, program, &arguments, at);
+        }
+        let own = self.definitions.get(name).cloned();
+        let own = own.or_else(|| if self.builtin.contains(&name) { None } else { library_step(name).cloned() });
+        match own {
+            Some(definition) => self.defined(key, &definition, &arguments, at),
+            None => {
+                if self.steps.len() >= STEPS {
+                    return self.stop(key.diagnostic(format!("the template has more than {STEPS} steps")));
+                }
+                let (options, within) = (at.options.clone(), at.within.clone());
+                self.steps.push(ResolvedStep { runner: key.clone(), arguments, options, within });
+            }
+        }
+    }
+
+    fn defined(&mut self, key: &Node, definition: &Definition, arguments: &Node, at: &At<'_>) {
+        if at.within.iter().filter(|(name, _)| *name == definition.name).count() > 2 {
+            let way: Vec<_> = at.within.iter().map(|(name, _)| name.as_str()).collect();
+            let message = format!("`{}` is made of itself: {}", definition.name, way.join(" -> "));
+            return self.stop(key.diagnostic(message));
+        }
+        let Some(scope) = definition.bind(key, arguments, self.engine, &mut self.problems) else { return };
+        let mut within = at.within.clone();
+        within.push((definition.name.clone(), key.position()));
+        self.list(&definition.steps, &At { scope: &scope, within, data: false, ..at.clone() });
+    }
+
+    /// `exec:PROGRAM`: a program of the host that answers with a list of steps.
+    fn run_program(&mut self, key: &Node, program: &str, arguments: &Node, at: &At<'_>) {
+        if !self.engine.shared.rights.host_exec {
+            let mut problem =
+                key.diagnostic(format!("`{}` runs a program on this host", quote(key.text().unwrap_or_default())));
+            problem.hint = Some("allow it with --allow host-exec".into());
+            return self.problems.push(problem);
+        }
+        let Some(exec) = self.exec else {
+            return self.problems.push(key.diagnostic("programs cannot be run here"));
+        };
+        let path: PathBuf = key.resolve(program);
+        let (answer, digest) = match exec(&path, &arguments.to_json()) {
+            Ok(answered) => answered,
+            Err(problem) => return self.problems.push(key.diagnostic(problem)),
+        };
+        let source = super::node::SourceFile {
+            path: Arc::new(PathBuf::from(format!("the answer of {program}"))),
+            folder: key.source.folder.clone(),
+            text: answer,
+            via: Some(super::node::Via { key: "exec", node: Box::new(key.clone()) }),
+            files: key.source.files.clone(),
+        };
+        let steps = match super::parse::parse_text(&Arc::new(source)) {
+            Ok(steps) if matches!(steps.kind, Kind::List(_)) => steps,
+            Ok(steps) => {
+                let message = format!("`{program}` has to answer with a list of steps, found {}", steps.describe());
+                return self.problems.push(steps.diagnostic(message));
+            }
+            Err(problem) => return self.problems.push(problem),
+        };
+        let mut options = at.options.clone();
+        options.made_by.insert(format!("{EXEC}{program}"), digest);
+        self.list(&steps, &At { options, data: true, ..at.clone() });
+    }
+}
+
+fn expected_step(node: &Node) -> Diagnostic {
+    node.diagnostic(format!("expected the name of one step with its arguments, found {}", node.describe()))
+}
+
+fn two_runners(second: &Node) -> Diagnostic {
+    let name = quote(second.text().unwrap_or_default());
+    let mut problem = second.diagnostic(format!("`{name}`: one step has one runner; begin a new item"));
+    problem.hint = super::closest(&name, OPTIONS).map(|meant| format!("did you mean the option `{meant}`?"));
+    problem
+}

@@ -1,0 +1,286 @@
+//! The functions of the expression language.
+//!
+//! Those whose values change from one time to the next (`now()`, `random_word()`, ...) note each call: what they gave
+//! is kept with the build, so that `--freeze` can give it again, and every value that they had a part in is marked.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use minijinja::value::{Kwargs, Rest, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind};
+
+use super::expression::to_value;
+use super::host;
+use super::node::{Node, SourceFile};
+use super::parse::parse_text;
+use super::suggest;
+
+/// Largest file that an expression may read, in bytes.
+const FILE_MAX: u64 = 16 << 20;
+
+/// Downloads a URL to a path that does not exist yet; the error is a sentence.
+pub type Fetch = Arc<dyn Fn(&str, &Path) -> Result<(), String> + Send + Sync>;
+
+/// What expressions may do on the host.
+#[derive(Clone, Default)]
+pub struct Rights {
+    /// Use the network (`download()`).
+    pub net: bool,
+    /// Folders that may be read besides those of the template's own files.
+    pub read: Vec<PathBuf>,
+    /// Programs of the host may be started: `exec:`, `local_run`, scripts of exports.
+    pub host_exec: bool,
+}
+
+/// What functions share, and what they learn.
+pub(super) struct Shared {
+    pub rights: Rights,
+    pub cache_dir: PathBuf,
+    pub fetch: Option<Fetch>,
+    /// Folder of the template that the user named.
+    pub root: PathBuf,
+    /// Values of volatile calls from an earlier build.
+    pub frozen: Option<BTreeMap<String, String>>,
+    pub state: Mutex<State>,
+}
+
+/// What is under way.
+#[derive(Default)]
+pub(super) struct State {
+    /// The node whose expression is evaluated.
+    pub place: Option<Node>,
+    /// Volatile functions that it has called.
+    pub volatile: Vec<&'static str>,
+    /// Why a function failed, with what to do about it: better than what the engine can say.
+    pub failure: Option<(String, Option<String>)>,
+    /// Values of all volatile calls: `name(arguments)#count` to value.
+    pub record: BTreeMap<String, String>,
+    counts: BTreeMap<String, u32>,
+    /// The one instant of this load.
+    now: Option<host::LocalTime>,
+}
+
+impl Shared {
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, message: impl Into<String>, hint: Option<String>) -> Error {
+        let message = message.into();
+        self.state().failure = Some((message.clone(), hint));
+        Error::new(ErrorKind::InvalidOperation, message)
+    }
+
+    /// A value that is another one each time, unless it is frozen.
+    fn volatile(&self, name: &'static str, arguments: &str, make: impl FnOnce(&mut State) -> String) -> String {
+        let mut state = self.state();
+        state.volatile.push(name);
+        let call = format!("{name}({arguments})");
+        let count = state.counts.entry(call.clone()).or_default();
+        *count += 1;
+        let slot = format!("{call}#{count}");
+        let frozen = self.frozen.as_ref().and_then(|frozen| frozen.get(&slot)).cloned();
+        let value = frozen.unwrap_or_else(|| make(&mut state));
+        state.record.insert(slot, value.clone());
+        value
+    }
+
+    /// The file that an expression means, if it may be read.
+    fn readable(&self, path: &str) -> Result<PathBuf, Error> {
+        let place = self.state().place.clone();
+        let Some(place) = place else { return Err(self.fail("no file can be read here", None)) };
+        let path = place.resolve(path);
+        self.inside(&path, &[&place.source.folder, &self.root])?;
+        Ok(path)
+    }
+
+    /// An error where a path, links followed, lies in none of these folders nor in one that the user allowed.
+    fn inside(&self, path: &Path, folders: &[&PathBuf]) -> Result<(), Error> {
+        // The deepest part that exists; what does not exist has no links in it.
+        let existing = path.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));
+        let real = existing.map(|(part, real)| match path.strip_prefix(part) {
+            Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
+            _ => real,
+        });
+        let climbs = path.components().any(|part| part == std::path::Component::ParentDir) && !path.exists();
+        let allowed = folders.iter().copied().chain(&self.rights.read);
+        let within = |folder: &PathBuf| {
+            let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+            real.as_ref().is_some_and(|real| real.starts_with(&folder))
+        };
+        if !climbs && allowed.into_iter().any(within) {
+            return Ok(());
+        }
+        let folder = path.parent().unwrap_or(path).display();
+        let message = format!("an expression may not reach {}: it is outside the template's folder", path.display());
+        Err(self.fail(message, Some(format!("allow it with --allow read={folder}"))))
+    }
+}
+
+/// Puts all functions into an environment.
+pub(super) fn add_to(environment: &mut Environment<'static>, shared: &Arc<Shared>) {
+    for (name, part) in [
+        ("year", "%Y"),
+        ("month", "%m"),
+        ("day", "%d"),
+        ("hour", "%H"),
+        ("minute", "%M"),
+        ("second", "%S"),
+        ("now", "%Y-%m-%d_%H-%M-%S"),
+    ] {
+        let shared = shared.clone();
+        let call =
+            move || shared.volatile(name, "", |state| state.now.get_or_insert_with(host::local_time).format(part));
+        environment.add_function(name, call);
+    }
+    for (name, number) in [
+        ("free_memory", host::free_memory as fn() -> u64),
+        ("total_memory", host::total_memory),
+        ("nproc", host::processors),
+    ] {
+        let shared = shared.clone();
+        let call = move || -> Result<i64, Error> {
+            let text = shared.volatile(name, "", |_| number().to_string());
+            text.parse().map_err(|_| shared.fail(format!("the record of {name}() is damaged: `{text}`"), None))
+        };
+        environment.add_function(name, call);
+    }
+    let share = shared.clone();
+    environment.add_function("random_word", move |positional: Rest<Value>, named: Kwargs| {
+        let max = length(&share, &positional, &named, 0, "max_length", 16)?;
+        let min = length(&share, &positional, &named, 1, "min_length", 4)?;
+        arguments_end(&share, &positional, &named, 2)?;
+        word(&share, "random_word", min, max)
+    });
+    let share = shared.clone();
+    environment.add_function("random_hostname", move || -> Result<String, Error> {
+        Ok(format!("{}-{}", word(&share, "random_hostname", 4, 7)?, word(&share, "random_hostname", 4, 7)?))
+    });
+    let share = shared.clone();
+    environment.add_function("cache_dir", move || share.cache_dir.display().to_string());
+    environment.add_function("enumerate", |items: Value| -> Result<Value, Error> {
+        Ok(items.try_iter()?.enumerate().map(|(index, item)| Value::from(vec![Value::from(index), item])).collect())
+    });
+    environment.add_function("at_least", |minimum: Value, value: Value| if value < minimum { minimum } else { value });
+    let share = shared.clone();
+    environment.add_function("int", move |value: Value| -> Result<Value, Error> {
+        let read = match value.kind() {
+            ValueKind::Bool => Some(i64::from(value.is_true())),
+            ValueKind::Number => i64::try_from(value.clone()).ok().or_else(|| {
+                let float = f64::try_from(value.clone()).ok()?;
+                (float.abs() < 9e15).then_some(float.trunc() as i64)
+            }),
+            _ => value.as_str().and_then(|text| text.trim().replace('_', "").parse().ok()),
+        };
+        read.map(Value::from).ok_or_else(|| share.fail(format!("int(): `{value}` is not an integer"), None))
+    });
+    let share = shared.clone();
+    environment.add_function("file_contents", move |positional: Rest<Value>, named: Kwargs| -> Result<String, Error> {
+        let path = argument(&positional, &named, 0, "path")?
+            .ok_or_else(|| share.fail("file_contents() needs a path", None))?;
+        let ignore = argument(&positional, &named, 1, "ignore_missing")?.is_some_and(|value| value.is_true());
+        arguments_end(&share, &positional, &named, 2)?;
+        file_contents(&share, &path.to_string(), ignore)
+    });
+    let share = shared.clone();
+    environment.add_function("from_yaml", move |text: String| -> Result<Value, Error> {
+        let place = share.state().place.clone();
+        let Some(place) = place else { return Err(share.fail("from_yaml() cannot be used here", None)) };
+        let source = SourceFile {
+            path: place.source.path.clone(),
+            folder: place.source.folder.clone(),
+            text,
+            via: None,
+            files: place.source.files.clone(),
+        };
+        match parse_text(&Arc::new(source)) {
+            Ok(node) => Ok(to_value(&node)),
+            Err(problem) => Err(share.fail(format!("from_yaml(): {}", problem.message), None)),
+        }
+    });
+    let share = shared.clone();
+    environment.add_function("download", move |url: String, filepath: String| download(&share, &url, filepath));
+}
+
+fn argument(positional: &[Value], named: &Kwargs, index: usize, name: &str) -> Result<Option<Value>, Error> {
+    match positional.get(index) {
+        Some(value) => Ok(Some(value.clone())),
+        None => named.get(name),
+    }
+}
+
+fn length(
+    shared: &Shared,
+    positional: &[Value],
+    named: &Kwargs,
+    index: usize,
+    name: &str,
+    usual: usize,
+) -> Result<usize, Error> {
+    match argument(positional, named, index, name)? {
+        None => Ok(usual),
+        Some(value) => usize::try_from(value.clone())
+            .map_err(|_| shared.fail(format!("random_word(): `{name}` is a number of letters, not `{value}`"), None)),
+    }
+}
+
+fn arguments_end(shared: &Shared, positional: &[Value], named: &Kwargs, most: usize) -> Result<(), Error> {
+    if positional.len() > most {
+        return Err(shared.fail(format!("at most {most} arguments were expected, found {}", positional.len()), None));
+    }
+    named.assert_all_used()
+}
+
+fn word(shared: &Shared, name: &'static str, min: usize, max: usize) -> Result<String, Error> {
+    let word = shared.volatile(name, &format!("{max}, {min}"), |_| host::random_word(min, max).unwrap_or_default());
+    if word.is_empty() {
+        return Err(shared.fail(format!("no word has {min} to {max} letters"), None));
+    }
+    Ok(word)
+}
+
+fn file_contents(shared: &Shared, name: &str, ignore_missing: bool) -> Result<String, Error> {
+    let path = shared.readable(name)?;
+    let failed = |what: String| format!("cannot read {}: {what}", path.display());
+    let size = match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => metadata.len(),
+        Ok(_) => return Err(shared.fail(failed("it is not a regular file".into()), None)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && ignore_missing => return Ok(String::new()),
+        Err(error) => {
+            let hint = format!("a missing file is empty text with file_contents('{name}', ignore_missing=True)");
+            let missing = error.kind() == std::io::ErrorKind::NotFound;
+            return Err(shared.fail(failed(error.to_string()), missing.then_some(hint)));
+        }
+    };
+    if size > FILE_MAX {
+        return Err(shared.fail(failed(format!("it has {size} bytes, and at most {FILE_MAX} are read")), None));
+    }
+    let bytes = std::fs::read(&path).map_err(|error| shared.fail(failed(error.to_string()), None))?;
+    String::from_utf8(bytes).map_err(|_| shared.fail(failed("it is not UTF-8 text".into()), None))
+}
+
+fn download(shared: &Shared, url: &str, filepath: String) -> Result<String, Error> {
+    let place = shared.state().place.clone();
+    let Some(place) = place else { return Err(shared.fail("nothing can be downloaded here", None)) };
+    let path = place.resolve(&filepath);
+    shared.inside(&path, &[&place.source.folder, &shared.root, &shared.cache_dir])?;
+    if path.exists() {
+        return Ok(filepath);
+    }
+    let fetch = match &shared.fetch {
+        Some(fetch) if shared.rights.net => fetch,
+        _ => {
+            let message = format!("an expression may not use the network: download('{url}', ...)");
+            return Err(shared.fail(message, Some("allow it with --allow net".into())));
+        }
+    };
+    fetch(url, &path).map_err(|problem| shared.fail(format!("cannot download {url}: {problem}"), None))?;
+    Ok(filepath)
+}
+
+/// What to say of an unknown function.
+pub(super) fn unknown(name: &str, environment: &Environment<'_>) -> String {
+    let known: Vec<String> = environment.globals().map(|(name, _)| name.to_owned()).collect();
+    suggest::hint(name, known.iter().map(String::as_str))
+}

@@ -1,0 +1,257 @@
+//! What may stand beside a step's runner: when it runs, how, and for how long its layer is good.
+
+use std::collections::BTreeMap;
+
+use super::expression::{Engine, is_expression};
+use super::node::{Kind, Node};
+use super::scope::Scope;
+use super::suggest;
+use crate::diagnostic::Diagnostic;
+
+/// The names of all options, as they stand beside a runner.
+pub const OPTIONS: [&str; 9] =
+    ["name", "when", "env", "network", "timeout", "cache", "cache_key", "retries", "secrets"];
+/// Those that `defaults` may set for a whole template.
+pub const DEFAULTS: [&str; 5] = ["env", "network", "timeout", "cache", "retries"];
+
+/// How a step runs, beyond its runner.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+pub struct StepOptions {
+    /// What people call it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Variables for its commands.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Whether its commands may use the network; `None` is what its kind does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<bool>,
+    /// Seconds that it may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u64>,
+    /// Seconds that its layer is good for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u64>,
+    /// Its layer is never taken from the store.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub always_run: bool,
+    /// Texts that enter its key and do nothing else.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cache_key: Vec<String>,
+    /// How often it is tried again after it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
+    /// Names of the secrets that its commands may read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+    /// Digests of the programs that made it, by the names of their steps.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub made_by: BTreeMap<String, String>,
+}
+
+impl StepOptions {
+    /// These options where a step within sets none of its own.
+    pub(super) fn around(&self, inner: StepOptions) -> StepOptions {
+        let name = match (&self.name, inner.name) {
+            (Some(outer), Some(inner)) => Some(format!("{outer}: {inner}")),
+            (outer, inner) => inner.or_else(|| outer.clone()),
+        };
+        let mut env = self.env.clone();
+        env.extend(inner.env);
+        let joined = |outer: &[String], inner: Vec<String>| {
+            let mut all = outer.to_vec();
+            all.extend(inner.into_iter().filter(|item| !outer.contains(item)));
+            all
+        };
+        let mut made_by = self.made_by.clone();
+        made_by.extend(inner.made_by);
+        StepOptions {
+            name,
+            env,
+            network: inner.network.or(self.network),
+            timeout: inner.timeout.or(self.timeout),
+            ttl: inner.ttl.or(self.ttl),
+            always_run: inner.always_run || self.always_run,
+            cache_key: joined(&self.cache_key, inner.cache_key),
+            retries: inner.retries.or(self.retries),
+            secrets: joined(&self.secrets, inner.secrets),
+            made_by,
+        }
+    }
+
+    /// The options as they stand beside a runner.
+    pub(super) fn members(&self) -> Vec<(&'static str, serde_json::Value)> {
+        let mut members = Vec::new();
+        let mut add = |name, value: serde_json::Value| members.push((name, value));
+        if let Some(name) = &self.name {
+            add("name", name.as_str().into());
+        }
+        if !self.env.is_empty() {
+            add("env", serde_json::json!(self.env));
+        }
+        if let Some(network) = self.network {
+            add("network", if network { "on" } else { "off" }.into());
+        }
+        if let Some(timeout) = self.timeout {
+            add("timeout", timeout.into());
+        }
+        match self.ttl {
+            _ if self.always_run => add("cache", "always-run".into()),
+            Some(ttl) => add("cache", serde_json::json!({ "ttl": ttl })),
+            None => {}
+        }
+        match &self.cache_key[..] {
+            [] => {}
+            [only] => add("cache_key", only.as_str().into()),
+            several => add("cache_key", serde_json::json!(several)),
+        }
+        if let Some(retries) = self.retries {
+            add("retries", retries.into());
+        }
+        if !self.secrets.is_empty() {
+            add("secrets", serde_json::json!(self.secrets));
+        }
+        members
+    }
+
+    /// Reads one option from its rendered value; `when` is not read here.
+    pub(super) fn set(&mut self, name: &str, node: &Node) -> Result<(), Diagnostic> {
+        match name {
+            "name" => self.name = Some(text(node, "a text")?),
+            "env" => {
+                let Kind::Map(members) = &node.kind else { return Err(wrong(node, "a mapping of variables")) };
+                for (key, value) in members {
+                    let name = key.text().unwrap_or_default();
+                    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+                    if name.is_empty() || !name.bytes().all(plain) || name.starts_with(|c: char| c.is_ascii_digit()) {
+                        return Err(key.diagnostic(format!("`{}` is not the name of a variable", name.escape_debug())));
+                    }
+                    self.env.insert(name.to_owned(), text(value, "a text")?);
+                }
+            }
+            "network" => self.network = Some(on_or_off(node)?),
+            "timeout" => self.timeout = Some(seconds(node)?),
+            "cache" => match &node.kind {
+                Kind::Map(members) => {
+                    for (key, value) in members {
+                        match key.text() {
+                            Some("ttl") => self.ttl = Some(seconds(value)?),
+                            other => {
+                                let other = other.unwrap_or_default();
+                                let mut problem = key.diagnostic(format!("unknown key `{other}`"));
+                                problem.hint = Some(suggest::hint(other, ["ttl"]));
+                                return Err(problem);
+                            }
+                        }
+                    }
+                }
+                _ if node.text() == Some("always-run") => self.always_run = true,
+                _ => return Err(wrong(node, "`always-run` or `{ttl: 7d}`")),
+            },
+            "cache_key" => match &node.kind {
+                Kind::List(items) if node.literal.is_none() => {
+                    for item in items {
+                        self.cache_key.push(text(item, "a text")?);
+                    }
+                }
+                _ => self.cache_key.push(text(node, "a text")?),
+            },
+            "retries" => match node.kind {
+                Kind::Integer { value, .. } if (0..=100).contains(&value) => self.retries = Some(value as u32),
+                _ => return Err(wrong(node, "a number from 0 to 100")),
+            },
+            "secrets" => {
+                let items = match &node.kind {
+                    Kind::List(items) => items.iter().collect(),
+                    _ => vec![node],
+                };
+                for item in items {
+                    self.secrets.push(text(item, "the name of a secret")?);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn wrong(node: &Node, expected: &str) -> Diagnostic {
+    let found = match node.text() {
+        Some(text) => format!("`{}`", super::expression::quote(text)),
+        None => node.describe().to_owned(),
+    };
+    node.diagnostic(format!("expected {expected}, found {found}"))
+}
+
+fn text(node: &Node, expected: &str) -> Result<String, Diagnostic> {
+    node.text().map(str::to_owned).ok_or_else(|| wrong(node, expected))
+}
+
+/// `on` and `off`, and what YAML calls a boolean.
+fn on_or_off(node: &Node) -> Result<bool, Diagnostic> {
+    match (&node.kind, node.text()) {
+        (Kind::Bool(value), _) => Ok(*value),
+        (_, Some("on")) => Ok(true),
+        (_, Some("off")) => Ok(false),
+        _ => Err(wrong(node, "`on` or `off`")),
+    }
+}
+
+/// Seconds, or a number with `s`, `m`, `h`, `d` or `w`.
+fn seconds(node: &Node) -> Result<u64, Diagnostic> {
+    let read = |text: &str| {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &text[digits.len()..] {
+            "" | "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            "w" => 604_800,
+            _ => return None,
+        };
+        digits.parse::<u64>().ok()?.checked_mul(unit).filter(|seconds| *seconds > 0)
+    };
+    node.text()
+        .and_then(|text| read(text.trim()))
+        .ok_or_else(|| wrong(node, "a time such as `90s`, `10m`, `12h` or `7d`"))
+}
+
+/// Whether a step with this `when` is in the chain. `data` is a node that was rendered already.
+pub(super) fn holds(node: &Node, data: bool, engine: &Engine, scope: &Scope, problems: &mut Vec<Diagnostic>) -> bool {
+    let told = |problem: Option<Box<Diagnostic>>, problems: &mut Vec<Diagnostic>| problems.extend(problem.map(|p| *p));
+    match &node.kind {
+        Kind::Bool(value) => *value,
+        Kind::String(text) if !data && is_expression(text) => match engine.string(text, node, scope) {
+            Ok(rendered) => truth(&rendered),
+            Err(problem) => {
+                told(problem, problems);
+                false
+            }
+        },
+        Kind::String(text) if !data && !text.trim().is_empty() => match engine.bare(text, node, scope) {
+            Ok(value) => value.is_true(),
+            Err(problem) => {
+                told(problem, problems);
+                false
+            }
+        },
+        Kind::Integer { value, .. } => *value != 0,
+        Kind::String(_) if data && node.origin.is_some() => truth(node),
+        _ => {
+            problems.push(wrong(node, "an expression or a boolean"));
+            false
+        }
+    }
+}
+
+fn truth(node: &Node) -> bool {
+    match &node.kind {
+        Kind::Null => false,
+        Kind::Bool(value) => *value,
+        Kind::Integer { value, .. } => *value != 0,
+        Kind::Float { value, .. } => *value != 0.0,
+        Kind::String(text) => !matches!(text.trim(), "" | "false" | "False"),
+        Kind::List(items) => !items.is_empty(),
+        Kind::Map(members) => !members.is_empty(),
+    }
+}
