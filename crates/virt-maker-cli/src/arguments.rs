@@ -34,6 +34,8 @@ pub enum Command {
     Init(Init),
     /// Turn a template of the 2015 format (.vbp) into YAML, on standard output.
     Migrate(Migrate),
+    /// Look into a disk image for what an image for many machines should not carry: identity, keys, traces of use.
+    Check(Check),
     /// Say what this host can do, and which engine `auto` takes.
     Doctor(Doctor),
 }
@@ -215,6 +217,34 @@ pub struct Init {
 pub struct Migrate {
     /// A template of the 2015 format.
     pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The image: qcow2 or raw. It is only read.
+    pub image: PathBuf,
+    /// Its format, where it should not be told by the first bytes.
+    #[arg(long, value_enum)]
+    pub format: Option<DiskFormat>,
+    #[command(flatten)]
+    pub store: StoreArgument,
+    /// How the guest is opened.
+    #[arg(long, value_enum, default_value_t)]
+    pub engine: Engine,
+    #[command(flatten)]
+    pub kernel: KernelArgument,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Formats of a disk image.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DiskFormat {
+    /// With its own header.
+    Qcow2,
+    /// The bytes of the disk.
+    Raw,
 }
 
 #[derive(Debug, Args)]
