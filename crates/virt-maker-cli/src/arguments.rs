@@ -36,6 +36,8 @@ pub enum Command {
     Migrate(Migrate),
     /// Make, show or remove the saved machine of engine vm.
     Appliance(Appliance),
+    /// Look into a disk image for what an image for many machines should not carry: identity, keys, traces of use.
+    Check(Check),
     /// Say what this host can do, and which engine `auto` takes.
     Doctor(Doctor),
 }
@@ -116,6 +118,9 @@ pub struct Build {
     pub templates: Templates,
     #[command(flatten)]
     pub store: StoreArgument,
+    /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
+    #[arg(long)]
+    pub freeze: bool,
     /// Run every step again and replace its layer.
     #[arg(short = 'F', long)]
     pub force: bool,
@@ -162,6 +167,9 @@ pub struct Plan {
     pub templates: Templates,
     #[command(flatten)]
     pub store: StoreArgument,
+    /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
+    #[arg(long)]
+    pub freeze: bool,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
@@ -257,6 +265,34 @@ pub struct Doctor {
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The image: qcow2 or raw. It is only read.
+    pub image: PathBuf,
+    /// Its format, where it should not be told by the first bytes.
+    #[arg(long, value_enum)]
+    pub format: Option<DiskFormat>,
+    #[command(flatten)]
+    pub store: StoreArgument,
+    /// How the guest is opened.
+    #[arg(long, value_enum, default_value_t)]
+    pub engine: Engine,
+    #[command(flatten)]
+    pub kernel: KernelArgument,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Formats of a disk image.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DiskFormat {
+    /// With its own header.
+    Qcow2,
+    /// The bytes of the disk.
+    Raw,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]

@@ -179,6 +179,24 @@ fn steps(engine: &str) {
     before.assert_nothing_left();
 }
 
+/// What doctor says of this host, on which the tests of all engines run.
+#[test]
+fn doctor_agrees_with_the_engines() {
+    let bench = Bench::new(PathBuf::from("/nonexistent"));
+    let ran = bench.run(&["doctor", "--json"]).exits(0);
+    let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    for engine in found["engines"].as_array().unwrap() {
+        assert_eq!(engine["works"], true, "{engine}");
+    }
+    let needed =
+        ["qemu-img", "qemu-storage-daemon", "bwrap", "FUSE export", "/dev/fuse", "/dev/loop-control", "libguestfs"];
+    for name in needed {
+        let check = found["checks"].as_array().unwrap().iter().find(|check| check["name"] == name);
+        assert_eq!(check.unwrap_or_else(|| panic!("no check of {name}"))["state"], "works", "{name}");
+    }
+    assert!(found["auto"]["engine"].is_string());
+}
+
 /// What a guest says is data: no escape sequence of its reaches the terminal.
 #[test]
 fn terminal_escapes_are_shown_not_obeyed() {

@@ -2,6 +2,7 @@
 
 mod appliance;
 mod build;
+mod check;
 mod doctor;
 mod init;
 mod loading;
@@ -22,6 +23,7 @@ use crate::error::Failure;
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Build(arguments) => build::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Render(arguments) => render::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),

@@ -161,7 +161,7 @@ fn check_tool((name, arguments, package, used_by): (&str, &[&str], &'static str,
 
 fn check_fuse_export(cancel: &Cancel) -> Check {
     let help = Tool::new("qemu-storage-daemon", "qemu-system-common").arg("--help").run(cancel).unwrap_or_default();
-    let works = String::from_utf8_lossy(&help).contains("type=fuse");
+    let works = String::from_utf8_lossy(&help).contains("fuse,id=");
     let detail = if works {
         "qemu-storage-daemon was built with it"
     } else {
