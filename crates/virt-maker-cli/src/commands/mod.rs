@@ -10,6 +10,7 @@ mod render;
 mod runners;
 mod schema;
 mod tree;
+mod update;
 mod validate;
 
 use std::io::Write;
@@ -29,6 +30,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Schema => schema::run(),
         Command::Init(arguments) => init::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),
+        Command::Update(arguments) => update::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }
