@@ -34,6 +34,8 @@ pub enum Command {
     Init(Init),
     /// Turn a template of the 2015 format (.vbp) into YAML, on standard output.
     Migrate(Migrate),
+    /// Make, show or remove the saved machine of engine vm.
+    Appliance(Appliance),
     /// Look into a disk image for what an image for many machines should not carry: identity, keys, traces of use.
     Check(Check),
     /// Say what this host can do, and which engine `auto` takes.
@@ -116,6 +118,9 @@ pub struct Build {
     pub templates: Templates,
     #[command(flatten)]
     pub store: StoreArgument,
+    /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
+    #[arg(long)]
+    pub freeze: bool,
     /// Run every step again and replace its layer.
     #[arg(short = 'F', long)]
     pub force: bool,
@@ -162,6 +167,9 @@ pub struct Plan {
     pub templates: Templates,
     #[command(flatten)]
     pub store: StoreArgument,
+    /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
+    #[arg(long)]
+    pub freeze: bool,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
@@ -220,6 +228,46 @@ pub struct Migrate {
 }
 
 #[derive(Debug, Args)]
+pub struct Appliance {
+    #[command(subcommand)]
+    pub command: ApplianceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ApplianceCommand {
+    /// Boot and save it now, where it is missing; a build does so by itself.
+    Build {
+        #[command(flatten)]
+        kernel: KernelArgument,
+        /// Make it again although it is there.
+        #[arg(short = 'F', long)]
+        force: bool,
+    },
+    /// Show what is saved.
+    Info {
+        #[command(flatten)]
+        kernel: KernelArgument,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove all that is saved.
+    Clean,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Restore the machine of engine vm and say how long that takes.
+    #[arg(long)]
+    pub measure: bool,
+    #[command(flatten)]
+    pub kernel: KernelArgument,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct Check {
     /// The image: qcow2 or raw. It is only read.
     pub image: PathBuf,
@@ -245,15 +293,6 @@ pub enum DiskFormat {
     Qcow2,
     /// The bytes of the disk.
     Raw,
-}
-
-#[derive(Debug, Args)]
-pub struct Doctor {
-    #[command(flatten)]
-    pub kernel: KernelArgument,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]

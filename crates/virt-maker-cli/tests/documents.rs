@@ -1,4 +1,5 @@
 //! The reference documents against the program: every event and every snippet.
+#![expect(clippy::disallowed_methods, reason = "whoever runs the test asks for new texts by a variable")]
 
 use std::path::Path;
 
@@ -41,15 +42,149 @@ fn every_event_is_described() {
     assert_eq!(variants, described);
 }
 
+/// The snippets of a page: the words after the fence, and the text.
+fn snippets(page: &str) -> Vec<(String, String)> {
+    let blocks = page.split("\n```").skip(1).step_by(2);
+    let split = |block: &str| {
+        let (words, text) = block.split_once('\n').unwrap_or_default();
+        (words.to_owned(), format!("{text}\n"))
+    };
+    blocks.map(split).filter(|(words, _)| words.starts_with("yaml")).collect()
+}
+
+/// A snippet that begins with a comment is the file that it names; `yaml steps` is a list of steps.
 #[test]
-fn the_snippet_of_the_template_reference_loads() {
-    let text = document("docs/templates.md");
-    let snippet = text.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+fn every_snippet_of_the_template_page_loads() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("template.yml");
-    std::fs::write(&path, snippet).unwrap();
-    let spec = virt_maker::spec::load(&path, &[("name".into(), "other".into())]).unwrap();
-    let steps: Vec<_> = spec.steps.iter().map(|step| step.runner.summary()).collect();
-    assert_eq!(steps, ["other", "echo 'Welcome to other' > /etc/motd"]);
-    assert_eq!(spec.exports[0].runner.target(), folder.path().join("other.qcow2"));
+    let snippets = snippets(&document("docs/templates.md"));
+    let (mut files, mut lists, mut templates) = (0, 0, 0);
+    for (words, text) in &snippets {
+        match text.lines().next().and_then(|line| line.strip_prefix("# ")).filter(|name| name.ends_with(".yml")) {
+            Some(name) => {
+                std::fs::write(folder.path().join(name), text).unwrap();
+                files += 1;
+            }
+            None => assert_eq!(words, "yaml steps", "a snippet without a name:\n{text}"),
+        }
+    }
+    let load = |path: &Path| {
+        let paths = [path.to_owned()];
+        let access = virt_maker::spec::HostAccess {
+            cache_dir: folder.path().join("cache"),
+            rights: Default::default(),
+            env: Default::default(),
+            events: virt_maker::event::Events::none(),
+            cancel: Default::default(),
+        };
+        let options = virt_maker::spec::load_options(&[], None, &access);
+        let loaded = virt_maker::spec::load_all(&paths, &options);
+        loaded.unwrap_or_else(|error| panic!("{}: {:#?}", path.display(), error.diagnostics()))
+    };
+    for (words, text) in &snippets {
+        let path = if words == "yaml steps" {
+            lists += 1;
+            let steps: String = text.lines().map(|line| format!("    {line}\n")).collect();
+            let path = folder.path().join(format!("list-{lists}.yml"));
+            let head = "params: {with_app: true}\nspec:\n  import: {download: {url: x.img}}\n  steps:\n";
+            std::fs::write(&path, format!("{head}{steps}")).unwrap();
+            path
+        } else {
+            // Libraries and files that are included are loaded by those that take them in.
+            if !text.contains("\nspec:") {
+                continue;
+            }
+            folder.path().join(text.lines().next().unwrap().trim_start_matches("# "))
+        };
+        assert!(!load(&path).specs.is_empty());
+        templates += 1;
+    }
+    assert!(files >= 8 && lists >= 2 && templates >= 8, "{files} {lists} {templates}");
+
+    let fleet = load(&folder.path().join("fleet.yml"));
+    let steps: Vec<_> = fleet.specs.iter().map(|spec| spec.steps.len()).collect();
+    assert_eq!(steps, [2, 2, 1], "two sizes of web, one of db");
+    let team = load(&folder.path().join("team.yml"));
+    assert_eq!(team.specs[0].steps.len(), 5, "one of the base, two for each of two users");
+}
+
+/// The same text as in a cell of a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+fn rows(schema: &serde_json::Value, default: bool) -> String {
+    let mut table = String::from(if default {
+        "\n| argument | value | default | means |\n|---|---|---|---|\n"
+    } else {
+        "\n| key | value | means |\n|---|---|---|\n"
+    });
+    for row in virt_maker::spec::arguments(schema) {
+        let name = if row.name.is_empty() { "(the value)".into() } else { format!("`{}`", row.name) };
+        let value = match row.default.as_str() {
+            "" | "required" => row.default.clone(),
+            value => format!("`{value}`"),
+        };
+        let value = if default { format!(" {} |", cell(&value)) } else { String::new() };
+        table.push_str(&format!("| {} | {} |{value} {} |\n", cell(&name), cell(&row.kind), cell(&row.about)));
+    }
+    table.push('\n');
+    table
+}
+
+fn runners(role: &str) -> String {
+    let mut text = String::new();
+    let all = virt_maker::spec::runners(&Default::default());
+    for runner in all.iter().filter(|runner| runner.role == role) {
+        text.push_str(&format!("\n#### {}\n\n{}", runner.name, runner.about));
+        if runner.origin == "library" {
+            text.push_str(" A step of the library, made of others.");
+        }
+        if runner.network == Some(true) {
+            text.push_str(" It has the network.");
+        }
+        let needs: Vec<_> = runner.needs.iter().map(|need| format!("`{}`", need.program)).collect();
+        if !needs.is_empty() {
+            text.push_str(&format!(" On the host it needs {}.", needs.join(", ")));
+        }
+        text.push('\n');
+        text.push_str(&rows(&runner.arguments, true));
+        if let Some(example) = &runner.example {
+            let lines: Vec<_> = example.lines().map(|line| format!("    {line}")).collect();
+            text.push_str(&format!("{}\n", lines.join("\n")));
+        }
+    }
+    text.push('\n');
+    text
+}
+
+/// Tables are made of the types. To write them anew after a change: `UPDATE_EXPECTED=1 cargo test -p virt-maker-cli --test
+/// documents`.
+#[test]
+fn tables_and_schema_are_those_of_the_types() {
+    let page = document("docs/templates.md");
+    let mut made = String::new();
+    let mut rest = page.as_str();
+    while let Some((before, after)) = rest.split_once("<!-- table: ") {
+        let (name, after) = after.split_once(" -->").unwrap();
+        let (_, after) = after.split_once("<!-- end -->").unwrap();
+        let table = match name {
+            "keys" => rows(&virt_maker::spec::keys_schema(), false),
+            "options" => rows(&virt_maker::spec::options_schema(), false),
+            "imports" => runners("import"),
+            "steps" => runners("step"),
+            "exports" => runners("export"),
+            other => panic!("a table `{other}`"),
+        };
+        made.push_str(&format!("{before}<!-- table: {name} -->\n{table}<!-- end -->"));
+        rest = after;
+    }
+    made.push_str(rest);
+    let schema = format!("{}\n", serde_json::to_string_pretty(&virt_maker::spec::schema()).unwrap());
+    if std::env::var_os("UPDATE_EXPECTED").is_some() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        std::fs::write(root.join("docs/templates.md"), &made).unwrap();
+        std::fs::write(root.join("docs/template.schema.json"), &schema).unwrap();
+    }
+    assert_eq!(made, document("docs/templates.md"), "the tables of docs/templates.md are not those of the types");
+    assert_eq!(schema, document("docs/template.schema.json"), "docs/template.schema.json is not what `schema` prints");
 }

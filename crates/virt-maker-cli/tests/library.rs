@@ -32,11 +32,13 @@ fn steps_of_the_library_do_what_they_say() {
         "unattended_upgrades: {reboot: true}".to_owned(),
         "qemu_guest_agent:".to_owned(),
         "cloud_init: {datasources: [NoCloud, None], user_data: \"#cloud-config\\n\"}".to_owned(),
-        run("readlink -f /etc/localtime; date +%Z; locale -a | grep de_DE; cat /etc/default/locale; cat /etc/default/keyboard; \
+        run(
+            "readlink -f /etc/localtime; date +%Z; locale -a | grep de_DE; cat /etc/default/locale; cat /etc/default/keyboard; \
             cat /etc/sysctl.d/*virt-maker*; cat /etc/modprobe.d/*; cat /etc/modules-load.d/loop.conf; cat '/etc/odd name' | sed 's/^/odd: /'; tail -n 1 /etc/hosts; \
             cat /root/.ssh/authorized_keys; openssl version >/dev/null; grep -c . /etc/ssl/certs/ca-certificates.crt; ls -l /etc/ssl/certs/example.pem; \
             tail -n 7 /usr/lib/virt-maker/firstboot.d/0001; cat /etc/motd; apt-config dump | grep -i 'periodic\\|Automatic-Reboot'; \
-            systemctl is-enabled unattended-upgrades; ls /usr/sbin/qemu-ga; cloud-init --version; cat /etc/cloud/cloud.cfg.d/90-virt-maker.cfg; cat /var/lib/cloud/seed/nocloud/*; true"),
+            systemctl is-enabled unattended-upgrades; ls /usr/sbin/qemu-ga; cloud-init --version; cat /etc/cloud/cloud.cfg.d/90-virt-maker.cfg; cat /var/lib/cloud/seed/nocloud/*; true",
+        ),
     ];
     let template = bench.template("t.yml", &steps, "");
     let ran = bench.build("chroot", &template, &[]).exits(0);

@@ -209,3 +209,68 @@ fn secrets_have_to_be_there() {
     let ran = build(&bench, "", "    - {run: 'true', secrets: [token]}\n", &[]).exits(1);
     assert!(ran.stderr.contains("no secret `token`"), "{}", ran.stderr);
 }
+
+/// What `now()` gave can be had again, and `plan` says where it has a part.
+#[test]
+fn changing_values_can_be_frozen() {
+    let bench = bench();
+    let head = "params: {word: '{{ random_word(16, 4) }}-{{ random_word(16, 4) }}-{{ now() }}'}";
+    let steps = "    - run: echo still\n    - run: echo {{ word }}\n";
+    let path = bench.path("t.yml");
+    let first = {
+        let text = format!(
+            "{head}\nspec:\n  import:\n    download: {{url: 'file://{}'}}\n  steps:\n{steps}",
+            bench.base.display()
+        );
+        fs::write(&path, text).unwrap();
+        let none = bench.run(&["plan", "t.yml", "--freeze"]).exits(2);
+        assert!(none.stderr.contains("--freeze needs a build"), "{}", none.stderr);
+        bench.build("chroot", &path, &[]).exits(0)
+    };
+    assert_eq!(first.steps("layer_started"), [0, 1, 2]);
+    let plan = bench.run(&["plan", "t.yml"]).exits(0);
+    let line = |words: &str| plan.stdout.lines().find(|line| line.contains(words)).unwrap().to_owned();
+    assert!(line("run: echo ").starts_with("hit "), "{}", plan.stdout);
+    let changing = plan.stdout.lines().find(|line| line.contains("changes each time")).unwrap();
+    assert!(changing.starts_with("miss") && changing.contains("now, random_word"), "{}", plan.stdout);
+    let frozen = bench.run(&["plan", "t.yml", "--freeze"]).exits(0);
+    assert!(frozen.stdout.contains("3 layers: 3 there"), "{}", frozen.stdout);
+    assert_eq!(bench.build("chroot", &path, &["--freeze"]).exits(0).steps("layer_started").len(), 0);
+    assert_eq!(bench.build("chroot", &path, &[]).exits(0).steps("layer_started"), [2]);
+}
+
+/// A program of the host makes steps, where that is allowed; it is run again when it changes.
+#[test]
+fn a_program_makes_steps() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = bench();
+    fs::create_dir(bench.path("tools")).unwrap();
+    let tool = |text: &str| {
+        let path = bench.path("tools/greet");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    // `{{ }}` in what it answers is data.
+    tool(
+        "#!/bin/sh\nread arguments\necho \"[{\\\"run\\\": \\\"echo '$arguments' '{{ 1 }}'\\\"}, {\\\"hostname\\\": \\\"made\\\"}]\" | sed 's/{\"who/{who/; s/who\":\"web\"}/who:web}/'\n",
+    );
+    let steps = "    - {'exec:tools/greet': {who: web}, name: greet}\n";
+    build(&bench, "", steps, &[]).exits(1);
+    let ran = build(&bench, "", steps, &["--allow", "host-exec"]).exits(0);
+    assert_eq!(output(&ran), "{who:web} {{ 1 }}\n");
+    assert_eq!(ran.steps("layer_started"), [0, 1, 2]);
+    assert_eq!(build(&bench, "", steps, &["--allow", "host-exec"]).exits(0).steps("layer_started").len(), 0);
+    // The same answer of another program is another layer.
+    let text = fs::read_to_string(bench.path("tools/greet")).unwrap();
+    tool(&format!("{text}# changed\n"));
+    assert_eq!(build(&bench, "", steps, &["--allow", "host-exec"]).exits(0).steps("layer_started"), [1, 2]);
+
+    // The user's own settings may allow it.
+    fs::create_dir_all(bench.path("config/virt-maker")).unwrap();
+    fs::write(bench.path("config/virt-maker/config.yml"), "allow: [host-exec]\n").unwrap();
+    let allowed = bench.command(&["validate", "t.yml"]).env("XDG_CONFIG_HOME", bench.path("config")).output().unwrap();
+    assert!(allowed.status.success(), "{}", String::from_utf8_lossy(&allowed.stderr));
+    tool("#!/bin/sh\necho '{}'\n");
+    let wrong = bench.run(&["validate", "t.yml", "--allow", "host-exec"]).exits(1);
+    assert!(wrong.stderr.contains("has to answer with a list of steps"), "{}", wrong.stderr);
+}

@@ -42,7 +42,10 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     let sink = reporter.clone();
     let events = Events::new(move |event| sink.event(event));
     let paths: Vec<_> = arguments.templates.paths().cloned().collect();
-    let options = loading::options(&arguments.templates, &events, &settings.cancel)?;
+    let mut options = loading::options(&arguments.templates, &events, &settings.cancel)?;
+    if arguments.freeze {
+        loading::freeze(&arguments.templates, &mut options)?;
+    }
     let loaded = match spec::load_all(&paths, &options) {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -58,5 +61,6 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     // What is on the terminal is complete before an error is printed below it.
     let shown = reporter.end();
     result?;
+    loading::record(&arguments.templates, &loaded.record)?;
     Ok(shown?)
 }

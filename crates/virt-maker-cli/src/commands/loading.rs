@@ -1,9 +1,14 @@
 //! How all verbs load templates: parameters, what the user allows, where files are looked for.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::json;
 use virt_maker::diagnostic::Diagnostic;
-use virt_maker::error::Error;
+use virt_maker::error::{Context, Error, ErrorKind};
 use virt_maker::event::Events;
-use virt_maker::host::Cancel;
+use virt_maker::host::{Cancel, durable};
+use virt_maker::key::Digest;
 use virt_maker::spec::{HostAccess, load_options};
 use virt_maker::template::{Kind, LoadOptions, Node, Rights, parse};
 
@@ -60,6 +65,44 @@ fn configured() -> Result<Vec<Permission>, Failure> {
         }
     }
     Ok(allowed)
+}
+
+/// The file with what changing functions (`now()`, ...) gave in the last build of these templates with these parameters.
+fn record_path(templates: &Templates) -> Result<PathBuf, Failure> {
+    let base = settings::working_dir().unwrap_or_default();
+    let paths: Vec<_> = templates.paths().map(|path| base.join(path).display().to_string()).collect();
+    let name = Digest::of(json!([paths, templates.parameters()]).to_string().as_bytes());
+    Ok(settings::cache_dir()?.join("frozen").join(format!("{name}.json")))
+}
+
+/// With `--freeze`: the values of the last build.
+pub fn freeze(templates: &Templates, options: &mut LoadOptions) -> Result<(), Failure> {
+    let path = record_path(templates)?;
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let message =
+                "--freeze needs a build of these templates with these parameters that succeeded, and there is none";
+            return Err(Failure::Usage(message.into()));
+        }
+        read => read.context(ErrorKind::Store, || format!("cannot read {}", path.display()))?,
+    };
+    let record = serde_json::from_slice(&text)
+        .map_err(|error| Error::new(ErrorKind::Store, format!("{} is damaged", path.display())).with_source(error))?;
+    options.frozen = Some(record);
+    Ok(())
+}
+
+/// Keeps the values of a build that succeeded.
+pub fn record(templates: &Templates, values: &BTreeMap<String, String>) -> Result<(), Failure> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let path = record_path(templates)?;
+    let failed = || format!("cannot write {}", path.display());
+    let folder = path.parent().unwrap_or(&path);
+    std::fs::create_dir_all(folder).context(ErrorKind::Store, failed)?;
+    durable::write(&path, json!(values).to_string().as_bytes()).context(ErrorKind::Store, failed)?;
+    Ok(())
 }
 
 /// Tells what the loader noticed.

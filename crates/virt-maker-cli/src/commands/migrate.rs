@@ -44,7 +44,8 @@ pub fn convert(text: &str) -> String {
     let (mut steps, mut exports, mut comments) = (Vec::new(), Vec::new(), Vec::new());
     for part in &parts {
         let arguments = expression(part.arguments);
-        let words: Vec<&str> = arguments.split_whitespace().collect();
+        let words: Vec<String> = part.arguments.split_whitespace().map(expression).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let whole = if part.body.trim().is_empty() { arguments.clone() } else { expression(&part.body) };
         let mut step = |value: Value| steps.push(Step { comment: None, value });
         match part.provider {

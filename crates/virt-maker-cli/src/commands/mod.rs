@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+mod appliance;
 mod build;
 mod check;
 mod doctor;
@@ -31,6 +32,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Schema => schema::run(),
         Command::Init(arguments) => init::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),
+        Command::Appliance(arguments) => appliance::run(&arguments.command),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

@@ -24,7 +24,11 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     let cancel = Cancel::default();
     let events = Events::new(report::warnings_only);
     let paths: Vec<_> = arguments.templates.paths().cloned().collect();
-    let loaded = spec::load_all(&paths, &loading::options(&arguments.templates, &events, &cancel)?)?;
+    let mut options = loading::options(&arguments.templates, &events, &cancel)?;
+    if arguments.freeze {
+        loading::freeze(&arguments.templates, &mut options)?;
+    }
+    let loaded = spec::load_all(&paths, &options)?;
     loading::warn(&loaded.notes, &events);
     let store = Store::open(&settings::store(arguments.store.store.clone())?)?;
     let cache_dir = store.cache_dir();

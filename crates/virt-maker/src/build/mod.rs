@@ -25,7 +25,7 @@ mod wait;
 pub use check::check_image;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::engine::select::{EngineChoice, Selector};
@@ -78,6 +78,13 @@ pub struct Settings {
     pub cancel: Cancel,
 }
 
+impl Settings {
+    /// What imports may use; `cache_dir` is the store's.
+    fn import_context<'a>(&'a self, cache_dir: &'a Path, events: &'a Events) -> ImportContext<'a> {
+        ImportContext { cache_dir, events, cancel: &self.cancel, env: &self.network_env }
+    }
+}
+
 /// What a build did.
 #[derive(Debug)]
 pub struct Summary {
@@ -120,7 +127,7 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> 
     let store = Store::open(&settings.store)?;
     let mut spent = Spent::default();
     let cache_dir = store.cache_dir();
-    let import = ImportContext { cache_dir: &cache_dir, events, cancel: &settings.cancel, env: &settings.network_env };
+    let import = settings.import_context(&cache_dir, events);
     let context =
         PlanContext { store: &store, import, force: settings.force, explain: false, events, cancel: &settings.cancel };
     let plan = spent.time("plan", || plan::make(specs, &context))?;

@@ -10,7 +10,7 @@ use crate::disk::overlay::{self, Backing};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::import::{self, ImportContext};
+use crate::import;
 use crate::plan::{Part, Plan, PlanNode, usable};
 use crate::step::StepContext;
 use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Store, Workspace};
@@ -148,27 +148,23 @@ impl Walk<'_> {
             return Err(Error::new(ErrorKind::Internal, "an import in the place of a step"));
         };
         build.events.send(Event::LayerStarted(node.info.clone()));
+        let spec = &build.specs[node.origin.0];
+        let step = &spec.steps[*number];
+        let secrets = options::secrets(spec, step, &build.settings.secret_env)?;
+        self.log.begin(node.info.key, &draft.log(), &secrets)?;
         let cache_dir = build.store.cache_dir();
-        let import = ImportContext {
-            cache_dir: &cache_dir,
-            events: build.events,
-            cancel: &build.settings.cancel,
-            env: &build.settings.network_env,
-        };
+        let import = build.settings.import_context(&cache_dir, build.events);
         let context = StepContext {
             output: self.log.sink(),
             cancel: &build.settings.cancel,
             scratch: self.workspace.path(),
             fetch: &|url, digest| import::fetch_checked(url, digest, &import),
         };
-        let spec = &build.specs[node.origin.0];
-        let step = &spec.steps[*number];
-        let secrets = options::secrets(spec, step, &build.settings.secret_env)?;
-        self.log.begin(node.info.key, &draft.log(), &secrets)?;
         let attempts = step.options.retries.unwrap_or(0) + 1;
         let mut ran = Ok(());
         for attempt in 1..=attempts {
-            ran = step.runner.run(key, &mut Optioned::new(session.guest(), &step.options, &secrets), &context);
+            let mut guest = Optioned::new(session.guest(), &step.options, &secrets);
+            ran = step.runner.run(key, &mut guest, &context);
             match &ran {
                 // What a cancelled build, a full disk or a broken engine does is no better the next time.
                 Err(error) if error.kind() == ErrorKind::Step && attempt < attempts => {

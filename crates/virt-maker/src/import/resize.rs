@@ -325,7 +325,7 @@ fn is_ext(file: &File, offset: u64) -> std::io::Result<bool> {
 }
 
 /// Copies what is no hole among `length` bytes from `start` of a file to `place` of another one.
-fn copy_data(from: &File, start: u64, length: u64, to: &File, place: u64) -> std::io::Result<()> {
+pub(super) fn copy_data(from: &File, start: u64, length: u64, to: &File, place: u64) -> std::io::Result<()> {
     let mut buffer = vec![0; 1 << 20];
     let (mut at, end) = (start, start + length);
     while at < end {

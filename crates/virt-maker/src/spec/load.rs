@@ -79,6 +79,7 @@ pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs>
 fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnostic>) -> Option<Spec> {
     let secrets = secrets::read(spec.secrets.as_ref(), problems);
     let import = match &spec.import {
+        None if spec.incomplete => None,
         None => {
             problems.push(spec.node.diagnostic("the spec has no `import`: every image starts from a base"));
             None

@@ -232,9 +232,7 @@ fn loose(schema: &Value) -> Value {
                     properties.values_mut().for_each(|value| *value = loose(value))
                 }
                 ("items" | "additionalProperties", value @ Value::Object(_)) => *value = loose(value),
-                ("anyOf" | "oneOf", Value::Array(options)) => {
-                    options.iter_mut().for_each(|value| *value = loose(value))
-                }
+                ("anyOf" | "oneOf", Value::Array(options)) => *options = alternatives(options),
                 ("type", value) => {
                     if *value == "string" {
                         *value = json!(["string", "number", "boolean"]);
@@ -248,6 +246,9 @@ fn loose(schema: &Value) -> Value {
             }
         }
     }
+    if inner.get("anyOf").is_some() {
+        return inner;
+    }
     let text = inner.get("enum").is_none()
         && inner["type"].as_array().is_some_and(|names| names.iter().any(|name| name == "string"));
     if text
@@ -260,4 +261,25 @@ fn loose(schema: &Value) -> Value {
         return inner;
     }
     json!({"anyOf": [inner, {"$ref": "#/$defs/expression"}]})
+}
+
+/// Alternatives without alternatives in them, and the expression once.
+fn alternatives(options: &[Value]) -> Vec<Value> {
+    let mut all: Vec<Value> = Vec::new();
+    for option in options.iter().map(loose) {
+        let parts = match option.get("anyOf").and_then(Value::as_array) {
+            Some(parts) if option.as_object().is_some_and(|members| members.len() == 1) => parts.clone(),
+            _ => vec![option],
+        };
+        for part in parts {
+            if !all.contains(&part) {
+                all.push(part);
+            }
+        }
+    }
+    let expression = json!({"$ref": "#/$defs/expression"});
+    if !all.contains(&expression) {
+        all.push(expression);
+    }
+    all
 }

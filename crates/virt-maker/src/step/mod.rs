@@ -78,7 +78,8 @@ pub trait Step: Send + Sync {
     /// The arguments in normal form and digests of all bytes that it takes from the host.
     fn key_inputs(&self) -> Result<StepKey>;
 
-    /// Whether it runs programs on the host, which needs the user's permission.
+    /// Whether it runs a program that the template brings on the host. The loader refuses it unless the user allowed
+    /// that.
     fn runs_on_host(&self) -> bool {
         false
     }

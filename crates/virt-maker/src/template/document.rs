@@ -96,6 +96,8 @@ pub struct ResolvedSpec {
     pub exports: Vec<Node>,
     /// `secrets`, rendered.
     pub secrets: Option<Node>,
+    /// Something of it could not be resolved, and that was told: what is missing is not missing in the template.
+    pub(crate) incomplete: bool,
 }
 
 impl ResolvedSpec {
@@ -335,7 +337,8 @@ impl Loader<'_> {
         let render = |node: &Node, problems: &mut Vec<Diagnostic>| {
             if data { node.clone() } else { self.engine.render(node, &scope, problems) }
         };
-        let import = spec.get("import").map(|node| render(node, problems));
+        let resolved = problems.len();
+        let import = spec.get("import").map(|node| render(node, problems)).filter(|_| problems.len() == resolved);
         let mut steps = Vec::new();
         if let Some(node) = spec.get("steps") {
             let mut expander = Expander {
@@ -351,19 +354,29 @@ impl Loader<'_> {
             problems.append(&mut expander.problems);
             steps = expander.steps;
         }
-        let exports = match spec.get("export").map(|node| render(node, problems)) {
-            None => Vec::new(),
-            Some(Node { kind: Kind::Null, .. }) => Vec::new(),
-            Some(Node { kind: Kind::List(items), .. }) => items,
+        let exporters = match spec.get("export") {
+            None | Some(Node { kind: Kind::Null, .. }) => Vec::new(),
+            Some(Node { kind: Kind::List(items), .. }) => items.iter().collect(),
             Some(node) => vec![node],
         };
-        if problems.len() > before {
+        let mut exports = Vec::new();
+        for node in exporters {
+            let told = problems.len();
+            let rendered = render(node, problems);
+            if problems.len() == told {
+                match rendered {
+                    Node { kind: Kind::List(items), .. } => exports.extend(items),
+                    node => exports.push(node),
+                }
+            }
+        }
+        let incomplete = problems.len() > before;
+        if incomplete {
             let title = matrix::title(&matrix);
             if !title.is_empty() {
                 let note = crate::diagnostic::Note { message: format!("in the combination {title}"), position: None };
                 problems[before..].iter_mut().for_each(|problem| problem.notes.push(note.clone()));
             }
-            return None;
         }
         Some(ResolvedSpec {
             template: path.to_owned(),
@@ -375,6 +388,7 @@ impl Loader<'_> {
             steps,
             exports,
             secrets,
+            incomplete,
         })
     }
 }

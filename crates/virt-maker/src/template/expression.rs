@@ -25,7 +25,9 @@ use crate::diagnostic::Diagnostic;
 /// Instructions that one expression may take, so that none runs for ever.
 const FUEL: u64 = 1_000_000;
 /// Text that all expressions of a template may make, in bytes.
-const TEXT_MAX: usize = 256 << 20;
+const TEXT_MAX: usize = 64 << 20;
+/// Lines, and characters of one line, of a text with expressions: the engine counts both with 16 bits.
+const LINES: usize = 60_000;
 /// Longest value that a message quotes, in characters.
 const QUOTE: usize = 60;
 /// Marks a template of the engine that is its own text; a name without it (`{% include 'x' %}`) finds nothing.
@@ -99,6 +101,7 @@ impl Engine {
         if !is_expression(text) {
             return Ok(typed(text.to_owned(), node));
         }
+        check_length(text, node)?;
         let evaluated = match whole_expression(text) {
             Some(expression) => self.evaluate(text, expression, node, scope).map(|value| {
                 // Blanks and line breaks around it belong to a text, and to nothing else.
@@ -118,6 +121,7 @@ impl Engine {
 
     /// The value of a bare expression (`size == '4G'`), as `when` has it.
     pub(super) fn bare(&self, expression: &str, node: &Node, scope: &Scope) -> Result<Value, Failed> {
+        check_length(expression, node)?;
         self.evaluate(&format!("{{{{ {expression} }}}}"), expression, node, scope)
     }
 
@@ -174,6 +178,10 @@ impl Engine {
     fn names_of(&self, text: &str) -> Arc<[String]> {
         if let Some(names) = self.names.borrow().get(text) {
             return names.clone();
+        }
+        if too_long(text) {
+            // Evaluating it says so.
+            return Arc::new([]);
         }
         let template = self.environment.template_from_str(text);
         let names = template.map(|template| template.undeclared_variables(false)).unwrap_or_default();
@@ -256,6 +264,19 @@ impl Engine {
     fn is_global(&self, name: &str) -> bool {
         self.environment.globals().any(|(global, _)| global == name)
     }
+}
+
+fn too_long(text: &str) -> bool {
+    text.len() > LINES && (text.lines().count() > LINES || text.lines().any(|line| line.len() > LINES))
+}
+
+/// An error where a text is too long for the engine.
+fn check_length(text: &str, node: &Node) -> Result<(), Failed> {
+    if too_long(text) {
+        let message = format!("a text with expressions may have {LINES} lines, and {LINES} bytes in a line");
+        return Err(Some(Box::new(node.diagnostic(message))));
+    }
+    Ok(())
 }
 
 /// Whether a text has anything to evaluate.
@@ -396,5 +417,35 @@ fn python_text(value: &Value, out: &mut String, inside: bool) {
         _ => {
             let _ = write!(out, "{value}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::functions::Rights;
+
+    fn engine() -> Engine {
+        Engine::new(Arc::new(Shared {
+            rights: Rights::default(),
+            cache_dir: PathBuf::new(),
+            fetch: None,
+            root: PathBuf::new(),
+            frozen: None,
+            state: Default::default(),
+        }))
+    }
+
+    /// The engine counts columns with 16 bits, and its errors count one further.
+    #[test]
+    fn texts_that_are_too_long_are_errors() {
+        let place = command_line_value("x", "\"\"");
+        for text in [format!("{}{{{{ 1 + }}}}", "x".repeat(70_000)), format!("{}{{{{ 1", "\n".repeat(70_000))] {
+            let problem = engine().string(&text, &place, &Scope::default()).unwrap_err().unwrap();
+            assert!(problem.message.contains("60000 lines"), "{problem:?}");
+            assert!(engine().bare(&text, &place, &Scope::default()).is_err());
+        }
+        let long = format!("{}{{{{ 1 }}}}", "x\n".repeat(50_000));
+        assert!(engine().string(&long, &place, &Scope::default()).is_ok());
     }
 }

@@ -28,7 +28,7 @@ pub struct Need {
     pub package: &'static str,
 }
 
-/// For schemas of arguments that are one text or a list of them.
+/// One, or a list of them.
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 pub enum OneOrMany {
