@@ -195,7 +195,7 @@ impl Import for Download {
 /// The digest of what a URL gives now, whatever it gave before.
 pub(super) fn look_again(url: &str, context: &ImportContext<'_>) -> Result<Digest> {
     forget(url, context);
-    let import = Download { source: Source::Url(url.to_owned()), checksum: None, format: None };
+    let import = Download { source: Source::Url(url.to_owned()), checksum: None, format: None, resize: None };
     let key = import.key_inputs(context)?;
     let input = key.inputs.first().ok_or_else(|| Error::new(ErrorKind::Internal, "a download without a digest"))?;
     Ok(input.digest)
