@@ -32,6 +32,10 @@ const OVERHEAD: u64 = 4 << 30;
 /// How much memory translated code gets, in MiB, under TCG.
 const TRANSLATED_MIB: u32 = 256;
 
+/// The emulated CPU. It does not say that it is fast at copying single bytes, as it copies them one by one; so the kernel
+/// and the C library copy words.
+const EMULATED_CPU: &str = "max,erms=off,fsrm=off";
+
 /// The kernel's parameters. What is left out would cost time at the boot or while steps run.
 const PARAMETERS: &[&str] = &[
     "console=ttyS0",
@@ -68,7 +72,7 @@ pub fn shape(options: &VmOptions) -> Vec<String> {
         "-machine".to_owned(),
         machine,
         "-cpu".to_owned(),
-        if options.kvm { "host,migratable=on".to_owned() } else { "max".to_owned() },
+        if options.kvm { "host,migratable=on".to_owned() } else { EMULATED_CPU.to_owned() },
         "-smp".to_owned(),
         options.cpus.to_string(),
         "-m".to_owned(),
