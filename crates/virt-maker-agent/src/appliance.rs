@@ -23,5 +23,3 @@ pub const MODULE_LIST: &str = "/modules/list";
 pub const PORT: &str = "virt-maker.agent";
 /// Path of bubblewrap.
 pub const BUBBLEWRAP: &str = "/usr/bin/bwrap";
-/// Path of LVM, where the appliance has it.
-pub const LVM: &str = "/usr/sbin/lvm";

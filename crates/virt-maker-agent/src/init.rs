@@ -177,7 +177,8 @@ pub fn find_disk(serial: &str) -> Result<String> {
             let page = fs::read(entry.path().join("device/vpd_pg80")).unwrap_or_default();
             if page.get(4..).is_some_and(|found| found.trim_ascii() == serial.as_bytes()) {
                 let path = format!("/dev/{}", entry.file_name().to_string_lossy());
-                if Path::new(&path).exists() {
+                // The node is there before the disk can be opened.
+                if File::options().read(true).write(true).open(&path).is_ok() {
                     return Ok(path);
                 }
             }

@@ -107,6 +107,11 @@ impl Guest {
         Ok(())
     }
 
+    /// Discards the blocks that no file system uses. File systems that cannot are left alone.
+    pub fn trim(&self) -> Result<()> {
+        self.mounts.iter().try_for_each(Mount::trim)
+    }
+
     /// Ends a freeze.
     pub fn thaw(&mut self) -> Result<()> {
         for mount in &mut self.mounts {

@@ -125,6 +125,8 @@ pub enum Request {
     Freeze,
     /// Ends a freeze. Answer: [`Reply::Done`].
     Thaw,
+    /// Discards the blocks that no mounted file system uses, as far as its kind can. Answer: [`Reply::Done`].
+    Trim,
     /// In place of the empty data frame of a [`Request::Write`]: the host cannot read on, nothing is to be written.
     /// Answer (to the write): [`Reply::Failed`].
     Cancel,

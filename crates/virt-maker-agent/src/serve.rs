@@ -133,6 +133,7 @@ fn answer(
         Request::Rename { from, to } => done(files::rename(root, &from, &to)),
         Request::Freeze => done(guest.freeze()),
         Request::Thaw => done(guest.thaw()),
+        Request::Trim => done(guest.trim()),
         Request::Hello { .. }
         | Request::Wake(_)
         | Request::FindDisk { .. }

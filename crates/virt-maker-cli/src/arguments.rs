@@ -36,6 +36,10 @@ pub enum Command {
     Migrate(Migrate),
     /// Look again at the sources in a lock file, and write down what they have now.
     Update(Update),
+    /// Make, show or remove the saved machine of engine vm.
+    Appliance(Appliance),
+    /// Look into a disk image for what an image for many machines should not carry: identity, keys, traces of use.
+    Check(Check),
     /// Say what this host can do, and which engine `auto` takes.
     Doctor(Doctor),
 }
@@ -246,12 +250,71 @@ pub struct Update {
 }
 
 #[derive(Debug, Args)]
+pub struct Appliance {
+    #[command(subcommand)]
+    pub command: ApplianceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ApplianceCommand {
+    /// Boot and save it now, where it is missing; a build does so by itself.
+    Build {
+        #[command(flatten)]
+        kernel: KernelArgument,
+        /// Make it again although it is there.
+        #[arg(short = 'F', long)]
+        force: bool,
+    },
+    /// Show what is saved.
+    Info {
+        #[command(flatten)]
+        kernel: KernelArgument,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove all that is saved.
+    Clean,
+}
+
+#[derive(Debug, Args)]
 pub struct Doctor {
+    /// Restore the machine of engine vm and say how long that takes.
+    #[arg(long)]
+    pub measure: bool,
     #[command(flatten)]
     pub kernel: KernelArgument,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The image: qcow2 or raw. It is only read.
+    pub image: PathBuf,
+    /// Its format, where it should not be told by the first bytes.
+    #[arg(long, value_enum)]
+    pub format: Option<DiskFormat>,
+    #[command(flatten)]
+    pub store: StoreArgument,
+    /// How the guest is opened.
+    #[arg(long, value_enum, default_value_t)]
+    pub engine: Engine,
+    #[command(flatten)]
+    pub kernel: KernelArgument,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Formats of a disk image.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DiskFormat {
+    /// With its own header.
+    Qcow2,
+    /// The bytes of the disk.
+    Raw,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]

@@ -6,15 +6,22 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use common::{Bench, run};
+use common::{Bench, on_chroot_and_vm, run};
 use testkit::{HostState, Roots, TinyOptions, tiny_guest};
+
+on_chroot_and_vm!(guests, steps);
 
 /// A build that must fail with this exit code and these words, and leave nothing.
 #[track_caller]
 fn refused(bench: &Bench, template: &str, code: i32, words: &[&str]) {
+    refused_by("chroot", bench, template, code, words);
+}
+
+#[track_caller]
+fn refused_by(engine: &str, bench: &Bench, template: &str, code: i32, words: &[&str]) {
     let path = bench.path("bad.yml");
     fs::write(&path, template).unwrap();
-    let ran = bench.run(&["build", path.to_str().unwrap(), "--progress", "plain", "--engine", "chroot"]).exits(code);
+    let ran = bench.run(&["build", path.to_str().unwrap(), "--progress", "plain", "--engine", engine]).exits(code);
     for word in words {
         assert!(ran.stderr.contains(word), "no `{word}` in:\n{}", ran.stderr);
     }
@@ -92,16 +99,15 @@ fn bases() {
     before.assert_nothing_left();
 }
 
-#[test]
-fn guests() {
+fn guests(engine: &str) {
     let before = HostState::capture();
     let fstab = |line: &str| TinyOptions { fstab_extra: vec![line.into()], ..TinyOptions::default() };
     let bench = Bench::new(tiny_guest(&fstab("UUID=00000000-1111-2222-3333-444444444444 /data ext4 defaults 0 2")));
-    refused(&bench, &base(&bench.base), 1, &["/data", "00000000-1111-2222-3333-444444444444"]);
+    refused_by(engine, &bench, &base(&bench.base), 1, &["/data", "00000000-1111-2222-3333-444444444444"]);
 
     let bench = Bench::new(tiny_guest(&fstab("LABEL=absent /data ext4 defaults,nofail 0 2")));
     let template = bench.template("t.yml", &[run("true")], "");
-    let ran = bench.build("chroot", &template, &[]).exits(0);
+    let ran = bench.build(engine, &template, &[]).exits(0);
     assert!(ran.of("warning").iter().any(|event| event["message"].as_str().unwrap().contains("/data")));
 
     // A disk without any Linux on it.
@@ -109,10 +115,10 @@ fn guests() {
     fs::File::create(&empty).unwrap().set_len(16 << 20).unwrap();
     let made = std::process::Command::new("mkfs.ext4").arg("-q").arg(&empty).status().unwrap();
     assert!(made.success());
-    refused(&bench, &base(&empty), 1, &["root"]);
+    refused_by(engine, &bench, &base(&empty), 1, &["root"]);
 
     let two = TinyOptions { partitioned: true, roots: Roots::Two, ..TinyOptions::default() };
-    refused(&bench, &base(&tiny_guest(&two)), 1, &["root", "partition"]);
+    refused_by(engine, &bench, &base(&tiny_guest(&two)), 1, &["root", "partition"]);
     before.assert_nothing_left();
 }
 
@@ -130,6 +136,8 @@ fn hosts() {
     let build = |engine| bare(&["build", template.to_str().unwrap(), "--engine", engine, "--progress", "plain"]);
     let ran = build("chroot");
     assert!(ran.stderr.contains("qemu-storage-daemon") && ran.stderr.contains("package"), "{}", ran.stderr);
+    let ran = build("vm");
+    assert!(ran.stderr.contains("qemu-system-x86") && ran.stderr.contains("package"), "{}", ran.stderr);
     let ran = build("libguestfs");
     assert!(ran.stderr.contains("qemu-system-x86"), "{}", ran.stderr);
     let ran = build("auto");
@@ -146,13 +154,12 @@ fn hosts() {
     assert_eq!((&engine["name"], &engine["works"]), (&"chroot".into(), &false.into()));
 }
 
-#[test]
-fn steps() {
+fn steps(engine: &str) {
     let before = HostState::capture();
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let failing = |script: &str, words: &str| {
         let template = bench.template("t.yml", &[run(script)], "");
-        let ran = bench.build("chroot", &template, &[]).exits(4);
+        let ran = bench.build(engine, &template, &[]).exits(4);
         let failure = &ran.of("step_failed")[0]["failure"];
         let all = format!("{} {}", failure["exit"], failure["last_lines"]);
         assert!(all.contains(words), "no `{words}` in {all}");
@@ -166,10 +173,28 @@ fn steps() {
     // Daemons that a step leaves behind are gone before its layer is sealed, and do not hold the build up.
     let daemon = run("(setsid sleep 1000 </dev/null >/dev/null 2>&1 &); sleep 1000 & echo left");
     let template = bench.template("t.yml", &[daemon, run("ps | grep -c '[s]leep 1000' || true")], "");
-    let ran = bench.build("chroot", &template, &[]).exits(0);
+    let ran = bench.build(engine, &template, &[]).exits(0);
     let texts: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
     assert_eq!(texts, "left\n0\n");
     before.assert_nothing_left();
+}
+
+/// What doctor says of this host, on which the tests of all engines run.
+#[test]
+fn doctor_agrees_with_the_engines() {
+    let bench = Bench::new(PathBuf::from("/nonexistent"));
+    let ran = bench.run(&["doctor", "--json"]).exits(0);
+    let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    for engine in found["engines"].as_array().unwrap() {
+        assert_eq!(engine["works"], true, "{engine}");
+    }
+    let needed =
+        ["qemu-img", "qemu-storage-daemon", "bwrap", "FUSE export", "/dev/fuse", "/dev/loop-control", "libguestfs"];
+    for name in needed {
+        let check = found["checks"].as_array().unwrap().iter().find(|check| check["name"] == name);
+        assert_eq!(check.unwrap_or_else(|| panic!("no check of {name}"))["state"], "works", "{name}");
+    }
+    assert!(found["auto"]["engine"].is_string());
 }
 
 /// What a guest says is data: no escape sequence of its reaches the terminal.

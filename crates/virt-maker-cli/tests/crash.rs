@@ -6,7 +6,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, run};
+use common::{Bench, format_of, on_chroot_and_vm, run};
 use testkit::{HostState, TinyOptions, fsck_clean, read_file_from_image, tiny_guest};
 
 /// A number generator whose seed is printed, so that a failing run can be run again.
@@ -42,26 +42,47 @@ fn steps(round: u64) -> Vec<String> {
         .collect()
 }
 
-/// SIGKILL at 50 random moments: nothing is left on the host, no layer is bad, and the next build succeeds.
-#[test]
-fn sigkill_leaves_nothing_and_breaks_nothing() {
+on_chroot_and_vm!(
+    sigkill_leaves_nothing_and_breaks_nothing,
+    an_interrupt_stops_cleanly_and_keeps_what_is_sealed,
+    a_full_host_disk_is_an_error_and_no_bad_layer,
+);
+
+/// SIGKILL at 50 random moments: nothing is left on the host, no layer is bad, and the next build succeeds. With engine
+/// `vm` every second one hits qemu instead.
+fn sigkill_leaves_nothing_and_breaks_nothing(engine: &str) {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let before = HostState::capture();
-    let template = bench.template("t.yml", &steps(0), "qcow2: {path: out.qcow2}");
+    let build = |round: u64| {
+        let template = bench.template("t.yml", &steps(round), "qcow2: {path: out.qcow2}");
+        bench.build(engine, &template, &[]).exits(0)
+    };
+    // The first one may have to make the appliance.
+    build(100);
     let begin = Instant::now();
-    bench.build("chroot", &template, &[]).exits(0);
+    build(0);
     let whole = begin.elapsed().as_micros() as u64;
     let mut random = Random::new();
     for round in 1..=50 {
         let template = bench.template("t.yml", &steps(round), "qcow2: {path: out.qcow2}");
-        let arguments = ["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "quiet"];
+        let arguments = ["build", template.to_str().unwrap(), "--engine", engine, "--progress", "quiet"];
         let mut child = bench.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_micros(random.below(whole)));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        match machine_of(child.id()).filter(|_| engine == "vm" && round % 2 == 0) {
+            Some(machine) => {
+                let status = Command::new("kill").args(["-KILL", &machine.to_string()]).stderr(Stdio::null()).status();
+                assert!(status.is_ok());
+                // It ends by itself: with an error, or without one where all that it needed of the machine was done.
+                child.wait().unwrap();
+            }
+            None => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+        }
         before.assert_nothing_left();
         if round % 10 == 0 {
-            let done = bench.build("chroot", &template, &[]).exits(0);
+            let done = bench.build(engine, &template, &[]).exits(0);
             assert!(done.of("warning").is_empty(), "{:?}", done.of("warning"));
             assert_eq!(bench.left_in_store(), Vec::<String>::new());
             let text = read_file_from_image(&bench.path("out.qcow2"), "/steps");
@@ -69,7 +90,7 @@ fn sigkill_leaves_nothing_and_breaks_nothing() {
             assert_eq!(String::from_utf8(text).unwrap(), expected);
         }
     }
-    for (_, image) in bench.layers().iter().filter(|(_, image)| common::format_of(image) == "qcow2") {
+    for (_, image) in bench.layers().iter().filter(|(_, image)| format_of(image) == "qcow2") {
         fsck_clean(image, "qcow2");
     }
     let stray = fs::read_dir(bench.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
@@ -77,13 +98,22 @@ fn sigkill_leaves_nothing_and_breaks_nothing() {
     assert!(stray.is_empty(), "temporary artifacts of killed builds: {stray:?}");
 }
 
+/// The qemu that a process has started, if it has one now.
+fn machine_of(parent: u32) -> Option<u32> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).ok()?.flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let pids: Vec<u32> =
+        children.flat_map(|line| line.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
+    let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    pids.into_iter().find(|pid| name(pid).starts_with("qemu-system"))
+}
+
 /// Ctrl-C once: a clean stop with its own exit code; what was sealed stays.
-#[test]
-fn an_interrupt_stops_cleanly_and_keeps_what_is_sealed() {
+fn an_interrupt_stops_cleanly_and_keeps_what_is_sealed(engine: &str) {
     let before = HostState::capture();
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let template = bench.template("t.yml", &[run("echo 1 > /one"), run("echo started; sleep 600"), run("true")], "");
-    let arguments = ["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "json"];
+    let arguments = ["build", template.to_str().unwrap(), "--engine", engine, "--progress", "json"];
     let mut child = bench.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     lines.find(|line| line.as_ref().unwrap().contains("\"text\":\"started")).unwrap().unwrap();
@@ -95,15 +125,14 @@ fn an_interrupt_stops_cleanly_and_keeps_what_is_sealed() {
 }
 
 /// A disk that fills up below the store is an error that says so, and no layer with a hole in it is ever sealed.
-#[test]
-fn a_full_host_disk_is_an_error_and_no_bad_layer() {
+fn a_full_host_disk_is_an_error_and_no_bad_layer(engine: &str) {
     let before = HostState::capture();
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let small = SmallDisk::mount(&bench.path("small"), 24);
     let store = bench.path("small/store");
     let steps = [run("echo 1 > /one"), run("dd if=/dev/urandom of=/big bs=1M count=30; echo done")];
     let template = bench.template("t.yml", &steps, "");
-    let ran = bench.build("chroot", &template, &["--store", store.to_str().unwrap()]).exits(5);
+    let ran = bench.build(engine, &template, &["--store", store.to_str().unwrap()]).exits(5);
     assert!(ran.stderr.contains("full"), "{}", ran.stderr);
     // Counted, not collected: an entry keeps its folder open, and the disk could not be unmounted.
     let layers = fs::read_dir(store.join("layers")).unwrap().count();

@@ -9,6 +9,8 @@ use common::{Bench, format_of, image_of, run};
 use testkit::tree::{difference, tree_of_image};
 use testkit::{HostState, TinyOptions, appliance_lock, tiny_guest};
 
+const ENGINES: [&str; 3] = ["chroot", "vm", "libguestfs"];
+
 /// The steps, and a path that each must have changed (so that two engines that both do nothing do not agree).
 fn steps(bench: &Bench) -> Vec<(String, &'static str)> {
     let folder = bench.path("site");
@@ -41,7 +43,7 @@ fn every_step_leaves_the_same_on_each_engine() {
     let steps = steps(&bench);
     let lines: Vec<String> = steps.iter().map(|(step, _)| step.clone()).collect();
     let template = bench.template("t.yml", &lines, "");
-    let built: Vec<_> = ["chroot", "libguestfs"]
+    let built: Vec<_> = ENGINES
         .iter()
         .map(|engine| {
             let store = bench.path(&format!("store-{engine}"));
@@ -51,19 +53,30 @@ fn every_step_leaves_the_same_on_each_engine() {
             (store, ran.sealed())
         })
         .collect();
-    assert_eq!(built[0].1, built[1].1, "keys do not depend on the engine");
     let image = |(store, keys): &(std::path::PathBuf, Vec<String>), depth: usize| {
         let image = image_of(store, &keys[depth]);
         testkit::fsck_clean(&image, format_of(&image));
         tree_of_image(&image, format_of(&image))
     };
-    let mut last = [image(&built[0], 0), image(&built[1], 0)];
-    for (depth, (step, must_change)) in steps.iter().enumerate() {
-        let next = [image(&built[0], depth + 1), image(&built[1], depth + 1)];
-        let made = [difference(&last[0], &next[0]), difference(&last[1], &next[1])];
-        assert_eq!(made[0], made[1], "what chroot and libguestfs made of `{step}`");
-        assert!(must_change.is_empty() || made[0].contains_key(*must_change), "`{step}` changed {:?}", made[0].keys());
-        last = next;
+    let changes = |built: &(std::path::PathBuf, Vec<String>)| {
+        let mut last = image(built, 0);
+        let made = (1..=steps.len()).map(|depth| {
+            let next = image(built, depth);
+            let changed = difference(&last, &next);
+            last = next;
+            changed
+        });
+        made.collect::<Vec<_>>()
+    };
+    let first = changes(&built[0]);
+    for (made, (step, must_change)) in first.iter().zip(&steps) {
+        assert!(must_change.is_empty() || made.contains_key(*must_change), "`{step}` changed {:?}", made.keys());
+    }
+    for (engine, other) in ENGINES.iter().zip(&built).skip(1) {
+        assert_eq!(built[0].1, other.1, "keys do not depend on the engine");
+        for ((made, others), (step, _)) in first.iter().zip(changes(other)).zip(&steps) {
+            assert_eq!(*made, others, "what {} and {engine} made of `{step}`", ENGINES[0]);
+        }
     }
     before.assert_nothing_left();
 }
@@ -83,7 +96,7 @@ fn packages_leave_the_same_on_each_engine() {
     ];
     let template = bench.template("t.yml", &steps, "");
     let mut made = Vec::new();
-    for engine in ["chroot", "libguestfs"] {
+    for engine in ENGINES {
         let store = bench.path(&format!("store-{engine}"));
         let ran = bench.build(engine, &template, &["--store", store.to_str().unwrap()]).exits(0);
         let keys = ran.sealed();
@@ -102,5 +115,7 @@ fn packages_leave_the_same_on_each_engine() {
         assert!(said.contains("/usr/bin/tini") && said.contains("(uuidd)"), "{engine}: {said}");
         made.push(changed);
     }
-    assert_eq!(made[0], made[1]);
+    for (engine, others) in ENGINES.iter().zip(&made) {
+        assert_eq!(made[0], *others, "{engine}");
+    }
 }

@@ -1,12 +1,22 @@
-//! The main job, end to end, with engine `chroot`: one session, a layer per step, nothing twice.
+//! The main job, end to end, with engines `chroot` and `vm`: one session, a layer per step, nothing twice.
 
 mod common;
 
 use std::fs;
 use std::process::Stdio;
 
-use common::{Bench, run};
+use common::{Bench, on_chroot_and_vm, run};
 use testkit::{HostState, TinyOptions, fsck_clean, read_file_from_image, tiny_guest};
+
+on_chroot_and_vm!(
+    ten_steps_take_one_session_and_an_edit_runs_only_what_follows,
+    every_layer_is_a_clean_file_system_with_the_data_that_was_written,
+    a_failing_step_says_where_and_why_and_is_not_stored,
+    force_makes_every_layer_again_and_children_of_the_old_ones_are_misses,
+    two_processes_make_each_layer_once,
+    a_damaged_layer_is_a_miss_with_a_warning,
+    a_deep_chain_is_opened_again,
+);
 
 fn ten_steps(seventh: &str) -> Vec<String> {
     (1..=10)
@@ -14,22 +24,21 @@ fn ten_steps(seventh: &str) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn ten_steps_take_one_session_and_an_edit_runs_only_what_follows() {
+fn ten_steps_take_one_session_and_an_edit_runs_only_what_follows(engine: &str) {
     let before = HostState::capture();
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let template = bench.template("ten.yml", &ten_steps("echo 7 >> /steps"), "");
-    let first = bench.build("chroot", &template, &[]).exits(0);
+    let first = bench.build(engine, &template, &[]).exits(0);
     assert_eq!(first.of("session_started").len(), 1);
     assert_eq!(first.steps("layer_started"), (0..=10).collect::<Vec<_>>());
 
-    let second = bench.build("chroot", &template, &[]).exits(0);
+    let second = bench.build(engine, &template, &[]).exits(0);
     assert_eq!(second.of("session_started").len(), 0);
     assert_eq!(second.steps("layer_started"), Vec::<u64>::new());
     assert_eq!(second.steps("layer_cached"), (0..=10).collect::<Vec<_>>());
 
     let edited = bench.template("ten.yml", &ten_steps("echo seven >> /steps"), "");
-    let third = bench.build("chroot", &edited, &[]).exits(0);
+    let third = bench.build(engine, &edited, &[]).exits(0);
     assert_eq!(third.of("session_started").len(), 1);
     assert_eq!(third.steps("layer_started"), [7, 8, 9, 10]);
 
@@ -37,7 +46,7 @@ fn ten_steps_take_one_session_and_an_edit_runs_only_what_follows() {
     shares.truncate(6);
     shares.push(run("echo only this runs"));
     let other = bench.template("other.yml", &shares, "");
-    assert_eq!(bench.build("chroot", &other, &[]).exits(0).steps("layer_started"), [7]);
+    assert_eq!(bench.build(engine, &other, &[]).exits(0).steps("layer_started"), [7]);
 
     // What each made is what its own steps wrote.
     let tip = third.sealed().pop().unwrap();
@@ -50,8 +59,7 @@ fn ten_steps_take_one_session_and_an_edit_runs_only_what_follows() {
 
 /// Known data, written by the guest at several depths, read back from each sealed layer by other programs. This is
 /// the test that would catch a loop device with direct I/O over FUSE, or anything else that corrupts silently.
-#[test]
-fn every_layer_is_a_clean_file_system_with_the_data_that_was_written() {
+fn every_layer_is_a_clean_file_system_with_the_data_that_was_written(engine: &str) {
     for options in [
         TinyOptions::default(),
         TinyOptions { partitioned: true, ..TinyOptions::default() },
@@ -69,7 +77,7 @@ fn every_layer_is_a_clean_file_system_with_the_data_that_was_written() {
                 ))
             })
             .collect();
-        let ran = bench.build("chroot", &bench.template("t.yml", &steps, ""), &[]).exits(0);
+        let ran = bench.build(engine, &bench.template("t.yml", &steps, ""), &[]).exits(0);
         let sealed = ran.sealed();
         assert_eq!(sealed.len(), 7);
         for (depth, key) in sealed.iter().enumerate().skip(1) {
@@ -85,14 +93,13 @@ fn every_layer_is_a_clean_file_system_with_the_data_that_was_written() {
     }
 }
 
-#[test]
-fn a_failing_step_says_where_and_why_and_is_not_stored() {
+fn a_failing_step_says_where_and_why_and_is_not_stored(engine: &str) {
     let before = HostState::capture();
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let steps = [run("echo one > /one"), run("echo some output; echo more >&2; exit 3"), run("echo three")];
     let template = bench.template("fails.yml", &steps, "");
     for _ in 0..2 {
-        let ran = bench.build("chroot", &template, &[]).exits(4);
+        let ran = bench.build(engine, &template, &[]).exits(4);
         let failed = ran.of("step_failed");
         assert_eq!(failed.len(), 1);
         let failure = &failed[0]["failure"];
@@ -106,43 +113,41 @@ fn a_failing_step_says_where_and_why_and_is_not_stored() {
     assert_eq!(bench.layers().len(), 2, "the base and the first step");
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
 
-    let kept = bench.build("chroot", &template, &["--on-failure", "keep"]).exits(4);
+    let kept = bench.build(engine, &template, &["--on-failure", "keep"]).exits(4);
     let overlay = kept.of("step_failed")[0]["failure"]["kept"].as_str().unwrap().to_owned();
     fsck_clean(overlay.as_ref(), "qcow2");
     assert_eq!(read_file_from_image(overlay.as_ref(), "/one"), b"one\n");
 
     let mended = bench.template("fails.yml", &[steps[0].clone(), run("true"), steps[2].clone()], "");
-    assert_eq!(bench.build("chroot", &mended, &[]).exits(0).steps("layer_started"), [2, 3]);
+    assert_eq!(bench.build(engine, &mended, &[]).exits(0).steps("layer_started"), [2, 3]);
     before.assert_nothing_left();
 }
 
-#[test]
-fn force_makes_every_layer_again_and_children_of_the_old_ones_are_misses() {
+fn force_makes_every_layer_again_and_children_of_the_old_ones_are_misses(engine: &str) {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let stamp = run("cat /proc/sys/kernel/random/uuid > /stamp");
     let short = bench.template("short.yml", std::slice::from_ref(&stamp), "raw: {path: short.img}");
     let long = bench.template("long.yml", &[stamp, run("cat /stamp > /copy")], "raw: {path: long.img}");
-    bench.build("chroot", &long, &[]).exits(0);
+    bench.build(engine, &long, &[]).exits(0);
     let first = read_file_from_image(&bench.path("long.img"), "/stamp");
-    let forced = bench.build("chroot", &short, &["--force"]).exits(0);
+    let forced = bench.build(engine, &short, &["--force"]).exits(0);
     assert_eq!(forced.steps("layer_started"), [0, 1]);
     let second = read_file_from_image(&bench.path("short.img"), "/stamp");
     assert_ne!(first, second);
     // The old child lies on bytes that are gone: it must not be taken for a hit.
-    let again = bench.build("chroot", &long, &[]).exits(0);
+    let again = bench.build(engine, &long, &[]).exits(0);
     assert_eq!(again.steps("layer_started"), [2]);
     assert_eq!(read_file_from_image(&bench.path("long.img"), "/stamp"), second);
     assert_eq!(read_file_from_image(&bench.path("long.img"), "/copy"), second);
 }
 
 /// Whoever comes second waits for the layer that the first one makes, and then uses it.
-#[test]
-fn two_processes_make_each_layer_once() {
+fn two_processes_make_each_layer_once(engine: &str) {
     let before = HostState::capture();
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let steps: Vec<String> = (0..5).map(|number| run(&format!("sleep 0.3; echo {number}"))).collect();
     let template = bench.template("t.yml", &steps, "");
-    let arguments = ["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "json"];
+    let arguments = ["build", template.to_str().unwrap(), "--engine", engine, "--progress", "json"];
     let both: Vec<_> = (0..2)
         .map(|_| bench.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
         .collect();
@@ -166,29 +171,27 @@ fn two_processes_make_each_layer_once() {
     before.assert_nothing_left();
 }
 
-#[test]
-fn a_damaged_layer_is_a_miss_with_a_warning() {
+fn a_damaged_layer_is_a_miss_with_a_warning(engine: &str) {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let template = bench.template("t.yml", &[run("echo 1 > /a"), run("echo 2 > /b")], "");
-    let first = bench.build("chroot", &template, &[]).exits(0);
+    let first = bench.build(engine, &template, &[]).exits(0);
     let key = &first.sealed()[1];
     let image = bench.image(key);
     fs::remove_file(&image).unwrap();
     fs::write(&image, "short").unwrap();
-    let second = bench.build("chroot", &template, &[]).exits(0);
+    let second = bench.build(engine, &template, &[]).exits(0);
     assert_eq!(second.steps("layer_started"), [1, 2]);
     assert!(second.of("warning").iter().any(|event| event["message"].as_str().unwrap().contains("is made again")));
 }
 
 /// Far deeper than a chain could be whose links are paths from folder to folder: it is opened again by every reader.
-#[test]
-fn a_deep_chain_is_opened_again() {
+fn a_deep_chain_is_opened_again(engine: &str) {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let mut steps: Vec<String> = (1..=130).map(|number| run(&format!("echo {number} >> /steps"))).collect();
-    bench.build("chroot", &bench.template("t.yml", &steps, ""), &[]).exits(0);
+    bench.build(engine, &bench.template("t.yml", &steps, ""), &[]).exits(0);
     steps.push(run("echo last >> /steps"));
     let deeper = bench.template("deeper.yml", &steps, "qcow2: {path: out.qcow2}");
-    let ran = bench.build("chroot", &deeper, &[]).exits(0);
+    let ran = bench.build(engine, &deeper, &[]).exits(0);
     assert_eq!(ran.steps("layer_started"), [131]);
     let expected: String = (1..=130).map(|number| format!("{number}\n")).chain(["last\n".into()]).collect();
     for image in [bench.image(&ran.sealed()[0]), bench.path("out.qcow2")] {

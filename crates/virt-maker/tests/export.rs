@@ -73,10 +73,18 @@ impl Place {
         let context = ExportContext {
             layer: &self.layer,
             format: ImageFormat::Qcow2,
+            virtual_size: 64 << 20,
+            overlay: None,
+            scratch: self.folder.path(),
+            layers: &serde_json::json!({"layers": ["one", "two"]}),
             events: &self.events,
             cancel: &self.cancel,
         };
-        publish(&*export, kind, key, layer_id, &self.path("store/records"), force, &context)
+        let from = virt_maker::export::From { layer: key, layer_id };
+        let mut finish = |_: &virt_maker::export::Extras| -> Result<virt_maker::export::Finished> {
+            panic!("these exports need no guest")
+        };
+        publish(&*export, kind, from, &self.path("store/records"), force, &context, &mut finish)
     }
 
     fn publish(&self, kind: &str, arguments: &str) -> Result<Published> {

@@ -1,6 +1,8 @@
 //! The verbs, one file each.
 
+mod appliance;
 mod build;
+mod check;
 mod doctor;
 mod init;
 mod loading;
@@ -22,6 +24,7 @@ use crate::error::Failure;
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Build(arguments) => build::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Render(arguments) => render::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
@@ -31,6 +34,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Init(arguments) => init::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Update(arguments) => update::run(&arguments),
+        Command::Appliance(arguments) => appliance::run(&arguments.command),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

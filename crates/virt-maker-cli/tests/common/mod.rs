@@ -8,6 +8,24 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Makes tests of functions that take the name of an engine: for `chroot`, and for `vm`, whose tests take turns.
+#[allow(unused_macros, reason = "each test program uses a part of it")]
+macro_rules! on_chroot_and_vm {
+    ($($name:ident),+ $(,)?) => {
+        mod chroot {
+            $(#[test] fn $name() { super::$name("chroot"); })+
+        }
+        mod appliance {
+            $(#[test] fn $name() {
+                let _lock = testkit::appliance_lock();
+                super::$name("vm");
+            })+
+        }
+    };
+}
+#[allow(unused_imports, reason = "each test program uses a part of it")]
+pub(crate) use on_chroot_and_vm;
+
 /// One test's own world.
 pub struct Bench {
     pub folder: TempDir,
@@ -25,7 +43,13 @@ pub struct Ran {
 impl Bench {
     /// A bench with a base image; the file is used where it lies.
     pub fn new(base: PathBuf) -> Bench {
-        Bench { folder: tempfile::tempdir().unwrap(), base }
+        let bench = Bench { folder: tempfile::tempdir().unwrap(), base };
+        // The saved machine of engine `vm` is made once for all tests.
+        let shared = testkit::cache_dir().join("vm");
+        fs::create_dir_all(&shared).unwrap();
+        fs::create_dir_all(bench.path("xdg-cache/virt-maker")).unwrap();
+        std::os::unix::fs::symlink(shared, bench.path("xdg-cache/virt-maker/vm")).unwrap();
+        bench
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -52,11 +52,9 @@ pub fn check(bench: &Bench, engine: &str, cases: &[Case], more: &[&str]) -> comm
 }
 
 fn image(store: &std::path::Path, key: &str) -> (PathBuf, &'static str) {
-    let folder = store.join("layers").join(key);
-    match folder.join("layer.raw") {
-        raw if raw.exists() => (raw, "raw"),
-        _ => (folder.join("layer.qcow2"), "qcow2"),
-    }
+    let path = common::image_of(store, key);
+    let format = if path.extension().is_some_and(|ending| ending == "raw") { "raw" } else { "qcow2" };
+    (path, format)
 }
 
 fn compare(engine: &str, case: &Case, found: &BTreeMap<String, (Option<Entry>, Option<Entry>)>) {

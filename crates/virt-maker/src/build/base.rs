@@ -6,7 +6,7 @@ use super::Build;
 use crate::disk::{ImageFormat, overlay};
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
-use crate::import::{ImportContext, ImportKey};
+use crate::import::ImportKey;
 use crate::plan::PlanNode;
 use crate::spec::ImportEntry;
 use crate::store::{KeyLock, Layer};
@@ -25,12 +25,7 @@ pub(super) fn make(
     let folder = workspace.subfolder("base")?;
     let (image, log) = (folder.join("image"), folder.join("log.txt"));
     let cache_dir = build.store.cache_dir();
-    let context = ImportContext {
-        cache_dir: &cache_dir,
-        events: build.events,
-        cancel: &build.settings.cancel,
-        env: &build.settings.network_env,
-    };
+    let context = build.settings.import_context(&cache_dir, build.events);
     let format =
         entry.runner.make(key, &image, &log, &context).map_err(|error| build.keep_log(&log, &node.info, error))?;
     let failed = || format!("cannot read the base that `{}` made", entry.kind.name);

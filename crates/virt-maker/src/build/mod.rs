@@ -11,7 +11,9 @@
 //! lock taken waits and then uses the layer; if the holder dies, the waiter takes over.
 
 mod base;
+mod check;
 mod failure;
+mod finish;
 mod log;
 mod mask;
 mod options;
@@ -20,8 +22,10 @@ mod sealer;
 mod session;
 mod wait;
 
+pub use check::check_image;
+
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::engine::select::{EngineChoice, Selector};
@@ -74,6 +78,13 @@ pub struct Settings {
     pub cancel: Cancel,
 }
 
+impl Settings {
+    /// What imports may use; `cache_dir` is the store's.
+    fn import_context<'a>(&'a self, cache_dir: &'a Path, events: &'a Events) -> ImportContext<'a> {
+        ImportContext { cache_dir, events, cancel: &self.cancel, env: &self.network_env }
+    }
+}
+
 /// What a build did.
 #[derive(Debug)]
 pub struct Summary {
@@ -116,7 +127,7 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> 
     let store = Store::open(&settings.store)?;
     let mut spent = Spent::default();
     let cache_dir = store.cache_dir();
-    let import = ImportContext { cache_dir: &cache_dir, events, cancel: &settings.cancel, env: &settings.network_env };
+    let import = settings.import_context(&cache_dir, events);
     let context =
         PlanContext { store: &store, import, force: settings.force, explain: false, events, cancel: &settings.cancel };
     let plan = spent.time("plan", || plan::make(specs, &context))?;
@@ -136,7 +147,7 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> 
     let mut artifacts = Vec::new();
     for index in 0..specs.len() {
         let tip = build.spec_layer(&plan, index)?;
-        artifacts.append(&mut build.export(index, &tip)?);
+        artifacts.append(&mut build.export(&plan, index, &tip)?);
     }
     let built = build.fresh.len();
     let cached = plan.nodes.len() - built;
@@ -155,24 +166,39 @@ impl Build<'_> {
         }
     }
 
-    fn export(&mut self, index: usize, tip: &Layer) -> Result<Vec<Published>> {
-        let context = ExportContext {
-            layer: &tip.path,
-            format: tip.record.format,
-            events: self.events,
-            cancel: &self.settings.cancel,
-        };
+    fn export(&mut self, plan: &Plan, index: usize, tip: &Layer) -> Result<Vec<Published>> {
+        let (specs, events, settings) = (self.specs, self.events, self.settings);
         let records = self.store.exports_dir();
-        let force = self.settings.force_export;
+        let layers = finish::layers(self, plan, index);
         let mut published = Vec::new();
-        for entry in &self.specs[index].exports {
+        for entry in &specs[index].exports {
             let begin = Instant::now();
             let kind = entry.kind.name.to_owned();
-            self.events.send(Event::ExportStarted { kind: kind.clone(), path: entry.runner.target() });
-            let done = self.spent.time("export", || {
-                export::publish(&*entry.runner, entry.kind, tip.record.key, &tip.record.id, &records, force, &context)
-            })?;
-            self.events.send(Event::ExportFinished {
+            events.send(Event::ExportStarted { kind: kind.clone(), path: entry.runner.target() });
+            let workspace = self.store.workspace()?;
+            let context = ExportContext {
+                layer: &tip.path,
+                format: tip.record.format,
+                virtual_size: tip.record.virtual_size,
+                overlay: None,
+                scratch: workspace.path(),
+                layers: &layers,
+                events,
+                cancel: &settings.cancel,
+            };
+            let from = export::From { layer: tip.record.key, layer_id: &tip.record.id };
+            let mut finish = |extras: &export::Extras| finish::finish(self, tip, extras);
+            let done = export::publish(
+                &*entry.runner,
+                entry.kind,
+                from,
+                &records,
+                settings.force_export,
+                &context,
+                &mut finish,
+            )?;
+            self.spent.add("export", begin.elapsed());
+            events.send(Event::ExportFinished {
                 kind,
                 path: done.path.clone(),
                 bytes: done.bytes,

@@ -126,4 +126,8 @@ impl Guest for Optioned<'_> {
     fn rename(&mut self, from: &str, to: &str) -> Result<()> {
         self.guest()?.rename(from, to)
     }
+
+    fn trim(&mut self) -> Result<()> {
+        self.guest()?.trim()
+    }
 }

@@ -10,7 +10,7 @@ use crate::disk::overlay::{self, Backing};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::import::{self, ImportContext};
+use crate::import;
 use crate::plan::{Part, Plan, PlanNode, usable};
 use crate::step::StepContext;
 use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Store, Workspace};
@@ -153,12 +153,7 @@ impl Walk<'_> {
         let secrets = options::secrets(spec, step, &build.settings.secret_env)?;
         self.log.begin(node.info.key, &draft.log(), &secrets)?;
         let cache_dir = build.store.cache_dir();
-        let import = ImportContext {
-            cache_dir: &cache_dir,
-            events: build.events,
-            cancel: &build.settings.cancel,
-            env: &build.settings.network_env,
-        };
+        let import = build.settings.import_context(&cache_dir, build.events);
         let context = StepContext {
             output: self.log.sink(),
             cancel: &build.settings.cancel,

@@ -217,4 +217,8 @@ impl Guest for AgentGuest {
     fn rename(&mut self, from: &str, to: &str) -> Result<()> {
         self.done(&Request::Rename { from: from.into(), to: to.into() })
     }
+
+    fn trim(&mut self) -> Result<()> {
+        self.done(&Request::Trim)
+    }
 }

@@ -81,8 +81,9 @@ impl BlockGraph {
     pub fn plug(&mut self, bus: &str, serial: &str) -> Result<()> {
         let device = json!({
             "driver": "scsi-hd", "id": serial, "bus": bus, "drive": self.top, "serial": serial,
-            // What the guest flushes is thrown away with the session if it is not sealed.
             "write-cache": "on",
+            // A host disk that is full is an error for the guest, not a machine that stands still.
+            "werror": "report", "rerror": "report",
         });
         self.qmp.execute("device_add", device).map(drop)
     }

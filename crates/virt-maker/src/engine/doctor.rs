@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::select::{EngineChoice, Selector};
-use super::{chroot, kvm, libguestfs, vm};
+use super::vm::{self, VmOptions};
+use super::{chroot, kvm, libguestfs};
 use crate::error::{Context, ErrorKind, Result, chain};
 use crate::host::{Cancel, Tool, find_program};
 
@@ -68,8 +69,8 @@ pub struct Auto {
 const TOOLS: [(&str, &[&str], &str, &str); 10] = [
     ("qemu-img", &["--version"], "qemu-utils", "exports"),
     ("qemu-storage-daemon", &["--version"], "qemu-system-common", "engine chroot"),
-    ("qemu-system-x86_64", &["--version"], "qemu-system-x86", "engine libguestfs"),
-    ("bwrap", &["--version"], "bubblewrap", "engine chroot"),
+    ("qemu-system-x86_64", &["--version"], "qemu-system-x86", "engines vm and libguestfs"),
+    ("bwrap", &["--version"], "bubblewrap", "engines chroot and vm"),
     ("mmdebstrap", &["--version"], "mmdebstrap", "import bootstrap"),
     ("grub-mkimage", &["--version"], "grub-common", "import bootstrap"),
     ("mke2fs", &["-V"], "e2fsprogs", "import bootstrap"),
@@ -80,13 +81,17 @@ const TOOLS: [(&str, &[&str], &str, &str); 10] = [
 /// File systems that guests use.
 const FILE_SYSTEMS: [&str; 5] = ["ext4", "xfs", "btrfs", "vfat", "iso9660"];
 
-/// Looks at the host. `agent` and `cache_dir` as for [`Selector::new`].
+/// Looks at the host. `agent`, `cache_dir` and `kernel` as for [`Selector::new`].
 pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<Examination> {
     let cancel = Cancel::default();
     fs::create_dir_all(cache_dir).context(ErrorKind::Host, || format!("cannot make {}", cache_dir.display()))?;
     let mut checks: Vec<Check> = TOOLS.iter().map(|tool| check_tool(*tool, &cancel)).collect();
     let kvm = kvm::probe(cache_dir, cache_dir);
-    checks.push(check("KVM", kvm.works, kvm.detail, None));
+    let detail = match kvm.works {
+        true => kvm.detail,
+        false => format!("{}; machines are emulated, which is slower", kvm.detail),
+    };
+    checks.push(check("KVM", kvm.works, detail, None));
     checks.push(check_fuse_export(&cancel));
     for device in ["/dev/fuse", "/dev/loop-control"] {
         let opened = fs::File::options().read(true).write(true).open(device);
@@ -100,7 +105,7 @@ pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<
         } else if module_exists(name) {
             (true, "the kernel has a module for it")
         } else {
-            (false, "this kernel cannot mount it; engine libguestfs can")
+            (false, "this kernel cannot mount it; engines vm and libguestfs can")
         };
         checks.push(check(&format!("file system {name}"), works, detail.into(), None));
     }
@@ -112,7 +117,7 @@ pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<
         Err(error) => (false, chain(&error)),
     };
     checks.push(check("libguestfs", works, detail, Some("libguestfs0")));
-    checks.push(check_kernel());
+    checks.push(check_kernel(kernel));
 
     let state = |name, checked: Result<()>, fine: &str| match checked {
         Ok(()) => EngineState { name, works: true, detail: fine.into() },
@@ -125,6 +130,9 @@ pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<
     ];
     let mut selector =
         Selector::new(EngineChoice::Auto, agent.to_owned(), cache_dir.to_owned(), kernel.map(Path::to_owned));
+    if vm::check(kernel, agent).is_ok() {
+        checks.push(check_appliance(&selector.vm_options()?));
+    }
     let auto = selector.candidates().ok().and_then(|found| found.first());
     let auto = auto.map(|first| Auto { engine: first.engine.name(), reason: first.reason.clone() });
     Ok(Examination { checks, engines, auto })
@@ -153,7 +161,7 @@ fn check_tool((name, arguments, package, used_by): (&str, &[&str], &'static str,
 
 fn check_fuse_export(cancel: &Cancel) -> Check {
     let help = Tool::new("qemu-storage-daemon", "qemu-system-common").arg("--help").run(cancel).unwrap_or_default();
-    let works = String::from_utf8_lossy(&help).contains("type=fuse");
+    let works = String::from_utf8_lossy(&help).contains("fuse,id=");
     let detail = if works {
         "qemu-storage-daemon was built with it"
     } else {
@@ -168,19 +176,26 @@ fn module_exists(name: &str) -> bool {
     list.lines().any(|line| line.split(':').next().is_some_and(|path| path.contains(&format!("/{name}.ko"))))
 }
 
-/// A kernel that the appliance of libguestfs can be made of.
-fn check_kernel() -> Check {
-    let kernels = fs::read_dir("/boot").into_iter().flatten().flatten();
-    let mut kernels: Vec<_> =
-        kernels.map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains("/vmlinuz-")).collect();
-    kernels.sort();
-    let readable = kernels.iter().rev().find(|path| fs::File::open(path).is_ok());
-    let (works, detail) = match (readable, kernels.last()) {
-        (Some(path), _) => (true, path.display().to_string()),
-        (None, Some(path)) => {
-            (false, format!("{} is not readable for this user; chmod 0644 mends that", path.display()))
+/// A kernel that an appliance can be made of.
+fn check_kernel(kernel: Option<&Path>) -> Check {
+    const NAME: &str = "kernel for an appliance";
+    const PACKAGE: &str = "linux-image-cloud-amd64";
+    match vm::find_kernel(kernel) {
+        Ok((image, version)) => check(NAME, true, format!("{}, with its modules ({version})", image.display()), None),
+        Err(error) => {
+            let hint = error.hint().map_or(String::new(), |hint| format!("; {hint}"));
+            check(NAME, false, format!("{}{hint}", chain(&error)), Some(PACKAGE))
         }
-        (None, None) => (false, "no kernel in /boot for the appliance of libguestfs".into()),
+    }
+}
+
+/// The saved state of engine `vm`: that it is missing is no fault.
+fn check_appliance(options: &VmOptions) -> Check {
+    let (states, current) = vm::info(options);
+    let found = states.iter().find(|state| Some(&state.folder) == current.as_ref());
+    let detail = match found {
+        Some(state) => format!("saved, {} MiB on the disk; it took {:.1} s to make", state.bytes >> 20, state.seconds),
+        None => "not made yet; the first build with engine vm makes it, or `virt-maker appliance build`".into(),
     };
-    check("kernel for an appliance", works, detail, Some("linux-image-cloud-amd64"))
+    check("appliance of engine vm", true, detail, None)
 }

@@ -125,9 +125,18 @@ impl Selector {
     }
 
     fn vm(&self, kvm: &kvm::Kvm) -> Box<dyn Engine> {
+        Box::new(VmEngine { options: self.options(kvm) })
+    }
+
+    fn options(&self, kvm: &kvm::Kvm) -> VmOptions {
         let mut options = VmOptions::new(self.agent.clone(), self.cache_dir.clone(), kvm.works);
         options.kernel = self.kernel.clone();
-        Box::new(VmEngine { options })
+        options
+    }
+
+    /// The settings with which engine `vm` would be taken.
+    pub fn vm_options(&self) -> Result<VmOptions> {
+        Ok(self.options(&self.kvm()?))
     }
 
     fn chroot(&self) -> Result<Box<dyn Engine>> {

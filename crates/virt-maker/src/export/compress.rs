@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::ExportContext;
+use super::{ExportContext, pieces};
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::Meter;
 
@@ -33,7 +33,7 @@ impl Compress {
 }
 
 /// Writes `from`, compressed at a level from 1 to 9, to `to`, which does not exist yet. Every format carries a checksum
-/// of the content. xz and zstd use all cores.
+/// of the content. All use all cores.
 pub(super) fn compress_file(
     compress: Compress,
     level: Option<u32>,
@@ -55,11 +55,11 @@ pub(super) fn compress_file(
 fn stream(compress: Compress, level: Option<u32>, input: &mut impl Read, output: impl Write) -> io::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
     let mut output = match compress {
-        Compress::Gzip => {
-            let mut encoder = flate2::write::GzEncoder::new(output, flate2::Compression::new(level.unwrap_or(6)));
-            io::copy(input, &mut encoder)?;
-            encoder.finish()?
-        }
+        Compress::Gzip => pieces::compress(input, output, threads as usize, &|piece| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level.unwrap_or(6)));
+            encoder.write_all(piece)?;
+            encoder.finish()
+        })?,
         Compress::Xz => {
             let stream = liblzma::stream::MtStreamBuilder::new()
                 .preset(level.unwrap_or(6))
@@ -70,13 +70,13 @@ fn stream(compress: Compress, level: Option<u32>, input: &mut impl Read, output:
             io::copy(input, &mut encoder)?;
             encoder.finish()?
         }
-        Compress::Lz4 => {
+        Compress::Lz4 => pieces::compress(input, output, threads as usize, &|piece| {
             let info =
                 lz4_flex::frame::FrameInfo::new().block_size(lz4_flex::frame::BlockSize::Max4MB).content_checksum(true);
-            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, output);
-            io::copy(input, &mut encoder)?;
-            encoder.finish().map_err(io::Error::from)?
-        }
+            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
+            encoder.write_all(piece)?;
+            encoder.finish().map_err(io::Error::from)
+        })?,
         Compress::Zstd => {
             let mut encoder = zstd::Encoder::new(output, level.map_or(3, |level| level as i32))?;
             encoder.multithread(threads)?;

@@ -1,103 +1,98 @@
-//! What the image exports share: their arguments, and `qemu-img convert` with explicit formats.
+//! What the image exports share: `qemu-img convert` with explicit formats, then compression of the whole file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
-use serde::Deserialize;
 use serde_json::json;
 
+use super::arguments::Common;
 use super::compress::{Compress, compress_file};
-use super::{Export, ExportContext};
+use super::{Export, ExportContext, Extras};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
+use crate::disk::overlay::{self, Backing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Meter;
 use crate::host::Tool;
-use crate::template::{Node, from_node};
+use crate::template::Node;
 
-/// Arguments of `qcow2` and `raw`.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Arguments {
-    /// The file to write.
-    path: PathBuf,
-    /// Make missing folders.
-    #[serde(default)]
-    create_dir: bool,
-    /// `zstd` compresses inside a qcow2; the others, and `zstd` for raw, compress the whole file.
-    compress: Option<Compress>,
-    /// From 1 to 9, for `gzip`, `xz`, and `zstd` of a whole file.
-    level: Option<u32>,
+/// A format that qemu-img writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    Qcow2,
+    Raw,
+    /// For VMware: compressed, to be read from its beginning.
+    VmdkStream,
+    /// For Hyper-V of the first generation and Azure: all of it there, whole MiB.
+    VhdFixed,
+    Vhdx,
+    Vdi,
+}
+
+impl Target {
+    fn name(self) -> &'static str {
+        match self {
+            Target::Qcow2 => "qcow2",
+            Target::Raw => "raw",
+            Target::VmdkStream => "vmdk",
+            Target::VhdFixed => "vpc",
+            Target::Vhdx => "vhdx",
+            Target::Vdi => "vdi",
+        }
+    }
+
+    /// What it compresses by itself.
+    fn inside(self) -> Option<Compress> {
+        (self == Target::Qcow2).then_some(Compress::Zstd)
+    }
 }
 
 struct ImageExport {
-    format: ImageFormat,
-    target: PathBuf,
-    create_dir: bool,
-    compress: Option<Compress>,
-    level: Option<u32>,
+    format: Target,
+    common: Common,
 }
 
 /// Reads the arguments of an export of this format.
-pub(super) fn parse(node: &Node, format: ImageFormat) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
-    let arguments: Arguments = from_node(node)?;
-    let at = |name: &str| node.get(name).unwrap_or(node);
-    let mut problems = Vec::new();
-    let target = node.resolve_output(&arguments.path);
-    if arguments.path.as_os_str().is_empty() || target.file_name().is_none() {
-        problems.push(at("path").diagnostic("expected the path of a file"));
+pub(super) fn parse(node: &Node, format: Target) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
+    let common = Common::read(node, format.inside())?;
+    if format == Target::VmdkStream && common.compress.is_some() {
+        let problem = node.get("compress").unwrap_or(node).diagnostic("a vmdk for streams is compressed already");
+        return Err(vec![problem]);
     }
-    let inside = format == ImageFormat::Qcow2 && arguments.compress == Some(Compress::Zstd);
-    match (arguments.level, arguments.compress) {
-        (Some(_), None) => problems.push(at("level").diagnostic("`level` needs `compress`")),
-        (Some(_), Some(_)) if inside => {
-            problems
-                .push(at("level").diagnostic("qemu-img compresses with zstd at a level of its own; leave `level` out"));
-        }
-        (Some(_), Some(Compress::Lz4)) => {
-            problems.push(at("level").diagnostic("lz4 is written at one level; leave `level` out, or take zstd"));
-        }
-        (Some(level), _) if !(1..=9).contains(&level) => {
-            problems.push(at("level").diagnostic("expected a level from 1 to 9"));
-        }
-        _ => {}
-    }
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    let Arguments { create_dir, compress, level, .. } = arguments;
-    Ok(Box::new(ImageExport { format, target, create_dir, compress, level }))
+    Ok(Box::new(ImageExport { format, common }))
 }
 
 impl Export for ImageExport {
     fn target(&self) -> PathBuf {
-        self.target.clone()
+        self.common.target.clone()
     }
 
     fn create_dir(&self) -> bool {
-        self.create_dir
+        self.common.create_dir
     }
 
     fn arguments(&self) -> serde_json::Value {
-        json!({ "compress": self.compress.map(Compress::name), "level": self.level })
+        self.common.key()
+    }
+
+    fn extras(&self) -> Option<&Extras> {
+        Some(&self.common.extras)
     }
 
     fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()> {
-        let inside = self.format == ImageFormat::Qcow2 && self.compress == Some(Compress::Zstd);
-        match self.compress {
-            Some(compress) if !inside => {
+        match self.common.compress {
+            Some(compress) if self.format.inside() != Some(compress) => {
                 let plain = Removed(temporary.with_extension("plain"));
                 convert(self.format, false, &plain.0, context)?;
-                compress_file(compress, self.level, &plain.0, temporary, context)
+                compress_file(compress, self.common.level, &plain.0, temporary, context)
             }
-            _ => convert(self.format, inside, temporary, context),
+            compress => convert(self.format, compress.is_some(), temporary, context),
         }
     }
 }
 
 /// A file that is removed when this is dropped.
-struct Removed(PathBuf);
+pub(super) struct Removed(pub PathBuf);
 
 impl Drop for Removed {
     fn drop(&mut self) {
@@ -105,16 +100,35 @@ impl Drop for Removed {
     }
 }
 
-fn convert(format: ImageFormat, zstd: bool, target: &Path, context: &ExportContext<'_>) -> Result<()> {
-    let mut tool = Tool::new("qemu-img", "qemu-utils")
+/// Writes the disk of the context to `target`, which does not exist yet.
+pub(super) fn convert(format: Target, zstd: bool, target: &Path, context: &ExportContext<'_>) -> Result<()> {
+    const MIB: u64 = 1 << 20;
+    let mut tool = Tool::new("qemu-img", "qemu-utils").args(["convert", "-p"]);
+    tool = match format {
+        // Written from its beginning to its end.
+        Target::VmdkStream => tool,
         // Out-of-order writes by 16 coroutines: about four times as fast as the default.
-        .args(["convert", "-p", "-W", "-m", "16", "-f", context.format.name(), "-O", format.name()]);
-    if zstd {
-        tool = tool.args(["-c", "-o", "compression_type=zstd"]);
+        _ => tool.args(["-W", "-m", "16"]),
+    };
+    tool = match format {
+        Target::VmdkStream => tool.args(["-o", "subformat=streamOptimized"]),
+        // Without `force_size` the disk would have a size of the geometry of old disks.
+        Target::VhdFixed => tool.args(["-o", "subformat=fixed,force_size=on"]),
+        _ if zstd => tool.args(["-c", "-o", "compression_type=zstd"]),
+        _ => tool,
+    };
+    // Azure takes only disks of whole MiB; what is added at the end is empty.
+    let padding = Removed(target.with_extension("padding"));
+    let rest = context.virtual_size % MIB;
+    if format == Target::VhdFixed && rest != 0 {
+        overlay::create(&padding.0, context.virtual_size + MIB - rest, Backing { name: "", format: ImageFormat::Raw })?;
+        tool = tool.arg("-O").arg(format.name()).arg(source(&[(&padding.0, ImageFormat::Qcow2)], context)?);
+    } else {
+        tool = tool.arg("-O").arg(format.name()).arg(source(&[], context)?);
     }
     let mut meter = Meter::permille(context.events, format!("export {}", format.name()));
     // With -p it says `(12.34/100%)`, each piece ended by a carriage return.
-    let done = tool.arg("--").arg(context.layer).arg(target).run_pieces(b'\r', context.cancel, &mut |piece| {
+    let done = tool.arg(target).run_pieces(b'\r', context.cancel, &mut |piece| {
         let text = String::from_utf8_lossy(piece);
         let percent = text.trim().strip_prefix('(').and_then(|text| text.split('/').next()?.parse::<f64>().ok());
         if let Some(percent) = percent {
@@ -128,4 +142,24 @@ fn convert(format: ImageFormat, zstd: bool, target: &Path, context: &ExportConte
         }
         _ => error,
     })
+}
+
+/// What qemu reads: images on top, then the overlay of the export if there is one, then the layer, which names what is
+/// below it. Every format is said.
+fn source(top: &[(&Path, ImageFormat)], context: &ExportContext<'_>) -> Result<String> {
+    let overlay = context.overlay.map(|path| (path, ImageFormat::Qcow2));
+    let stack = top.iter().copied().chain(overlay).chain([(context.layer, context.format)]);
+    let mut node = serde_json::Value::Null;
+    for (path, format) in stack.collect::<Vec<_>>().into_iter().rev() {
+        let Some(name) = path.to_str() else {
+            let message = format!("qemu cannot open {}: its name is not UTF-8", path.display());
+            return Err(Error::new(ErrorKind::Export, message));
+        };
+        let mut image = json!({"driver": format.name(), "file": {"driver": "file", "filename": name}});
+        if !node.is_null() {
+            image["backing"] = node;
+        }
+        node = image;
+    }
+    Ok(format!("json:{node}"))
 }

@@ -1,17 +1,21 @@
 //! Exports: how an artifact is made from a sealed layer, one file per kind. Adding one works as for steps.
 
+mod arguments;
+mod beside;
 mod compress;
 mod convert;
+mod pieces;
 mod publish;
 
 use std::path::{Path, PathBuf};
 
-pub use publish::{ExportRecord, Published, list, publish};
+pub use publish::{ExportRecord, From, Published, list, publish};
 
 use crate::disk::ImageFormat;
 use crate::error::Result;
 use crate::event::Events;
 use crate::host::Cancel;
+use crate::store::Workspace;
 use crate::template::{Need, Parse};
 
 /// The table: declares the module of each kind and lists what it is.
@@ -24,8 +28,13 @@ macro_rules! exports {
 }
 
 exports! {
+    ova,
     qcow2,
     raw,
+    vdi,
+    vhd,
+    vhdx,
+    vmdk,
 }
 
 /// What a kind of export is.
@@ -47,16 +56,64 @@ pub struct ExportKind {
 }
 
 /// What an export reads and may use.
+#[derive(Clone, Copy)]
 pub struct ExportContext<'a> {
     /// The sealed layer.
     pub layer: &'a Path,
     /// Its format.
     pub format: ImageFormat,
+    /// Size of the disk in bytes.
+    pub virtual_size: u64,
+    /// A qcow2 overlay of the layer, where the export is to have what [`Extras`] asked for.
+    pub overlay: Option<&'a Path>,
+    /// A private folder on the host.
+    pub scratch: &'a Path,
+    /// What is known of the layers, for manifests.
+    pub layers: &'a serde_json::Value,
     /// Progress and warnings.
     pub events: &'a Events,
     /// Asked regularly.
     pub cancel: &'a Cancel,
 }
+
+/// What every export of an image can have done around it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Extras {
+    /// Blocks that no file system of the guest uses are dropped.
+    pub sparsify: bool,
+    /// What an image for many machines must not carry is removed; see [`crate::hygiene`].
+    pub clean: bool,
+    /// The digest is noted in a `SHA256SUMS` beside the artifact.
+    pub checksum: bool,
+    /// A manifest is written beside it.
+    pub manifest: bool,
+    /// A script on the host that runs before it is written.
+    pub pre_script: Option<String>,
+    /// A script on the host that runs when it is in place.
+    pub post_script: Option<String>,
+    /// The folder that scripts run in.
+    pub folder: PathBuf,
+}
+
+impl Extras {
+    /// Whether the guest has to be opened for them.
+    pub fn needs_guest(&self) -> bool {
+        self.sparsify || self.clean || self.manifest
+    }
+}
+
+/// A guest that was opened for an export, and is closed again.
+pub struct Finished {
+    /// The overlay with what was changed; lives as long as this.
+    pub overlay: PathBuf,
+    /// Packages of the guest, for the manifest: `[{"name": ..., "version": ...}]`, or null where they are not known.
+    pub packages: serde_json::Value,
+    /// Keeps the overlay's folder.
+    pub workspace: Workspace,
+}
+
+/// Opens the guest for an export and does what its [`Extras`] say.
+pub type Finish<'a> = dyn FnMut(&Extras) -> Result<Finished> + 'a;
 
 /// One export of a spec.
 pub trait Export: Send + Sync {
@@ -71,7 +128,12 @@ pub trait Export: Send + Sync {
 
     /// Whether it runs programs that the template names on the host, which needs the user's permission.
     fn runs_on_host(&self) -> bool {
-        false
+        self.extras().is_some_and(|extras| extras.pre_script.is_some() || extras.post_script.is_some())
+    }
+
+    /// What is wanted besides the artifact's own bytes.
+    fn extras(&self) -> Option<&Extras> {
+        None
     }
 
     /// Writes the artifact to `temporary`, a path beside the target that does not exist yet.

@@ -13,15 +13,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::{Export, ExportContext, ExportKind};
+use super::{Export, ExportContext, ExportKind, Extras, Finish, beside};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::event::{Events, Meter};
-use crate::host::{Cancel, digest};
+use crate::event::{Event, Events, Meter};
+use crate::host::{Cancel, Script, digest};
 use crate::key::{Digest, LayerKey};
 
 const VERSION: u32 = 1;
@@ -81,17 +82,31 @@ impl Stat {
     }
 }
 
-/// Writes the artifact of `export` unless it is current. `records` is the store's folder of export records; `layer`
-/// and `layer_id` say which layer the context is about; `force` writes it in any case.
+/// Which layer an artifact is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct From<'a> {
+    /// Its key.
+    pub layer: LayerKey,
+    /// Which making of it.
+    pub layer_id: &'a str,
+}
+
+/// Writes the artifact of `export` unless it is current. `records` is the store's folder of export records; `from`
+/// says which layer the context is about; `force` writes it in any case; `finish` opens the guest, where
+/// the export wants that.
+///
+/// What is noted beside an artifact is noted again where it is missing. An artifact whose `post_script` failed has no
+/// record, so that the next build makes it again.
 pub fn publish(
     export: &dyn Export,
     kind: &ExportKind,
-    layer: LayerKey,
-    layer_id: &str,
+    from: From<'_>,
     records: &Path,
     force: bool,
     context: &ExportContext<'_>,
+    finish: &mut Finish<'_>,
 ) -> Result<Published> {
+    let From { layer, layer_id } = from;
     let target = export.target();
     let folder = prepare_folder(export, &target)?;
     let place = records.join(format!("{}.json", Digest::of(target.as_os_str().as_encoded_bytes())));
@@ -103,11 +118,29 @@ pub fn publish(
             && record.arguments == export.arguments()
     };
     let record = read(&place, context.events).filter(|record| !force && wanted(record));
+    let extras = export.extras();
+    let (checksum, manifest) = extras.map_or((false, false), |extras| (extras.checksum, extras.manifest));
     if let Some(record) = record
         && let Some(published) = current(&record, &place, context)?
+        && (!manifest || beside::manifest_path(&target).is_file())
     {
+        if checksum {
+            beside::note_checksum(&published)?;
+        }
         return Ok(published);
     }
+    let script = |text: &Option<String>, when: &str| match (text, extras) {
+        (Some(text), Some(extras)) => run_script(text, when, extras, &target, context),
+        _ => Ok(()),
+    };
+    let (before, after) = extras.map_or((&None, &None), |extras| (&extras.pre_script, &extras.post_script));
+    script(before, "before")?;
+    let finished = match extras {
+        Some(extras) if extras.needs_guest() => Some(finish(extras)?),
+        _ => None,
+    };
+    let overlay = finished.as_ref().map(|finished| &*finished.overlay);
+    let context = &ExportContext { overlay, ..*context };
 
     let temporary = Temporary::create(&folder, &target, context.cancel)?;
     export.write(&temporary.path, context).map_err(|error| place_of(error, &folder))?;
@@ -128,8 +161,31 @@ pub fn publish(
         digest,
         stat,
     };
+    let published = Published { path: target.clone(), bytes, digest, current: false };
+    if checksum {
+        beside::note_checksum(&published)?;
+    }
+    if manifest {
+        let packages = finished.as_ref().map_or(&serde_json::Value::Null, |finished| &finished.packages);
+        beside::write_manifest(&published, kind.name, context.layers, packages)?;
+    }
+    script(after, "after")?;
     write_record(&place, &record).context(ErrorKind::Store, || "cannot note what was exported")?;
-    Ok(Published { path: target, bytes, digest, current: false })
+    Ok(published)
+}
+
+/// Runs a script of the template on the host. It finds the artifact's path in `VIRT_MAKER_ARTIFACT`.
+fn run_script(text: &str, when: &str, extras: &Extras, target: &Path, context: &ExportContext<'_>) -> Result<()> {
+    let env = [("VIRT_MAKER_ARTIFACT", target.as_os_str())];
+    let script = Script { text, folder: &extras.folder, env: &env, scratch: context.scratch };
+    let events = context.events.clone();
+    let output = move |bytes: &[u8]| {
+        let message = String::from_utf8_lossy(bytes).trim_end().escape_debug().to_string();
+        events.send(Event::Trace { source: "export script", message });
+    };
+    script
+        .run(context.cancel, Arc::new(output))
+        .context(ErrorKind::Export, || format!("the script {when} the export failed"))
 }
 
 /// The digest of an artifact, or why it cannot be read; an error only for a cancellation.
@@ -228,7 +284,7 @@ fn place_of(error: Error, folder: &Path) -> Error {
 }
 
 /// Text that no other export of any process uses.
-fn unique() -> String {
+pub(super) fn unique() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
@@ -281,7 +337,7 @@ fn sweep(folder: &Path, prefix: &str) {
         let Some(base) = name.strip_suffix(".lock").filter(|name| name.starts_with(prefix)) else { continue };
         let Ok(guard) = File::open(entry.path()) else { continue };
         if flock(&guard, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            for ending in ["tmp", "plain", "lock"] {
+            for ending in ["tmp", "plain", "padding", "lock"] {
                 let _ = fs::remove_file(folder.join(format!("{base}.{ending}")));
             }
         }

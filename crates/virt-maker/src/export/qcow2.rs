@@ -1,15 +1,15 @@
-//! `qcow2`: see [`super::convert`] for its arguments.
+//! `qcow2`: see [`super::convert`]; its arguments are those of all disk images.
 
-use super::{ExportKind, convert};
-use crate::disk::ImageFormat;
+use super::convert::{self, Target};
+use super::{ExportKind, arguments::Arguments};
 use crate::template::{Need, arguments};
 
 pub(super) static KIND: ExportKind = ExportKind {
     name: "qcow2",
     about: "Writes a qcow2 image without a backing file.",
-    arguments: arguments::<convert::Arguments>,
+    arguments: arguments::<Arguments>,
     example: "qcow2: {path: web.qcow2, compress: zstd}",
     needs: &[Need { program: "qemu-img", package: "qemu-utils" }],
     version: 1,
-    parse: |node| convert::parse(node, ImageFormat::Qcow2),
+    parse: |node| convert::parse(node, Target::Qcow2),
 };

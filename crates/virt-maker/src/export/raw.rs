@@ -1,15 +1,15 @@
-//! `raw`: see [`super::convert`] for its arguments.
+//! `raw`: see [`super::convert`]; its arguments are those of all disk images.
 
-use super::{ExportKind, convert};
-use crate::disk::ImageFormat;
+use super::convert::{self, Target};
+use super::{ExportKind, arguments::Arguments};
 use crate::template::{Need, arguments};
 
 pub(super) static KIND: ExportKind = ExportKind {
     name: "raw",
     about: "Writes the bytes of the disk, as a sparse file.",
-    arguments: arguments::<convert::Arguments>,
+    arguments: arguments::<Arguments>,
     example: "raw: {path: web.img}",
     needs: &[Need { program: "qemu-img", package: "qemu-utils" }],
     version: 1,
-    parse: |node| convert::parse(node, ImageFormat::Raw),
+    parse: |node| convert::parse(node, Target::Raw),
 };

@@ -3,11 +3,13 @@
 //! Paths are absolute paths in the guest. No symlink of the guest leads out of its root: the work is done inside that
 //! root or with `RESOLVE_IN_ROOT`. What a guest says is data.
 
+pub mod packages;
+
 use std::io::Read;
 
 pub use virt_maker_agent::protocol::{Attributes, Exit, FileKind, OsRelease, Run, Secrets, Stat};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// An open guest.
 ///
@@ -47,4 +49,10 @@ pub trait Guest {
 
     /// Renames within a file system.
     fn rename(&mut self, from: &str, to: &str) -> Result<()>;
+
+    /// Discards the blocks that no mounted file system uses, so that the overlay on top reads as zeroes there. File
+    /// systems that cannot do it are left alone. An engine that cannot says so.
+    fn trim(&mut self) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "this engine cannot discard unused blocks"))
+    }
 }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::host::decompress::{Compression, SIGNATURE};
+use super::resize::{Resize, ResizeArguments};
 use super::{Import, ImportContext, ImportKey, ImportKind, fetch, http, sources};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
@@ -22,7 +23,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
 use crate::host::digest::{Digesting, copy_with_digest, write_sparse};
 use crate::key::{Digest, HostInput};
-use crate::template::{Node, arguments, from_node};
+use crate::template::{Kind, Node, arguments, from_node};
 
 pub(super) static KIND: ImportKind = ImportKind {
     name: "download",
@@ -44,9 +45,14 @@ struct Arguments {
     checksum: Option<String>,
     /// The format, where it should not be told by the first bytes.
     format: Option<ImageFormat>,
+    /// Make the disk larger.
+    #[schemars(with = "Option<ResizeArguments>")]
+    #[expect(dead_code, reason = "read from the node, whose keys are names of partitions")]
+    resize: Option<serde::de::IgnoredAny>,
 }
 
 struct Download {
+    resize: Option<Resize>,
     source: Source,
     checksum: Option<Digest>,
     format: Option<ImageFormat>,
@@ -84,7 +90,30 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
         digest
     });
     let format = arguments.format;
-    if problems.is_empty() { Ok(Box::new(Download { source, checksum, format })) } else { Err(problems) }
+    let resize = read_resize(node, &mut problems);
+    if problems.is_empty() { Ok(Box::new(Download { source, checksum, format, resize })) } else { Err(problems) }
+}
+
+/// A file of the host, for import `disk`.
+pub(super) fn of_file(
+    node: &Node,
+    path: PathBuf,
+    format: Option<ImageFormat>,
+) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
+    let mut problems = Vec::new();
+    let resize = read_resize(node, &mut problems);
+    let source = Source::File(path);
+    if problems.is_empty() { Ok(Box::new(Download { source, checksum: None, format, resize })) } else { Err(problems) }
+}
+
+fn read_resize(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Resize> {
+    match node.get("resize").filter(|node| !matches!(node.kind, Kind::Null)).map(Resize::read)? {
+        Ok(resize) => Some(resize),
+        Err(found) => {
+            problems.extend(found);
+            None
+        }
+    }
 }
 
 /// A path as a URL writes it, with `%20` for a blank.
@@ -139,14 +168,22 @@ impl Import for Download {
         };
         let input = HostInput { name: "image".into(), kind: "file".into(), digest, mode: 0 };
         let format = self.format.map(ImageFormat::name);
-        Ok(ImportKey { arguments: json!({ "format": format }), inputs: vec![input], fetched })
+        let mut arguments = json!({ "format": format });
+        if let Some(resize) = &self.resize {
+            arguments["resize"] = resize.key();
+        }
+        Ok(ImportKey { arguments, inputs: vec![input], fetched })
     }
 
-    fn make(&self, key: &ImportKey, target: &Path, _log: &Path, context: &ImportContext<'_>) -> Result<ImageFormat> {
+    fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<ImageFormat> {
         let wanted = key.inputs.first().map(|input| input.digest);
         let made = match &self.source {
             Source::File(path) => self.make_from_file(path, wanted, target, context),
             Source::Url(url) => self.make_from_url(url, wanted, target, context),
+        };
+        let made = match (made, &self.resize) {
+            (Ok(format), Some(resize)) => resize.apply(target, format, log, context),
+            (made, _) => made,
         };
         if made.is_err() {
             let _ = fs::remove_file(target);
@@ -158,7 +195,7 @@ impl Import for Download {
 /// The digest of what a URL gives now, whatever it gave before.
 pub(super) fn look_again(url: &str, context: &ImportContext<'_>) -> Result<Digest> {
     forget(url, context);
-    let import = Download { source: Source::Url(url.to_owned()), checksum: None, format: None };
+    let import = Download { source: Source::Url(url.to_owned()), checksum: None, format: None, resize: None };
     let key = import.key_inputs(context)?;
     let input = key.inputs.first().ok_or_else(|| Error::new(ErrorKind::Internal, "a download without a digest"))?;
     Ok(input.digest)

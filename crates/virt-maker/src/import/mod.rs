@@ -2,6 +2,7 @@
 
 mod fetch;
 mod http;
+mod resize;
 mod sources;
 
 use std::fs::File;
@@ -25,6 +26,7 @@ macro_rules! imports {
 
 imports! {
     bootstrap,
+    disk,
     download,
 }
 

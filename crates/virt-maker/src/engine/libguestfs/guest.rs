@@ -283,4 +283,8 @@ impl Guest for LibguestfsSession {
         self.split(to)?;
         self.call(&format!("cannot rename {from} to {to}"), |g| g.rename(from, to))
     }
+
+    fn trim(&mut self) -> Result<()> {
+        self.trim_all()
+    }
 }

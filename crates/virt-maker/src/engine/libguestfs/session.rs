@@ -53,6 +53,20 @@ impl LibguestfsSession {
         })
     }
 
+    /// Discards what no file system uses; a subvolume's blocks are those of its whole file system.
+    pub(super) fn trim_all(&mut self) -> Result<()> {
+        let trims: Vec<String> = self
+            .file_systems
+            .iter()
+            // vfat and others may not be able to; the program says so with a message that is meant for nobody here.
+            .map(|FileSystem { path, kind, .. }| match kind.as_str() {
+                "ext3" | "ext4" | "xfs" | "btrfs" => format!("sync; fstrim {}", quote(path)),
+                _ => format!("fstrim {} 2>/dev/null || true", quote(path)),
+            })
+            .collect();
+        self.appliance_sh(&trims.join(" && "), "cannot discard the unused blocks of the guest's file systems")
+    }
+
     fn appliance_sh(&mut self, command: &str, what: &str) -> Result<()> {
         let done = self.appliance.handle.appliance_sh(command);
         done.map(drop).map_err(|error| self.appliance.error(ErrorKind::Internal, what, error))

@@ -25,8 +25,6 @@ pub struct Ingredients {
     pub agent: PathBuf,
     /// Bubblewrap.
     pub bubblewrap: PathBuf,
-    /// LVM, where the host has it.
-    pub lvm: Option<PathBuf>,
 }
 
 impl Ingredients {
@@ -41,17 +39,13 @@ impl Ingredients {
                 .with_hint("it belongs beside the program `virt-maker`; VIRT_MAKER_AGENT may name another place"));
         }
         let kernel = super::kernel::find(kernel)?;
-        // Not in the search path of ordinary users.
-        let lvm = find_program("lvm").or_else(|| Some(PathBuf::from("/usr/sbin/lvm")).filter(|path| path.is_file()));
-        Ok(Ingredients { kernel, agent: agent.to_owned(), bubblewrap, lvm })
+        Ok(Ingredients { kernel, agent: agent.to_owned(), bubblewrap })
     }
 
     /// Files whose change makes another appliance.
     pub fn files(&self) -> Vec<PathBuf> {
-        let mut files = vec![self.kernel.image.clone(), modules::index(&self.kernel)];
-        files.extend([self.agent.clone(), self.bubblewrap.clone()]);
-        files.extend(self.lvm.clone());
-        files
+        let kernel = [self.kernel.image.clone(), modules::index(&self.kernel)];
+        kernel.into_iter().chain([self.agent.clone(), self.bubblewrap.clone()]).collect()
     }
 }
 
@@ -71,10 +65,6 @@ pub fn make(ingredients: &Ingredients, cancel: &Cancel) -> Result<Vec<u8>> {
     archive.file(appliance::AGENT, 0o755, &agent);
     archive.file(appliance::BUBBLEWRAP, 0o755, &read(&ingredients.bubblewrap)?);
     libraries.extend(libraries_of(&ingredients.bubblewrap, cancel)?);
-    if let Some(lvm) = &ingredients.lvm {
-        archive.file(appliance::LVM, 0o755, &read(lvm)?);
-        libraries.extend(libraries_of(lvm, cancel)?);
-    }
     libraries.sort();
     libraries.dedup();
     for library in libraries {
@@ -82,7 +72,7 @@ pub fn make(ingredients: &Ingredients, cancel: &Cancel) -> Result<Vec<u8>> {
         archive.file(name, 0o755, &read(&library)?);
     }
     let mut list = String::new();
-    for module in modules::collect(&ingredients.kernel, ingredients.lvm.is_some())? {
+    for module in modules::collect(&ingredients.kernel)? {
         archive.file(&format!("{}/{}", appliance::MODULES, module.name), 0o644, &module.bytes);
         list.push_str(&module.name);
         list.push('\n');

@@ -8,6 +8,7 @@
 //! state.rs      the saved states on the disk: found, made under a lock, thrown away
 //! boot.rs       from a kernel to a saved state;  restore.rs  from a saved state to a running machine
 //! console.rs    what the kernel says;  network.rs  what gets out
+//! measure.rs    how long that takes here
 //! session.rs    the guest's disk, checkpoints, the end
 //! ```
 //!
@@ -28,6 +29,7 @@ mod cpio;
 mod initramfs;
 mod kernel;
 mod machine;
+mod measure;
 mod modules;
 mod network;
 mod restore;
@@ -36,6 +38,7 @@ mod state;
 
 use std::path::{Path, PathBuf};
 
+pub use measure::{Measured, measure};
 pub use state::{Info, clean, info};
 
 use super::{Engine, OpenRequest, Session};
@@ -97,6 +100,11 @@ pub fn check(kernel: Option<&Path>, agent: &Path) -> Result<()> {
             .with_hint("it comes with the package `qemu-system-x86`"));
     }
     Ingredients::find(kernel, agent).map(drop)
+}
+
+/// The kernel that the appliance would be made of: its image and its version. The error says what is missing.
+pub fn find_kernel(asked: Option<&Path>) -> Result<(PathBuf, String)> {
+    kernel::find(asked).map(|kernel| (kernel.image, kernel.version))
 }
 
 /// Makes the saved state where it is missing, and says what there is.

@@ -30,8 +30,6 @@ const WANTED: &[&str] = &[
     "isofs",
     "loop",
 ];
-/// Only where the host has LVM's tools.
-const FOR_LVM: &[&str] = &["dm_mod"];
 /// A module is not larger than this, decompressed.
 const LARGEST: u64 = 64 << 20;
 
@@ -44,14 +42,14 @@ pub struct Module {
 }
 
 /// The modules of a kernel that the appliance needs, each after those that it depends on. What is built in is left out.
-pub fn collect(kernel: &Kernel, lvm: bool) -> Result<Vec<Module>> {
+pub fn collect(kernel: &Kernel) -> Result<Vec<Module>> {
     let read = |name: &str| {
         let path = kernel.modules.join(name);
         fs::read_to_string(&path).context(ErrorKind::Host, || format!("cannot read {}", path.display()))
     };
     // A kernel without a list of what is built in has all that is not a module built in, for all that is known.
     let builtin = read("modules.builtin").ok();
-    let order = resolve(&read("modules.dep")?, builtin.as_deref(), lvm).map_err(|name| {
+    let order = resolve(&read("modules.dep")?, builtin.as_deref()).map_err(|name| {
         Error::new(ErrorKind::Host, format!("the kernel {} has no module {name}", kernel.image.display()))
             .with_hint("the appliance cannot work without it; name another kernel with --kernel")
     })?;
@@ -66,7 +64,7 @@ pub fn collect(kernel: &Kernel, lvm: bool) -> Result<Vec<Module>> {
 }
 
 /// Paths in the order of loading, or the name of what is missing.
-fn resolve(dep: &str, builtin: Option<&str>, lvm: bool) -> Result<Vec<String>, &'static str> {
+fn resolve(dep: &str, builtin: Option<&str>) -> Result<Vec<String>, &'static str> {
     let mut modules: HashMap<String, (&str, Vec<&str>)> = HashMap::new();
     for line in dep.lines() {
         if let Some((path, needs)) = line.split_once(':') {
@@ -76,10 +74,8 @@ fn resolve(dep: &str, builtin: Option<&str>, lvm: bool) -> Result<Vec<String>, &
     let builtin: Option<HashSet<String>> = builtin.map(|text| text.lines().map(name_of).collect());
     let mut order = Vec::new();
     let mut seen = HashSet::new();
-    let lvm = if lvm { FOR_LVM } else { &[] };
-    for (name, required) in
-        REQUIRED.iter().map(|name| (*name, true)).chain(WANTED.iter().chain(lvm).map(|name| (*name, false)))
-    {
+    let names = REQUIRED.iter().map(|name| (*name, true)).chain(WANTED.iter().map(|name| (*name, false)));
+    for (name, required) in names {
         match modules.get(name) {
             Some((path, _)) => visit(path, &modules, &mut seen, &mut order),
             None if required && builtin.as_ref().is_some_and(|builtin| !builtin.contains(name)) => return Err(name),
@@ -175,12 +171,11 @@ kernel/drivers/scsi/sd_mod.ko.xz:
     #[test]
     fn what_is_needed_comes_first_and_once() {
         let builtin = "kernel/fs/ext4/ext4.ko\n";
-        let order = resolve(DEP, Some(builtin), false).unwrap();
+        let order = resolve(DEP, Some(builtin)).unwrap();
         let names: Vec<String> = order.iter().map(|path| name_of(path)).collect();
         assert_eq!(names, ["virtio_ring", "virtio", "virtio_pci", "virtio_console", "virtio_scsi", "sd_mod"]);
-        assert!(resolve(DEP, Some(builtin), true).unwrap().iter().any(|path| name_of(path) == "dm_mod"));
-        assert_eq!(resolve(DEP, Some(""), false), Err("ext4"));
-        assert!(resolve(DEP, None, false).is_ok());
+        assert_eq!(resolve(DEP, Some("")), Err("ext4"));
+        assert!(resolve(DEP, None).is_ok());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::guest::Guest;
 use crate::host::Helper;
 
 /// Serial number of the guest's disk.
-const SERIAL: &str = "virt-maker-guest";
+pub(super) const SERIAL: &str = "virt-maker-guest";
 
 /// An open guest. Fields are dropped in this order: the conversation with its watcher first, then the machine.
 pub struct VmSession {

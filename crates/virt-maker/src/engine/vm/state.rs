@@ -184,7 +184,9 @@ fn make(options: &VmOptions, ingredients: &Ingredients, folder: &Path, events: &
 fn open(folder: &Path) -> Option<State> {
     let lock = File::open(folder.join("record.json")).ok()?;
     flock(&lock, FlockOperation::NonBlockingLockShared).ok()?;
-    let info: Info = serde_json::from_reader(&lock).ok()?;
+    let mut info: Info = serde_json::from_reader(&lock).ok()?;
+    // The folder may be seen by another path than it was made by.
+    info.folder = folder.to_owned();
     let length = |name: &str| fs::metadata(folder.join(name)).map(|file| file.len()).ok();
     // Removed between the two looks, it would not be here any more.
     let whole = length("memory") == Some(u64::from(info.memory_mib) << 20) && length("devices")? > 0;

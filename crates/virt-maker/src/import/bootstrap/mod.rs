@@ -159,7 +159,7 @@ fn is_mirror(mirror: &str) -> bool {
 }
 
 /// Bytes, in full MiB: a number with `M`, `G` or `T`, perhaps followed by `iB` or `B`; all are powers of 1024.
-fn parse_size(text: &str) -> Option<u64> {
+pub(super) fn parse_size(text: &str) -> Option<u64> {
     let text = text.strip_suffix('B').unwrap_or(text);
     let text = text.strip_suffix('i').unwrap_or(text);
     let shift = match text.as_bytes().last()? {

@@ -1,0 +1,67 @@
+//! `virt-maker check`: what an image carries that an image for many machines should not.
+
+use std::io::Write;
+
+use serde_json::json;
+use virt_maker::build::{OnFailure, Settings, check_image};
+use virt_maker::disk::ImageFormat;
+use virt_maker::event::Events;
+use virt_maker::host::Cancel;
+use virt_maker::hygiene::Severity;
+
+use super::print_json;
+use crate::arguments::{Check, DiskFormat};
+use crate::error::Failure;
+use crate::{report, settings, signals};
+
+/// Version of the JSON document.
+const VERSION: u32 = 1;
+/// Exit codes by the worst finding; a note is no fault.
+const FOUND_WARNING: u8 = 10;
+const FOUND_ERROR: u8 = 11;
+
+/// Runs it. Fails by the worst that was found.
+pub fn run(arguments: &Check) -> Result<(), Failure> {
+    let cancel = Cancel::default();
+    signals::listen(&cancel)?;
+    let settings = Settings {
+        store: settings::store(arguments.store.store.clone())?,
+        agent: settings::agent(),
+        engine_cache: settings::cache_dir()?,
+        engine: arguments.engine.into(),
+        kernel: settings::kernel(arguments.kernel.kernel.clone()),
+        force: false,
+        force_export: false,
+        on_failure: OnFailure::Discard,
+        network_env: settings::proxies(),
+        secret_env: Default::default(),
+        cancel,
+    };
+    let format = arguments.format.map(|format| match format {
+        DiskFormat::Qcow2 => ImageFormat::Qcow2,
+        DiskFormat::Raw => ImageFormat::Raw,
+    });
+    let findings = check_image(&arguments.image, format, &settings, &Events::new(report::warnings_only))?;
+    if arguments.json {
+        print_json(&json!({ "version": VERSION, "findings": findings }))?;
+    } else {
+        let mut out = std::io::stdout().lock();
+        for finding in &findings {
+            let severity = match finding.severity {
+                Severity::Error => "error  ",
+                Severity::Warning => "warning",
+                Severity::Note => "note   ",
+            };
+            let cleaned = if finding.cleaned { "" } else { "  (stays with `clean`)" };
+            writeln!(out, "{severity}  {finding}{cleaned}")?;
+        }
+        if findings.is_empty() {
+            writeln!(out, "nothing found")?;
+        }
+    }
+    match findings.iter().map(|finding| finding.severity).max() {
+        Some(Severity::Error) => Err(Failure::Code(FOUND_ERROR)),
+        Some(Severity::Warning) => Err(Failure::Code(FOUND_WARNING)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,95 @@
+//! Bases that are made larger: the space is there, nothing is moved, and what is wrong is named.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::{Bench, run};
+use serde_json::Value;
+use testkit::{Fs, HostState, TinyOptions, appliance_lock, tiny_guest};
+
+fn table(disk: &Path) -> Value {
+    let said = testkit::run(Command::new("sfdisk").arg("--json").arg(disk)).stdout;
+    serde_json::from_slice::<Value>(&said).unwrap()["partitiontable"]["partitions"].clone()
+}
+
+/// Builds a guest whose `disk` import has this `resize`, and returns the size of `/` in MiB as the guest sees it, with
+/// the partitions before and after.
+fn resized(options: &TinyOptions, resize: &str) -> (u64, Value, Value) {
+    let bench = Bench::new(tiny_guest(options));
+    let text = format!(
+        "spec:\n  import:\n    disk: {{path: '{}', resize: {resize}}}\n  steps:\n    - {}\n  export:\n    raw: {{path: a.img}}\n",
+        bench.base.display(),
+        run("df -m / | tail -n 1 | awk '{print \"size\", $2}'; cat /etc/hostname")
+    );
+    let template = bench.path("t.yml");
+    fs::write(&template, text).unwrap();
+    let ran = bench.build("chroot", &template, &[]).exits(0);
+    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    assert!(said.contains("tiny"), "{said}");
+    testkit::fsck_clean(&bench.path("a.img"), "raw");
+    testkit::run(Command::new("sfdisk").args(["--verify"]).arg(bench.path("a.img")));
+    let size = said.split_whitespace().skip_while(|word| *word != "size").nth(1).unwrap().parse().unwrap();
+    (size, table(&bench.base), table(&bench.path("a.img")))
+}
+
+#[test]
+fn the_last_partition_grows_in_its_place() {
+    let before = HostState::capture();
+    let options = TinyOptions { partitioned: true, separate_boot: true, ..TinyOptions::default() };
+    let (size, old, new) = resized(&options, "{size: 400M, expand: /dev/sda2}");
+    assert!(size > 300, "{size} MiB");
+    assert_eq!(old[0]["start"], new[0]["start"]);
+    for part in ["start", "uuid", "type"] {
+        assert_eq!(old[1][part], new[1][part]);
+    }
+    assert!(new[1]["size"].as_u64() > old[1]["size"].as_u64());
+    // Only the disk grows.
+    let (size, _, new) = resized(&options, "{size: 400M}");
+    assert!(size < 70 && new[1]["size"] == old[1]["size"]);
+    before.assert_nothing_left();
+}
+
+#[test]
+fn xfs_and_btrfs_grow_with_libguestfs() {
+    let _lock = appliance_lock();
+    for fs in [Fs::Xfs, Fs::Btrfs] {
+        let options = TinyOptions { partitioned: true, ..TinyOptions::with_fs(fs) };
+        let (size, old, new) = resized(&options, "{size: 700M, expand: /dev/sda1}");
+        assert!(size > 600, "{fs:?}: {size} MiB");
+        assert_eq!(old[0]["start"], new[0]["start"]);
+    }
+}
+
+#[test]
+fn a_partition_in_the_middle_grows_with_libguestfs() {
+    let _lock = appliance_lock();
+    let options = TinyOptions { partitioned: true, separate_boot: true, ..TinyOptions::default() };
+    let (_, old, new) = resized(&options, "{size: 400M, expand: /dev/sda1}");
+    assert!(new[0]["size"].as_u64().unwrap() > old[0]["size"].as_u64().unwrap() + 300_000);
+    assert_eq!(new[1]["type"], old[1]["type"]);
+}
+
+#[test]
+fn wrong_sizes_are_refused() {
+    let bench = Bench::new(tiny_guest(&TinyOptions { partitioned: true, ..TinyOptions::default() }));
+    for (resize, expected) in [
+        ("{expand: /dev/sda1}", "`size` is missing"),
+        ("{size: 4}", "expected a size"),
+        ("{size: 4G, expand: root}", "name of a partition"),
+        ("{size: 4G, grow: x}", "neither `size`"),
+        ("{size: 4G, '--delete1': 1G}", "neither `size`"),
+        ("{size: 20M}", "only made larger"),
+        ("{size: 1G, expand: /dev/sda7}", "has no partition 7; it has 1"),
+        ("4G", "expected a mapping"),
+    ] {
+        let text =
+            format!("spec:\n  import:\n    download: {{url: 'file://{}', resize: {resize}}}\n", bench.base.display());
+        fs::write(bench.path("t.yml"), text).unwrap();
+        let ran = bench.build("chroot", &bench.path("t.yml"), &[]).exits(1);
+        assert!(ran.stderr.contains(expected), "{resize}: {}", ran.stderr);
+    }
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+}

@@ -1,0 +1,65 @@
+//! Looking into an image from anywhere: what it carries that an image for many machines should not.
+
+use std::path::Path;
+
+use super::Settings;
+use crate::disk::ImageFormat;
+use crate::disk::inspect::inspect;
+use crate::disk::overlay::{self, Backing};
+use crate::engine::select::Selector;
+use crate::engine::{Image, OpenRequest};
+use crate::error::{Context, Error, ErrorKind, Result, chain};
+use crate::event::Events;
+use crate::hygiene::{self, Finding};
+use crate::store::Store;
+
+/// Inspects the guest on the disk `image`, which is only read. `format` is what its user says that it is.
+pub fn check_image(
+    image: &Path,
+    format: Option<ImageFormat>,
+    settings: &Settings,
+    events: &Events,
+) -> Result<Vec<Finding>> {
+    let name = image.display().to_string();
+    let path = std::fs::canonicalize(image).context(ErrorKind::Base, || format!("cannot read {name}"))?;
+    if !path.is_file() {
+        return Err(Error::new(ErrorKind::Base, format!("{name} is not a regular file")));
+    }
+    let inspected = inspect(&path, format, &name)?;
+    let Some(backing) = path.to_str() else {
+        return Err(Error::new(ErrorKind::Base, format!("{name}: qemu cannot open a name that is not UTF-8")));
+    };
+    let store = Store::open(&settings.store)?;
+    let workspace = store.workspace()?;
+    let mut selector =
+        Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone(), settings.kernel.clone());
+    let candidates = selector.candidates()?;
+    for (index, candidate) in candidates.iter().enumerate() {
+        let work_dir = workspace.subfolder(&format!("check-{index}"))?;
+        // What mounting changes (a journal, times) goes into an overlay that is thrown away.
+        let overlay = work_dir.join("overlay.qcow2");
+        overlay::create(&overlay, inspected.virtual_size, Backing { name: backing, format: inspected.format })?;
+        let opened = candidate.engine.open(OpenRequest {
+            parent: &Image { path: path.clone(), format: inspected.format },
+            overlay: &overlay,
+            work_dir: &work_dir,
+            network_env: &settings.network_env,
+            output: std::sync::Arc::new(|_| {}),
+            events: events.clone(),
+            cancel: settings.cancel.clone(),
+        });
+        match opened {
+            Ok(mut session) => {
+                let findings = hygiene::inspect(session.guest());
+                session.finish()?;
+                return findings;
+            }
+            Err(error) if error.kind() == ErrorKind::Unsupported && index + 1 < candidates.len() => {
+                let engine = candidate.engine.name();
+                events.warn(format!("engine `{engine}` cannot open this guest: {}", chain(&error)));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::new(ErrorKind::Host, "no engine can open this guest"))
+}

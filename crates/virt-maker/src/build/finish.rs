@@ -1,0 +1,74 @@
+//! Opening the guest once more for an export: to clean it, to see its packages, to drop unused blocks.
+//!
+//! It is opened on an overlay that is never sealed: the layer stays as it is, and other exports of it too.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::log::StepLog;
+use super::path::create_overlay;
+use super::{Build, session};
+use crate::disk::ImageFormat;
+use crate::error::{Context, ErrorKind, Result};
+use crate::event::Event;
+use crate::export::{Extras, Finished};
+use crate::guest::{Secrets, packages};
+use crate::hygiene;
+use crate::plan::Plan;
+use crate::store::Layer;
+
+/// Does what `extras` say to the guest on `tip`.
+pub(super) fn finish(build: &mut Build<'_>, tip: &Layer, extras: &Extras) -> Result<Finished> {
+    let begin = Instant::now();
+    let workspace = build.store.workspace()?;
+    let folder = workspace.subfolder("finish")?;
+    let material = tip.record.material.clone();
+    let draft = build.store.draft(folder, material, ImageFormat::Qcow2, tip.record.virtual_size)?;
+    create_overlay(&draft, &tip.record)?;
+    let log = StepLog::new(build.events);
+    log.begin(tip.record.key, &draft.log(), &Secrets::default())?;
+    let (mut session, _) = session::open(build, &workspace, tip, &draft, &log)?;
+    let guest = session.guest();
+    let failed = || "cannot prepare the guest for its export";
+    if extras.clean {
+        for finding in hygiene::clean(guest).context(ErrorKind::Export, failed)? {
+            build.events.send(Event::Trace { source: "clean", message: finding.to_string() });
+        }
+    }
+    let mut list = Value::Null;
+    if extras.manifest {
+        list = json!(packages::installed(guest).context(ErrorKind::Export, failed)?);
+    }
+    if extras.sparsify {
+        guest.trim().context(ErrorKind::Export, failed)?;
+    }
+    session.finish()?;
+    build.events.send(Event::SessionEnded { session: build.sessions });
+    log.end()?;
+    build.spent.add("finish", begin.elapsed());
+    Ok(Finished { overlay: draft.image(), packages: list, workspace })
+}
+
+/// What a manifest says of the layers of a spec.
+pub(super) fn layers(build: &Build<'_>, plan: &Plan, index: usize) -> Value {
+    let spec = &build.specs[index];
+    let path = plan.path(index);
+    let layers: Vec<Value> = path
+        .iter()
+        .map(|node| {
+            let info = &plan.nodes[*node].info;
+            json!({ "key": info.key, "kind": info.kind, "summary": info.summary })
+        })
+        .collect();
+    let base = path.first().map(|node| &plan.nodes[*node].material.inputs);
+    let inputs = base.into_iter().flatten().map(|input| json!({ "name": input.name, "sha256": input.digest }));
+    json!({
+        "version": 1,
+        "tool": format!("virt-maker {}", env!("CARGO_PKG_VERSION")),
+        "template": spec.template.file_name().map(|name| name.to_string_lossy().into_owned()),
+        "matrix": spec.matrix,
+        "base": inputs.collect::<Vec<_>>(),
+        "layers": layers,
+    })
+}

@@ -1,0 +1,118 @@
+//! What every export takes besides its path, read once.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Extras;
+use super::compress::Compress;
+use crate::diagnostic::Diagnostic;
+use crate::template::{Node, from_node};
+
+/// Arguments of the exports that write a disk image.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Arguments {
+    /// The file to write.
+    pub path: PathBuf,
+    /// Make missing folders.
+    #[serde(default)]
+    pub create_dir: bool,
+    /// `zstd` compresses inside a qcow2; the others, and `zstd` for other formats, compress the whole file.
+    pub compress: Option<Compress>,
+    /// From 1 to 9, for `gzip`, `xz`, and `zstd` of a whole file.
+    pub level: Option<u32>,
+    /// Drop the blocks that no file system of the guest uses, by trimming them.
+    #[serde(default)]
+    pub sparsify: bool,
+    /// Remove what an image for many machines must not carry: identity, SSH host keys, seeds, logs, histories, caches.
+    #[serde(default)]
+    pub clean: bool,
+    /// Note the artifact's digest in a `SHA256SUMS` beside it.
+    #[serde(default)]
+    pub checksum: bool,
+    /// Write a `.manifest.json` beside it: template, layers, base, packages of the guest with their versions.
+    #[serde(default)]
+    pub manifest: bool,
+    /// A script on the host that runs before the artifact is written; needs `--allow host-exec`.
+    pub pre_script: Option<String>,
+    /// A script on the host that runs when it is in place; needs `--allow host-exec`.
+    pub post_script: Option<String>,
+}
+
+/// Arguments that were checked.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub target: PathBuf,
+    pub create_dir: bool,
+    pub compress: Option<Compress>,
+    pub level: Option<u32>,
+    pub extras: Extras,
+}
+
+impl Common {
+    /// Checks arguments; `inside` is the compression that a format does by itself, without a level.
+    pub(super) fn check(
+        node: &Node,
+        arguments: Arguments,
+        inside: Option<Compress>,
+    ) -> Result<Common, Vec<Diagnostic>> {
+        let at = |name: &str| node.get(name).unwrap_or(node);
+        let mut problems = Vec::new();
+        let target = node.resolve_output(&arguments.path);
+        let name = target.file_name().map(|name| name.to_string_lossy().into_owned());
+        if arguments.path.as_os_str().is_empty() || name.is_none() {
+            problems.push(at("path").diagnostic("expected the path of a file"));
+        }
+        if arguments.checksum && name.is_some_and(|name| name.contains(['\n', '\\', '\u{fffd}'])) {
+            problems
+                .push(at("path").diagnostic("a name that SHA256SUMS cannot hold: a line break, a `\\`, or no UTF-8"));
+        }
+        match (arguments.level, arguments.compress) {
+            (Some(_), None) => problems.push(at("level").diagnostic("`level` needs `compress`")),
+            (Some(_), Some(_)) if arguments.compress == inside => problems
+                .push(at("level").diagnostic("qemu-img compresses with zstd at a level of its own; leave `level` out")),
+            (Some(_), Some(Compress::Lz4)) => {
+                problems.push(at("level").diagnostic("lz4 is written at one level; leave `level` out, or take zstd"));
+            }
+            (Some(level), _) if !(1..=9).contains(&level) => {
+                problems.push(at("level").diagnostic("expected a level from 1 to 9"));
+            }
+            _ => {}
+        }
+        for (name, script) in [("pre_script", &arguments.pre_script), ("post_script", &arguments.post_script)] {
+            if script.as_ref().is_some_and(|script| script.trim().is_empty()) {
+                problems.push(at(name).diagnostic("the script is empty"));
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let Arguments {
+            create_dir, compress, level, sparsify, clean, checksum, manifest, pre_script, post_script, ..
+        } = arguments;
+        let folder = node.source.folder.clone();
+        let extras = Extras { sparsify, clean, checksum, manifest, pre_script, post_script, folder };
+        Ok(Common { target, create_dir, compress, level, extras })
+    }
+
+    /// Reads and checks them.
+    pub(super) fn read(node: &Node, inside: Option<Compress>) -> Result<Common, Vec<Diagnostic>> {
+        Common::check(node, from_node(node)?, inside)
+    }
+
+    /// What shapes the artifact.
+    pub(super) fn key(&self) -> Value {
+        let Extras { sparsify, clean, pre_script, post_script, .. } = &self.extras;
+        json!({
+            "compress": self.compress.map(Compress::name),
+            "level": self.level,
+            "sparsify": sparsify,
+            "clean": clean,
+            "pre_script": pre_script,
+            "post_script": post_script,
+        })
+    }
+}

@@ -1,0 +1,67 @@
+//! What is written beside an artifact: a line in `SHA256SUMS`, a manifest.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde_json::{Value, json};
+
+use super::Published;
+use crate::error::{Context, ErrorKind, Result};
+
+const SUMS: &str = "SHA256SUMS";
+
+/// Where the manifest of an artifact is.
+pub(super) fn manifest_path(artifact: &Path) -> PathBuf {
+    let mut name = artifact.as_os_str().to_owned();
+    name.push(".manifest.json");
+    PathBuf::from(name)
+}
+
+/// Notes the digest of an artifact in the `SHA256SUMS` of its folder, in the form that `sha256sum --check` reads. Lines
+/// of other files stay. The folder is locked meanwhile, so two builds do not lose each other's lines.
+pub(super) fn note_checksum(published: &Published) -> Result<()> {
+    let folder = published.path.parent().unwrap_or(Path::new("/"));
+    let name = published.path.file_name().unwrap_or_default().to_string_lossy();
+    let place = folder.join(SUMS);
+    let failed = || format!("cannot note the checksum in {}", place.display());
+    let lock = File::open(folder).context(ErrorKind::Export, failed)?;
+    flock(&lock, FlockOperation::LockExclusive).context(ErrorKind::Export, failed)?;
+    let old = match fs::read_to_string(&place) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).context(ErrorKind::Export, failed),
+    };
+    let is_ours = |line: &&str| line.split_once(' ').is_some_and(|(_, rest)| rest.get(1..) == Some(&*name));
+    let mut lines: Vec<&str> = old.lines().filter(|line| !is_ours(line)).collect();
+    let line = format!("{}  {name}", published.digest);
+    lines.push(&line);
+    lines.sort_by_key(|line| line.split_once(' ').map(|(_, rest)| rest.to_owned()));
+    let new: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    if new == old {
+        return Ok(());
+    }
+    replace(&place, new.as_bytes()).context(ErrorKind::Export, failed)
+}
+
+/// Writes the manifest of an artifact: what is known of its layers, with the artifact itself and the packages in it.
+pub(super) fn write_manifest(published: &Published, kind: &str, layers: &Value, packages: &Value) -> Result<()> {
+    let place = manifest_path(&published.path);
+    let name = published.path.file_name().unwrap_or_default().to_string_lossy();
+    let mut manifest = layers.clone();
+    manifest["artifact"] = json!({ "name": name, "kind": kind, "bytes": published.bytes, "sha256": published.digest });
+    manifest["packages"] = packages.clone();
+    let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is serialisable");
+    replace(&place, &text).context(ErrorKind::Export, || format!("cannot write {}", place.display()))
+}
+
+fn replace(place: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = place.with_file_name(format!(".{name}.{}.tmp", super::publish::unique()));
+    let done = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, place));
+    if done.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    done
+}

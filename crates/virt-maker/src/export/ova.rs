@@ -1,0 +1,189 @@
+//! `ova`: a virtual machine for VMware and VirtualBox: a tar of an OVF descriptor, a manifest with digests, and the disk
+//! as a vmdk for streams. Formats: DMTF DSP0243 (OVF 1.1).
+
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::arguments::{Arguments, Common};
+use super::convert::{Removed, Target, convert};
+use super::{Export, ExportContext, ExportKind, Extras};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Context, ErrorKind, Result};
+use crate::host::digest;
+use crate::key::Digest;
+use crate::template::{Need, Node, arguments, from_node};
+
+pub(super) static KIND: ExportKind = ExportKind {
+    name: "ova",
+    about: "Writes a virtual machine for VMware and VirtualBox: descriptor, manifest and disk in one file.",
+    arguments: arguments::<OvaArguments>,
+    example: "ova: {path: web.ova, cpus: 2, memory: 2048}",
+    needs: &[Need { program: "qemu-img", package: "qemu-utils" }],
+    version: 1,
+    parse,
+};
+
+/// Arguments of `ova`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct OvaArguments {
+    /// The file to write.
+    path: PathBuf,
+    /// Make missing folders.
+    #[serde(default)]
+    create_dir: bool,
+    /// Name of the machine; the file's name without its ending by default.
+    name: Option<String>,
+    /// How many processors it has.
+    #[serde(default = "one")]
+    cpus: u32,
+    /// Its memory in MiB.
+    #[serde(default = "memory")]
+    memory: u32,
+    /// Drop the blocks that no file system of the guest uses, by trimming them.
+    #[serde(default)]
+    sparsify: bool,
+    /// Remove what an image for many machines must not carry: identity, SSH host keys, seeds, logs, histories, caches.
+    #[serde(default)]
+    clean: bool,
+    /// Note the artifact's digest in a `SHA256SUMS` beside it.
+    #[serde(default)]
+    checksum: bool,
+    /// Write a `.manifest.json` beside it: template, layers, base, packages of the guest with their versions.
+    #[serde(default)]
+    manifest: bool,
+    /// A script on the host that runs before the artifact is written; needs `--allow host-exec`.
+    pre_script: Option<String>,
+    /// A script on the host that runs when it is in place; needs `--allow host-exec`.
+    post_script: Option<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn memory() -> u32 {
+    1024
+}
+
+struct OvaExport {
+    common: Common,
+    name: String,
+    cpus: u32,
+    memory: u32,
+}
+
+fn parse(node: &Node) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
+    let arguments: OvaArguments = from_node(node)?;
+    let at = |name: &str| node.get(name).unwrap_or(node);
+    let mut problems = Vec::new();
+    let stem = arguments.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = arguments.name.unwrap_or(stem);
+    // It names files in the archive, and stands in XML.
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_. ".contains(letter);
+    if name.is_empty() || name.len() > 80 || name.starts_with(['.', ' ']) || !name.chars().all(plain) {
+        let place = if node.get("name").is_some() { at("name") } else { at("path") };
+        problems.push(place.diagnostic("expected a name of letters, digits, blanks, `-`, `_` and `.`"));
+    }
+    if !(1..=1024).contains(&arguments.cpus) {
+        problems.push(at("cpus").diagnostic("expected a number from 1 to 1024"));
+    }
+    if !(4..=64 << 20).contains(&arguments.memory) {
+        problems.push(at("memory").diagnostic("expected a number of MiB, at least 4"));
+    }
+    let OvaArguments { cpus, memory, .. } = arguments;
+    let shared = Arguments {
+        path: arguments.path,
+        create_dir: arguments.create_dir,
+        compress: None,
+        level: None,
+        sparsify: arguments.sparsify,
+        clean: arguments.clean,
+        checksum: arguments.checksum,
+        manifest: arguments.manifest,
+        pre_script: arguments.pre_script,
+        post_script: arguments.post_script,
+    };
+    match Common::check(node, shared, None) {
+        Ok(common) if problems.is_empty() => Ok(Box::new(OvaExport { common, name, cpus, memory })),
+        Ok(_) => Err(problems),
+        Err(more) => Err(problems.into_iter().chain(more).collect()),
+    }
+}
+
+impl Export for OvaExport {
+    fn target(&self) -> PathBuf {
+        self.common.target.clone()
+    }
+
+    fn create_dir(&self) -> bool {
+        self.common.create_dir
+    }
+
+    fn arguments(&self) -> serde_json::Value {
+        let mut key = self.common.key();
+        key["machine"] = json!([self.name, self.cpus, self.memory]);
+        key
+    }
+
+    fn extras(&self) -> Option<&Extras> {
+        Some(&self.common.extras)
+    }
+
+    fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()> {
+        let failed = || "cannot write the ova";
+        let disk = Removed(temporary.with_extension("plain"));
+        convert(Target::VmdkStream, false, &disk.0, context)?;
+        let length = fs::metadata(&disk.0).context(ErrorKind::Export, failed)?.len();
+        let digest = digest::of_file(&disk.0).context(ErrorKind::Export, failed)?;
+        context.cancel.check()?;
+        let disk_name = format!("{}-disk1.vmdk", self.name);
+        let descriptor = self.descriptor(&disk_name, length, context.virtual_size);
+        let manifest = format!(
+            "SHA256({0}.ovf)= {1}\nSHA256({disk_name})= {digest}\n",
+            self.name,
+            Digest::of(descriptor.as_bytes())
+        );
+        let output = File::create_new(temporary).context(ErrorKind::Export, failed)?;
+        let mut archive = tar::Builder::new(BufWriter::with_capacity(1 << 20, output));
+        // The descriptor has to be the first file.
+        for (name, text) in [(format!("{}.ovf", self.name), &descriptor), (format!("{}.mf", self.name), &manifest)] {
+            let mut header = header(text.len() as u64);
+            archive.append_data(&mut header, name, text.as_bytes()).context(ErrorKind::Export, failed)?;
+        }
+        let input = File::open(&disk.0).context(ErrorKind::Export, failed)?;
+        let input = BufReader::with_capacity(1 << 20, input);
+        archive.append_data(&mut header(length), &disk_name, input).context(ErrorKind::Export, failed)?;
+        let mut output = archive.into_inner().context(ErrorKind::Export, failed)?;
+        context.cancel.check()?;
+        output.flush().context(ErrorKind::Export, failed)
+    }
+}
+
+/// The same bytes at every export: no time, no owner.
+fn header(length: u64) -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(length);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
+impl OvaExport {
+    fn descriptor(&self, disk: &str, length: u64, capacity: u64) -> String {
+        include_str!("ova.xml")
+            .replace("@NAME@", &self.name)
+            .replace("@DISK@", disk)
+            .replace("@LENGTH@", &length.to_string())
+            .replace("@CAPACITY@", &capacity.to_string())
+            .replace("@CPUS@", &self.cpus.to_string())
+            .replace("@MEMORY@", &self.memory.to_string())
+    }
+}

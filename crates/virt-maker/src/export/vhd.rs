@@ -1,0 +1,15 @@
+//! `vhd`: see [`super::convert`]; its arguments are those of all disk images.
+
+use super::convert::{self, Target};
+use super::{ExportKind, arguments::Arguments};
+use crate::template::{Need, arguments};
+
+pub(super) static KIND: ExportKind = ExportKind {
+    name: "vhd",
+    about: "Writes a fixed vhd of whole MiB, as Azure takes it.",
+    arguments: arguments::<Arguments>,
+    example: "vhd: {path: web.vhd}",
+    needs: &[Need { program: "qemu-img", package: "qemu-utils" }],
+    version: 1,
+    parse: |node| convert::parse(node, Target::VhdFixed),
+};
