@@ -34,12 +34,12 @@ pub enum Command {
     Init(Init),
     /// Turn a template of the 2015 format (.vbp) into YAML, on standard output.
     Migrate(Migrate),
-    /// Look again at the sources in a lock file, and write down what they have now.
-    Update(Update),
     /// Make, show or remove the saved machine of engine vm.
     Appliance(Appliance),
     /// Look into a disk image for what an image for many machines should not carry: identity, keys, traces of use.
     Check(Check),
+    /// Look again at the sources in a lock file, and write down what they have now.
+    Update(Update),
     /// Say what this host can do, and which engine `auto` takes.
     Doctor(Doctor),
 }
@@ -239,17 +239,6 @@ pub struct Migrate {
 }
 
 #[derive(Debug, Args)]
-pub struct Update {
-    /// Only sources with this in their URL.
-    pub name: Option<String>,
-    /// The lock file [default: virt-maker.lock in this folder].
-    #[arg(long, value_name = "FILE")]
-    pub lock_file: Option<PathBuf>,
-    #[command(flatten)]
-    pub store: StoreArgument,
-}
-
-#[derive(Debug, Args)]
 pub struct Appliance {
     #[command(subcommand)]
     pub command: ApplianceCommand,
@@ -275,6 +264,17 @@ pub enum ApplianceCommand {
     },
     /// Remove all that is saved.
     Clean,
+}
+
+#[derive(Debug, Args)]
+pub struct Update {
+    /// Only sources with this in their URL.
+    pub name: Option<String>,
+    /// The lock file [default: virt-maker.lock in this folder].
+    #[arg(long, value_name = "FILE")]
+    pub lock_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub store: StoreArgument,
 }
 
 #[derive(Debug, Args)]

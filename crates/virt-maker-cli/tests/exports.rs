@@ -210,6 +210,12 @@ fn unused_blocks_and_identity_are_left_out_with_libguestfs() {
 }
 
 #[test]
+fn unused_blocks_and_identity_are_left_out_with_vm_appliance() {
+    let _lock = appliance_lock();
+    finished("vm");
+}
+
+#[test]
 fn check_tells_what_an_image_carries() {
     let before = HostState::capture();
     let file = |path: &str, text: &str| (path.to_owned(), text.as_bytes().to_vec(), 0o600);

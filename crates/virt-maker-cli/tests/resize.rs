@@ -93,3 +93,39 @@ fn wrong_sizes_are_refused() {
     }
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
 }
+
+#[test]
+fn an_empty_disk_has_its_partitions_and_file_systems() {
+    let bench = Bench::new(std::path::PathBuf::from("/nonexistent"));
+    let disk = |arguments: &str| {
+        let text = format!("spec:\n  import:\n    blank: {arguments}\n  export:\n    raw: {{path: a.img}}\n");
+        fs::write(bench.path("t.yml"), text).unwrap();
+        bench.build("chroot", &bench.path("t.yml"), &[])
+    };
+    let parts = "[{size: 300M, fs: ext4, label: one}, {size: 40M, fs: vfat, label: ESP}, {size: 16M, fs: swap}, \
+        {size: 1M}, {size: 320M, fs: xfs}, {fs: btrfs, label: rest_1}]";
+    disk(&format!("{{size: 1G, partitions: {parts}}}")).exits(0);
+    let image = bench.path("a.img");
+    assert_eq!(fs::metadata(&image).unwrap().len(), 1 << 30);
+    testkit::run(Command::new("sfdisk").arg("--verify").arg(&image));
+    let table = table(&image);
+    let kinds = [Some("ext4"), Some("vfat"), Some("swap"), None, Some("xfs"), Some("btrfs")];
+    assert_eq!(table.as_array().unwrap().len(), kinds.len());
+    for (part, kind) in table.as_array().unwrap().iter().zip(kinds) {
+        let offset = (part["start"].as_u64().unwrap() * 512).to_string();
+        let mut blkid = Command::new("blkid");
+        let said = blkid.args(["-p", "-s", "TYPE", "-o", "value", "-O", &offset]).arg(&image).output().unwrap();
+        assert_eq!(String::from_utf8(said.stdout).unwrap().trim(), kind.unwrap_or(""), "{part}");
+    }
+    assert_eq!(table[5]["name"], "rest_1");
+    for (arguments, expected) in [
+        ("{size: 1}", "at least 2M"),
+        ("{size: 10M, partitions: [{size: 20M}]}", "does not fit"),
+        ("{size: 10M, partitions: [{}, {}]}", "only the last"),
+        ("{size: 10M, partitions: [{fs: zfs}]}", "unknown value `zfs`"),
+        ("{size: 10M, partitions: [{label: \"a, name=b\"}]}", "at most 11"),
+    ] {
+        let ran = disk(arguments).exits(1);
+        assert!(ran.stderr.contains(expected), "{arguments}: {}", ran.stderr);
+    }
+}

@@ -33,8 +33,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Schema => schema::run(),
         Command::Init(arguments) => init::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),
-        Command::Update(arguments) => update::run(&arguments),
         Command::Appliance(arguments) => appliance::run(&arguments.command),
+        Command::Update(arguments) => update::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

@@ -224,6 +224,15 @@ fn tiny_steps_change_what_they_say_with_libguestfs() {
     before.assert_nothing_left();
 }
 
+#[test]
+fn tiny_steps_change_what_they_say_with_vm_appliance() {
+    let _lock = appliance_lock();
+    let before = HostState::capture();
+    let bench = Bench::new(tiny_guest(&guest()));
+    check(&bench, "vm", &cases(&bench), &[]);
+    before.assert_nothing_left();
+}
+
 /// A guest whose init reads `/etc/init.d`.
 #[test]
 fn firstboot_with_scripts_of_init_d() {

@@ -25,6 +25,7 @@ macro_rules! imports {
 }
 
 imports! {
+    blank,
     bootstrap,
     disk,
     download,

@@ -1,7 +1,7 @@
 //! Making the disk of a base larger, and one of its partitions with its file system.
 //!
 //! Where that partition is the last one on the disk, nothing is moved: the table gets another end, and the file system
-//! grows in its place (ext by `resize2fs` at an offset, so without a mount; xfs and btrfs in libguestfs's appliance).
+//! grows in its place (ext by `resize2fs`, without a mount; xfs and btrfs in libguestfs's appliance).
 //! Otherwise the real `virt-resize` copies the disk, and what it made is refused if partitions have other numbers then:
 //! what a guest boots by would be wrong.
 
@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FallocateFlags, SeekFrom};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -176,13 +177,20 @@ impl Resize {
         if !is_ext(&file, offset).context(ErrorKind::Base, failed)? {
             return grow_mounted(target, partition, log, context);
         }
-        let mut place = target.as_os_str().to_owned();
-        place.push(format!("?offset={offset}"));
+        // Apart from the disk: `resize2fs` cuts the file that it works on to the size of the file system, wherever in
+        // that file it begins.
+        let place = Removed(with_ending(target, "part"));
+        let part = File::options().read(true).write(true).create_new(true).open(&place.0);
+        let part = part.context(ErrorKind::Store, failed)?;
+        copy_data(&file, offset, partition.sectors * SECTOR, &part, 0).context(ErrorKind::Store, failed)?;
+        part.set_len(length).context(ErrorKind::Store, failed)?;
         // Status 1 says that something was mended. A fixed text: the path is an argument.
         let check = "e2fsck -f -p \"$1\" >&2 || [ $? -le 1 ]";
-        tool("sh", "dash").args(["-c", check, "sh"]).arg(&place).run(context.cancel)?;
-        tool("resize2fs", "e2fsprogs").arg(&place).arg(format!("{}K", length / 1024)).run(context.cancel)?;
-        Ok(())
+        tool("sh", "dash").args(["-c", check, "sh"]).arg(&place.0).run(context.cancel)?;
+        tool("resize2fs", "e2fsprogs").arg(&place.0).run(context.cancel)?;
+        let gone = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&file, gone, offset, partition.sectors * SECTOR).context(ErrorKind::Store, failed)?;
+        copy_data(&part, 0, length, &file, offset).context(ErrorKind::Store, failed)
     }
 
     fn by_copy(&self, target: &Path, table: &Table, log: &Path, context: &ImportContext<'_>) -> Result<()> {
@@ -314,6 +322,39 @@ fn is_ext(file: &File, offset: u64) -> std::io::Result<bool> {
     let mut magic = [0; 2];
     file.read_exact_at(&mut magic, offset + 1024 + 56)?;
     Ok(magic == [0x53, 0xef])
+}
+
+/// Copies what is no hole among `length` bytes from `start` of a file to `place` of another one.
+pub(super) fn copy_data(from: &File, start: u64, length: u64, to: &File, place: u64) -> std::io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let (mut at, end) = (start, start + length);
+    while at < end {
+        let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // Only a hole is left.
+            Err(rustix::io::Errno::NXIO) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let hole = rustix::fs::seek(from, SeekFrom::Hole(data))?.min(end);
+        at = data;
+        while at < hole {
+            let count = buffer.len().min((hole - at) as usize);
+            from.read_exact_at(&mut buffer[..count], at)?;
+            to.write_all_at(&buffer[..count], place + at - start)?;
+            at += count as u64;
+        }
+        at = at.max(hole);
+    }
+    Ok(())
+}
+
+/// A file that is removed when this is dropped.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 fn with_ending(path: &Path, ending: &str) -> PathBuf {

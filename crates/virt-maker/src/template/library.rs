@@ -17,7 +17,10 @@ macro_rules! library {
 }
 
 library! {
+    "access.yml",
     "motd.yml",
+    "services.yml",
+    "system.yml",
 }
 
 /// All definitions of the library.

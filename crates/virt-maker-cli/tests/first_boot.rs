@@ -1,0 +1,64 @@
+//! An image that was cleaned boots as a new machine: with an identity of its own, SSH host keys of its own, and what the
+//! template wanted of its first boot.
+
+mod common;
+
+use std::fs;
+use std::time::Duration;
+
+use common::Bench;
+use testkit::{HostState, Machine, appliance_lock};
+
+const PATIENCE: Duration = Duration::from_secs(600);
+
+#[test]
+fn a_cleaned_image_boots_as_a_new_machine() {
+    let _lock = appliance_lock();
+    let before = HostState::capture();
+    let bench = Bench::new(std::path::PathBuf::from("/nonexistent"));
+    let template = bench.path("t.yml");
+    fs::write(
+        &template,
+        "spec:
+  import:
+    bootstrap: {suite: bookworm, size: 2G, packages: [openssh-server]}
+  steps:
+    - run: systemd-machine-id-setup; sha256sum < /etc/machine-id; sha256sum < /etc/ssh/ssh_host_ed25519_key
+    - hostname: fresh.example.org
+    - grub_append: [virt_maker.test=yes]
+    - firstboot: echo first > /order
+    - firstboot: |
+        exec > /dev/ttyS0 2>&1
+        echo second >> /order
+        echo \"@order $(cat /order | tr '\\n' ' ')\"
+        echo \"@name $(hostname --fqdn)\"
+        grep -o virt_maker.test=yes /proc/cmdline | sed 's/^/@kernel /'
+        echo \"@id $(wc -c < /etc/machine-id) $(sha256sum < /etc/machine-id)\"
+        systemctl is-active ssh | sed 's/^/@ssh /'
+        echo \"@key $(sha256sum < /etc/ssh/ssh_host_ed25519_key)\"
+        echo @done
+  export:
+    - raw: {path: a.img, clean: true, sparsify: true}
+",
+    )
+    .unwrap();
+    let ran = bench.build("chroot", &template, &[]).exits(0);
+    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let old: Vec<&str> = said.lines().filter(|line| line.ends_with("  -")).collect();
+    assert_eq!(old.len(), 2, "{said}");
+    testkit::fsck_clean(&bench.path("a.img"), "raw");
+
+    let machine = Machine::boot(&bench.path("a.img"), "raw");
+    let console = machine.wait_for("@done", PATIENCE);
+    for expected in
+        ["@order first second", "@name fresh.example.org", "@kernel virt_maker.test=yes", "@id 33 ", "@ssh active"]
+    {
+        assert!(console.contains(expected), "{expected}: {console}");
+    }
+    for digest in old {
+        assert!(!console.contains(digest), "what is not to be shared came along: {console}");
+    }
+    assert!(console.contains("@key ") && !console.contains("@key e3b0c442"), "{console}");
+    drop(machine);
+    before.assert_nothing_left();
+}
