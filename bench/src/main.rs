@@ -24,7 +24,8 @@ use work::Operation;
 
 const USAGE: &str = "usage: bench [--quick] [--only NAME]... [--virt-maker FILE] [--base FILE.qcow2 --key FILE]
              [--results FOLDER] [--readme FILE]
-NAME: cold-chroot cold-libguestfs virt-customize packer cached steps-chroot steps-libguestfs write import";
+NAME: cold-chroot cold-vm cold-libguestfs virt-customize packer cached steps-chroot steps-vm steps-libguestfs
+      write write-vm appliance import";
 
 /// Bytes that the big step writes.
 const PAYLOAD: u64 = 200 << 20;
@@ -55,7 +56,11 @@ const MEASURES: &[Measure] = &[
     ("cold-chroot", |bench, _| cold(bench, "chroot", "cold_chroot")),
     ("cached", |bench, _| cached(bench)),
     ("steps-chroot", |bench, _| steps_chroot(bench)),
-    ("write", |bench, _| write(bench)),
+    ("write", |bench, _| write(bench, "chroot")),
+    ("appliance", |bench, _| appliance(bench)),
+    ("cold-vm", |bench, _| cold(bench, "vm", "cold_vm")),
+    ("steps-vm", |bench, _| steps_vm(bench)),
+    ("write-vm", |bench, _| write(bench, "vm")),
     ("cold-libguestfs", |bench, _| cold(bench, "libguestfs", "cold_libguestfs")),
     ("steps-libguestfs", steps_libguestfs),
     ("packer", packer),
@@ -279,6 +284,53 @@ fn steps_chroot(bench: &Bench) -> Result<Vec<(&'static str, f64)>, Failure> {
     Ok(figures)
 }
 
+/// The saved machine made anew, and restored: what virt-maker itself says.
+fn appliance(bench: &Bench) -> Result<Vec<(&'static str, f64)>, Failure> {
+    measure::run(Command::new(&bench.maker.binary).args(["appliance", "build", "--force"]))?;
+    let lines = measure::run(Command::new(&bench.maker.binary).args(["doctor", "--measure", "--json"]))?.lines;
+    let text: String = lines.into_iter().map(|(_, line)| line).collect();
+    let found: serde_json::Value = serde_json::from_str(&text).map_err(|error| format!("doctor: {error}"))?;
+    let value = |name: &str| found["measured"][name].as_f64().ok_or_else(|| format!("doctor says no `{name}`"));
+    Ok(vec![
+        ("appliance_made", value("made")?),
+        ("appliance_restored", value("restore")?),
+        ("memory_vm", value("memory")?),
+    ])
+}
+
+/// One-line steps in one session of engine `vm`, over the same line run by a shell in there; and how long it is from the
+/// start of a session to the end of its first command.
+fn steps_vm(bench: &Bench) -> Result<Vec<(&'static str, f64)>, Failure> {
+    let steps = work::one_line_steps(if bench.quick { 6 } else { 20 }, "vm");
+    let build = expect_layers(bench.build_operations("vm", &steps, None, "vm")?, steps.len())?;
+    // The first command also loads what all need.
+    let ours = median(build.step_costs().into_iter().skip(1))?;
+    const TIMES: u32 = 20;
+    let line = "/bin/sh -c 'echo bare > /root/step'";
+    let script = format!(
+        "{line}; begin=$(date +%s%N); for i in $(seq {TIMES}); do {line}; done; end=$(date +%s%N); \
+         echo \"took $((end - begin)) ns\""
+    );
+    let build = bench.build_operations("vm-bare", &[Operation::Run(script)], None, "vm")?;
+    let parse = |line: &str| line.trim().strip_prefix("took ")?.strip_suffix(" ns")?.parse().ok();
+    let output = build.output();
+    let bare = output.lines().find_map(parse).map(Duration::from_nanos).ok_or("the guest said no time")? / TIMES;
+    let firsts = |engine: &str, times| {
+        let builds = repeat(times, |index| {
+            let step = work::one_line_steps(1, &format!("first-{engine}-{index}"));
+            let build = expect_layers(bench.build_operations("first", &step, None, engine)?, 1)?;
+            build.first_command().ok_or_else(|| "no session was opened".to_owned())
+        })?;
+        median(builds)
+    };
+    Ok(vec![
+        ("step_vm", ours),
+        ("bare_command_vm", median([bare])?),
+        ("first_vm", firsts("vm", if bench.quick { 3 } else { 7 })?),
+        ("first_libguestfs", firsts("libguestfs", if bench.quick { 1 } else { 2 })?),
+    ])
+}
+
 /// The same lines through virt-maker's session and through `guestfs_sh` in a running appliance.
 fn steps_libguestfs(bench: &Bench, peers: &Peers<'_>) -> Result<Vec<(&'static str, f64)>, Failure> {
     let steps = work::one_line_steps(if bench.quick { 6 } else { 12 }, "guestfs");
@@ -292,7 +344,7 @@ fn steps_libguestfs(bench: &Bench, peers: &Peers<'_>) -> Result<Vec<(&'static st
 
 /// 200 MiB of ready data (in memory) written and synced: one script, in the guest and on the host in turn, by its own
 /// clock. Also the size of that step's layer.
-fn write(bench: &Bench) -> Result<Vec<(&'static str, f64)>, Failure> {
+fn write(bench: &Bench, engine: &str) -> Result<Vec<(&'static str, f64)>, Failure> {
     let script = |from: &str, to: &str| {
         format!(
             "set -e; head -c {PAYLOAD} /dev/urandom > {from}; begin=$(date +%s%N); \
@@ -315,10 +367,13 @@ fn write(bench: &Bench) -> Result<Vec<(&'static str, f64)>, Failure> {
         let lines = measure::run(command.args(["-c", &script(&from, &to.to_string_lossy())]))?.lines;
         host.push(took(&lines.iter().map(|(_, line)| format!("{line}\n")).collect::<String>())?);
         measure::run(&mut Command::new("sync"))?;
-        let step = [Operation::Run(format!("# {index}\n{}", script("/run/ready", "/root/written")))];
-        let build = expect_layers(bench.build_operations("write", &step, None, "chroot")?, 1)?;
+        let step = [Operation::Run(format!("# {engine} {index}\n{}", script("/run/ready", "/root/written")))];
+        let build = expect_layers(bench.build_operations("write", &step, None, engine)?, 1)?;
         guest.push(took(&build.output())?);
         layer = build.layer_sizes().into_iter().max().unwrap_or(0).max(layer);
+    }
+    if engine == "vm" {
+        return Ok(vec![("write_guest_vm", median(guest)?), ("write_host_vm", median(host)?)]);
     }
     Ok(vec![
         ("write_guest", median(guest)?),

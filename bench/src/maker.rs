@@ -70,6 +70,13 @@ impl Build {
         ready["elapsed"].as_f64().map(Duration::from_secs_f64)
     }
 
+    /// From `session_started` to the end of the first step.
+    pub fn first_command(&self) -> Option<Duration> {
+        let (started, _) = self.events("session_started").next()?;
+        let (ended, _) = self.events("step_finished").next()?;
+        Some(ended.saturating_sub(started))
+    }
+
     /// Bytes of each layer that was made, in the order of sealing.
     pub fn layer_sizes(&self) -> Vec<u64> {
         self.events("layer_sealed").filter_map(|(_, event)| event["bytes"].as_u64()).collect()

@@ -38,12 +38,26 @@ const ROWS: &[(&str, &str, &str, Rule)] = &[
     ),
     ("cold build, `chroot` / Packer", "cold_chroot", "packer", Rule::TimesFaster(45.0)),
     ("cold build, `libguestfs` / Packer", "cold_libguestfs", "packer", Rule::TimesFaster(3.0)),
+    ("cold build, `vm` / one `virt-customize` per step", "cold_vm", "virt_customize", Rule::TimesFaster(50.0)),
+    ("cold build, `vm` / Packer", "cold_vm", "packer", Rule::TimesFaster(24.0)),
+    (
+        "`vm`: session start to first command done / `libguestfs`",
+        "first_vm",
+        "first_libguestfs",
+        Rule::TimesFaster(12.0),
+    ),
+    ("the same by itself", "first_vm", "", Rule::Seconds(0.7)),
     ("all cached, whole process", "cached", "", Rule::Seconds(0.015)),
     ("one `chroot` step over its bare command, depth 1", "step_chroot_1", "bare_command", Rule::Overhead(0.015)),
     ("the same at depth 100", "step_chroot_100", "bare_command", Rule::Overhead(0.025)),
     ("`chroot` session opened on a base", "open_chroot_1", "", Rule::None),
     ("the same on a chain of 110 layers", "open_chroot_110", "", Rule::None),
     ("one `libguestfs` step over `guestfs_sh` alone", "step_libguestfs", "guestfs_sh", Rule::Overhead(0.2)),
+    ("one `vm` step over its bare command in the appliance", "step_vm", "bare_command_vm", Rule::Overhead(0.08)),
+    ("200 MiB written and synced, guest (`vm`) / host", "write_guest_vm", "write_host_vm", Rule::AtMostTimes(2.0)),
+    ("resident memory of a `vm` session, guest idle", "memory_vm", "", Rule::Bytes(200.0 * 1e6)),
+    ("the saved state of `vm` made for the first time", "appliance_made", "", Rule::Seconds(5.0)),
+    ("the same restored until its agent answers", "appliance_restored", "", Rule::None),
     ("200 MiB written and synced, guest (`chroot`) / host", "write_guest", "write_host", Rule::AtMostTimes(1.15)),
     ("layer of a one-line step", "layer_small", "", Rule::Bytes(256.0 * 1024.0)),
     ("layer of a 200 MiB step / the bytes", "layer_big", "layer_big_payload", Rule::AtMostTimes(1.02)),
@@ -62,7 +76,7 @@ pub fn markdown(machine: &str, base: &str, figures: &Figures) -> String {
         if theirs.is_none() && !theirs_name.is_empty() {
             continue;
         }
-        let bytes = ours_name.starts_with("layer") || *ours_name == "memory";
+        let bytes = ours_name.starts_with("layer") || ours_name.starts_with("memory");
         let show = |value: f64| if bytes { size(value) } else { time(value) };
         let other = theirs.unwrap_or(f64::NAN);
         let (result, goal, met) = match rule {

@@ -38,6 +38,8 @@ pub enum Command {
     Appliance(Appliance),
     /// Look into a disk image for what an image for many machines should not carry: identity, keys, traces of use.
     Check(Check),
+    /// Look again at the sources in a lock file, and write down what they have now.
+    Update(Update),
     /// Say what this host can do, and which engine `auto` takes.
     Doctor(Doctor),
 }
@@ -121,6 +123,15 @@ pub struct Build {
     /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
     #[arg(long)]
     pub freeze: bool,
+    /// Write what URLs without a checksum have to virt-maker.lock beside the template.
+    #[arg(long, conflicts_with = "locked")]
+    pub lock: bool,
+    /// Refuse to build where a URL has something else than virt-maker.lock says.
+    #[arg(long)]
+    pub locked: bool,
+    /// Look again at what URLs without a checksum have.
+    #[arg(long)]
+    pub pull: bool,
     /// Run every step again and replace its layer.
     #[arg(short = 'F', long)]
     pub force: bool,
@@ -253,6 +264,17 @@ pub enum ApplianceCommand {
     },
     /// Remove all that is saved.
     Clean,
+}
+
+#[derive(Debug, Args)]
+pub struct Update {
+    /// Only sources with this in their URL.
+    pub name: Option<String>,
+    /// The lock file [default: virt-maker.lock in this folder].
+    #[arg(long, value_name = "FILE")]
+    pub lock_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub store: StoreArgument,
 }
 
 #[derive(Debug, Args)]

@@ -95,10 +95,19 @@ fn a_damaged_file_system_is_an_error_of_the_appliance() {
     let _lock = appliance_lock();
     let before = HostState::capture();
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
-    // Block groups that lead nowhere, then inodes that do.
-    for (name, at, length) in [("groups.img", 1 << 11, 1 << 10), ("inodes.img", 200 << 10, 1 << 20)] {
+    // Block groups that lead nowhere, then inodes that do; then the same in a file system that asks the kernel to panic.
+    for (name, at, length, words) in [
+        ("groups.img", 1 << 11, 1 << 10, ""),
+        ("inodes.img", 200 << 10, 1 << 20, ""),
+        ("panic.img", 200 << 10, 1 << 20, "Kernel panic"),
+    ] {
         let damaged = bench.path(name);
-        let mut bytes = fs::read(&bench.base).unwrap();
+        fs::write(&damaged, fs::read(&bench.base).unwrap()).unwrap();
+        if !words.is_empty() {
+            let tuned = Command::new("tune2fs").args(["-e", "panic"]).arg(&damaged).output().unwrap();
+            assert!(tuned.status.success(), "{}", String::from_utf8_lossy(&tuned.stderr));
+        }
+        let mut bytes = fs::read(&damaged).unwrap();
         bytes[at..at + length].fill(0xa5);
         fs::write(&damaged, &bytes).unwrap();
         let text = format!(
@@ -109,7 +118,7 @@ fn a_damaged_file_system_is_an_error_of_the_appliance() {
         fs::write(&template, text).unwrap();
         let ran = bench.build("vm", &template, &[]);
         assert!(matches!(ran.status, Some(1 | 4 | 5)), "{:?}\n{}", ran.status, ran.stderr);
-        assert!(ran.stderr.starts_with("error: "), "{}", ran.stderr);
+        assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains(words), "{}", ran.stderr);
         assert!(fs::read(&damaged).unwrap() == bytes, "the base was written to");
         before.assert_nothing_left();
     }

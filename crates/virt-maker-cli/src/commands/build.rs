@@ -5,12 +5,14 @@ use std::io::IsTerminal;
 use virt_maker::build::{Settings, build};
 use virt_maker::event::{Event, Events};
 use virt_maker::host::Cancel;
-use virt_maker::spec;
+use virt_maker::import::{self, ImportContext};
+use virt_maker::spec::{self, Spec};
+use virt_maker::store::Store;
 
 use super::loading;
 use crate::arguments::{Build, Failed, Progress};
 use crate::error::Failure;
-use crate::{report, settings, signals};
+use crate::{lock, report, settings, signals};
 
 /// Runs it.
 pub fn run(arguments: &Build) -> Result<(), Failure> {
@@ -57,10 +59,38 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     };
     loading::warn(&loaded.notes, &events);
     settings.secret_env = settings::secrets(&loaded.specs);
+    if let Err(failure) = sources(arguments, &loaded.specs, &settings, &events) {
+        if let Failure::Library(error) = &failure {
+            let message = virt_maker::error::chain(error);
+            reporter.event(Event::BuildFailed { kind: error.kind(), message });
+        }
+        reporter.end()?;
+        return Err(failure);
+    }
     let result = build(&loaded.specs, &settings, &events);
     // What is on the terminal is complete before an error is printed below it.
     let shown = reporter.end();
     result?;
     loading::record(&arguments.templates, &loaded.record)?;
     Ok(shown?)
+}
+
+/// What `--pull`, `--lock` and `--locked` want of sources whose content may change.
+fn sources(arguments: &Build, specs: &[Spec], settings: &Settings, events: &Events) -> Result<(), Failure> {
+    if !(arguments.pull || arguments.lock || arguments.locked) {
+        return Ok(());
+    }
+    let cache_dir = Store::open(&settings.store)?.cache_dir();
+    let context = ImportContext { cache_dir: &cache_dir, events, cancel: &settings.cancel, env: &settings.network_env };
+    if arguments.pull {
+        let named = specs.iter().filter_map(|spec| spec.import.runner.mutable_source());
+        named.for_each(|source| import::forget(source, &context));
+    }
+    if arguments.lock {
+        lock::write(specs, &context)?;
+    }
+    if arguments.locked {
+        lock::check(specs, &context)?;
+    }
+    Ok(())
 }

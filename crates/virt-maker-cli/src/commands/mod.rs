@@ -12,6 +12,7 @@ mod render;
 mod runners;
 mod schema;
 mod tree;
+mod update;
 mod validate;
 
 use std::io::Write;
@@ -33,6 +34,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Init(arguments) => init::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Appliance(arguments) => appliance::run(&arguments.command),
+        Command::Update(arguments) => update::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

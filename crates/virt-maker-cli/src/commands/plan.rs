@@ -39,14 +39,20 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     if arguments.json {
         return print_json(&document(&plan));
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut children = vec![Vec::new(); plan.nodes.len()];
+    for (index, node) in plan.nodes.iter().enumerate() {
+        if let Some(parent) = node.parent {
+            children[parent].push(index);
+        }
+    }
     let roots = (0..plan.nodes.len()).filter(|index| plan.nodes[*index].parent.is_none());
     for root in roots {
-        print(&plan, root, "", "", &mut out)?;
+        print(&plan, &children, root, "", "", &mut out)?;
     }
     let hits = plan.hits();
     writeln!(out, "{} layers: {hits} there, {} to make", plan.nodes.len(), plan.nodes.len() - hits)?;
-    Ok(())
+    Ok(out.flush()?)
 }
 
 fn document(plan: &Plan) -> serde_json::Value {
@@ -59,7 +65,14 @@ fn document(plan: &Plan) -> serde_json::Value {
 }
 
 /// Prints a node and what is on it. A single child continues in its parent's column, so that a chain stays a column.
-fn print(plan: &Plan, index: usize, first: &str, rest: &str, out: &mut impl Write) -> Result<(), Failure> {
+fn print(
+    plan: &Plan,
+    children: &[Vec<usize>],
+    index: usize,
+    first: &str,
+    rest: &str,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let node = &plan.nodes[index];
     let (mark, why) = match &node.state {
         NodeState::Hit => ("hit ", String::new()),
@@ -71,15 +84,14 @@ fn print(plan: &Plan, index: usize, first: &str, rest: &str, out: &mut impl Writ
         summary.push_str(&format!("  [changes each time: {}]", info.volatile.join(", ")));
     }
     writeln!(out, "{first}{mark} {}  {}: {summary}{why}", info.key.short(), info.kind)?;
-    let children: Vec<_> =
-        (index + 1..plan.nodes.len()).filter(|child| plan.nodes[*child].parent == Some(index)).collect();
-    if let [only] = children[..] {
-        return print(plan, only, rest, rest, out);
+    let own = &children[index];
+    if let [only] = own[..] {
+        return print(plan, children, only, rest, rest, out);
     }
-    for (place, child) in children.iter().enumerate() {
-        let last = place + 1 == children.len();
+    for (place, child) in own.iter().enumerate() {
+        let last = place + 1 == own.len();
         let (branch, below) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-        print(plan, *child, &format!("{rest}{branch}"), &format!("{rest}{below}"), out)?;
+        print(plan, children, *child, &format!("{rest}{branch}"), &format!("{rest}{below}"), out)?;
     }
     Ok(())
 }

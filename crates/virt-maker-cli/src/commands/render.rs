@@ -32,7 +32,7 @@ pub fn run(arguments: &arguments::Render) -> Result<(), Failure> {
         return print_json(&json!({"version": VERSION, "specs": specs, "notes": loaded.notes}));
     }
     loaded.notes.iter().for_each(print_note);
-    let mut out = std::io::stdout().lock();
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for spec in &specs {
         write!(out, "---\n{}", yaml::document(spec))?;
     }

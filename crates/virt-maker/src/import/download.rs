@@ -140,6 +140,13 @@ impl Import for Download {
         self.name()
     }
 
+    fn mutable_source(&self) -> Option<&str> {
+        match &self.source {
+            Source::Url(url) if self.checksum.is_none() => Some(url),
+            _ => None,
+        }
+    }
+
     fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey> {
         let (digest, fetched) = match (&self.source, self.checksum) {
             (_, Some(digest)) => (digest, None),
@@ -183,6 +190,21 @@ impl Import for Download {
         }
         made
     }
+}
+
+/// The digest of what a URL gives now, whatever it gave before.
+pub(super) fn look_again(url: &str, context: &ImportContext<'_>) -> Result<Digest> {
+    forget(url, context);
+    let import = Download { source: Source::Url(url.to_owned()), checksum: None, format: None, resize: None };
+    let key = import.key_inputs(context)?;
+    let input = key.inputs.first().ok_or_else(|| Error::new(ErrorKind::Internal, "a download without a digest"))?;
+    Ok(input.digest)
+}
+
+/// Forgets what a URL gave, so that it is fetched again.
+pub(super) fn forget(url: &str, context: &ImportContext<'_>) {
+    sources::forget_url(url, context);
+    fetch::forget(url, context);
 }
 
 impl Download {

@@ -81,6 +81,13 @@ impl Note {
     }
 }
 
+/// Makes the next [`fetch`] of this URL begin anew.
+pub(super) fn forget(url: &str, context: &ImportContext<'_>) {
+    let name = Digest::of(url.as_bytes()).to_string();
+    // Data without a note is never continued.
+    let _ = fs::remove_file(context.cache_dir.join("downloads").join(format!("{name}.json")));
+}
+
 /// Fetches `url` into the cache, unless it lies there whole already.
 pub(super) fn fetch(url: &str, context: &ImportContext<'_>) -> Result<Fetched> {
     let folder = context.cache_dir.join("downloads");

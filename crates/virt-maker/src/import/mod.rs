@@ -67,6 +67,11 @@ pub trait Import: Send + Sync {
     /// One line for people.
     fn summary(&self) -> String;
 
+    /// The place that its bytes come from, where what is there may be something else tomorrow: a URL without a checksum.
+    fn mutable_source(&self) -> Option<&str> {
+        None
+    }
+
     /// What enters the key. May have to fetch, to know a digest; what was learned is kept in `cache_dir`, so that the
     /// next call answers from a stat.
     fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey>;
@@ -75,6 +80,16 @@ pub trait Import: Send + Sync {
     /// format. The bytes are those of `key`, or it is an error. The header was checked in Rust ([`crate::disk`]).
     /// Output of tools goes to `log`.
     fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<ImageFormat>;
+}
+
+/// The digest of what a mutable source ([`Import::mutable_source`]) has now, whatever it had before.
+pub fn look_again(source: &str, context: &ImportContext<'_>) -> Result<Digest> {
+    download::look_again(source, context)
+}
+
+/// Forgets what a mutable source had, so that the next look at it is a new one.
+pub fn forget(source: &str, context: &ImportContext<'_>) {
+    download::forget(source, context);
 }
 
 /// Downloads a URL to a path that does not exist yet, for `download()` in templates. An error leaves nothing there.

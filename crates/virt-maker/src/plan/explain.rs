@@ -14,6 +14,10 @@ const QUOTE: usize = 200;
 
 /// Turns each `NeverMade` into `Changed` where the parent has another layer of the same kind, the youngest of them.
 pub(super) fn explain(plan: &mut Plan, store: &Store) -> Result<()> {
+    let unexplained = NodeState::Miss { reason: MissReason::NeverMade };
+    if plan.nodes.iter().all(|node| node.state != unexplained) {
+        return Ok(());
+    }
     let (layers, _) = store.layers()?;
     let mut siblings: HashMap<(Option<LayerKey>, &str), &LayerRecord> = HashMap::new();
     for layer in &layers {
