@@ -34,6 +34,7 @@ fn a_cleaned_image_boots_as_a_new_machine() {
         echo \"@name $(hostname --fqdn)\"
         grep -o virt_maker.test=yes /proc/cmdline | sed 's/^/@kernel /'
         echo \"@id $(wc -c < /etc/machine-id) $(sha256sum < /etc/machine-id)\"
+        for second in $(seq 120); do systemctl --quiet is-active ssh && break; sleep 1; done
         systemctl is-active ssh | sed 's/^/@ssh /'
         echo \"@key $(sha256sum < /etc/ssh/ssh_host_ed25519_key)\"
         echo @done

@@ -21,8 +21,8 @@ fn the_toy_runs() {
 spec:
   import: {download: {url: 'file://BASE'}}
   steps:
-    - touch: /srv/toy
-    - run: test -f /srv/toy
+    - touch: /etc/toy
+    - run: test -f /etc/toy
 ";
     std::fs::write(&template, text).unwrap();
     let spec = virt_maker::spec::load(&template, &[]).unwrap();
