@@ -19,6 +19,10 @@ pub const ARGUMENT: &str = "--appliance";
 pub const MODULES: &str = "/modules";
 /// Names of files in [`MODULES`], one a line, in the order in which they are loaded.
 pub const MODULE_LIST: &str = "/modules/list";
+/// As [`MODULE_LIST`], for what is loaded only when a guest has LVM. Not there where the appliance has no [`LVM`].
+pub const LVM_MODULE_LIST: &str = "/modules/lvm";
+/// Path of `lvm`, if the host has it.
+pub const LVM: &str = "/usr/sbin/lvm";
 /// Name of the virtio port that leads to the host.
 pub const PORT: &str = "virt-maker.agent";
 /// Path of bubblewrap.

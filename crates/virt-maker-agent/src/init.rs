@@ -46,7 +46,7 @@ pub fn start() -> Result<Link> {
         // A kernel that does not know one behaves as it does; none is needed for what is right.
         let _ = fs::write(Path::new("/proc/sys").join(name), value);
     }
-    load_modules()?;
+    load_modules(appliance::MODULE_LIST)?;
     interface::set_up()?;
     let port = open_port()?;
     let copy = port.try_clone().map_err(|error| system("use the port to the host", error))?;
@@ -87,9 +87,9 @@ fn leave_the_first_root() -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Loads what the host put into the appliance, in its order. A module that this machine has no use for may refuse.
-fn load_modules() -> Result<()> {
-    let list = fs::read_to_string(appliance::MODULE_LIST).map_err(|error| system("read the list of modules", error))?;
+/// Loads what the host put on a list in the appliance, in its order. A module that this machine has no use for may refuse.
+pub fn load_modules(list: &str) -> Result<()> {
+    let list = fs::read_to_string(list).map_err(|error| system("read the list of modules", error))?;
     for name in list.lines() {
         let path = Path::new(appliance::MODULES).join(name);
         let file = File::open(&path).map_err(|error| system(format_args!("open the module {name}"), error))?;

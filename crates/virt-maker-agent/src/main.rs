@@ -6,7 +6,7 @@
 //!
 //! # Rooms
 //! - [`serve`]: the conversation; [`link`]: the stream; [`failure`]: how work fails.
-//! - [`mounts`]: the guest's tree, over [`volume`] (the disk and one mount) and [`loopdev`]; [`os_release`].
+//! - [`mounts`]: the guest's tree, over [`volume`] (the disk and one mount), [`loopdev`] and [`lvm`]; [`os_release`].
 //! - [`command`]: a program in the guest, over [`sandbox`] (the walls), [`surroundings`] and [`standin`] (what is there
 //!   only meanwhile) and [`tty`].
 //! - [`init`]: what an appliance needs besides.
@@ -27,6 +27,7 @@ mod interface;
 mod keeper;
 mod link;
 mod loopdev;
+mod lvm;
 mod mounts;
 mod node;
 mod os_release;

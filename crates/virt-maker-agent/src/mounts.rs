@@ -15,7 +15,7 @@ use virt_maker_agent::protocol::{FailureKind, FileSystem, Mounted};
 use crate::failure::{Result, failure, system};
 use crate::guest::{GuestPath, open_in, read_small};
 use crate::os_release;
-use crate::volume::{Disk, Mount};
+use crate::volume::{Disk, Mount, Volume};
 
 /// More than any real fstab has.
 const FSTAB_LIMIT: u64 = 1 << 20;
@@ -32,9 +32,9 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Mounts the guest on `disk` at the folder `path`.
-    pub fn mount(disk: &str, path: &Path) -> Result<(Guest, Mounted)> {
-        let mut disk = Disk::open(disk)?;
+    /// Mounts the guest on `disk` at the folder `path`. Its logical volumes are opened in an appliance only.
+    pub fn mount(disk: &str, path: &Path, appliance: bool) -> Result<(Guest, Mounted)> {
+        let mut disk = Disk::open(disk, appliance)?;
         let root = find_root(&mut disk)?;
         let mut guest = Guest { mounts: Vec::new(), disk, path: path.to_path_buf(), attached: false, frozen: false };
         move_mount(&root.top, "", rustix::fs::CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -124,7 +124,8 @@ impl Guest {
     /// Writes all to the disk, with errors seen, and unmounts.
     pub fn unmount(mut self) -> Result<()> {
         self.freeze()?;
-        self.detach().map_err(|error| system("unmount the guest", error))
+        self.detach().map_err(|error| system("unmount the guest", error))?;
+        self.disk.close()
     }
 
     fn detach(&mut self) -> rustix::io::Result<()> {
@@ -164,7 +165,18 @@ impl Guest {
             return Err(match device {
                 Device::Other(name) if !name.starts_with("/dev/sd") && !name.starts_with("/dev/vd") => failure(
                     FailureKind::Unsupported,
-                    "the agent cannot find this device; the engine libguestfs may (LVM, LUKS, RAID)",
+                    format!(
+                        "the agent cannot find this device; the engine libguestfs may (LVM, LUKS, RAID); the disk has {}",
+                        self.disk.listing()
+                    ),
+                ),
+                // It may be within what is not opened here.
+                _ if self.disk.volumes().iter().any(Volume::is_container) => failure(
+                    FailureKind::Unsupported,
+                    format!(
+                        "the agent cannot find this device; the engine libguestfs may; the disk has {}",
+                        self.disk.listing()
+                    ),
                 ),
                 _ => failure(FailureKind::Fstab, format!("no such device; the disk has {}", self.disk.listing())),
             });

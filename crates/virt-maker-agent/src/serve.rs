@@ -88,7 +88,7 @@ fn answer(
             if let Err(error) = rustix::mount::mount("proc", "/proc", "proc", flags, None) {
                 return Ok(Err(system("mount /proc of the agent's processes", error)));
             }
-            return Ok(Guest::mount(&disk, &folders.root).map(|(mounted, reply)| {
+            return Ok(Guest::mount(&disk, &folders.root, folders.appliance).map(|(mounted, reply)| {
                 *guest = Some(mounted);
                 Reply::Mounted(reply)
             }));

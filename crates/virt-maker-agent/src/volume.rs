@@ -21,6 +21,7 @@ use virt_maker_agent::protocol::{Failure, FailureKind};
 
 use crate::failure::{Result, failure, refused, system};
 use crate::loopdev::{LoopDevice, attach};
+use crate::lvm::{self, Groups, Logical};
 use crate::node;
 
 /// `_IOWR('X', 121, struct fstrim_range)`, from `linux/fs.h`.
@@ -34,12 +35,16 @@ pub struct Disk {
     file: File,
     volumes: Vec<Volume>,
     size: u64,
+    /// Volume groups on it that are active.
+    groups: Option<Groups>,
+    /// Why its logical volumes are not among its places.
+    problem: Option<String>,
 }
 
-/// A place on the disk that may hold a file system: a partition, or all of it.
+/// A place on the disk that may hold a file system: a partition, all of it, or a logical volume.
 #[derive(Debug)]
 pub struct Volume {
-    /// Number of the partition; 0 for the whole disk.
+    /// Number of the partition; 0 for the whole disk. Of a logical volume, that of the first place that LVM has.
     pub number: u32,
     /// What was found there.
     pub found: Option<Found>,
@@ -47,6 +52,7 @@ pub struct Volume {
     length: u64,
     part_uuid: String,
     part_label: String,
+    logical: Option<Logical>,
     /// Made when the first file system on it is mounted.
     device: Option<Source>,
 }
@@ -70,8 +76,8 @@ impl Source {
 }
 
 impl Disk {
-    /// Opens a raw image or a block device and looks at what is on it.
-    pub fn open(path: &str) -> Result<Disk> {
+    /// Opens a raw image or a block device and looks at what is on it; in an appliance also in its logical volumes.
+    pub fn open(path: &str, appliance: bool) -> Result<Disk> {
         let mut file = File::options()
             .read(true)
             .write(true)
@@ -86,12 +92,42 @@ impl Disk {
             Some(table) => table.partitions.into_iter().map(Volume::of_partition).collect(),
             None => vec![Volume::whole(size)],
         };
-        let mut disk = Disk { node: node::name(&file), file, volumes: places, size };
+        let node = node::name(&file);
+        let mut disk = Disk { node, file, volumes: places, size, groups: None, problem: None };
         for volume in &mut disk.volumes {
             volume.found = probe(&mut disk.file, volume.start, volume.length)
                 .map_err(|error| system(format_args!("read {}", volume.name()), error))?;
         }
+        let members: Vec<usize> = (0..disk.volumes.len()).filter(|index| disk.volumes[*index].is_member()).collect();
+        if appliance && !members.is_empty() {
+            // A root outside of LVM is found without it, so this decides nothing yet.
+            disk.problem = disk.open_groups(&members).err().map(|problem| problem.message);
+        }
         Ok(disk)
+    }
+
+    /// Adds the logical volumes on these places.
+    fn open_groups(&mut self, members: &[usize]) -> Result<()> {
+        let devices = members.iter().map(|index| self.device(*index, false)).collect::<Result<Vec<String>>>()?;
+        let (groups, logical) = lvm::activate(devices)?;
+        self.groups = Some(groups);
+        let number = self.volumes[members[0]].number;
+        for logical in logical {
+            let name = logical.name();
+            let wrong = |error| system(format_args!("read {name}"), error);
+            let mut file = File::open(&logical.node).map_err(wrong)?;
+            let length = file.seek(SeekFrom::End(0)).map_err(wrong)?;
+            let found = probe(&mut file, 0, length).map_err(wrong)?;
+            let device = Some(Source::Node(logical.node.clone()));
+            let logical = Some(logical);
+            self.volumes.push(Volume { number, found, length, logical, device, ..Volume::whole(length) });
+        }
+        Ok(())
+    }
+
+    /// Lets go of its logical volumes, which nothing may use any more.
+    pub fn close(&mut self) -> Result<()> {
+        self.groups.take().map_or(Ok(()), Groups::end)
     }
 
     /// All places on it.
@@ -113,8 +149,13 @@ impl Disk {
             Device::PartLabel(label) => {
                 self.volumes.iter().position(|volume| !label.is_empty() && volume.part_label == *label)
             }
-            Device::Number(number) => self.volumes.iter().position(|volume| volume.number == *number),
-            Device::Other(_) => None,
+            Device::Number(number) => {
+                self.volumes.iter().position(|volume| volume.number == *number && volume.logical.is_none())
+            }
+            Device::Other(name) => self
+                .volumes
+                .iter()
+                .position(|volume| volume.logical.as_ref().is_some_and(|logical| logical.is_called(name))),
         }
     }
 
@@ -125,23 +166,15 @@ impl Disk {
         }
         let lines: Vec<String> =
             self.volumes.iter().map(|volume| format!("{}: {}", volume.name(), volume.content())).collect();
-        lines.join("; ")
+        match &self.problem {
+            Some(problem) => format!("{} (its logical volumes are not opened: {problem})", lines.join("; ")),
+            None => lines.join("; "),
+        }
     }
 
-    /// Mounts what is at a place without attaching it to a folder. A file system that is writable by nature is mounted
-    /// for writing if `writable`.
-    pub fn mount(&mut self, index: usize, options: &[(String, String)], writable: bool) -> Result<Mount> {
+    /// Path of the device of a place, made where there is none.
+    fn device(&mut self, index: usize, read_only: bool) -> Result<String> {
         let volume = &mut self.volumes[index];
-        let name = volume.name();
-        let found = volume.mountable()?;
-        let read_only = found.content == Content::ReadOnly;
-        let kind = found.kind;
-        let context = open_context(kind)?.ok_or_else(|| {
-            failure(
-                FailureKind::Unsupported,
-                format!("{name} has a file system of type {kind}, which this kernel does not have; the engine libguestfs may mount it"),
-            )
-        })?;
         let device = match &mut volume.device {
             Some(device) => device,
             none => {
@@ -153,7 +186,25 @@ impl Disk {
                 })
             }
         };
-        let configured = fsconfig_set_string(&context, "source", device.path())
+        Ok(device.path().to_string())
+    }
+
+    /// Mounts what is at a place without attaching it to a folder. A file system that is writable by nature is mounted
+    /// for writing if `writable`.
+    pub fn mount(&mut self, index: usize, options: &[(String, String)], writable: bool) -> Result<Mount> {
+        let volume = &self.volumes[index];
+        let name = volume.name();
+        let found = volume.mountable()?;
+        let read_only = found.content == Content::ReadOnly;
+        let kind = found.kind;
+        let context = open_context(kind)?.ok_or_else(|| {
+            failure(
+                FailureKind::Unsupported,
+                format!("{name} has a file system of type {kind}, which this kernel does not have; the engine libguestfs may mount it"),
+            )
+        })?;
+        let device = self.device(index, read_only)?;
+        let configured = fsconfig_set_string(&context, "source", device.as_str())
             .and_then(|()| {
                 options.iter().try_for_each(|(key, value)| fsconfig_set_string(&context, key.as_str(), value.as_str()))
             })
@@ -177,6 +228,7 @@ impl Volume {
             length: partition.length,
             part_uuid: partition.uuid,
             part_label: partition.label,
+            logical: None,
             device: None,
         }
     }
@@ -189,12 +241,16 @@ impl Volume {
             length: size,
             part_uuid: String::new(),
             part_label: String::new(),
+            logical: None,
             device: None,
         }
     }
 
     /// How messages call it.
     pub fn name(&self) -> String {
+        if let Some(logical) = &self.logical {
+            return logical.name();
+        }
         match self.number {
             0 => "the whole disk".to_string(),
             number => format!("partition {number}"),
@@ -209,6 +265,11 @@ impl Volume {
     /// Whether a layer below has to be opened first, or what is there is unknown to everybody here.
     pub fn is_container(&self) -> bool {
         matches!(&self.found, Some(Found { content: Content::Container, .. }))
+    }
+
+    /// Whether LVM has it.
+    fn is_member(&self) -> bool {
+        matches!(&self.found, Some(Found { kind: "LVM2_member", .. }))
     }
 
     fn mountable(&self) -> Result<&Found> {

@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Bench, Ran, run};
-use testkit::{Fs, HostState, TinyOptions, appliance_lock, fsck_clean, read_file_from_image, tiny_guest};
+use testkit::{
+    Fs, HostState, TinyOptions, appliance_lock, files_of_clean_lvm, fsck_clean, lvm_guest, read_file_from_image,
+    tiny_guest,
+};
 
 /// What the guest of a build said.
 fn said(ran: &Ran) -> String {
@@ -318,4 +321,34 @@ fn an_ordinary_user_builds_with_an_appliance_of_its_own() {
     fs::set_permissions(&kernel, fs::Permissions::from_mode(0o600)).unwrap();
     let ran = as_user(&["doctor", "--kernel", kernel.to_str().unwrap()]);
     assert!(ran.stdout.contains("vmlinuz-secret") && ran.stdout.contains("chmod"), "{}", ran.stdout);
+}
+
+/// A guest on LVM: `lvm` of the host opens it within the appliance.
+#[test]
+fn a_guest_on_lvm_in_the_appliance() {
+    let base = lvm_guest(false);
+    let _lock = appliance_lock();
+    let before = HostState::capture();
+    let bench = Bench::new(base);
+    let steps = [
+        run("set -e; echo root > /one; echo data > /srv/one; echo more > /srv/more/one; df | grep -c dm-"),
+        run(
+            "set -e; cat /one /srv/one /srv/more/one > /srv/all; dd if=/dev/zero of=/srv/more/big bs=1M count=4; sync; rm /srv/more/big",
+        ),
+    ];
+    let template = bench.template("t.yml", &steps, "raw: {path: out.img}");
+    let ran = bench.build("vm", &template, &[]).exits(0);
+    assert_eq!(ran.of("session_started")[0]["engine"], "vm");
+    assert_eq!(ran.of("warning").len(), 0, "{:?}", ran.of("warning"));
+    before.assert_nothing_left();
+    let sealed = ran.sealed();
+    let first = bench.image(&sealed[sealed.len() - 2]);
+    assert_eq!(files_of_clean_lvm(&first, &["/one", "/srv/one", "/srv/more/one"]), ["root", "data", "more"]);
+    let out = bench.path("out.img");
+    assert_eq!(files_of_clean_lvm(&out, &["/srv/all"]), ["root\ndata\nmore"]);
+    // The next session begins with the sealed layer.
+    let more = [&steps[..], &[run("cat /srv/all")]].concat();
+    let ran = bench.build("vm", &bench.template("u.yml", &more, ""), &[]).exits(0);
+    assert_eq!((ran.steps("layer_started"), said(&ran)), (vec![3], "root\ndata\nmore\n".to_owned()));
+    before.assert_nothing_left();
 }

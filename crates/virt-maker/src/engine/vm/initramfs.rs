@@ -1,7 +1,8 @@
-//! The appliance's files: the agent, bubblewrap with its libraries, kernel modules.
+//! The appliance's files: the agent, bubblewrap and `lvm` with their libraries, kernel modules.
 //!
 //! Bubblewrap is the host's own, so that a command meets the same walls in here as in engine `chroot`.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,8 @@ pub struct Ingredients {
     pub agent: PathBuf,
     /// Bubblewrap.
     pub bubblewrap: PathBuf,
+    /// `lvm`, where the host has it; without it guests on LVM are for another engine.
+    pub lvm: Option<PathBuf>,
 }
 
 impl Ingredients {
@@ -39,14 +42,20 @@ impl Ingredients {
                 .with_hint("it belongs beside the program `virt-maker`; VIRT_MAKER_AGENT may name another place"));
         }
         let kernel = super::kernel::find(kernel)?;
-        Ok(Ingredients { kernel, agent: agent.to_owned(), bubblewrap })
+        Ok(Ingredients { kernel, agent: agent.to_owned(), bubblewrap, lvm: find_lvm() })
     }
 
     /// Files whose change makes another appliance.
     pub fn files(&self) -> Vec<PathBuf> {
         let kernel = [self.kernel.image.clone(), modules::index(&self.kernel)];
-        kernel.into_iter().chain([self.agent.clone(), self.bubblewrap.clone()]).collect()
+        kernel.into_iter().chain([self.agent.clone(), self.bubblewrap.clone()]).chain(self.lvm.clone()).collect()
     }
+}
+
+/// `lvm` of the host. It is a program for root, whose folders are often not in the path of others.
+pub fn find_lvm() -> Option<PathBuf> {
+    find_program("lvm")
+        .or_else(|| ["/usr/sbin/lvm", "/sbin/lvm"].into_iter().map(PathBuf::from).find(|path| path.is_file()))
 }
 
 /// Makes the archive that the kernel unpacks.
@@ -65,19 +74,36 @@ pub fn make(ingredients: &Ingredients, cancel: &Cancel) -> Result<Vec<u8>> {
     archive.file(appliance::AGENT, 0o755, &agent);
     archive.file(appliance::BUBBLEWRAP, 0o755, &read(&ingredients.bubblewrap)?);
     libraries.extend(libraries_of(&ingredients.bubblewrap, cancel)?);
+    let mut mapper = None;
+    if let Some(lvm) = &ingredients.lvm {
+        mapper = modules::collect_lvm(&ingredients.kernel)?;
+        if mapper.is_some() {
+            archive.file(appliance::LVM, 0o755, &read(lvm)?);
+            libraries.extend(libraries_of(lvm, cancel)?);
+        }
+    }
     libraries.sort();
     libraries.dedup();
     for library in libraries {
         let name = library.to_str().ok_or_else(|| Error::new(ErrorKind::Host, "a library's name is not UTF-8"))?;
         archive.file(name, 0o755, &read(&library)?);
     }
-    let mut list = String::new();
-    for module in modules::collect(&ingredients.kernel)? {
-        archive.file(&format!("{}/{}", appliance::MODULES, module.name), 0o644, &module.bytes);
-        list.push_str(&module.name);
-        list.push('\n');
+    let mut packed = HashSet::new();
+    let lists =
+        [(appliance::MODULE_LIST, Some(modules::collect(&ingredients.kernel)?)), (appliance::LVM_MODULE_LIST, mapper)];
+    for (place, modules) in lists {
+        let Some(modules) = modules else { continue };
+        let mut list = String::new();
+        for module in modules {
+            list.push_str(&module.name);
+            list.push('\n');
+            // Both lists may need it.
+            if packed.insert(module.name.clone()) {
+                archive.file(&format!("{}/{}", appliance::MODULES, module.name), 0o644, &module.bytes);
+            }
+        }
+        archive.file(place, 0o644, list.as_bytes());
     }
-    archive.file(appliance::MODULE_LIST, 0o644, list.as_bytes());
     Ok(archive.finish())
 }
 

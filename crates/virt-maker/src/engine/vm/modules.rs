@@ -30,6 +30,8 @@ const WANTED: &[&str] = &[
     "isofs",
     "loop",
 ];
+/// What LVM needs: linear and striped volumes. Others (thin, mirrored, cached, snapshots) need more programs besides.
+const LVM: &str = "dm_mod";
 /// A module is not larger than this, decompressed.
 const LARGEST: u64 = 64 << 20;
 
@@ -43,28 +45,50 @@ pub struct Module {
 
 /// The modules of a kernel that the appliance needs, each after those that it depends on. What is built in is left out.
 pub fn collect(kernel: &Kernel) -> Result<Vec<Module>> {
+    let names = REQUIRED.iter().map(|name| (*name, true)).chain(WANTED.iter().map(|name| (*name, false)));
+    load_all(kernel, names)?.map_err(|name| {
+        Error::new(ErrorKind::Host, format!("the kernel {} has no module {name}", kernel.image.display()))
+            .with_hint("the appliance cannot work without it; name another kernel with --kernel")
+    })
+}
+
+/// As [`collect`], what LVM needs; none where the kernel has no device mapper.
+pub fn collect_lvm(kernel: &Kernel) -> Result<Option<Vec<Module>>> {
+    Ok(load_all(kernel, [(LVM, true)])?.ok())
+}
+
+/// Loads modules, each with whether it is required; inside, the name of one that is required and not there.
+fn load_all(
+    kernel: &Kernel,
+    names: impl IntoIterator<Item = (&'static str, bool)>,
+) -> Result<Result<Vec<Module>, &'static str>> {
     let read = |name: &str| {
         let path = kernel.modules.join(name);
         fs::read_to_string(&path).context(ErrorKind::Host, || format!("cannot read {}", path.display()))
     };
     // A kernel without a list of what is built in has all that is not a module built in, for all that is known.
     let builtin = read("modules.builtin").ok();
-    let order = resolve(&read("modules.dep")?, builtin.as_deref()).map_err(|name| {
-        Error::new(ErrorKind::Host, format!("the kernel {} has no module {name}", kernel.image.display()))
-            .with_hint("the appliance cannot work without it; name another kernel with --kernel")
-    })?;
-    order
+    let order = match resolve(&read("modules.dep")?, builtin.as_deref(), names) {
+        Ok(order) => order,
+        Err(name) => return Ok(Err(name)),
+    };
+    let modules: Result<Vec<Module>> = order
         .into_iter()
         .map(|path| {
             let full = kernel.modules.join(&path);
             let bytes = load(&full).context(ErrorKind::Host, || format!("cannot read {}", full.display()))?;
             Ok(Module { name: format!("{}.ko", name_of(&path)), bytes })
         })
-        .collect()
+        .collect();
+    modules.map(Ok)
 }
 
 /// Paths in the order of loading, or the name of what is missing.
-fn resolve(dep: &str, builtin: Option<&str>) -> Result<Vec<String>, &'static str> {
+fn resolve(
+    dep: &str,
+    builtin: Option<&str>,
+    names: impl IntoIterator<Item = (&'static str, bool)>,
+) -> Result<Vec<String>, &'static str> {
     let mut modules: HashMap<String, (&str, Vec<&str>)> = HashMap::new();
     for line in dep.lines() {
         if let Some((path, needs)) = line.split_once(':') {
@@ -74,7 +98,6 @@ fn resolve(dep: &str, builtin: Option<&str>) -> Result<Vec<String>, &'static str
     let builtin: Option<HashSet<String>> = builtin.map(|text| text.lines().map(name_of).collect());
     let mut order = Vec::new();
     let mut seen = HashSet::new();
-    let names = REQUIRED.iter().map(|name| (*name, true)).chain(WANTED.iter().map(|name| (*name, false)));
     for (name, required) in names {
         match modules.get(name) {
             Some((path, _)) => visit(path, &modules, &mut seen, &mut order),
@@ -171,11 +194,15 @@ kernel/drivers/scsi/sd_mod.ko.xz:
     #[test]
     fn what_is_needed_comes_first_and_once() {
         let builtin = "kernel/fs/ext4/ext4.ko\n";
-        let order = resolve(DEP, Some(builtin)).unwrap();
+        let required = || REQUIRED.iter().map(|name| (*name, true));
+        let order = resolve(DEP, Some(builtin), required()).unwrap();
         let names: Vec<String> = order.iter().map(|path| name_of(path)).collect();
         assert_eq!(names, ["virtio_ring", "virtio", "virtio_pci", "virtio_console", "virtio_scsi", "sd_mod"]);
-        assert_eq!(resolve(DEP, Some("")), Err("ext4"));
-        assert!(resolve(DEP, None).is_ok());
+        assert_eq!(resolve(DEP, Some(""), required()), Err("ext4"));
+        assert!(resolve(DEP, None, required()).is_ok());
+        let order = resolve(DEP, Some(builtin), [(LVM, true)]).unwrap();
+        assert_eq!(order, ["kernel/drivers/md/dm-mod.ko.xz"]);
+        assert_eq!(resolve("", Some(""), [(LVM, true)]), Err(LVM));
     }
 
     #[test]
