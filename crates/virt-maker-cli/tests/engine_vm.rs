@@ -352,3 +352,23 @@ fn a_guest_on_lvm_in_the_appliance() {
     assert_eq!((ran.steps("layer_started"), said(&ran)), (vec![3], "root\ndata\nmore\n".to_owned()));
     before.assert_nothing_left();
 }
+
+/// What `lvm` cannot open as a whole in the appliance is for libguestfs: `auto` goes on, and says so.
+#[test]
+fn auto_goes_on_from_the_appliance_to_libguestfs_for_other_kinds_of_lvm() {
+    let base = lvm_guest(true);
+    let _lock = appliance_lock();
+    let before = HostState::capture();
+    let bench = Bench::new(base);
+    let template =
+        bench.template("t.yml", &[run("cat /proc/mounts > /dev/null; echo 1 > /srv/one")], "raw: {path: out.img}");
+    let ran = bench.build("vm", &template, &[]);
+    assert!(ran.status != Some(0) && ran.stderr.contains("libguestfs"), "{:?} {}", ran.status, ran.stderr);
+    let ran = bench.build("auto", &template, &[]).exits(0);
+    let warnings: Vec<String> = ran.of("warning").iter().map(|event| event["message"].to_string()).collect();
+    assert!(warnings.iter().any(|text| text.contains("lvm vgchange")), "{warnings:?}");
+    let engines: Vec<&serde_json::Value> = ran.of("session_started").iter().map(|event| &event["engine"]).collect();
+    assert_eq!(*engines.last().unwrap(), "libguestfs", "{engines:?}");
+    assert_eq!(files_of_clean_lvm(&bench.path("out.img"), &["/srv/one"]), ["1"]);
+    before.assert_nothing_left();
+}
