@@ -53,6 +53,14 @@ fn ten_steps_take_one_session_and_an_edit_runs_only_what_follows(engine: &str) {
     let image = bench.image(&tip);
     let text = read_file_from_image(&image, "/steps");
     assert_eq!(String::from_utf8(text).unwrap(), "1\n2\n3\n4\n5\n6\nseven\n8\n9\n10\n");
+    // Its record says the digest of its image, also that of the base, which is known from copying it.
+    for (key, image) in bench.layers() {
+        let record = fs::read(bench.store().join("layers").join(&key).join("layer.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        let sum = std::process::Command::new("sha256sum").arg(&image).output().unwrap();
+        let sum = String::from_utf8(sum.stdout).unwrap();
+        assert_eq!(sum.split(' ').next(), record["digest"].as_str(), "{key}");
+    }
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
     before.assert_nothing_left();
 }

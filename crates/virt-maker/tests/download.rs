@@ -81,7 +81,7 @@ impl Place {
         }
         let bytes = fs::read(&target).unwrap_or_default();
         let _ = fs::remove_file(&target);
-        Ok((bytes, format?))
+        Ok((bytes, format?.format))
     }
 
     fn fails(&self, arguments: &str) -> Error {

@@ -27,16 +27,17 @@ pub(super) fn make(
     let cache_dir = build.store.cache_dir();
     let context = build.settings.import_context(&cache_dir, build.events);
     check_release(entry, &context)?;
-    let format =
+    let made =
         entry.runner.make(key, &image, &log, &context).map_err(|error| build.keep_log(&log, &node.info, error))?;
     let failed = || format!("cannot read the base that `{}` made", entry.kind.name);
-    let virtual_size = match format {
+    let virtual_size = match made.format {
         ImageFormat::Qcow2 => overlay::virtual_size(&image)?,
         ImageFormat::Raw => std::fs::metadata(&image).context(ErrorKind::Store, failed)?.len(),
     };
-    let mut draft = build.store.draft(folder, node.material.clone(), format, virtual_size)?;
+    let mut draft = build.store.draft(folder, node.material.clone(), made.format, virtual_size)?;
     std::fs::rename(&image, draft.image()).context(ErrorKind::Store, failed)?;
     let elapsed = begin.elapsed();
+    draft.set_digest(made.digest);
     draft.describe(node.info.summary.clone(), None, None, elapsed.as_secs_f64());
     build.spent.add("import", elapsed);
     build.events.send(Event::StepFinished { key: node.info.key, elapsed });

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::bootstrap::parse_size;
 use super::resize::copy_data;
-use super::{Import, ImportContext, ImportKey, ImportKind};
+use super::{Import, ImportContext, ImportKey, ImportKind, Made};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
@@ -169,12 +169,12 @@ impl Import for Blank {
         Ok(ImportKey { arguments, inputs: Vec::new(), fetched: None })
     }
 
-    fn make(&self, _: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<ImageFormat> {
+    fn make(&self, _: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made> {
         let made = self.write(target, log, context);
         if made.is_err() {
             let _ = fs::remove_file(target);
         }
-        made.map(|()| ImageFormat::Raw)
+        made.map(|()| ImageFormat::Raw.into())
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::host::decompress::{Compression, SIGNATURE};
 use super::resize::{Resize, ResizeArguments};
-use super::{Import, ImportContext, ImportKey, ImportKind, fetch, http, sources};
+use super::{Import, ImportContext, ImportKey, ImportKind, Made, fetch, http, sources};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::disk::VIRTUAL_SIZE_MAX;
@@ -175,14 +175,14 @@ impl Import for Download {
         Ok(ImportKey { arguments, inputs: vec![input], fetched })
     }
 
-    fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<ImageFormat> {
+    fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made> {
         let wanted = key.inputs.first().map(|input| input.digest);
         let made = match &self.source {
             Source::File(path) => self.make_from_file(path, wanted, target, context),
             Source::Url(url) => self.make_from_url(url, wanted, target, context),
         };
         let made = match (made, &self.resize) {
-            (Ok(format), Some(resize)) => resize.apply(target, format, log, context),
+            (Ok(made), Some(resize)) => resize.apply(target, made.format, log, context).map(Made::from),
             (made, _) => made,
         };
         if made.is_err() {
@@ -225,7 +225,7 @@ impl Download {
         wanted: Option<Digest>,
         target: &Path,
         context: &ImportContext<'_>,
-    ) -> Result<ImageFormat> {
+    ) -> Result<Made> {
         // Asked before it is opened: opening a pipe would wait for ever.
         let stat = fs::metadata(path).context(ErrorKind::Base, || self.cannot_read())?;
         if !stat.is_file() {
@@ -241,7 +241,7 @@ impl Download {
         wanted: Option<Digest>,
         target: &Path,
         context: &ImportContext<'_>,
-    ) -> Result<ImageFormat> {
+    ) -> Result<Made> {
         loop {
             let mut fetched = fetch::fetch(url, context)?;
             let taken = self.take(&mut fetched.file, wanted, target, context);
@@ -274,18 +274,19 @@ impl Download {
         wanted: Option<Digest>,
         target: &Path,
         context: &ImportContext<'_>,
-    ) -> Result<ImageFormat> {
+    ) -> Result<Made> {
         let (found, unpacked) = self.unpack(file, target, context)?;
         // A wrong digest says more than what unpacking the wrong bytes led to.
         if Some(found) != wanted {
             return Err(self.wrong_digest(wanted, found));
         }
-        unpacked?;
-        Ok(inspect(target, self.format, &self.name())?.format)
+        let digest = unpacked?.then_some(found);
+        Ok(Made { format: inspect(target, self.format, &self.name())?.format, digest })
     }
 
-    /// Writes the content of `file` to `target`. Returns the digest of `file`, and whether that content was whole.
-    fn unpack(&self, file: &mut File, target: &Path, context: &ImportContext<'_>) -> Result<(Digest, Result<()>)> {
+    /// Writes the content of `file` to `target`. Returns the digest of `file`, and an error where that content was not
+    /// whole, else whether it is the file as it stands.
+    fn unpack(&self, file: &mut File, target: &Path, context: &ImportContext<'_>) -> Result<(Digest, Result<bool>)> {
         let failed = || self.cannot_read();
         let length = file.metadata().context(ErrorKind::Base, failed)?.len();
         let mut head = [0; SIGNATURE];
@@ -310,13 +311,13 @@ impl Download {
         if plain {
             let digest = copy_with_digest(file, &out, &mut progress);
             context.cancel.check()?;
-            return Ok((digest.context(ErrorKind::Base, || format!("cannot copy {}", self.name()))?, Ok(())));
+            return Ok((digest.context(ErrorKind::Base, || format!("cannot copy {}", self.name()))?, Ok(true)));
         }
         let mut digesting = Digesting::new(file);
         let buffered = BufReader::with_capacity(1 << 20, &mut digesting);
         let written = compression.reader(buffered).and_then(|mut reader| write_sparse(&mut reader, &out, &mut progress));
         context.cancel.check()?;
-        let written = written.map(|_| ()).context(ErrorKind::Base, || format!("cannot unpack {}", self.name()));
+        let written = written.map(|_| false).context(ErrorKind::Base, || format!("cannot unpack {}", self.name()));
         match written {
             Err(error) if error.kind() == ErrorKind::HostFull => Err(error),
             written => Ok((digesting.finish().context(ErrorKind::Base, failed)?, written)),

@@ -82,10 +82,25 @@ pub trait Import: Send + Sync {
     /// next call answers from a stat.
     fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey>;
 
-    /// Makes the base image at `target` (a path that does not exist yet, on the store's file system) and says its
-    /// format. The bytes are those of `key`, or it is an error. The header was checked in Rust ([`crate::disk`]).
+    /// Makes the base image at `target` (a path that does not exist yet, on the store's file system) and says what it
+    /// is. The bytes are those of `key`, or it is an error. The header was checked in Rust ([`crate::disk`]).
     /// Output of tools goes to `log`.
-    fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<ImageFormat>;
+    fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made>;
+}
+
+/// A base that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Made {
+    /// The format of its file.
+    pub format: ImageFormat,
+    /// SHA-256 of its file, where that is known from making it.
+    pub digest: Option<Digest>,
+}
+
+impl From<ImageFormat> for Made {
+    fn from(format: ImageFormat) -> Made {
+        Made { format, digest: None }
+    }
 }
 
 /// The digest of what a mutable source ([`Import::mutable_source`], [`Import::release`]) has now, whatever it had before.

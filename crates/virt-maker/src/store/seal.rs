@@ -27,6 +27,8 @@ pub struct Draft {
     /// The folder; it is moved as a whole.
     pub folder: PathBuf,
     images: PathBuf,
+    /// SHA-256 of the image, where whoever wrote it knows it.
+    digest: Option<Digest>,
     /// The record as far as it is known before the image is complete.
     pub(super) record: LayerRecord,
 }
@@ -60,7 +62,7 @@ impl Draft {
         let place = folder.join(record::FILE);
         fs::write(&place, record.to_json())
             .context(ErrorKind::Store, || format!("cannot write {}", place.display()))?;
-        Ok(Draft { folder, images, record })
+        Ok(Draft { folder, images, digest: None, record })
     }
 
     /// Key of the layer.
@@ -88,6 +90,11 @@ impl Draft {
         self.folder.join("log.txt")
     }
 
+    /// Says the digest of the complete image, which is then not read again for it.
+    pub fn set_digest(&mut self, digest: Option<Digest>) {
+        self.digest = digest;
+    }
+
     /// Adds what is known once the step has run; `duration` in seconds.
     pub fn describe(&mut self, summary: String, parent_id: Option<String>, engine: Option<String>, duration: f64) {
         self.record.summary = summary;
@@ -110,7 +117,10 @@ pub(super) fn seal(draft: Draft, target: &Path) -> Result<Layer> {
     if log.exists() {
         durable::sync_file(&log).context(ErrorKind::Store, failed)?;
     }
-    let digest = digest::of_file(&path).context(ErrorKind::Store, failed)?;
+    let digest = match draft.digest {
+        Some(known) => known,
+        None => digest::of_file(&path).context(ErrorKind::Store, failed)?,
+    };
     let length = fs::metadata(&path).context(ErrorKind::Store, failed)?.len();
     let bytes = allocated_bytes(&path).context(ErrorKind::Store, failed)?;
     record.digest = digest;

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use self::recipe::{Distribution, Recipe};
-use super::{Import, ImportContext, ImportKey, ImportKind};
+use super::{Import, ImportContext, ImportKey, ImportKind, Made};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
@@ -196,7 +196,7 @@ impl Import for Bootstrap {
         Ok(ImportKey { arguments, inputs: Vec::new(), fetched: None })
     }
 
-    fn make(&self, _: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<ImageFormat> {
+    fn make(&self, _: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made> {
         let size = self.recipe.size;
         grub::check_host()?;
         let scratch = tree::Scratch::beside(target)?;
@@ -209,6 +209,6 @@ impl Import for Bootstrap {
         grub::partition(target, size, context.cancel)?;
         grub::install(target, scratch.path(), context.cancel)?;
         // Raw: nothing is converted, holes stay holes, and reads below the overlays need no second table of clusters.
-        Ok(ImageFormat::Raw)
+        Ok(ImageFormat::Raw.into())
     }
 }
