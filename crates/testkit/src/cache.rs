@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 /// several checkouts can share the slow ones. It exists when this returns.
 pub fn cache_dir() -> PathBuf {
     #[expect(clippy::disallowed_methods, reason = "a switch for developers, of the test kit and not of the library")]
-    let chosen = std::env::var_os("TESTKIT_CACHE").map(PathBuf::from);
+    let chosen = std::env::var_os("TESTKIT_CACHE").filter(|value| !value.is_empty()).map(PathBuf::from);
     let dir = chosen.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/testkit-cache"));
     std::fs::create_dir_all(&dir).unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
     dir.canonicalize().unwrap_or_else(|error| panic!("cannot resolve {}: {error}", dir.display()))

@@ -123,13 +123,13 @@ pub struct Build {
     /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
     #[arg(long)]
     pub freeze: bool,
-    /// Write what URLs without a checksum have to virt-maker.lock beside the template.
+    /// Write what URLs without a checksum, and suites, have to virt-maker.lock beside the template.
     #[arg(long, conflicts_with = "locked")]
     pub lock: bool,
-    /// Refuse to build where a URL has something else than virt-maker.lock says.
+    /// Refuse to build where a URL, or the suite of a base to make, has something else than virt-maker.lock says.
     #[arg(long)]
     pub locked: bool,
-    /// Look again at what URLs without a checksum have.
+    /// Look again at what URLs without a checksum, and suites, have.
     #[arg(long)]
     pub pull: bool,
     /// Run every step again and replace its layer.

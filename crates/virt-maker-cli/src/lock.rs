@@ -1,4 +1,5 @@
-//! `virt-maker.lock`: what each source whose content may change (a URL without a checksum) had, beside the template.
+//! `virt-maker.lock`: what each source whose content may change (a URL without a checksum, a suite) had, beside the
+//! template.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,9 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use virt_maker::error::{Context, Error, ErrorKind};
 use virt_maker::host::durable;
-use virt_maker::import::ImportContext;
+use virt_maker::import::{ImportContext, look_again};
 use virt_maker::key::Digest;
-use virt_maker::spec::Spec;
+use virt_maker::spec::{Release, Spec};
 
 use crate::error::Failure;
 
@@ -94,14 +95,85 @@ pub fn check(specs: &[Spec], context: &ImportContext<'_>) -> Result<(), Failure>
     for (path, sources) in found(specs, context)? {
         let lock = Lock::read(&path)?;
         for (source, has) in sources {
-            let message = match lock.sources.get(&source) {
-                Some(locked) if *locked == has => continue,
-                Some(locked) => format!("{source} has {has}, and {} says {locked}", path.display()),
-                None => format!("{source} is not in {}", path.display()),
-            };
-            let hint = "`virt-maker update` looks at it again, `virt-maker build --lock` writes down what is there";
-            return Err(Error::new(ErrorKind::Base, message).with_hint(hint).into());
+            demand(&lock, &path, &source, &has)?;
         }
+    }
+    Ok(())
+}
+
+/// An error where a source has something else than a lock file says, or is not in it.
+fn demand(lock: &Lock, path: &Path, source: &str, has: &str) -> Result<(), Failure> {
+    let message = match lock.sources.get(source) {
+        Some(locked) if locked == has => return Ok(()),
+        Some(locked) => format!("{source} has {has}, and {} says {locked}", path.display()),
+        None => return Err(not_locked(source, path)),
+    };
+    Err(Error::new(ErrorKind::Base, message).with_hint(HINT).into())
+}
+
+const HINT: &str = "`virt-maker update` looks at it again, `virt-maker build --lock` writes down what is there";
+
+fn not_locked(source: &str, path: &Path) -> Failure {
+    Error::new(ErrorKind::Base, format!("{source} is not in {}", path.display())).with_hint(HINT).into()
+}
+
+/// What is wanted of sources whose content may change.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// Look again.
+    pub pull: bool,
+    /// Write down what they have.
+    pub lock: bool,
+    /// Refuse a difference.
+    pub locked: bool,
+}
+
+/// Says for each import from a suite which release of it is meant: by the lock file beside its template, and by what is
+/// wanted. A mirror is asked only for what has to be known now.
+pub fn releases(specs: &mut [Spec], wanted: Wanted, context: &ImportContext<'_>) -> Result<(), Failure> {
+    let mut files: BTreeMap<PathBuf, Lock> = BTreeMap::new();
+    let mut seen: BTreeMap<String, Digest> = BTreeMap::new();
+    for spec in specs {
+        let Some(source) = spec.import.runner.release() else { continue };
+        let path = beside(&spec.template);
+        if !files.contains_key(&path) {
+            files.insert(path.clone(), Lock::read(&path)?);
+        }
+        let Some(lock) = files.get_mut(&path) else { continue };
+        let locked = match lock.sources.get(&source) {
+            Some(text) => Some(text.strip_prefix("sha256:").and_then(Digest::parse).ok_or_else(|| {
+                Error::new(ErrorKind::Template, format!("{}: `{text}` is no digest", path.display()))
+            })?),
+            None => None,
+        };
+        if wanted.locked && locked.is_none() {
+            return Err(not_locked(&source, &path));
+        }
+        let now = match seen.get(&source) {
+            Some(now) => Some(*now),
+            None if wanted.pull || wanted.lock && locked.is_none() => {
+                let now = look_again(&source, context)?;
+                seen.insert(source.clone(), now);
+                Some(now)
+            }
+            None => None,
+        };
+        spec.import.release = match (now.filter(|_| wanted.pull || locked.is_none()), locked) {
+            (Some(now), _) if wanted.lock => {
+                lock.sources.insert(source, shown(now));
+                lock.write(&path)?;
+                Release::Locked { digest: now, refuse: false }
+            }
+            (Some(now), Some(_)) => {
+                if wanted.locked {
+                    demand(lock, &path, &source, &shown(now))?;
+                }
+                Release::Locked { digest: now, refuse: wanted.locked }
+            }
+            (Some(now), None) => Release::Pulled(now),
+            (None, Some(digest)) => Release::Locked { digest, refuse: wanted.locked },
+            (None, None) => Release::Any,
+        };
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     if arguments.freeze {
         loading::freeze(&arguments.templates, &mut options)?;
     }
-    let loaded = match spec::load_all(&paths, &options) {
+    let mut loaded = match spec::load_all(&paths, &options) {
         Ok(loaded) => loaded,
         Err(error) => {
             // A machine that reads the events must learn of this end too.
@@ -59,7 +59,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     };
     loading::warn(&loaded.notes, &events);
     settings.secret_env = settings::secrets(&loaded.specs);
-    if let Err(failure) = sources(arguments, &loaded.specs, &settings, &events) {
+    if let Err(failure) = sources(arguments, &mut loaded.specs, &settings, &events) {
         if let Failure::Library(error) = &failure {
             let message = virt_maker::error::chain(error);
             reporter.event(Event::BuildFailed { kind: error.kind(), message });
@@ -75,9 +75,11 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     Ok(shown?)
 }
 
-/// What `--pull`, `--lock` and `--locked` want of sources whose content may change.
-fn sources(arguments: &Build, specs: &[Spec], settings: &Settings, events: &Events) -> Result<(), Failure> {
-    if !(arguments.pull || arguments.lock || arguments.locked) {
+/// What lock files, `--pull`, `--lock` and `--locked` want of sources whose content may change.
+fn sources(arguments: &Build, specs: &mut [Spec], settings: &Settings, events: &Events) -> Result<(), Failure> {
+    let wanted = lock::Wanted { pull: arguments.pull, lock: arguments.lock, locked: arguments.locked };
+    let asked = wanted.pull || wanted.lock || wanted.locked;
+    if !asked && specs.iter().all(|spec| spec.import.runner.release().is_none()) {
         return Ok(());
     }
     let cache_dir = Store::open(&settings.store)?.cache_dir();
@@ -92,5 +94,5 @@ fn sources(arguments: &Build, specs: &[Spec], settings: &Settings, events: &Even
     if arguments.locked {
         lock::check(specs, &context)?;
     }
-    Ok(())
+    lock::releases(specs, wanted, &context)
 }

@@ -14,7 +14,7 @@ use super::{loading, print_json};
 use crate::arguments;
 use crate::error::Failure;
 use crate::text::{duration, harmless};
-use crate::{report, settings};
+use crate::{lock, report, settings};
 
 /// Version of the JSON document.
 const VERSION: u32 = 1;
@@ -28,12 +28,13 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     if arguments.freeze {
         loading::freeze(&arguments.templates, &mut options)?;
     }
-    let loaded = spec::load_all(&paths, &options)?;
+    let mut loaded = spec::load_all(&paths, &options)?;
     loading::warn(&loaded.notes, &events);
     let store = Store::open(&settings::store(arguments.store.store.clone())?)?;
     let cache_dir = store.cache_dir();
     let env = settings::proxies();
     let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };
+    lock::releases(&mut loaded.specs, lock::Wanted::default(), &import)?;
     let context = PlanContext { store: &store, import, force: false, explain: true, events: &events, cancel: &cancel };
     let plan = make(&loaded.specs, &context)?;
     if arguments.json {

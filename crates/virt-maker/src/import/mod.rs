@@ -12,7 +12,7 @@ use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::host::{Cancel, digest};
-use crate::key::{Digest, HostInput};
+use crate::key::{Digest, HostInput, LayerKey};
 use crate::template::{Need, Parse};
 
 /// The table: declares the module of each kind and lists what it is.
@@ -72,6 +72,12 @@ pub trait Import: Send + Sync {
         None
     }
 
+    /// The source that its packages come from, where what is there changes with time and is known by one file: that of
+    /// a suite ([`look_again`]).
+    fn release(&self) -> Option<String> {
+        None
+    }
+
     /// What enters the key. May have to fetch, to know a digest; what was learned is kept in `cache_dir`, so that the
     /// next call answers from a stat.
     fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey>;
@@ -97,9 +103,26 @@ impl From<ImageFormat> for Made {
     }
 }
 
-/// The digest of what a mutable source ([`Import::mutable_source`]) has now, whatever it had before.
+/// The digest of what a mutable source ([`Import::mutable_source`], [`Import::release`]) has now, whatever it had before.
 pub fn look_again(source: &str, context: &ImportContext<'_>) -> Result<Digest> {
+    if source.starts_with(bootstrap::release::SCHEME) {
+        return bootstrap::release::look(source, context);
+    }
     download::look_again(source, context)
+}
+
+/// Notes which release the base with this key was made of.
+pub fn note_release(base: LayerKey, release: Digest, context: &ImportContext<'_>) {
+    sources::note_url(&release_of(base), release, context);
+}
+
+/// Which release the base with this key was made of, where that was noted.
+pub(crate) fn noted_release(base: LayerKey, context: &ImportContext<'_>) -> Option<Digest> {
+    sources::of_url(&release_of(base), context)
+}
+
+fn release_of(base: LayerKey) -> String {
+    format!("release of {base}")
 }
 
 /// Forgets what a mutable source had, so that the next look at it is a new one.

@@ -8,9 +8,9 @@ use super::{CachePolicy, MissReason, NodeState, Part, Plan, PlanNode, explain};
 use crate::error::Result;
 use crate::event::{Events, LayerInfo};
 use crate::host::Cancel;
-use crate::import::ImportContext;
-use crate::key::{KeyMaterial, LayerKey};
-use crate::spec::{Spec, StepEntry};
+use crate::import::{ImportContext, noted_release};
+use crate::key::{HostInput, KeyMaterial, LayerKey};
+use crate::spec::{Release, Spec, StepEntry};
 use crate::step::StepKey;
 use crate::store::{Lookup, Store};
 
@@ -40,7 +40,10 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
     for (index, spec) in specs.iter().enumerate() {
         context.cancel.check()?;
         let entry = &spec.import;
-        let key = entry.runner.key_inputs(&context.import)?;
+        let mut key = entry.runner.key_inputs(&context.import)?;
+        if let Release::Locked { digest, .. } = entry.release {
+            key.inputs.push(HostInput { name: "release".into(), kind: "file".into(), digest, mode: 0 });
+        }
         let material = KeyMaterial {
             role: "import".into(),
             kind: entry.kind.name.into(),
@@ -60,7 +63,11 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
             position: Some(entry.position.clone()),
             volatile: entry.volatile.clone(),
         };
-        let policy = CachePolicy::default();
+        let stale = match entry.release {
+            Release::Pulled(now) => noted_release(info.key, &context.import) != Some(now),
+            _ => false,
+        };
+        let policy = CachePolicy { always_run: stale, ttl: None };
         let mut tip = add(&mut plan, &mut known, context, info, material, None, (index, Part::Import(key)), policy);
         for (number, step) in spec.steps.iter().enumerate() {
             context.cancel.check()?;

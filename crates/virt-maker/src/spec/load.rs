@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{ExportEntry, ImportEntry, Secret, Spec, StepEntry, secrets};
+use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, secrets};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Result};
 use crate::template::{self, LoadOptions, Node, ResolvedSpec, ResolvedStep};
@@ -89,7 +89,7 @@ fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnost
             let runner = parsed((kind.parse)(arguments), problems)?;
             let mut volatile = arguments.volatile();
             volatile.extend(key.volatile());
-            Some(ImportEntry { kind, runner, position: key.position(), volatile })
+            Some(ImportEntry { kind, runner, position: key.position(), volatile, release: Release::Any })
         }),
     };
     let steps: Vec<_> = spec.steps.iter().filter_map(|step| entry(step, &secrets, options, problems)).collect();

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use crate::diagnostic::Position;
 use crate::export::{Export, ExportKind};
 use crate::import::{Import, ImportKind};
+use crate::key::Digest;
 use crate::step::{Step, StepKind};
 use crate::template::StepOptions;
 
@@ -40,6 +41,23 @@ pub struct Spec {
     pub exports: Vec<ExportEntry>,
 }
 
+/// What is known of the release of a suite that an import takes its packages from ([`Import::release`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Release {
+    /// Nothing: the base is the one that is there, or is made of what the mirror has.
+    #[default]
+    Any,
+    /// A lock file says which one it is. It enters the key.
+    Locked {
+        /// Digest of its file.
+        digest: Digest,
+        /// Whether it is an error, and not only a warning, if the base has to be made and the mirror has another one.
+        refuse: bool,
+    },
+    /// It was looked at just now. A base that was made of another one is made again, under the same key.
+    Pulled(Digest),
+}
+
 /// An import with its kind and its place.
 pub struct ImportEntry {
     /// Its kind.
@@ -50,6 +68,8 @@ pub struct ImportEntry {
     pub position: Position,
     /// Functions with changing values (`now()`, ...) that have a part in its arguments.
     pub volatile: Vec<&'static str>,
+    /// The release of the suite, where somebody asked for one. The loader knows none.
+    pub release: Release,
 }
 
 /// A step with its kind and its place.

@@ -86,16 +86,16 @@ impl LayerRecord {
 
     /// Reads a record, or says in words why it cannot be used.
     pub(super) fn parse(text: &[u8]) -> Result<LayerRecord, String> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
         let unreadable = |error: serde_json::Error| format!("its record cannot be read: {error}");
-        let found = serde_json::from_slice::<Version>(text).map_err(unreadable)?.version;
-        if found != RECORD_VERSION {
-            return Err(format!("its record has version {found}; this program knows version {RECORD_VERSION}"));
-        }
-        let record: LayerRecord = serde_json::from_slice(text).map_err(unreadable)?;
+        // One of another version may have another form, so its version is asked for where this form does not fit.
+        let record = match serde_json::from_slice::<LayerRecord>(text) {
+            Ok(record) => record,
+            Err(error) => {
+                check_version(serde_json::from_slice::<Version>(text).map_err(unreadable)?.version)?;
+                return Err(unreadable(error));
+            }
+        };
+        check_version(record.version)?;
         if record.material.key() != record.key {
             return Err("what its record says does not make its key".into());
         }
@@ -105,6 +105,19 @@ impl LayerRecord {
         }
         Ok(record)
     }
+}
+
+/// What every version of a record says.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+fn check_version(found: u32) -> Result<(), String> {
+    if found == RECORD_VERSION {
+        return Ok(());
+    }
+    Err(format!("its record has version {found}; this program knows version {RECORD_VERSION}"))
 }
 
 /// What the names of all images of a key begin with.

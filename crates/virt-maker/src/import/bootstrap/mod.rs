@@ -5,12 +5,13 @@
 //! never packed and unpacked, so a bootstrap takes little more than `mmdebstrap` alone.
 //!
 //! The key covers what the template says. The packages that a mirror has are another day others; a base that is in the
-//! store stays as it is until somebody forces it. The mirror that the host uses by default ([`mirror`]) is where packages
+//! store stays as it is until somebody forces it, or a lock file names another release of the suite ([`release`]). The mirror that the host uses by default ([`mirror`]) is where packages
 //! come from, and leaves no trace in the guest.
 
 mod grub;
 mod mirror;
 mod recipe;
+pub(super) mod release;
 mod tree;
 
 use std::fs::File;
@@ -183,6 +184,10 @@ impl Import for Bootstrap {
             summary.push_str(package);
         }
         summary
+    }
+
+    fn release(&self) -> Option<String> {
+        release::source(&self.recipe)
     }
 
     fn key_inputs(&self, _: &ImportContext<'_>) -> Result<ImportKey> {
