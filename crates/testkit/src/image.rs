@@ -179,11 +179,14 @@ pub fn find_file_in_image(image: &Path, path: &str) -> Option<Vec<u8>> {
             return None;
         }
         // A mount namespace of its own: nobody else sees the mount, and it goes with the process.
-        let script = r#"mount -o "$1" "$2" "$3" && cat "$3/$4""#;
-        let options = if volume.fs == "xfs" { "ro,loop,norecovery" } else { "ro,loop" };
+        let script = r#"mount -o "$1" "$2" "$3" || exit 99; cat "$3/$4""#;
+        // Another test may have a clone of this guest mounted, with the same UUID.
+        let options = if volume.fs == "xfs" { "ro,loop,norecovery,nouuid" } else { "ro,loop" };
         let mut cat = Command::new("unshare");
         cat.args(["--mount", "sh", "-c", script, "sh", options]).arg(&volume.path).arg(dir.path()).arg(path);
         let output = output(&mut cat, b"");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_ne!(output.status.code(), Some(99), "cannot mount {}, {}: {said}", volume.path.display(), volume.fs);
         output.status.success().then_some(output.stdout)
     })
 }

@@ -209,6 +209,8 @@ impl Disk {
                 options.iter().try_for_each(|(key, value)| fsconfig_set_string(&context, key.as_str(), value.as_str()))
             })
             .and_then(|()| if read_only || !writable { fsconfig_set_flag(&context, "ro") } else { Ok(()) })
+            // Guests that grew from one base have file systems of one UUID, and several may be open on this host.
+            .and_then(|()| if kind == "xfs" { fsconfig_set_flag(&context, "nouuid") } else { Ok(()) })
             .and_then(|()| fsconfig_create(&context));
         let attributes =
             MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOATIME;

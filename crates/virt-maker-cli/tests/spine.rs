@@ -207,3 +207,32 @@ fn a_deep_chain_is_opened_again(engine: &str) {
         assert_eq!(String::from_utf8(read_file_from_image(&image, "/steps")).unwrap(), expected);
     }
 }
+
+/// Two guests of one base have file systems of one UUID, which the host's kernel sees at once.
+#[test]
+fn two_builds_on_one_base_at_once() {
+    let before = HostState::capture();
+    for fs in [testkit::Fs::Xfs, testkit::Fs::Btrfs, testkit::Fs::Ext4] {
+        let benches = [(); 2].map(|()| Bench::new(tiny_guest(&TinyOptions::with_fs(fs))));
+        let children: Vec<_> = benches
+            .iter()
+            .enumerate()
+            .map(|(number, bench)| {
+                let steps =
+                    [run(&format!("echo {number} > /number; sync; sleep 2")), run("sleep 1; cat /number > /copy")];
+                let template = bench.template("t.yml", &steps, "");
+                let arguments = ["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "json"];
+                bench.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        for ((number, child), bench) in children.into_iter().enumerate().zip(&benches) {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{fs:?}: {}", String::from_utf8_lossy(&output.stderr));
+            let ran = common::Ran::from(output);
+            let image = bench.image(&ran.sealed()[2]);
+            fsck_clean(&image, "qcow2");
+            assert_eq!(read_file_from_image(&image, "/copy"), format!("{number}\n").as_bytes(), "{fs:?}");
+        }
+    }
+    before.assert_nothing_left();
+}
