@@ -195,6 +195,11 @@ fn secrets_stay_secret_on_chroot() {
 }
 
 #[test]
+fn secrets_stay_secret_in_the_appliance() {
+    secrets_stay_secret("vm");
+}
+
+#[test]
 fn secrets_stay_secret_on_libguestfs() {
     secrets_stay_secret("libguestfs");
 }
