@@ -186,7 +186,9 @@ pub fn find_file_in_image(image: &Path, path: &str) -> Option<Vec<u8>> {
         cat.args(["--mount", "sh", "-c", script, "sh", options]).arg(&volume.path).arg(dir.path()).arg(path);
         let output = output(&mut cat, b"");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_ne!(output.status.code(), Some(99), "cannot mount {}, {}: {said}", volume.path.display(), volume.fs);
+        // The host's kernel may lack other kinds (vfat, say); nothing is looked for on those.
+        let mounted = output.status.code() != Some(99) || !matches!(volume.fs.as_str(), "xfs" | "btrfs");
+        assert!(mounted, "cannot mount {}, {}: {said}", volume.path.display(), volume.fs);
         output.status.success().then_some(output.stdout)
     })
 }
