@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -46,7 +47,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Templates {
-    /// Templates, built in this order.
+    /// Templates.
     #[arg(value_name = "TEMPLATE", required_unless_present = "file")]
     templates: Vec<PathBuf>,
     /// Another way to name templates.
@@ -138,6 +139,12 @@ pub struct Build {
     /// Write every artifact again.
     #[arg(short = 'X', long)]
     pub force_export: bool,
+    /// How many images are worked on at once [default: the number of CPUs, and of sessions as many as suit the engine].
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Stop everything at the first failure, instead of building the images that do not need what failed.
+    #[arg(long)]
+    pub fail_fast: bool,
     /// How steps are run in the guest.
     #[arg(long, value_enum, default_value_t)]
     pub engine: Engine,

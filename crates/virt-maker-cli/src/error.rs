@@ -72,6 +72,9 @@ impl Failure {
 
 /// An error as it is shown: one sentence, its causes, its places in templates, what to do.
 pub fn render(error: &Error) -> String {
+    if !error.parts().is_empty() {
+        return error.parts().iter().map(render).collect();
+    }
     let mut text = String::new();
     match error.diagnostics() {
         [] => {
