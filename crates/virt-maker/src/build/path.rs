@@ -55,7 +55,7 @@ fn deepest<'p>(build: &Build<'_>, plan: &Plan, path: &'p [usize]) -> (Option<Lay
     let mut parent: Option<Layer> = None;
     for (depth, index) in path.iter().enumerate() {
         let key = plan.nodes[*index].info.key;
-        let found = usable(&build.store, key, parent.as_ref().map(|layer| &*layer.record.id));
+        let found = usable(build.store, key, parent.as_ref().map(|layer| &*layer.record.id));
         match found {
             Lookup::Present(layer) if build.shared.is_made(key) || taken(build, &plan.nodes[*index], &layer) => {
                 parent = Some(*layer)
