@@ -153,6 +153,9 @@ pub struct Build {
     /// What is shown while it builds.
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,
+    /// Write a page with the timeline of the build: what ran, what was cached, where time went.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
     /// What becomes of a guest whose step failed.
     #[arg(long, value_enum, default_value_t)]
     pub on_failure: Failed,
@@ -197,6 +200,9 @@ pub struct Plan {
 pub struct Tree {
     #[command(flatten)]
     pub store: StoreArgument,
+    /// Write a page that draws the tree: size, time, age, exports, failures, and of each layer its step and its log.
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub html: Option<PathBuf>,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,

@@ -61,7 +61,7 @@ impl Failure {
         let text = match self {
             Failure::Usage(text) => format!("error: {text}\n"),
             Failure::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return,
-            Failure::Output(error) => format!("error: cannot write to standard output: {error}\n"),
+            Failure::Output(error) => format!("error: cannot write the output: {error}\n"),
             Failure::Code(_) => return,
             Failure::Library(error) => render(error),
         };

@@ -43,7 +43,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         secret_env: Default::default(),
         cancel,
     };
-    let reporter = report::new(progress, settings::verbosity(arguments.verbose));
+    let reporter = report::new(progress, settings::verbosity(arguments.verbose), arguments.report.clone());
     let sink = reporter.clone();
     let events = Events::new(move |event| sink.event(event));
     let paths: Vec<_> = arguments.templates.paths().cloned().collect();

@@ -254,7 +254,8 @@ impl Report for Tty {
         }
     }
 
-    fn end(&mut self) {
+    fn end(&mut self) -> io::Result<()> {
         self.stop_all();
+        Ok(())
     }
 }
