@@ -31,6 +31,8 @@ imports! {
     disk,
     download,
     layer,
+    rootfs,
+    virt_builder,
 }
 
 /// What a kind of import is.
