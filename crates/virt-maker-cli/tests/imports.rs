@@ -142,7 +142,7 @@ fn tiny_tree(bench: &Bench) {
         &[
             "run: rm -f /sbin/init; ln -s /bin/busybox /sbin/init; printf '%s\\n' '::sysinit:/etc/start' '::wait:/bin/sleep 1000' > /etc/inittab".to_owned(),
             "file: {path: /etc/start, content: \"#!/bin/sh\\nexec > /dev/ttyS0 2>&1\\necho @boots $(cat /etc/hostname) $(df -m / | tail -n 1)\\n\", chmod: '0755'}".to_owned(),
-            "run: dd if=/dev/zero of=/holes bs=1 count=1 seek=400000; echo end >> /holes; ln /etc/hostname /etc/second".to_owned(),
+            "run: dd if=/dev/zero of=/holes bs=1 count=1 seek=400000; echo end >> /holes; ln /etc/passwd /etc/second".to_owned(),
         ],
         "tar: {path: tree.tar}",
     );
