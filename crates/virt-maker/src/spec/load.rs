@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, secrets};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Result};
-use crate::template::{self, LoadOptions, Node, ResolvedSpec, ResolvedStep};
+use crate::template::{self, LoadOptions, Node, Problems, ResolvedSpec, ResolvedStep, in_order};
 use crate::{export, import, step};
 
 /// Runners of the older format that this version does not have yet. Templates with them can be rendered, not built.
@@ -57,23 +57,20 @@ pub fn load(path: &Path, parameters: &[(String, String)]) -> Result<Spec> {
 pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs> {
     let (resolved, mut problems) = template::resolve_all(paths, options)?;
     let mut loaded = LoadedSpecs { specs: Vec::new(), notes: resolved.notes, record: resolved.record };
-    for spec in &resolved.specs {
-        let before = problems.len();
-        let typed = typed(spec, options, &mut problems);
-        if problems.len() == before {
-            loaded.specs.extend(typed);
+    // The specs of one template stand beside each other.
+    for combinations in resolved.specs.chunk_by(|one, other| one.template == other.template) {
+        let mut all = Problems::default();
+        for spec in combinations {
+            let mut found = Vec::new();
+            let typed = typed(spec, options, &mut found);
+            if found.is_empty() {
+                loaded.specs.extend(typed);
+            }
+            all.add(&spec.title(), found);
         }
+        problems.extend(all.finish(combinations.len()));
     }
-    let mut seen = Vec::new();
-    // The same text is wrong in each combination of a matrix.
-    problems.retain(|problem| {
-        let new = !seen.contains(problem);
-        if new {
-            seen.push(problem.clone());
-        }
-        new
-    });
-    if problems.is_empty() { Ok(loaded) } else { Err(Error::template(problems)) }
+    if problems.is_empty() { Ok(loaded) } else { Err(Error::template(in_order(problems))) }
 }
 
 fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnostic>) -> Option<Spec> {
