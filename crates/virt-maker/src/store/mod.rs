@@ -30,6 +30,7 @@
 //! Any number of processes may use one store. Only the holder of a key's lock may put that layer in place. Locks are
 //! taken from the root of the tree towards its leaves, so no two processes wait for each other. Readers take no lock.
 
+mod failure;
 mod lock;
 mod record;
 mod seal;
@@ -41,6 +42,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+pub use failure::FailureRecord;
 pub use lock::KeyLock;
 pub use record::{Layer, LayerRecord, RECORD_VERSION};
 pub use seal::Draft;
@@ -148,6 +150,13 @@ impl Store {
     /// The folder of export records.
     pub fn exports_dir(&self) -> PathBuf {
         self.root.join("exports")
+    }
+
+    /// Steps that failed and were not made since, the oldest first.
+    pub fn failures(&self) -> Vec<FailureRecord> {
+        let mut failures = failure::list(&self.logs_dir());
+        failures.retain(|failure| !self.layer_dir(failure.key).exists());
+        failures
     }
 
     /// The folder for logs of failed steps.
