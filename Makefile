@@ -35,6 +35,7 @@ test: setup debug
 bench: build
 	@scripts/setup --bench
 	$(CARGO) run --locked --release -p bench -- $(BENCH_FLAGS)
+	$(if $(BENCH_FLAGS),,$(CARGO) run --locked --release -p bench --bin templates -- "$(target)/release/virt-maker")
 
 lint:
 	@scripts/lint

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, secrets};
 use crate::diagnostic::{Diagnostic, Position};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::template::{self, LoadOptions, Node, Problems, ResolvedSpec, ResolvedStep, in_order};
 use crate::{export, import, step};
 
@@ -69,6 +69,13 @@ pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs>
                 && found.is_empty()
             {
                 one_export_a_file(spec, &typed, &mut targets, &mut found);
+                // The base may come later, or be on another host: that is no fault of the template.
+                if options.check_inputs
+                    && let Some(import) = &spec.import
+                    && let Err(error) = typed.import.runner.check()
+                {
+                    loaded.notes.push(import.diagnostic(format!("there is no base yet: {}", chain(&error))));
+                }
                 loaded.specs.push(typed);
             }
             all.add(&spec.title(), found);
@@ -154,10 +161,17 @@ fn entry(
     let before = problems.len();
     let found = find(step::KINDS, |kind| kind.name, key, "step", &own, problems);
     let runner = found.and_then(|kind| parsed((kind.parse)(&step.arguments), problems));
-    if let Some(runner) = &runner
-        && runner.runs_on_host()
-    {
-        allowed(key, options, problems);
+    if let Some(runner) = &runner {
+        if runner.runs_on_host() {
+            allowed(key, options, problems);
+        }
+        if options.check_inputs
+            && let Err(error) = runner.key_inputs()
+        {
+            let mut problem = step.arguments.diagnostic(chain(&error));
+            problem.hint = error.hint().map(str::to_owned);
+            problems.push(problem);
+        }
     }
     for name in &step.options.secrets {
         if secrets.iter().all(|secret| secret.name != *name) {
