@@ -43,6 +43,7 @@ lint:
 install: build
 	install -D -m 755 "$(target)/release/virt-maker" "$(DESTDIR)$(PREFIX)/bin/virt-maker"
 	install -D -m 755 "$(target)/release/virt-maker-agent" "$(DESTDIR)$(PREFIX)/libexec/virt-maker/virt-maker-agent"
+	@scripts/install-extras "$(target)/release/virt-maker" "$(DESTDIR)$(PREFIX)/share"
 
 # The demo's store goes too. The user's own store is elsewhere and stays.
 clean:
