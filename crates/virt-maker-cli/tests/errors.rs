@@ -170,6 +170,7 @@ fn what_needs_more_than_a_wrong_template() {
     let ran = bench.run(&["validate", "sub/t.yml"]).exits(0);
     let words = "note: `base.yml` was found in the working directory, not beside sub/t.yml\n --> sub/t.yml:1:7\n";
     assert!(ran.stderr.starts_with(words), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("note: there is no base yet: cannot read {}", bench.path("x").display())));
     assert!(ran.stderr.contains("hint: a path in a template is relative to the template's own folder"));
 
     let path = bench.path("t.yml");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, secrets};
 use crate::diagnostic::{Diagnostic, Position};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::template::{self, LoadOptions, Node, Problems, ResolvedSpec, ResolvedStep, in_order};
 use crate::{export, import, step};
 
@@ -63,7 +63,15 @@ fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Re
                 && seen.insert((typed.template.clone(), typed.matrix.clone()))
                 && found.is_empty()
             {
-                let at = spec.import.as_ref().and_then(|import| import.members().first()).map(|(key, _)| key);
+                let node = spec.import.as_ref();
+                // The base may come later, or be on another host: that is no fault of the template.
+                if options.check_inputs
+                    && let Some(import) = node
+                    && let Err(error) = typed.import.runner.check()
+                {
+                    loaded.notes.push(import.diagnostic(format!("there is no base yet: {}", chain(&error))));
+                }
+                let at = node.and_then(|import| import.members().first()).map(|(key, _)| key);
                 match on_base(typed, at.unwrap_or(&spec.node), options, above, &mut loaded) {
                     Ok(typed) => {
                         one_export_a_file(spec, &typed, &mut targets, &mut found);
@@ -191,10 +199,17 @@ fn entry(
     let before = problems.len();
     let found = find(step::KINDS, |kind| kind.name, key, "step", &own, problems);
     let runner = found.and_then(|kind| parsed((kind.parse)(&step.arguments), problems));
-    if let Some(runner) = &runner
-        && runner.runs_on_host()
-    {
-        allowed(key, options, problems);
+    if let Some(runner) = &runner {
+        if runner.runs_on_host() {
+            allowed(key, options, problems);
+        }
+        if options.check_inputs
+            && let Err(error) = runner.key_inputs()
+        {
+            let mut problem = step.arguments.diagnostic(chain(&error));
+            problem.hint = error.hint().map(str::to_owned);
+            problems.push(problem);
+        }
     }
     for name in &step.options.secrets {
         if secrets.iter().all(|secret| secret.name != *name) {

@@ -62,6 +62,8 @@ pub struct LoadOptions {
     pub fetch: Option<Fetch>,
     /// How `exec:` runs programs.
     pub exec: Option<Exec>,
+    /// Whether what steps take from the host is looked at too: an error where it cannot be read.
+    pub check_inputs: bool,
 }
 
 /// What a template asks for.
