@@ -1,5 +1,7 @@
 //! What can be said on the command line.
 
+pub mod store;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -26,6 +28,10 @@ pub enum Command {
     Plan(Plan),
     /// Show the forking tree of layers in the store.
     Tree(Tree),
+    /// Give a layer a name, list names, or take one away.
+    Tag(store::Tag),
+    /// Look after the store: list, measure, collect, keep.
+    Cache(store::Cache),
     /// List what can stand in a template: importers, steps, exporters, with their arguments.
     Runners(Runners),
     /// Print the JSON Schema of templates, for editors.
@@ -143,6 +149,8 @@ pub struct Build {
     pub engine: Engine,
     #[command(flatten)]
     pub kernel: KernelArgument,
+    #[command(flatten, next_help_heading = "Limits of the store, after the build")]
+    pub limits: store::LimitArguments,
     /// What is shown while it builds.
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,

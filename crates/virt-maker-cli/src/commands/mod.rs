@@ -2,6 +2,7 @@
 
 mod appliance;
 mod build;
+mod cache;
 mod check;
 mod doctor;
 mod init;
@@ -11,6 +12,7 @@ mod plan;
 mod render;
 mod runners;
 mod schema;
+mod tag;
 mod tree;
 mod update;
 mod validate;
@@ -29,6 +31,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Tree(arguments) => tree::run(&arguments),
+        Command::Tag(arguments) => tag::run(&arguments),
+        Command::Cache(arguments) => cache::run(&arguments),
         Command::Runners(arguments) => runners::run(&arguments),
         Command::Schema => schema::run(),
         Command::Init(arguments) => init::run(&arguments),

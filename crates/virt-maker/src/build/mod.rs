@@ -14,6 +14,7 @@ mod base;
 mod check;
 mod failure;
 mod finish;
+mod leased;
 mod log;
 mod mask;
 mod options;
@@ -35,7 +36,7 @@ use crate::export::{self, ExportContext, Published};
 use crate::host::Cancel;
 use crate::import::ImportContext;
 use crate::key::LayerKey;
-use crate::plan::{self, NodeState, Plan, PlanContext};
+use crate::plan::{NodeState, Plan, PlanContext};
 use crate::spec::Spec;
 use crate::store::{Layer, Store};
 
@@ -130,7 +131,8 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> 
     let import = settings.import_context(&cache_dir, events);
     let context =
         PlanContext { store: &store, import, force: settings.force, explain: false, events, cancel: &settings.cancel };
-    let plan = spent.time("plan", || plan::make(specs, &context))?;
+    // Leased before anything relies on what is there, so that nobody collects it while this build runs.
+    let (plan, _lease) = spent.time("plan", || leased::plan(specs, &context))?;
     events.send(Event::BuildStarted {
         templates: specs.iter().map(|spec| spec.template.clone()).collect(),
         store: store.root().to_owned(),

@@ -196,10 +196,10 @@ fn other_formats_and_other_folders_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let newer = folder.path().join("newer");
     fs::create_dir(&newer).unwrap();
-    fs::write(newer.join("store.json"), "{\"format\": 3}").unwrap();
+    fs::write(newer.join("store.json"), "{\"format\": 4}").unwrap();
     let error = Store::open(&newer).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store);
-    assert!(error.to_string().contains("has format 3; this version knows format 2"), "{error}");
+    assert!(error.to_string().contains("has format 4; this version knows format 3"), "{error}");
 
     let home = folder.path().join("home");
     fs::create_dir(&home).unwrap();
