@@ -14,6 +14,7 @@ mod runners;
 mod schema;
 mod tag;
 mod tree;
+mod tree_page;
 mod update;
 mod validate;
 

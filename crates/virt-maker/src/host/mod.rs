@@ -7,6 +7,7 @@ pub mod durable;
 pub mod escape;
 mod guard;
 mod helper;
+pub mod memory;
 mod process;
 mod script;
 pub mod subordinate;

@@ -1,10 +1,10 @@
 //! From template files to specs: typed and validated, all errors at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, secrets};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Position};
 use crate::error::{Error, Result};
 use crate::template::{self, LoadOptions, Node, ResolvedSpec, ResolvedStep};
 use crate::{export, import, step};
@@ -57,12 +57,17 @@ pub fn load(path: &Path, parameters: &[(String, String)]) -> Result<Spec> {
 pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs> {
     let (resolved, mut problems) = template::resolve_all(paths, options)?;
     let mut loaded = LoadedSpecs { specs: Vec::new(), notes: resolved.notes, record: resolved.record };
+    let (mut seen, mut targets) = (HashSet::new(), HashMap::new());
     for spec in &resolved.specs {
         let before = problems.len();
-        let typed = typed(spec, options, &mut problems);
-        if problems.len() == before {
-            loaded.specs.extend(typed);
+        let Some(typed) = typed(spec, options, &mut problems) else { continue };
+        // A template that is named twice, or comes in by `before` of two others, asks for the same image.
+        let new = seen.insert((typed.template.clone(), typed.matrix.clone()));
+        if problems.len() > before || !new {
+            continue;
         }
+        one_export_a_file(spec, &typed, &mut targets, &mut problems);
+        loaded.specs.push(typed);
     }
     let mut seen = Vec::new();
     // The same text is wrong in each combination of a matrix.
@@ -74,6 +79,30 @@ pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs>
         new
     });
     if problems.is_empty() { Ok(loaded) } else { Err(Error::template(problems)) }
+}
+
+/// An error for each export that writes the file of another one: images are built side by side, and one would be lost.
+fn one_export_a_file(
+    resolved: &ResolvedSpec,
+    spec: &Spec,
+    targets: &mut HashMap<PathBuf, Position>,
+    problems: &mut Vec<Diagnostic>,
+) {
+    for (item, export) in resolved.exports.iter().zip(&spec.exports) {
+        let target = export.runner.target();
+        if let Some(other) = targets.get(&target) {
+            let message = format!("another export writes {} too", target.display().to_string().escape_debug());
+            let mut problem = item.members().first().map_or(item, |(key, _)| key).diagnostic(message);
+            if *other == export.position {
+                problem.hint = Some("let its path name the values of the matrix: `{{ NAME }}`".into());
+            } else {
+                let message = "it is here".into();
+                problem.notes.push(crate::diagnostic::Note { message, position: Some(other.clone()) });
+            }
+            problems.push(problem);
+        }
+        targets.insert(target, export.position.clone());
+    }
 }
 
 fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnostic>) -> Option<Spec> {

@@ -37,6 +37,7 @@
 //! who wants a layer to stay takes a [`Lease`] before looking for it, because [`gc`](Store::collect) may run at any time.
 
 mod collected;
+mod failure;
 mod find;
 mod gc;
 mod lease;
@@ -56,6 +57,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub use collected::{Collected, utc};
+pub use failure::FailureRecord;
 pub use gc::{Collection, Limits, Victim, Why, Wish};
 pub use lease::Lease;
 pub use lock::KeyLock;
@@ -171,6 +173,13 @@ impl Store {
     /// The folder of export records.
     pub fn exports_dir(&self) -> PathBuf {
         self.root.join("exports")
+    }
+
+    /// Steps that failed and were not made since, the oldest first.
+    pub fn failures(&self) -> Vec<FailureRecord> {
+        let mut failures = failure::list(&self.logs_dir());
+        failures.retain(|failure| !self.layer_dir(failure.key).exists());
+        failures
     }
 
     /// The folder for logs of failed steps.
