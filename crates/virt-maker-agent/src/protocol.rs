@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// A frame that holds one JSON message.
 pub const FRAME_MESSAGE: u8 = 1;
 /// A frame that holds raw bytes; an empty one ends a transfer.
@@ -108,6 +108,15 @@ pub enum Request {
     ReadDir {
         /// Absolute path in the guest.
         path: String,
+    },
+    /// Everything at and below a path, links not followed below it. Answer: data frames with whole entries
+    /// ([`crate::walk`]), an empty one, then [`Reply::Done`]; or, at any point, [`Reply::Failed`].
+    Walk {
+        /// Absolute path in the guest; a final symlink is followed within the guest.
+        path: String,
+        /// How many levels below the path; 0 is the path alone. Without it, all.
+        #[serde(default)]
+        depth: Option<u32>,
     },
     /// Removes a file, a link, or a folder with all in it; what is missing is no error. Answer: [`Reply::Done`].
     Remove {

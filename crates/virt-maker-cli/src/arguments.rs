@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+pub mod layers;
 pub mod store;
 
 use std::num::NonZeroUsize;
@@ -29,6 +30,18 @@ pub enum Command {
     Plan(Plan),
     /// Show the forking tree of layers in the store.
     Tree(Tree),
+    /// Show what the step said that made a layer.
+    Log(layers::Log),
+    /// List files in a layer.
+    Ls(layers::Ls),
+    /// Show a file in a layer.
+    Cat(layers::Cat),
+    /// Copy a file or a folder out of a layer.
+    Cp(layers::Cp),
+    /// Show what differs between two layers: files added (A), changed (C), removed (D).
+    Diff(layers::Diff),
+    /// Open a shell in a layer; what is changed there is thrown away, or kept as a layer of its own.
+    Shell(layers::Shell),
     /// Give a layer a name, list names, or take one away.
     Tag(store::Tag),
     /// Look after the store: list, measure, collect, keep.
