@@ -1,5 +1,6 @@
 //! Writing the artifacts of a spec.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::{Build, finish};
@@ -26,13 +27,14 @@ impl Build<'_> {
                 format: tip.record.format,
                 virtual_size: tip.record.virtual_size,
                 overlay: None,
+                tree: None,
                 scratch: workspace.path(),
                 layers: &layers,
                 events,
                 cancel: &settings.cancel,
             };
             let from = export::From { layer: tip.record.key, layer_id: &tip.record.id };
-            let mut finish = |extras: &export::Extras| finish::finish(self, tip, extras);
+            let mut finish = |extras: &export::Extras, tree: &Path| finish::finish(self, tip, extras, tree);
             let done = export::publish(
                 &*entry.runner,
                 entry.kind,

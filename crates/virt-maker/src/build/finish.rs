@@ -2,6 +2,7 @@
 //!
 //! It is opened on an overlay that is never sealed: the layer stays as it is, and other exports of it too.
 
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -18,8 +19,8 @@ use crate::hygiene;
 use crate::plan::Plan;
 use crate::store::Layer;
 
-/// Does what `extras` say to the guest on `tip`.
-pub(super) fn finish(build: &Build<'_>, tip: &Layer, extras: &Extras) -> Result<Finished> {
+/// Does what `extras` say to the guest on `tip`; a tar of its tree goes to `tree`.
+pub(super) fn finish(build: &Build<'_>, tip: &Layer, extras: &Extras, tree: &Path) -> Result<Finished> {
     let begin = Instant::now();
     let workspace = build.store.workspace()?;
     let folder = workspace.subfolder("finish")?;
@@ -42,6 +43,9 @@ pub(super) fn finish(build: &Build<'_>, tip: &Layer, extras: &Extras) -> Result<
     }
     if extras.sparsify {
         guest.trim().context(ErrorKind::Export, failed)?;
+    }
+    if extras.tree {
+        guest.archive(tree).context(ErrorKind::Export, failed)?;
     }
     opened.session.finish()?;
     build.events.send(Event::SessionEnded { session: opened.number });

@@ -10,20 +10,10 @@ use crate::template::{self, LoadOptions, Node, Problems, ResolvedSpec, ResolvedS
 use crate::{export, import, step};
 
 /// Runners of the older format that this version does not have yet. Templates with them can be rendered, not built.
-const LATER: [&str; 12] = [
-    "virt-builder",
-    "isoboot",
-    "firstboot",
-    "ssh_keygen",
-    "selinux",
-    "boot",
-    "grub_append",
-    "local_run",
-    "sysprep",
-    "inject_virtio_win",
-    "inject_qemu_ga",
-    "rootpass",
-];
+const LATER: [&str; 2] = ["isoboot", "boot"];
+
+/// Most templates that are each other's base.
+const BASES: usize = 50;
 
 /// What some templates ask for.
 #[derive(Default)]
@@ -55,6 +45,11 @@ pub fn load(path: &Path, parameters: &[(String, String)]) -> Result<Spec> {
 
 /// Loads templates. All errors that can be found without a guest come at once.
 pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs> {
+    load_below(paths, options, &[])
+}
+
+/// The same, for templates that others name as their base: these are the files above.
+fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Result<LoadedSpecs> {
     let (resolved, mut problems) = template::resolve_all(paths, options)?;
     let mut loaded = LoadedSpecs { specs: Vec::new(), notes: resolved.notes, record: resolved.record };
     let (mut seen, mut targets) = (HashSet::new(), HashMap::new());
@@ -63,20 +58,26 @@ pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs>
         let mut all = Problems::default();
         for spec in combinations {
             let mut found = Vec::new();
+            let typed = typed(spec, options, &mut found);
             // A template that is named twice, or comes in by `before` of two others, asks for the same image.
-            if let Some(typed) = typed(spec, options, &mut found)
-                && seen.insert((typed.template.clone(), typed.matrix.clone()))
-                && found.is_empty()
-            {
-                one_export_a_file(spec, &typed, &mut targets, &mut found);
-                // The base may come later, or be on another host: that is no fault of the template.
-                if options.check_inputs
-                    && let Some(import) = &spec.import
-                    && let Err(error) = typed.import.runner.check()
-                {
-                    loaded.notes.push(import.diagnostic(format!("there is no base yet: {}", chain(&error))));
+            let new = typed.filter(|typed| seen.insert((typed.template.clone(), typed.matrix.clone())));
+            if let Some(typed) = new.filter(|_| found.is_empty()) {
+                let at = spec.import.as_ref().and_then(|import| import.members().first()).map(|(key, _)| key);
+                let at = at.unwrap_or(&spec.node);
+                match on_base(typed, at, options, above, &mut loaded) {
+                    Ok(typed) => {
+                        one_export_a_file(spec, &typed, &mut targets, &mut found);
+                        // The base may come later, or be on another host: that is no fault of the template.
+                        if options.check_inputs
+                            && let Err(error) = typed.import.runner.check()
+                        {
+                            loaded.notes.push(at.diagnostic(format!("there is no base yet: {}", chain(&error))));
+                        }
+                        loaded.specs.push(typed);
+                    }
+                    Err(error) if error.diagnostics().is_empty() => return Err(error),
+                    Err(error) => found.extend(error.diagnostics().iter().cloned()),
                 }
-                loaded.specs.push(typed);
             }
             all.add(&spec.title(), found);
         }
@@ -148,6 +149,41 @@ fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnost
         steps,
         exports,
     })
+}
+
+/// Puts the spec of another template below one whose import names it; any other stays as it is.
+fn on_base(spec: Spec, at: &Node, options: &LoadOptions, above: &[PathBuf], loaded: &mut LoadedSpecs) -> Result<Spec> {
+    let Some(base) = spec.import.runner.template().cloned() else { return Ok(spec) };
+    let wrong = |message: String| Error::template(vec![at.diagnostic(message)]);
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut above = above.to_vec();
+    above.push(real(&spec.template));
+    if above.contains(&real(&base.template)) {
+        return Err(wrong(format!("{} is its own base", base.template.display())));
+    }
+    if above.len() > BASES {
+        return Err(wrong(format!("more than {BASES} templates are each other's base")));
+    }
+    let options = LoadOptions { parameters: base.parameters, ..options.clone() };
+    let mut below = load_below(std::slice::from_ref(&base.template), &options, &above)?;
+    loaded.notes.append(&mut below.notes);
+    loaded.record.append(&mut below.record);
+    let (Some(mut below), 0) = (below.specs.pop(), below.specs.len()) else {
+        let message = format!("{} asks for several images, and a base is one", base.template.display());
+        return Err(wrong(message));
+    };
+    for secret in spec.secrets {
+        match below.secrets.iter().find(|other| other.name == secret.name) {
+            Some(other) if *other != secret => {
+                let name = secret.name.escape_debug();
+                return Err(wrong(format!("the secret `{name}` is another one in {}", base.template.display())));
+            }
+            Some(_) => {}
+            None => below.secrets.push(secret),
+        }
+    }
+    below.steps.extend(spec.steps);
+    Ok(Spec { import: below.import, steps: below.steps, secrets: below.secrets, ..spec })
 }
 
 fn entry(
