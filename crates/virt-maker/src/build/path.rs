@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::caches::Caches;
 use super::options::{self, Optioned};
 use super::sealer::Sealer;
 use super::session::{self, Opened};
@@ -77,7 +78,14 @@ fn run_session(build: &Build<'_>, plan: &Plan, missing: &[usize], parent: Layer,
     let workspace = build.store.workspace()?;
     let first = draft_on(build.store, &workspace, &plan.nodes[missing[0]], &parent.record)?;
     let log = StepLog::new(build.events);
-    let Opened { session, engine, number, slot } = session::open(build, &workspace, &parent, &first, &log)?;
+    let steps = missing.iter().filter_map(|index| match &plan.nodes[*index].origin {
+        (spec, Part::Step(number, _)) => Some(&build.specs[*spec].steps[*number]),
+        _ => None,
+    });
+    let names = steps.flat_map(|step| step.options.mounts.iter().map(|mount| mount.cache.as_str())).collect();
+    let caches = Caches::take(&build.store.cache_dir(), names, &build.settings.cancel)?;
+    let Opened { session, engine, number, slot } =
+        session::open(build, &workspace, &parent, &first, &log, &caches.disks)?;
     let sealer = Sealer::start(build.store, build.events, &build.shared.schedule);
     let walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine, session: number };
     let ran = walk.run(build, missing, &parent.record, first, lock, session);
@@ -164,7 +172,9 @@ impl Walk<'_> {
         self.log.begin(node.info.key, &draft.log(), &secrets)?;
         let cache_dir = build.store.cache_dir();
         let import = build.settings.import_context(&cache_dir, build.events);
+        let caches: Vec<String> = step.options.mounts.iter().map(|mount| mount.cache.clone()).collect();
         let context = StepContext {
+            caches: &caches,
             output: self.log.sink(),
             cancel: &build.settings.cancel,
             scratch: self.workspace.path(),

@@ -10,7 +10,7 @@ use crate::template::{self, LoadOptions, Node, ResolvedSpec, ResolvedStep};
 use crate::{export, import, step};
 
 /// Runners of the older format that this version does not have yet. Templates with them can be rendered, not built.
-const LATER: [&str; 2] = ["isoboot", "boot"];
+const LATER: [&str; 4] = ["isoboot", "boot", "inject_virtio_win", "inject_qemu_ga"];
 
 /// Most templates that are each other's base.
 const BASES: usize = 50;
@@ -143,6 +143,7 @@ fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnost
         name: spec.name.clone(),
         description: spec.description.clone(),
         matrix: spec.matrix.iter().map(|(name, value)| (name.clone(), shown(value))).collect(),
+        parameters: spec.parameters.clone(),
         secrets,
         import: import?,
         steps,
@@ -200,6 +201,13 @@ fn entry(
         && runner.runs_on_host()
     {
         allowed(key, options, problems);
+    }
+    if let Some(kind) = found
+        && !step.options.mounts.is_empty()
+        && !kind.network
+    {
+        let message = format!("`{}` downloads nothing in the guest, so it has no use for `mounts`", kind.name);
+        problems.push(key.diagnostic(message));
     }
     for name in &step.options.secrets {
         if secrets.iter().all(|secret| secret.name != *name) {

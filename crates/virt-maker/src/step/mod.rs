@@ -24,6 +24,7 @@ macro_rules! steps {
 mod support;
 
 steps! {
+    ansible,
     copy,
     delete,
     download_to,
@@ -99,6 +100,8 @@ pub struct StepContext<'a> {
     pub scratch: &'a Path,
     /// Fetches a URL whose bytes have to have this digest; the file is open at its start, and gone when it is closed.
     pub fetch: &'a dyn Fn(&str, Digest) -> Result<File>,
+    /// Names of the caches that its commands use (`mounts`).
+    pub caches: &'a [String],
 }
 
 /// What enters the key of a step besides its kind and its parent.
