@@ -16,6 +16,7 @@
 mod base;
 mod caches;
 mod check;
+mod disk_step;
 mod exports;
 mod failure;
 mod finish;

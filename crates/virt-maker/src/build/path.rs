@@ -6,7 +6,7 @@ use super::caches::Caches;
 use super::options::{self, Optioned};
 use super::sealer::Sealer;
 use super::session::{self, Opened};
-use super::{Build, base, log::StepLog};
+use super::{Build, base, disk_step, log::StepLog};
 use crate::disk::ImageFormat;
 use crate::disk::overlay::{self, Backing};
 use crate::engine::Session;
@@ -44,6 +44,9 @@ pub(super) fn ensure(build: &Build<'_>, plan: &Plan, path: &[usize]) -> Result<L
                     build.events.send(Event::ImportFailed { key: node.info.key, message });
                     return Err(error);
                 }
+            }
+            (Part::Step(..), Some(parent)) if disk_step::is_one(build, node) => {
+                disk_step::run(build, plan, *first, parent, lock)?;
             }
             (Part::Step(..), Some(parent)) => run_session(build, plan, missing, parent, lock)?,
             (Part::Step(..), None) => return Err(Error::new(ErrorKind::Internal, "a step without a parent")),
@@ -131,7 +134,7 @@ impl Walk<'_> {
             build.shared.spent.add("steps", elapsed);
             if let Err(error) = ran {
                 let lines = self.log.last_lines();
-                return Err(build.step_failed(error, session, &draft, &parent, &node.info, lines));
+                return Err(build.step_failed(error, Some(session), &draft, &parent, &node.info, lines));
             }
             build.events.send(Event::StepFinished { key: node.info.key, elapsed });
             draft.describe(
@@ -143,6 +146,8 @@ impl Walk<'_> {
 
             let begin = Instant::now();
             let next = match missing.get(place + 1) {
+                // No session may be open for it, so this one ends.
+                Some(index) if disk_step::is_one(build, &self.plan.nodes[*index]) => None,
                 Some(index) => build.store.try_lock(self.plan.nodes[*index].info.key)?.map(|lock| (*index, lock)),
                 None => None,
             };
@@ -203,7 +208,7 @@ impl Walk<'_> {
 }
 
 /// A draft with an empty overlay whose header names the parent's file as it will lie beside it in the store.
-fn draft_on(store: &Store, workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
+pub(super) fn draft_on(store: &Store, workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
     let folder = workspace.subfolder(&node.info.key.to_string())?;
     let draft = store.draft(folder, node.material.clone(), ImageFormat::Qcow2, parent.virtual_size)?;
     create_overlay(&draft, parent)?;

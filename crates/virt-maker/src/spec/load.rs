@@ -10,7 +10,7 @@ use crate::template::{self, LoadOptions, Node, ResolvedSpec, ResolvedStep};
 use crate::{export, import, step};
 
 /// Runners of the older format that this version does not have yet. Templates with them can be rendered, not built.
-const LATER: [&str; 4] = ["isoboot", "boot", "inject_virtio_win", "inject_qemu_ga"];
+const LATER: [&str; 2] = ["isoboot", "boot"];
 
 /// Most templates that are each other's base.
 const BASES: usize = 50;

@@ -33,6 +33,8 @@ steps! {
     firstboot,
     grub_append,
     hostname,
+    inject_qemu_ga,
+    inject_virtio_win,
     install,
     link,
     local_run,
@@ -88,6 +90,17 @@ pub trait Step: Send + Sync {
     /// Does it. Uses only bytes from the host whose digest is that in `key`; anything else is an error. A program of
     /// the guest that fails is an error made with [`run_checked`].
     fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()>;
+
+    /// Whether it works on the disk itself, with a program of the host: [`Step::run_on_disk`] is called in the place of
+    /// [`Step::run`] then, while no session has the guest open.
+    fn works_on_disk(&self) -> bool {
+        false
+    }
+
+    /// Does it on the qcow2 overlay at `disk`, whose header names its backing file.
+    fn run_on_disk(&self, _: &StepKey, _: &Path, _: &StepContext<'_>) -> Result<()> {
+        Err(Error::new(ErrorKind::Internal, "this step works in a session"))
+    }
 }
 
 /// What a step may use besides the guest.
