@@ -19,6 +19,7 @@
 //! - There is one thread, so that descriptors can be inheritable while a child is started and only then.
 
 mod archive;
+mod caches;
 mod command;
 mod failure;
 mod files;

@@ -163,7 +163,7 @@ pub fn refused(failure: Failure) -> Error {
         FailureKind::TimedOut => ErrorKind::Step,
         FailureKind::Protocol | FailureKind::System => ErrorKind::Internal,
     };
-    Error::new(kind, failure.message.escape_debug().to_string())
+    Error::new(kind, crate::host::escape::escape(&failure.message))
 }
 
 /// A writer that takes all, and keeps the first error for later: an error of the host's disk is none of a conversation.

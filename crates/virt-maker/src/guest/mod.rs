@@ -8,7 +8,7 @@ pub mod packages;
 use std::io::{Read, Write};
 use std::path::Path;
 
-pub use virt_maker_agent::protocol::{Attributes, Exit, FileKind, OsRelease, Run, Secrets, Stat};
+pub use virt_maker_agent::protocol::{Attributes, CacheFolder, Exit, FileKind, OsRelease, Run, Secrets, Stat};
 pub use virt_maker_agent::walk::Entry;
 
 use crate::error::{Error, ErrorKind, Result};

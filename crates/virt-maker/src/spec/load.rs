@@ -144,6 +144,7 @@ fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnost
         name: spec.name.clone(),
         description: spec.description.clone(),
         matrix: spec.matrix.iter().map(|(name, value)| (name.clone(), shown(value))).collect(),
+        parameters: spec.parameters.clone(),
         secrets,
         import: import?,
         steps,
@@ -208,6 +209,13 @@ fn entry(
             problem.hint = error.hint().map(str::to_owned);
             problems.push(problem);
         }
+    }
+    if let Some(kind) = found
+        && !step.options.mounts.is_empty()
+        && !kind.network
+    {
+        let message = format!("`{}` downloads nothing in the guest, so it has no use for `mounts`", kind.name);
+        problems.push(key.diagnostic(message));
     }
     for name in &step.options.secrets {
         if secrets.iter().all(|secret| secret.name != *name) {
