@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod error;
+mod explain;
 mod html;
 mod lock;
 mod report;

@@ -59,7 +59,7 @@ impl LibguestfsSession {
     fn mode(&mut self, path: &str) -> Result<u32> {
         let stat = self.appliance.handle.stat(path, true);
         let stat =
-            stat.map_err(|error| self.appliance.error(ErrorKind::Step, &format!("cannot look at {path}"), error))?;
+            stat.map_err(|error| self.appliance.error(ErrorKind::Step, format!("cannot look at {path}"), error))?;
         Ok(stat.mode & libc::S_IFMT)
     }
 
