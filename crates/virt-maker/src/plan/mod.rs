@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::event::LayerInfo;
 pub use crate::event::{FieldChange, MissReason};
 use crate::import::ImportKey;
-use crate::key::{KeyMaterial, LayerKey};
+use crate::key::KeyMaterial;
 use crate::step::StepKey;
 use crate::store::Layer;
 
