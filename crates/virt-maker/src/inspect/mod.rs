@@ -5,10 +5,13 @@
 //! host. The layer is leased as long as it is open.
 
 mod diff;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
+
+pub use verify::{Bad, Verified, verify};
 
 pub use diff::{Change, Changed, Difference, Facts, diff};
 

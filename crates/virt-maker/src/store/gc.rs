@@ -56,7 +56,7 @@ pub enum Wish {
     Within(Limits),
     /// All that nobody uses or wants to keep.
     Everything,
-    /// These, and all on them, each with what is wrong with it.
+    /// These, and all on them, each with what is wrong with it. Tags and pins do not keep them, for nothing is left to keep.
     Bad(HashMap<LayerKey, String>),
 }
 
@@ -146,14 +146,14 @@ impl Store {
         let images = self.image_names()?;
         let tree = Tree::read(self)?;
         let gate = self.close_gate()?;
-        let protected = tree.protected(self, &gate)?;
+        let protected = tree.protected(self, &gate, wish)?;
         drop(gate);
         let free = rustix::fs::statvfs(self.root())
             .context(ErrorKind::Store, || "cannot ask for the free space")
             .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))?;
         let mut found = tree.choose(wish, &protected, free);
         if !dry_run {
-            self.remove_layers(&tree, &mut found, cancel)?;
+            self.remove_layers(&tree, wish, &mut found, cancel)?;
             self.forget_builds()?;
         }
         found.stray_images = self.strays(images, &found)?;
@@ -168,14 +168,14 @@ impl Store {
     }
 
     /// Takes the chosen layers out of the store, in their order. What was used or kept meanwhile is taken off the list.
-    fn remove_layers(&self, tree: &Tree, found: &mut Collection, cancel: &Cancel) -> Result<()> {
+    fn remove_layers(&self, tree: &Tree, wish: &Wish, found: &mut Collection, cancel: &Cancel) -> Result<()> {
         let workspace = self.workspace()?;
         let chosen = std::mem::take(&mut found.layers);
         let mut spared: HashSet<LayerKey> = HashSet::new();
         for batch in chosen.chunks(BATCH) {
             cancel.check()?;
             let gate = self.close_gate()?;
-            let protected = tree.protected(self, &gate)?;
+            let protected = tree.protected(self, &gate, wish)?;
             let mut gone = Vec::new();
             for victim in batch {
                 let folder = self.layer_dir(victim.key);
