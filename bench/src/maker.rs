@@ -30,8 +30,13 @@ pub struct Build {
 impl Maker {
     /// Builds `template` with `engine`.
     pub fn build(&self, template: &Path, engine: &str, more: &[String]) -> Result<Build, Failure> {
+        self.build_all(&[template.to_owned()], engine, more)
+    }
+
+    /// Builds all `templates` in one call.
+    pub fn build_all(&self, templates: &[PathBuf], engine: &str, more: &[String]) -> Result<Build, Failure> {
         let mut command = Command::new(&self.binary);
-        command.arg("build").arg(template).args(["--engine", engine, "--progress", "json"]);
+        command.arg("build").args(templates).args(["--engine", engine, "--progress", "json"]);
         command.arg("--store").arg(&self.store).args(more);
         if self.force_tcg {
             command.env("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg");

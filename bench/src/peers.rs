@@ -22,9 +22,17 @@ pub struct Peers<'a> {
     pub folder: PathBuf,
 }
 
+/// How long `virt-customize` took.
+pub struct Customized {
+    /// For all steps, each with its overlay.
+    pub steps: Duration,
+    /// With the conversion at the end.
+    pub all: Duration,
+}
+
 impl Peers<'_> {
     /// One overlay and one `virt-customize` for each operation, then `qemu-img convert`.
-    pub fn virt_customize(&self, operations: &[Operation]) -> Result<Duration, Failure> {
+    pub fn virt_customize(&self, operations: &[Operation]) -> Result<Customized, Failure> {
         let begin = Instant::now();
         let mut top = self.base.clone();
         for (index, operation) in operations.iter().enumerate() {
@@ -38,9 +46,10 @@ impl Peers<'_> {
             };
             measure::run(&mut command)?;
         }
+        let steps = begin.elapsed();
         let target = self.folder.join("customize.qcow2");
         measure::run(Command::new("qemu-img").args(["convert", "-f", "qcow2", "-O", "qcow2"]).arg(&top).arg(target))?;
-        Ok(begin.elapsed())
+        Ok(Customized { steps, all: begin.elapsed() })
     }
 
     /// Packer with its qemu builder; `None` where it is not installed.

@@ -203,6 +203,24 @@ impl Client {
         }
     }
 
+    /// Writes the whole tree to `target` as a tar stream.
+    pub fn archive(&mut self, target: &mut dyn Write) -> Result<()> {
+        self.send(&Request::Archive)?;
+        let mut written = Ok(());
+        loop {
+            match self.receive()? {
+                Frame::Data(bytes) if bytes.is_empty() => match self.finish()? {
+                    Reply::Done => return written.map_err(ClientError::Local),
+                    other => return self.unexpected("archive", &other),
+                },
+                // Read on to the end also where nothing more can be written, so that both ends agree on where they are.
+                Frame::Data(bytes) => written = written.and_then(|()| target.write_all(&bytes)),
+                Frame::Message(Reply::Failed(failure)) => return Err(ClientError::Failed(failure)),
+                Frame::Message(other) => return self.unexpected("archive", &other),
+            }
+        }
+    }
+
     /// Creates or replaces a file with what `content` gives.
     pub fn write(&mut self, path: &str, content: &mut dyn Read, attributes: Attributes) -> Result<()> {
         self.send(&Request::Write { path: path.to_string(), attributes })?;

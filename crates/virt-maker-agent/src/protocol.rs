@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// A frame that holds one JSON message.
 pub const FRAME_MESSAGE: u8 = 1;
 /// A frame that holds raw bytes; an empty one ends a transfer.
@@ -121,6 +121,9 @@ pub enum Request {
         /// Absolute path in the guest.
         to: String,
     },
+    /// Sends the whole tree as a tar stream, with numeric owners and extended attributes. Answer: data frames, an empty
+    /// one, then [`Reply::Done`]; or, at any point, [`Reply::Failed`].
+    Archive,
     /// Brings every mounted file system to a clean state on its disk and blocks writes. Answer: [`Reply::Done`].
     Freeze,
     /// Ends a freeze. Answer: [`Reply::Done`].

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use rustix::mount::MountFlags;
 use virt_maker_agent::protocol::{FailureKind, Frame, Reply, Request, Sandbox, VERSION};
 
+use crate::archive;
 use crate::command;
 use crate::failure::{Result, failure, refused, system};
 use crate::files::{self, NewFile};
@@ -131,6 +132,13 @@ fn answer(
         Request::ReadDir { path } => Ok(files::read_dir(root, &path).map(|names| Reply::Names { names })),
         Request::Remove { path } => done(files::remove(root, &path)),
         Request::Rename { from, to } => done(files::rename(root, &from, &to)),
+        Request::Archive => match archive::send(link, root)? {
+            Ok(()) => {
+                link.send_data(&[])?;
+                Ok(Ok(Reply::Done))
+            }
+            Err(problem) => Ok(Err(problem)),
+        },
         Request::Freeze => done(guest.freeze()),
         Request::Thaw => done(guest.thaw()),
         Request::Trim => done(guest.trim()),

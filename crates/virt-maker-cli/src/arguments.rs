@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -46,7 +47,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Templates {
-    /// Templates, built in this order.
+    /// Templates.
     #[arg(value_name = "TEMPLATE", required_unless_present = "file")]
     templates: Vec<PathBuf>,
     /// Another way to name templates.
@@ -138,6 +139,12 @@ pub struct Build {
     /// Write every artifact again.
     #[arg(short = 'X', long)]
     pub force_export: bool,
+    /// How many images are worked on at once [default: the number of CPUs, and of sessions as many as suit the engine].
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Stop everything at the first failure, instead of building the images that do not need what failed.
+    #[arg(long)]
+    pub fail_fast: bool,
     /// How steps are run in the guest.
     #[arg(long, value_enum, default_value_t)]
     pub engine: Engine,
@@ -146,6 +153,9 @@ pub struct Build {
     /// What is shown while it builds.
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,
+    /// Write a page with the timeline of the build: what ran, what was cached, where time went.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
     /// What becomes of a guest whose step failed.
     #[arg(long, value_enum, default_value_t)]
     pub on_failure: Failed,
@@ -190,6 +200,9 @@ pub struct Plan {
 pub struct Tree {
     #[command(flatten)]
     pub store: StoreArgument,
+    /// Write a page that draws the tree: size, time, age, exports, failures, and of each layer its step and its log.
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub html: Option<PathBuf>,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,

@@ -61,7 +61,7 @@ impl Failure {
         let text = match self {
             Failure::Usage(text) => format!("error: {text}\n"),
             Failure::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return,
-            Failure::Output(error) => format!("error: cannot write to standard output: {error}\n"),
+            Failure::Output(error) => format!("error: cannot write the output: {error}\n"),
             Failure::Code(_) => return,
             Failure::Library(error) => render(error),
         };
@@ -72,6 +72,9 @@ impl Failure {
 
 /// An error as it is shown: one sentence, its causes, its places in templates, what to do.
 pub fn render(error: &Error) -> String {
+    if !error.parts().is_empty() {
+        return error.parts().iter().map(render).collect();
+    }
     let mut text = String::new();
     match error.diagnostics() {
         [] => {

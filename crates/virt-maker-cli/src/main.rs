@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod error;
+mod html;
 mod lock;
 mod report;
 mod settings;

@@ -50,15 +50,37 @@ struct Inner {
     hint: Option<String>,
     diagnostics: Vec<crate::diagnostic::Diagnostic>,
     failure: Option<StepFailure>,
+    parts: Vec<Error>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error with a sentence that says what was tried and what came of it.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        let inner =
-            Inner { kind, context: context.into(), hint: None, diagnostics: Vec::new(), failure: None, source: None };
+        let inner = Inner {
+            kind,
+            context: context.into(),
+            hint: None,
+            diagnostics: Vec::new(),
+            failure: None,
+            parts: Vec::new(),
+            source: None,
+        };
         Error { inner: Box::new(inner) }
+    }
+
+    /// Several errors, none of which is the reason of another one; of the kind of the first. One alone is itself.
+    pub fn several(context: impl Into<String>, mut parts: Vec<Error>) -> Self {
+        match (parts.pop(), parts.is_empty()) {
+            (Some(only), true) => only,
+            (last, _) => {
+                parts.extend(last);
+                let kind = parts.first().map_or(ErrorKind::Internal, Error::kind);
+                let mut error = Error::new(kind, context);
+                error.inner.parts = parts;
+                error
+            }
+        }
     }
 
     /// Errors of a template, each with its place.
@@ -104,6 +126,11 @@ impl Error {
     /// The errors of a template, with their places; empty for other kinds.
     pub fn diagnostics(&self) -> &[crate::diagnostic::Diagnostic] {
         &self.inner.diagnostics
+    }
+
+    /// The errors that this one stands for, where it is several.
+    pub fn parts(&self) -> &[Error] {
+        &self.inner.parts
     }
 
     /// The details of a failed step.

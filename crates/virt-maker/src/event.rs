@@ -30,6 +30,8 @@ pub enum Event {
         layers: usize,
         /// How many of them are there already.
         cached: usize,
+        /// The images, in the order of the templates.
+        images: Vec<ImageName>,
     },
     /// A layer that is there already. Comes for each, in plan order, before any work on its spec.
     LayerCached(LayerInfo),
@@ -48,6 +50,8 @@ pub enum Event {
         engine: &'static str,
         /// The layer that it is opened on.
         parent: LayerKey,
+        /// The worker that has it; workers of a build are numbered from 1.
+        worker: u32,
     },
     /// The guest is mounted and steps can run.
     SessionReady {
@@ -72,7 +76,17 @@ pub enum Event {
         pid: Option<u32>,
     },
     /// Work on a missing layer begins.
-    LayerStarted(LayerInfo),
+    LayerStarted {
+        /// The layer.
+        #[serde(flatten)]
+        layer: LayerInfo,
+        /// The session that its step runs in; none for an import.
+        session: Option<u32>,
+        /// See `SessionStarted`.
+        worker: u32,
+        /// The first of the images that need it: its place in the `images` of `BuildStarted`.
+        image: usize,
+    },
     /// A line or part of the output of the step that is under way. `text` is data of the guest, not yet escaped.
     Output {
         /// The layer in the making.
@@ -90,6 +104,9 @@ pub enum Event {
         total: Option<u64>,
         /// `bytes` or `permille`.
         unit: &'static str,
+        /// The worker that does it, where one of a build does; see `SessionStarted`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        worker: Option<u32>,
     },
     /// The step is done; its overlay is being sealed in the background.
     StepFinished {
@@ -113,12 +130,21 @@ pub enum Event {
         /// Where the log is, and the last lines.
         failure: crate::error::StepFailure,
     },
+    /// An import failed; the error of the build says more.
+    ImportFailed {
+        /// The base that is not made.
+        key: LayerKey,
+        /// The error, sources included.
+        message: String,
+    },
     /// An exporter begins.
     ExportStarted {
         /// Its name.
         kind: String,
         /// The target.
         path: PathBuf,
+        /// See `SessionStarted`.
+        worker: u32,
     },
     /// An artifact is in place.
     ExportFinished {
@@ -135,6 +161,13 @@ pub enum Event {
         /// Time it took.
         #[serde(serialize_with = "seconds")]
         elapsed: Duration,
+    },
+    /// An artifact could not be written; the error of the build says more.
+    ExportFailed {
+        /// The target.
+        path: PathBuf,
+        /// The error, sources included.
+        message: String,
     },
     /// Something that a person should know and that does not end the build.
     Warning {
@@ -157,8 +190,10 @@ pub enum Event {
         /// The whole time.
         #[serde(serialize_with = "seconds")]
         elapsed: Duration,
-        /// Where the time went: pairs of a name (`session`, `steps`, `seal`, `export`, ...) and seconds.
+        /// Where the time of all workers went: pairs of a name (`session`, `steps`, `seal`, `export`, ...) and seconds.
         spent: Vec<(String, f64)>,
+        /// What has become of each image, in the order of the templates.
+        images: Vec<ImageState>,
     },
     /// The last event of a build that failed.
     BuildFailed {
@@ -166,7 +201,50 @@ pub enum Event {
         kind: crate::error::ErrorKind,
         /// Its sentence, sources included.
         message: String,
+        /// What has become of each image; empty where none was begun.
+        images: Vec<ImageState>,
     },
+}
+
+/// Which image of a build.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageName {
+    /// Its template, as named by the user.
+    pub template: PathBuf,
+    /// Its values of the template's matrix.
+    #[serde(serialize_with = "pairs", skip_serializing_if = "Vec::is_empty")]
+    pub matrix: Vec<(String, String)>,
+}
+
+/// What has become of one image of a build.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageState {
+    /// Which one.
+    #[serde(flatten)]
+    pub image: ImageName,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The error that ended it, sources included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// How an image ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// All its layers were there before.
+    Cached,
+    /// At least one of its layers was made.
+    Built,
+    /// An error ended it.
+    Failed,
+    /// The build was stopped before it was complete.
+    Stopped,
+}
+
+fn pairs<S: serde::Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
 /// A layer, for people and machines.
@@ -210,6 +288,17 @@ impl Events {
         Events::new(|_| {})
     }
 
+    /// A stream into this one for the worker of this number, whose progress bears it.
+    pub fn of_worker(&self, number: u32) -> Self {
+        let whole = self.clone();
+        Events::new(move |mut event| {
+            if let Event::Progress { worker, .. } = &mut event {
+                *worker = Some(number);
+            }
+            whole.send(event);
+        })
+    }
+
     /// Sends one event.
     pub fn send(&self, event: Event) {
         (self.0)(event);
@@ -251,6 +340,6 @@ impl<'a> Meter<'a> {
         }
         self.last = Some(Instant::now());
         let (what, total, unit) = (self.what.clone(), self.total, self.unit);
-        self.events.send(Event::Progress { what, done, total, unit });
+        self.events.send(Event::Progress { what, done, total, unit, worker: None });
     }
 }

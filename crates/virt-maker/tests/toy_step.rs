@@ -34,6 +34,8 @@ spec:
         engine: EngineChoice::Chroot,
         force: false,
         force_export: false,
+        jobs: None,
+        fail_fast: false,
         on_failure: OnFailure::Discard,
         network_env: Default::default(),
         secret_env: Default::default(),

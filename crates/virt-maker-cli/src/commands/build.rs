@@ -1,6 +1,7 @@
 //! `virt-maker build`.
 
 use std::io::IsTerminal;
+use std::num::NonZeroUsize;
 
 use virt_maker::build::{Settings, build};
 use virt_maker::event::{Event, Events};
@@ -35,12 +36,14 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         kernel: settings::kernel(arguments.kernel.kernel.clone()),
         force: arguments.force,
         force_export: arguments.force_export,
+        jobs: jobs(arguments)?,
+        fail_fast: arguments.fail_fast,
         on_failure: arguments.on_failure.into(),
         network_env: settings::proxies(),
         secret_env: Default::default(),
         cancel,
     };
-    let reporter = report::new(progress, settings::verbosity(arguments.verbose));
+    let reporter = report::new(progress, settings::verbosity(arguments.verbose), arguments.report.clone());
     let sink = reporter.clone();
     let events = Events::new(move |event| sink.event(event));
     let paths: Vec<_> = arguments.templates.paths().cloned().collect();
@@ -53,7 +56,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         Err(error) => {
             // A machine that reads the events must learn of this end too.
             let message = virt_maker::error::chain(&error);
-            reporter.event(Event::BuildFailed { kind: error.kind(), message });
+            reporter.event(Event::BuildFailed { kind: error.kind(), message, images: Vec::new() });
             return Err(reporter.end().err().map_or(Failure::Library(error), Failure::Output));
         }
     };
@@ -62,7 +65,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     if let Err(failure) = sources(arguments, &mut loaded.specs, &settings, &events) {
         if let Failure::Library(error) = &failure {
             let message = virt_maker::error::chain(error);
-            reporter.event(Event::BuildFailed { kind: error.kind(), message });
+            reporter.event(Event::BuildFailed { kind: error.kind(), message, images: Vec::new() });
         }
         reporter.end()?;
         return Err(failure);
@@ -73,6 +76,17 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     result?;
     loading::record(&arguments.templates, &loaded.record)?;
     Ok(shown?)
+}
+
+/// A shell has the terminal for itself, so nothing else may be under way when a step fails.
+fn jobs(arguments: &Build) -> Result<Option<NonZeroUsize>, Failure> {
+    match (arguments.on_failure, arguments.jobs) {
+        (Failed::Shell, Some(jobs)) if jobs != NonZeroUsize::MIN => {
+            Err(Failure::Usage("--on-failure shell works on one image at a time: leave --jobs out, or say 1".into()))
+        }
+        (Failed::Shell, _) => Ok(Some(NonZeroUsize::MIN)),
+        (_, jobs) => Ok(jobs),
+    }
 }
 
 /// What lock files, `--pull`, `--lock` and `--locked` want of sources whose content may change.

@@ -32,6 +32,8 @@ pub fn run(arguments: &Check) -> Result<(), Failure> {
         kernel: settings::kernel(arguments.kernel.kernel.clone()),
         force: false,
         force_export: false,
+        jobs: None,
+        fail_fast: false,
         on_failure: OnFailure::Discard,
         network_env: settings::proxies(),
         secret_env: Default::default(),

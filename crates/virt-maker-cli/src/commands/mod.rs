@@ -12,6 +12,7 @@ mod render;
 mod runners;
 mod schema;
 mod tree;
+mod tree_page;
 mod update;
 mod validate;
 

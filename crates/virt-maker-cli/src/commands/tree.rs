@@ -9,7 +9,7 @@ use virt_maker::export::{self, ExportRecord};
 use virt_maker::key::LayerKey;
 use virt_maker::store::{Layer, Store};
 
-use super::print_json;
+use super::{print_json, tree_page};
 use crate::arguments;
 use crate::error::Failure;
 use crate::settings;
@@ -30,6 +30,9 @@ pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
     }
     for problem in problems {
         eprintln!("warning: {}", harmless(&problem));
+    }
+    if let Some(file) = &arguments.html {
+        return tree_page::write(file, &layers, &exports, &store.failures());
     }
     let tree = Tree::new(&layers, &exports);
     let mut out = std::io::stdout().lock();

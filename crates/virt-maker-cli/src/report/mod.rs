@@ -5,9 +5,11 @@
 
 mod json;
 mod plain;
+mod timeline;
 mod tty;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use virt_maker::event::Event;
@@ -20,8 +22,10 @@ trait Report: Send {
     /// Shows one event.
     fn event(&mut self, event: &Event) -> io::Result<()>;
 
-    /// Leaves the terminal as it should be.
-    fn end(&mut self) {}
+    /// Leaves the terminal as it should be, and writes what is written at the end.
+    fn end(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A report that any thread may send to. Cheap to clone.
@@ -33,15 +37,34 @@ struct State {
     failed: Option<io::Error>,
 }
 
-/// The report that was asked for; `verbose` counts the `-v`.
-pub fn new(progress: Progress, verbose: u8) -> Reporter {
+/// The report that was asked for, and a page with the timeline where one was; `verbose` counts the `-v`.
+pub fn new(progress: Progress, verbose: u8, timeline: Option<PathBuf>) -> Reporter {
     let report: Box<dyn Report> = match progress {
         Progress::Tty => Box::new(tty::Tty::new(verbose)),
         Progress::Json => Box::new(json::Json::new(io::stdout())),
         Progress::Quiet => Box::new(Quiet),
         Progress::Plain | Progress::Auto => Box::new(plain::Plain::new(io::stderr(), verbose)),
     };
+    let report = match timeline {
+        Some(file) => Box::new(Both(report, Box::new(timeline::Timeline::new(file)))),
+        None => report,
+    };
     Reporter(Arc::new(Mutex::new(State { report, failed: None })))
+}
+
+/// Two reports of one build.
+struct Both(Box<dyn Report>, Box<dyn Report>);
+
+impl Report for Both {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        let first = self.0.event(event);
+        self.1.event(event).and(first)
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        let first = self.0.end();
+        self.1.end().and(first)
+    }
 }
 
 impl Reporter {
@@ -58,8 +81,8 @@ impl Reporter {
     /// Ends the report; an error is one that came up on the way.
     pub fn end(&self) -> io::Result<()> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.report.end();
-        state.failed.take().map_or(Ok(()), Err)
+        let ended = state.report.end();
+        state.failed.take().map_or(ended, Err)
     }
 }
 

@@ -1,9 +1,11 @@
 //! A line for each thing that happens, with the time since the start: for logs and CI.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use virt_maker::event::{Event, LayerInfo};
+use virt_maker::event::{Event, ImageName, ImageState, LayerInfo, Outcome};
+use virt_maker::key::LayerKey;
 
 use super::Report;
 use crate::text::{duration, harmless, size};
@@ -12,15 +14,16 @@ pub(super) struct Plain<W> {
     out: W,
     verbose: u8,
     begin: Instant,
-    /// What is under way, and how many tenths of it were told.
-    told: (String, u64),
-    /// Output of a step that is not a whole line yet.
-    line: String,
+    /// What is under way, by whom, and how many tenths of it were told.
+    told: HashMap<(Option<u32>, String), u64>,
+    /// Output of the steps under way that is not a whole line yet.
+    lines: HashMap<LayerKey, String>,
+    images: Vec<ImageName>,
 }
 
 impl<W: Write + Send> Plain<W> {
     pub(super) fn new(out: W, verbose: u8) -> Self {
-        Plain { out, verbose, begin: Instant::now(), told: (String::new(), 0), line: String::new() }
+        Plain { out, verbose, begin: Instant::now(), told: HashMap::new(), lines: HashMap::new(), images: Vec::new() }
     }
 
     fn say(&mut self, text: &str) -> io::Result<()> {
@@ -28,38 +31,85 @@ impl<W: Write + Send> Plain<W> {
         writeln!(self.out, "[{elapsed:8.3}] {text}")
     }
 
-    fn output(&mut self, text: &str) -> io::Result<()> {
+    fn output(&mut self, key: LayerKey, text: &str) -> io::Result<()> {
         for piece in text.split_inclusive('\n') {
-            self.line.push_str(piece);
-            if self.line.ends_with('\n') {
-                self.flush_line()?;
+            let line = self.lines.entry(key).or_default();
+            line.push_str(piece);
+            if line.ends_with('\n') {
+                self.flush_line(key)?;
             }
         }
         Ok(())
     }
 
-    fn flush_line(&mut self) -> io::Result<()> {
-        let line = std::mem::take(&mut self.line);
+    fn flush_line(&mut self, key: LayerKey) -> io::Result<()> {
+        let line = self.lines.remove(&key).unwrap_or_default();
         if line.is_empty() {
-            Ok(())
-        } else {
-            self.say(&format!("  | {}", harmless(line.trim_end_matches(['\n', '\r']))))
-        }
-    }
-
-    fn progress(&mut self, what: &str, done: u64, total: Option<u64>, unit: &str) -> io::Result<()> {
-        let Some(total) = total.filter(|total| *total > 0) else { return Ok(()) };
-        let tenths = (u128::from(done) * 10 / u128::from(total)) as u64;
-        if self.told.0 != what {
-            self.told = (what.to_owned(), 0);
-        }
-        if tenths <= self.told.1 {
             return Ok(());
         }
-        self.told.1 = tenths;
-        let of = if unit == "bytes" { format!(" of {}", size(total)) } else { String::new() };
-        self.say(&format!("  {what}: {} %{of}", tenths * 10))
+        let line = harmless(line.trim_end_matches(['\n', '\r']));
+        // Of several images, lines of several steps come in turn.
+        let whose = if self.images.len() > 1 { key.short() } else { String::new() };
+        self.say(&format!("  {whose}| {line}"))
     }
+
+    fn progress(&mut self, what: (Option<u32>, String), done: u64, total: Option<u64>, unit: &str) -> io::Result<()> {
+        let Some(total) = total.filter(|total| *total > 0) else { return Ok(()) };
+        let tenths = (u128::from(done) * 10 / u128::from(total)) as u64;
+        let text = what.1.clone();
+        let told = self.told.entry(what).or_default();
+        // The next one of the same name begins anew.
+        if tenths <= *told && tenths > 0 {
+            return Ok(());
+        }
+        *told = tenths;
+        if tenths == 0 {
+            return Ok(());
+        }
+        let of = if unit == "bytes" { format!(" of {}", size(total)) } else { String::new() };
+        self.say(&format!("  {text}: {} %{of}", tenths * 10))
+    }
+
+    fn ended(&mut self, images: &[ImageState]) -> io::Result<()> {
+        summary(images).iter().try_for_each(|line| self.say(line))
+    }
+}
+
+/// What people call an image: its template without folder and ending, and its values of the matrix.
+pub(super) fn label(image: &ImageName) -> String {
+    let stem = image.template.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let values = image.matrix.iter().map(|(_, value)| value.clone());
+    harmless(&[stem].into_iter().chain(values).collect::<Vec<_>>().join(" "))
+}
+
+/// The image that a layer is made for, before the layer's title; nothing where there is only one image.
+pub(super) fn whose(images: &[ImageName], image: usize) -> String {
+    match images {
+        [] | [_] => String::new(),
+        several => several.get(image).map(|image| format!("{}: ", label(image))).unwrap_or_default(),
+    }
+}
+
+/// A line for each image of a build that had several.
+pub(super) fn summary(images: &[ImageState]) -> Vec<String> {
+    if images.len() < 2 {
+        return Vec::new();
+    }
+    let width = images.iter().map(|state| label(&state.image).chars().count()).max().unwrap_or(0);
+    let line = |state: &ImageState| {
+        let outcome = match state.outcome {
+            Outcome::Cached => "cached",
+            Outcome::Built => "built",
+            Outcome::Failed => "failed",
+            Outcome::Stopped => "stopped",
+        };
+        let error = state.error.as_ref().map(|error| format!(": {}", harmless(error))).unwrap_or_default();
+        format!("  {:width$}  {outcome}{error}", label(&state.image))
+    };
+    // The ones to look at come last, where the eye is.
+    let (good, bad): (Vec<_>, Vec<_>) =
+        images.iter().partition(|state| matches!(state.outcome, Outcome::Cached | Outcome::Built));
+    good.into_iter().chain(bad).map(line).collect()
 }
 
 /// What a layer is, in one line.
@@ -82,7 +132,11 @@ pub(super) fn spent_text(spent: &[(String, f64)]) -> String {
 impl<W: Write + Send> Report for Plain<W> {
     fn event(&mut self, event: &Event) -> io::Result<()> {
         match event {
-            Event::BuildStarted { layers, cached, .. } => self.say(&format!("{layers} layers, {cached} cached")),
+            Event::BuildStarted { layers, cached, images, .. } => {
+                self.images = images.clone();
+                let of = if images.len() > 1 { format!("{} images, ", images.len()) } else { String::new() };
+                self.say(&format!("{of}{layers} layers, {cached} cached"))
+            }
             Event::LayerCached(info) => self.say(&format!("cached  {}  {}", info.key.short(), title(info))),
             Event::EngineChosen { engine, reason } => self.say(&format!("engine `{engine}`: {}", harmless(reason))),
             Event::SessionReady { os, elapsed, .. } => {
@@ -92,21 +146,27 @@ impl<W: Write + Send> Report for Plain<W> {
                 let who = pid.map_or("another process".to_owned(), |pid| format!("process {pid}"));
                 self.say(&format!("waiting for layer {}, which {who} makes", key.short()))
             }
-            Event::LayerStarted(info) => self.say(&format!("begin   {}  {}", info.key.short(), title(info))),
-            Event::Output { text, .. } if self.verbose > 0 => self.output(text),
-            Event::Progress { what, done, total, unit } => self.progress(what, *done, *total, unit),
+            Event::LayerStarted { layer, image, .. } => {
+                let whose = whose(&self.images, *image);
+                self.say(&format!("begin   {}  {whose}{}", layer.key.short(), title(layer)))
+            }
+            Event::Output { key, text } if self.verbose > 0 => self.output(*key, text),
+            Event::Progress { what, done, total, unit, worker } => {
+                self.progress((*worker, what.clone()), *done, *total, unit)
+            }
             Event::StepFinished { key, elapsed } => {
-                self.flush_line()?;
+                self.flush_line(*key)?;
                 self.say(&format!("done    {}  in {}", key.short(), duration(*elapsed)))
             }
             Event::LayerSealed { key, bytes } if self.verbose > 0 => {
                 self.say(&format!("sealed  {}  {}", key.short(), size(*bytes)))
             }
-            Event::StepFailed { key, .. } => {
-                self.flush_line()?;
+            Event::StepFailed { key, .. } | Event::ImportFailed { key, .. } => {
+                self.flush_line(*key)?;
                 self.say(&format!("failed  {}", key.short()))
             }
-            Event::ExportStarted { kind, path } => self.say(&format!("export {kind}: {}", path.display())),
+            Event::ExportFailed { path, .. } => self.say(&format!("failed  {}", path.display())),
+            Event::ExportStarted { kind, path, .. } => self.say(&format!("export {kind}: {}", path.display())),
             Event::ExportFinished { path, bytes, digest, current, elapsed, .. } => {
                 let how = if *current { "unchanged".into() } else { format!("written in {}", duration(*elapsed)) };
                 self.say(&format!("{} ({}, {how})\n           sha256:{digest}", path.display(), size(*bytes)))
@@ -115,7 +175,9 @@ impl<W: Write + Send> Report for Plain<W> {
             Event::Trace { source, message } if self.verbose > 1 => {
                 self.say(&format!("{source}: {}", harmless(message)))
             }
-            Event::BuildFinished { built, cached, elapsed, spent } => {
+            Event::BuildFailed { images, .. } => self.ended(images),
+            Event::BuildFinished { built, cached, elapsed, spent, images } => {
+                self.ended(images)?;
                 let spent = spent_text(spent);
                 self.say(&format!("finished in {}: {built} built, {cached} cached ({spent})", duration(*elapsed)))
             }
@@ -146,11 +208,11 @@ mod tests {
             position: None,
         };
         let events = [
-            Event::LayerStarted(info),
+            Event::LayerStarted { layer: info, session: Some(1), worker: 1, image: 0 },
             Event::Output { key, text: "half ".into() },
             Event::Output { key, text: "a line\n\x07bell\r\n".into() },
-            Event::Progress { what: "copy".into(), done: 51, total: Some(100), unit: "bytes" },
-            Event::Progress { what: "copy".into(), done: 52, total: Some(100), unit: "bytes" },
+            Event::Progress { what: "copy".into(), done: 51, total: Some(100), unit: "bytes", worker: Some(1) },
+            Event::Progress { what: "copy".into(), done: 52, total: Some(100), unit: "bytes", worker: Some(1) },
             Event::StepFinished { key, elapsed: Duration::from_millis(1234) },
             Event::ExportFinished {
                 kind: "raw".into(),

@@ -13,13 +13,13 @@ use crate::store::{KeyLock, Layer};
 
 /// Runs the import of `node` and seals its base. The caller has found it missing while holding `lock`.
 pub(super) fn make(
-    build: &mut Build<'_>,
+    build: &Build<'_>,
     node: &PlanNode,
     entry: &ImportEntry,
     key: &ImportKey,
     lock: KeyLock,
 ) -> Result<Layer> {
-    build.events.send(Event::LayerStarted(node.info.clone()));
+    build.layer_started(node, None);
     let begin = Instant::now();
     let workspace = build.store.workspace()?;
     let folder = workspace.subfolder("base")?;
@@ -39,12 +39,12 @@ pub(super) fn make(
     let elapsed = begin.elapsed();
     draft.set_digest(made.digest);
     draft.describe(node.info.summary.clone(), None, None, elapsed.as_secs_f64());
-    build.spent.add("import", elapsed);
+    build.shared.spent.add("import", elapsed);
     build.events.send(Event::StepFinished { key: node.info.key, elapsed });
-    let layer = build.spent.time("seal", || build.store.seal(draft))?;
+    let layer = build.shared.spent.time("seal", || build.store.seal(draft))?;
     drop(lock);
     build.events.send(Event::LayerSealed { key: layer.record.key, bytes: layer.record.bytes });
-    build.fresh.insert(layer.record.key);
+    build.shared.made(layer.record.key);
     if let Release::Pulled(release) = entry.release {
         import::note_release(layer.record.key, release, &context);
     }

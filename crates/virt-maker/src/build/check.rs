@@ -31,7 +31,7 @@ pub fn check_image(
     };
     let store = Store::open(&settings.store)?;
     let workspace = store.workspace()?;
-    let mut selector =
+    let selector =
         Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone(), settings.kernel.clone());
     let candidates = selector.candidates()?;
     for (index, candidate) in candidates.iter().enumerate() {

@@ -9,7 +9,7 @@ use crate::disk::overlay;
 use crate::engine::Session;
 use crate::error::{Context, Error, ErrorKind, Result, StepFailure};
 use crate::event::{Event, LayerInfo};
-use crate::store::{Draft, LayerRecord};
+use crate::store::{Draft, FailureRecord, LayerRecord};
 
 /// With less than this many bytes free, a disk counts as full.
 const DISK_FULL: u64 = 1 << 20;
@@ -17,8 +17,7 @@ const DISK_FULL: u64 = 1 << 20;
 impl Build<'_> {
     /// Moves the log of an import or a step that failed out of its workspace, which is about to go.
     pub(super) fn save_log(&self, log: &Path, info: &LayerInfo) -> Option<PathBuf> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let target = self.store.logs_dir().join(format!("{now}-{}-{}.log", info.kind, info.key.short()));
+        let target = self.store.logs_dir().join(format!("{}-{}-{}.log", now(), info.kind, info.key.short()));
         match fs::rename(log, &target) {
             Ok(()) => Some(target),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -69,6 +68,13 @@ impl Build<'_> {
             return error;
         }
         let log = self.save_log(&draft.log(), info);
+        if let Some(log) = &log {
+            let material = draft.record().material.clone();
+            let record = FailureRecord::new(material, info.summary.clone(), crate::error::chain(&error), now());
+            if let Err(error) = record.note(log) {
+                self.events.warn(format!("the failure cannot be noted beside {}: {error}", log.display()));
+            }
+        }
         let mut failure = StepFailure {
             position: info.position.clone(),
             step: format!("{}: {}", info.kind, info.summary),
@@ -117,4 +123,9 @@ impl Build<'_> {
         overlay::set_backing_name(&path, &format!("../../images/{}", parent.image_name()))?;
         Ok(path)
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

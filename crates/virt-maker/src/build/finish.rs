@@ -2,6 +2,7 @@
 //!
 //! It is opened on an overlay that is never sealed: the layer stays as it is, and other exports of it too.
 
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -18,8 +19,8 @@ use crate::hygiene;
 use crate::plan::Plan;
 use crate::store::Layer;
 
-/// Does what `extras` say to the guest on `tip`.
-pub(super) fn finish(build: &mut Build<'_>, tip: &Layer, extras: &Extras) -> Result<Finished> {
+/// Does what `extras` say to the guest on `tip`; a tar of its tree goes to `tree`.
+pub(super) fn finish(build: &Build<'_>, tip: &Layer, extras: &Extras, tree: &Path) -> Result<Finished> {
     let begin = Instant::now();
     let workspace = build.store.workspace()?;
     let folder = workspace.subfolder("finish")?;
@@ -28,8 +29,8 @@ pub(super) fn finish(build: &mut Build<'_>, tip: &Layer, extras: &Extras) -> Res
     create_overlay(&draft, &tip.record)?;
     let log = StepLog::new(build.events);
     log.begin(tip.record.key, &draft.log(), &Secrets::default())?;
-    let (mut session, _) = session::open(build, &workspace, tip, &draft, &log)?;
-    let guest = session.guest();
+    let mut opened = session::open(build, &workspace, tip, &draft, &log)?;
+    let guest = opened.session.guest();
     let failed = || "cannot prepare the guest for its export";
     if extras.clean {
         for finding in hygiene::clean(guest).context(ErrorKind::Export, failed)? {
@@ -43,10 +44,13 @@ pub(super) fn finish(build: &mut Build<'_>, tip: &Layer, extras: &Extras) -> Res
     if extras.sparsify {
         guest.trim().context(ErrorKind::Export, failed)?;
     }
-    session.finish()?;
-    build.events.send(Event::SessionEnded { session: build.sessions });
+    if extras.tree {
+        guest.archive(tree).context(ErrorKind::Export, failed)?;
+    }
+    opened.session.finish()?;
+    build.events.send(Event::SessionEnded { session: opened.number });
     log.end()?;
-    build.spent.add("finish", begin.elapsed());
+    build.shared.spent.add("finish", begin.elapsed());
     Ok(Finished { overlay: draft.image(), packages: list, workspace })
 }
 

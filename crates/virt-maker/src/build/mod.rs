@@ -7,37 +7,52 @@
 //! ([`sealer`]) while the next step runs. The build succeeds only after the last seal.
 //!
 //! # Concurrency
-//! Work on a layer needs the lock of its key. Locks are taken from the base towards the tip. A process that finds a
-//! lock taken waits and then uses the layer; if the holder dies, the waiter takes over.
+//! All specs of a build are one tree. Workers (threads) take chains of missing layers and exports from one [`schedule`],
+//! so branches run side by side, each in a session of its own, and a common prefix is made once; [`slots`] bounds how
+//! many sessions are open. Work on a layer needs the lock of its key, also between workers. Locks are taken from the
+//! base towards the tip. A process that finds a lock taken waits and then uses the layer; if the holder dies, the
+//! waiter takes over. What fails ends the images that need it, and no other one, unless `fail_fast` is set.
 
 mod base;
 mod check;
+mod exports;
 mod failure;
 mod finish;
 mod log;
 mod mask;
 mod options;
 mod path;
+mod schedule;
 mod sealer;
 mod session;
+mod slots;
+mod spent;
 mod wait;
+mod work;
 
 pub use check::check_image;
 
 use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::engine::select::{EngineChoice, Selector};
 use crate::error::Result;
-use crate::event::{Event, Events};
-use crate::export::{self, ExportContext, Published};
+use crate::event::{Event, Events, ImageName, ImageState};
+use crate::export::Published;
 use crate::host::Cancel;
 use crate::import::ImportContext;
 use crate::key::LayerKey;
-use crate::plan::{self, NodeState, Plan, PlanContext};
+use crate::plan::{self, NodeState, PlanContext, PlanNode};
 use crate::spec::Spec;
-use crate::store::{Layer, Store};
+use crate::store::Store;
+use schedule::Schedule;
+use slots::Slots;
+use spent::Spent;
+use work::Results;
 
 /// What to do with a guest whose step failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,6 +83,11 @@ pub struct Settings {
     pub force: bool,
     /// Write every artifact again.
     pub force_export: bool,
+    /// How many images are worked on at once. `None`: as many as the host has CPUs, and as many sessions of an engine as
+    /// are good for it ([`crate::engine::Engine::sessions_at_once`]).
+    pub jobs: Option<NonZeroUsize>,
+    /// Stop everything at the first failure. Else only the images that need what failed are given up.
+    pub fail_fast: bool,
     /// What to do when a step fails.
     pub on_failure: OnFailure,
     /// Variables for commands and tools with a network: proxies. No part of a key.
@@ -96,36 +116,59 @@ pub struct Summary {
     pub artifacts: Vec<Published>,
 }
 
-/// What all parts of one build share.
+/// A build, as one of its workers sees it.
 struct Build<'a> {
     specs: &'a [Spec],
     settings: &'a Settings,
     events: &'a Events,
-    store: Store,
+    store: &'a Store,
+    shared: &'a Shared,
+    /// Number of the worker, from 1.
+    worker: u32,
+}
+
+/// What the workers of one build share.
+struct Shared {
     selector: Selector,
+    slots: Slots,
+    schedule: Arc<Schedule>,
+    sessions: AtomicU32,
     /// Layers that this build made: with `force` these are good, and all others are not.
-    fresh: HashSet<LayerKey>,
-    sessions: u32,
+    fresh: Mutex<HashSet<LayerKey>>,
     spent: Spent,
 }
 
-/// Builds all specs, in their order, and exports what they ask for.
+impl Shared {
+    fn made(&self, key: LayerKey) {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+    }
+
+    fn is_made(&self, key: LayerKey) -> bool {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).contains(&key)
+    }
+}
+
+/// Builds all specs and exports what they ask for; see the module's text for what runs at once.
 ///
 /// Sends [`Event::BuildStarted`] first and [`Event::BuildFinished`] or [`Event::BuildFailed`] last. On error, layers
-/// that were sealed stay, and nothing else does.
+/// that were sealed stay, artifacts of other images too, and nothing else does. Several failures come as one error with
+/// [`crate::error::Error::parts`].
 pub fn build(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> {
-    let result = run(specs, settings, events);
+    let mut images = Vec::new();
+    // Stops this build at its first failure, and not those who share the caller's flag.
+    let settings = Settings { cancel: settings.cancel.part(), ..settings.clone() };
+    let result = run(specs, &settings, events, &mut images);
     if let Err(error) = &result {
         let message = crate::error::chain(error);
-        events.send(Event::BuildFailed { kind: error.kind(), message });
+        events.send(Event::BuildFailed { kind: error.kind(), message, images });
     }
     result
 }
 
-fn run(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> {
+fn run(specs: &[Spec], settings: &Settings, events: &Events, images: &mut Vec<ImageState>) -> Result<Summary> {
     let begin = Instant::now();
     let store = Store::open(&settings.store)?;
-    let mut spent = Spent::default();
+    let spent = Spent::default();
     let cache_dir = store.cache_dir();
     let import = settings.import_context(&cache_dir, events);
     let context =
@@ -136,102 +179,63 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Summary> 
         store: store.root().to_owned(),
         layers: plan.nodes.len(),
         cached: plan.hits(),
+        images: specs.iter().map(image_name).collect(),
     });
     for node in plan.nodes.iter().filter(|node| node.state == NodeState::Hit) {
         events.send(Event::LayerCached(node.info.clone()));
     }
 
-    let selector =
-        Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone(), settings.kernel.clone());
-    let mut build = Build { specs, settings, events, store, selector, fresh: HashSet::new(), sessions: 0, spent };
-    let mut artifacts = Vec::new();
-    for index in 0..specs.len() {
-        let tip = build.spec_layer(&plan, index)?;
-        artifacts.append(&mut build.export(&plan, index, &tip)?);
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let shared = Shared {
+        selector: Selector::new(
+            settings.engine,
+            settings.agent.clone(),
+            settings.engine_cache.clone(),
+            settings.kernel.clone(),
+        ),
+        slots: Slots::new(settings.jobs, cores),
+        schedule: Arc::new(Schedule::new(&plan)),
+        sessions: AtomicU32::new(0),
+        fresh: Mutex::default(),
+        spent,
+    };
+    let results = Results::default();
+    let workers = settings.jobs.map_or(cores, NonZeroUsize::get).min(specs.len()).max(1);
+    let streams: Vec<Events> = (1..=workers as u32).map(|number| events.of_worker(number)).collect();
+    let worker = |number: u32| {
+        let events = &streams[number as usize - 1];
+        Build { specs, settings, events, store: &store, shared: &shared, worker: number }
+    };
+    std::thread::scope(|scope| {
+        for number in 2..=workers as u32 {
+            let (build, plan, results) = (worker(number), &plan, &results);
+            scope.spawn(move || build.work(plan, results));
+        }
+        worker(1).work(&plan, &results);
+    });
+    let (artifacts, errors) = results.end();
+    *images = worker(1).images(&plan, &errors);
+    if !errors.is_empty() || settings.cancel.is_cancelled() {
+        return Err(worker(1).failed(errors));
     }
-    let built = build.fresh.len();
+    let built = shared.fresh.lock().unwrap_or_else(PoisonError::into_inner).len();
     let cached = plan.nodes.len() - built;
-    let elapsed = begin.elapsed();
-    events.send(Event::BuildFinished { built, cached, elapsed, spent: build.spent.list() });
+    let (elapsed, spent) = (begin.elapsed(), shared.spent.list());
+    events.send(Event::BuildFinished { built, cached, elapsed, spent, images: images.clone() });
     Ok(Summary { built, cached, artifacts })
 }
 
 impl Build<'_> {
-    /// The layer of a spec's tip, made where it is missing.
-    fn spec_layer(&mut self, plan: &Plan, index: usize) -> Result<Layer> {
-        let tip = &plan.nodes[plan.tips[index]];
-        match &tip.layer {
-            Some(layer) => Ok(layer.clone()),
-            None => path::ensure(self, plan, &plan.path(index)),
-        }
-    }
-
-    fn export(&mut self, plan: &Plan, index: usize, tip: &Layer) -> Result<Vec<Published>> {
-        let (specs, events, settings) = (self.specs, self.events, self.settings);
-        let records = self.store.exports_dir();
-        let layers = finish::layers(self, plan, index);
-        let mut published = Vec::new();
-        for entry in &specs[index].exports {
-            let begin = Instant::now();
-            let kind = entry.kind.name.to_owned();
-            events.send(Event::ExportStarted { kind: kind.clone(), path: entry.runner.target() });
-            let workspace = self.store.workspace()?;
-            let context = ExportContext {
-                layer: &tip.path,
-                format: tip.record.format,
-                virtual_size: tip.record.virtual_size,
-                overlay: None,
-                scratch: workspace.path(),
-                layers: &layers,
-                events,
-                cancel: &settings.cancel,
-            };
-            let from = export::From { layer: tip.record.key, layer_id: &tip.record.id };
-            let mut finish = |extras: &export::Extras| finish::finish(self, tip, extras);
-            let done = export::publish(
-                &*entry.runner,
-                entry.kind,
-                from,
-                &records,
-                settings.force_export,
-                &context,
-                &mut finish,
-            )?;
-            self.spent.add("export", begin.elapsed());
-            events.send(Event::ExportFinished {
-                kind,
-                path: done.path.clone(),
-                bytes: done.bytes,
-                digest: done.digest,
-                current: done.current,
-                elapsed: begin.elapsed(),
-            });
-            published.push(done);
-        }
-        Ok(published)
+    fn layer_started(&self, node: &PlanNode, session: Option<u32>) {
+        self.events.send(Event::LayerStarted {
+            layer: node.info.clone(),
+            session,
+            worker: self.worker,
+            image: node.origin.0,
+        });
     }
 }
 
-/// Where time went.
-#[derive(Debug, Default)]
-struct Spent(Vec<(&'static str, Duration)>);
-
-impl Spent {
-    fn time<T>(&mut self, what: &'static str, work: impl FnOnce() -> T) -> T {
-        let begin = Instant::now();
-        let done = work();
-        self.add(what, begin.elapsed());
-        done
-    }
-
-    fn add(&mut self, what: &'static str, time: Duration) {
-        match self.0.iter_mut().find(|(name, _)| *name == what) {
-            Some((_, sum)) => *sum += time,
-            None => self.0.push((what, time)),
-        }
-    }
-
-    fn list(&self) -> Vec<(String, f64)> {
-        self.0.iter().map(|(name, time)| ((*name).to_owned(), time.as_secs_f64())).collect()
-    }
+fn image_name(spec: &Spec) -> ImageName {
+    ImageName { template: spec.template.clone(), matrix: spec.matrix.clone() }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -125,6 +126,10 @@ impl Guest for Optioned<'_> {
 
     fn rename(&mut self, from: &str, to: &str) -> Result<()> {
         self.guest()?.rename(from, to)
+    }
+
+    fn archive(&mut self, target: &Path) -> Result<()> {
+        self.guest()?.archive(target)
     }
 
     fn trim(&mut self) -> Result<()> {

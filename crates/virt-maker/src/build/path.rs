@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::options::{self, Optioned};
 use super::sealer::Sealer;
-use super::{Build, base, log::StepLog, session};
+use super::session::{self, Opened};
+use super::{Build, base, log::StepLog};
 use crate::disk::ImageFormat;
 use crate::disk::overlay::{self, Backing};
 use crate::engine::Session;
@@ -16,10 +17,13 @@ use crate::step::StepContext;
 use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Store, Workspace};
 
 /// Makes what is missing of a path (indices of nodes, from the base) and returns its last layer.
-pub(super) fn ensure(build: &mut Build<'_>, plan: &Plan, path: &[usize]) -> Result<Layer> {
+pub(super) fn ensure(build: &Build<'_>, plan: &Plan, path: &[usize]) -> Result<Layer> {
     loop {
         build.settings.cancel.check()?;
         let (parent, missing) = deepest(build, plan, path);
+        // What is there may be the work of others, or a base: other branches on it may begin.
+        let there = &path[..path.len() - missing.len()];
+        there.iter().for_each(|node| build.shared.schedule.sealed(plan.nodes[*node].info.key));
         let Some(first) = missing.first() else {
             return parent.ok_or_else(|| Error::new(ErrorKind::Internal, "a path without layers"));
         };
@@ -34,7 +38,11 @@ pub(super) fn ensure(build: &mut Build<'_>, plan: &Plan, path: &[usize]) -> Resu
         match (&node.origin.1, parent) {
             (Part::Import(key), _) => {
                 let entry = &build.specs[node.origin.0].import;
-                base::make(build, node, entry, key, lock)?;
+                if let Err(error) = base::make(build, node, entry, key, lock) {
+                    let message = crate::error::chain(&error);
+                    build.events.send(Event::ImportFailed { key: node.info.key, message });
+                    return Err(build.explain_full_disk(error));
+                }
             }
             (Part::Step(..), Some(parent)) => run_session(build, plan, missing, parent, lock)?,
             (Part::Step(..), None) => return Err(Error::new(ErrorKind::Internal, "a step without a parent")),
@@ -47,9 +55,9 @@ fn deepest<'p>(build: &Build<'_>, plan: &Plan, path: &'p [usize]) -> (Option<Lay
     let mut parent: Option<Layer> = None;
     for (depth, index) in path.iter().enumerate() {
         let key = plan.nodes[*index].info.key;
-        let found = usable(&build.store, key, parent.as_ref().map(|layer| &*layer.record.id));
+        let found = usable(build.store, key, parent.as_ref().map(|layer| &*layer.record.id));
         match found {
-            Lookup::Present(layer) if build.fresh.contains(&key) || taken(build, &plan.nodes[*index], &layer) => {
+            Lookup::Present(layer) if build.shared.is_made(key) || taken(build, &plan.nodes[*index], &layer) => {
                 parent = Some(*layer)
             }
             _ => return (parent, &path[depth..]),
@@ -65,20 +73,21 @@ fn taken(build: &Build<'_>, node: &PlanNode, layer: &Layer) -> bool {
 
 /// Opens one session on `parent` and runs the steps of `missing` in it, as far as their locks can be had at once.
 /// Returns after all that ran is sealed.
-fn run_session(build: &mut Build<'_>, plan: &Plan, missing: &[usize], parent: Layer, lock: KeyLock) -> Result<()> {
+fn run_session(build: &Build<'_>, plan: &Plan, missing: &[usize], parent: Layer, lock: KeyLock) -> Result<()> {
     let workspace = build.store.workspace()?;
-    let first = draft_on(&build.store, &workspace, &plan.nodes[missing[0]], &parent.record)?;
+    let first = draft_on(build.store, &workspace, &plan.nodes[missing[0]], &parent.record)?;
     let log = StepLog::new(build.events);
-    let (session, engine) = session::open(build, &workspace, &parent, &first, &log)?;
-    let sealer = Sealer::start(&build.store, build.events);
-    let mut walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine };
+    let Opened { session, engine, number, slot } = session::open(build, &workspace, &parent, &first, &log)?;
+    let sealer = Sealer::start(build.store, build.events, &build.shared.schedule);
+    let walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine, session: number };
     let ran = walk.run(build, missing, &parent.record, first, lock, session);
+    drop(slot);
 
     let begin = Instant::now();
     let (sealed, all_sealed) = sealer.finish();
-    build.spent.add("seal", begin.elapsed());
-    build.fresh.extend(sealed.iter().map(|layer| layer.record.key));
-    build.events.send(Event::SessionEnded { session: build.sessions });
+    build.shared.spent.add("seal", begin.elapsed());
+    sealed.iter().for_each(|layer| build.shared.made(layer.record.key));
+    build.events.send(Event::SessionEnded { session: number });
     // A seal that failed is the reason of whatever failed after it. The workspace still holds its space here, so a disk
     // that filled up is still full.
     all_sealed.and(ran).map_err(|error| build.explain_full_disk(error))
@@ -91,13 +100,14 @@ struct Walk<'a> {
     log: &'a StepLog,
     sealer: &'a Sealer,
     engine: &'static str,
+    session: u32,
 }
 
 impl Walk<'_> {
     /// Runs steps until the path ends or somebody else makes the next layer. The session is gone when this returns.
     fn run(
-        &mut self,
-        build: &mut Build<'_>,
+        &self,
+        build: &Build<'_>,
         missing: &[usize],
         parent: &LayerRecord,
         mut draft: Draft,
@@ -110,7 +120,7 @@ impl Walk<'_> {
             let begin = Instant::now();
             let ran = self.step(build, node, &draft, &mut *session);
             let elapsed = begin.elapsed();
-            build.spent.add("steps", elapsed);
+            build.shared.spent.add("steps", elapsed);
             if let Err(error) = ran {
                 let lines = self.log.last_lines();
                 return Err(build.step_failed(error, session, &draft, &parent, &node.info, lines));
@@ -130,12 +140,12 @@ impl Walk<'_> {
             };
             let Some((index, next_lock)) = next else {
                 session.finish()?;
-                build.spent.add("session", begin.elapsed());
+                build.shared.spent.add("session", begin.elapsed());
                 return self.sealer.seal(draft, lock);
             };
-            let next = draft_on(&build.store, self.workspace, &self.plan.nodes[index], draft.record())?;
+            let next = draft_on(build.store, self.workspace, &self.plan.nodes[index], draft.record())?;
             session.checkpoint(&next.image())?;
-            build.spent.add("checkpoint", begin.elapsed());
+            build.shared.spent.add("checkpoint", begin.elapsed());
             parent = draft.record().clone();
             self.sealer.seal(std::mem::replace(&mut draft, next), std::mem::replace(&mut lock, next_lock))?;
         }
@@ -147,7 +157,7 @@ impl Walk<'_> {
         let Part::Step(number, key) = &node.origin.1 else {
             return Err(Error::new(ErrorKind::Internal, "an import in the place of a step"));
         };
-        build.events.send(Event::LayerStarted(node.info.clone()));
+        build.layer_started(node, Some(self.session));
         let spec = &build.specs[node.origin.0];
         let step = &spec.steps[*number];
         let secrets = options::secrets(spec, step, &build.settings.secret_env)?;

@@ -1,11 +1,13 @@
 //! Sealing in the background: the next step does not wait for the disk, the build's success does.
 //!
-//! One thread seals in the order in which layers were made, so a layer in the store never lacks its parent. After a
+//! One thread of a session seals in the order in which layers were made, so a layer in the store never lacks its parent. After a
 //! seal that failed, no later one is tried.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use super::schedule::Schedule;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::store::{Draft, KeyLock, Layer, Store};
@@ -17,10 +19,11 @@ pub(super) struct Sealer {
 }
 
 impl Sealer {
-    pub(super) fn start(store: &Store, events: &Events) -> Sealer {
+    /// Each layer is told to `schedule` as soon as it is sealed.
+    pub(super) fn start(store: &Store, events: &Events, schedule: &Arc<Schedule>) -> Sealer {
         let (queue, drafts) = channel();
-        let (store, events) = (store.clone(), events.clone());
-        let thread = std::thread::spawn(move || seal_all(&drafts, &store, &events));
+        let (store, events, schedule) = (store.clone(), events.clone(), schedule.clone());
+        let thread = std::thread::spawn(move || seal_all(&drafts, &store, &events, &schedule));
         Sealer { queue: Some(queue), thread: Some(thread) }
     }
 
@@ -41,18 +44,25 @@ impl Sealer {
     }
 }
 
-fn seal_all(drafts: &Receiver<(Draft, KeyLock)>, store: &Store, events: &Events) -> (Vec<Layer>, Result<()>) {
+fn seal_all(
+    drafts: &Receiver<(Draft, KeyLock)>,
+    store: &Store,
+    events: &Events,
+    schedule: &Schedule,
+) -> (Vec<Layer>, Result<()>) {
     let mut sealed = Vec::new();
     for (draft, lock) in drafts {
         match store.seal(draft) {
             Ok(layer) => {
                 events.send(Event::LayerSealed { key: layer.record.key, bytes: layer.record.bytes });
+                // Only the lock keeps others from the key, so it goes before anybody is sent there.
+                drop(lock);
+                schedule.sealed(layer.record.key);
                 sealed.push(layer);
             }
             // Returning drops the queue's end, and with it all drafts and locks that are in it.
             Err(error) => return (sealed, Err(error)),
         }
-        drop(lock);
     }
     (sealed, Ok(()))
 }

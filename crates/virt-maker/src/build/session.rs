@@ -1,34 +1,47 @@
 //! Opening a session with the best engine that can open this guest.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Build;
 use super::log::StepLog;
 use super::path::create_overlay;
+use super::slots::Slot;
 use crate::engine::{Image, OpenRequest, Session};
 use crate::error::{Context, ErrorKind, Result, chain};
 use crate::event::Event;
 use crate::store::{Draft, Layer, Workspace};
 
-/// Opens a session on `parent` with `draft`'s overlay on top; returns it with the engine's name.
+/// An open session.
+pub(super) struct Opened<'a> {
+    pub(super) session: Box<dyn Session>,
+    /// The engine's name.
+    pub(super) engine: &'static str,
+    /// Its number within the build, from 1.
+    pub(super) number: u32,
+    /// Kept until the session is gone, by whoever takes it out of here too.
+    pub(super) slot: Slot<'a>,
+}
+
+/// Opens a session on `parent` with `draft`'s overlay on top, when it is its turn.
 ///
 /// Where an engine says that it cannot open such a guest, and `auto` knows another one, that is tried.
-pub(super) fn open(
-    build: &mut Build<'_>,
+pub(super) fn open<'a>(
+    build: &Build<'a>,
     workspace: &Workspace,
     parent: &Layer,
     draft: &Draft,
     log: &StepLog,
-) -> Result<(Box<dyn Session>, &'static str)> {
-    let candidates = build.selector.candidates()?;
+) -> Result<Opened<'a>> {
+    let candidates = build.shared.selector.candidates()?;
     let mut remaining = candidates.len();
     for candidate in candidates {
         remaining -= 1;
         let engine = candidate.engine.name();
-        build.sessions += 1;
-        let session = build.sessions;
+        let slot = build.shared.slots.take(&*candidate.engine, &build.settings.cancel)?;
+        let session = build.shared.sessions.fetch_add(1, Ordering::Relaxed) + 1;
         build.events.send(Event::EngineChosen { engine, reason: candidate.reason.clone() });
-        build.events.send(Event::SessionStarted { session, engine, parent: parent.record.key });
+        build.events.send(Event::SessionStarted { session, engine, parent: parent.record.key, worker: build.worker });
         let begin = Instant::now();
         let work_dir = workspace.subfolder(&format!("session-{session}"))?;
         let opened = candidate.engine.open(OpenRequest {
@@ -40,12 +53,12 @@ pub(super) fn open(
             events: build.events.clone(),
             cancel: build.settings.cancel.clone(),
         });
-        build.spent.add("session", begin.elapsed());
+        build.shared.spent.add("session", begin.elapsed());
         match opened {
             Ok(mut opened) => {
                 let os = opened.guest().os().pretty_name.escape_debug().to_string();
                 build.events.send(Event::SessionReady { session, os, elapsed: begin.elapsed() });
-                return Ok((opened, engine));
+                return Ok(Opened { session: opened, engine, number: session, slot });
             }
             Err(error) => {
                 build.events.send(Event::SessionEnded { session });

@@ -4,14 +4,15 @@
 //! both end the conversation, and the error says which it was and not how the stream broke.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 use virt_maker_agent::client::{Client, ClientError};
 use virt_maker_agent::protocol::{Failure, FailureKind, Mounted, Request};
 
 use super::LogSink;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::guest::{Attributes, Exit, Guest, OsRelease, Run, Stat};
 use crate::host::{Guard, RawTerminal};
@@ -165,6 +166,25 @@ pub fn refused(failure: Failure) -> Error {
     Error::new(kind, failure.message.escape_debug().to_string())
 }
 
+/// A writer that takes all, and keeps the first error for later: an error of the host's disk is none of a conversation.
+struct Kept<W> {
+    to: W,
+    error: Option<std::io::Error>,
+}
+
+impl<W: std::io::Write> std::io::Write for Kept<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.error.is_none() {
+            self.error = self.to.write_all(bytes).err();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Guest for AgentGuest {
     fn os(&self) -> &OsRelease {
         &self.mounted.os
@@ -216,6 +236,15 @@ impl Guest for AgentGuest {
 
     fn rename(&mut self, from: &str, to: &str) -> Result<()> {
         self.done(&Request::Rename { from: from.into(), to: to.into() })
+    }
+
+    fn archive(&mut self, target: &Path) -> Result<()> {
+        let failed = || format!("cannot write {}", target.display());
+        let file = std::fs::File::create_new(target).context(ErrorKind::Export, failed)?;
+        let mut file = Kept { to: std::io::BufWriter::with_capacity(1 << 20, file), error: None };
+        // As long as the content takes.
+        self.within(None, |client| client.archive(&mut file))?;
+        file.error.map_or_else(|| file.to.flush(), Err).context(ErrorKind::Export, failed)
     }
 
     fn trim(&mut self) -> Result<()> {

@@ -129,12 +129,12 @@ pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<
         state("vm", vm::check(kernel, agent), "isolates the guest, needs no root; fast with KVM"),
         state("libguestfs", libguestfs::check().map(drop), "starts in seconds; isolates the guest, reaches furthest"),
     ];
-    let mut selector =
+    let selector =
         Selector::new(EngineChoice::Auto, agent.to_owned(), cache_dir.to_owned(), kernel.map(Path::to_owned));
     if vm::check(kernel, agent).is_ok() {
         checks.push(check_appliance(&selector.vm_options()?));
     }
-    let auto = selector.candidates().ok().and_then(|found| found.first());
+    let auto = selector.candidates().ok().and_then(|found| found.first().cloned());
     let auto = auto.map(|first| Auto { engine: first.engine.name(), reason: first.reason.clone() });
     Ok(Examination { checks, engines, auto })
 }

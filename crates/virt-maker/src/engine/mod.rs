@@ -58,6 +58,14 @@ pub trait Engine: Send + Sync {
     /// `chroot`, `vm` or `libguestfs`.
     fn name(&self) -> &'static str;
 
+    /// How many sessions are good at once on this host, where the user does not say; `cores` is its number of CPUs.
+    fn sessions_at_once(&self, cores: usize) -> usize {
+        cores
+    }
+
+    /// Memory that one session may take, in bytes.
+    fn memory(&self) -> u64;
+
     /// Opens a session. Errors of kind `Unsupported` mean that another engine may be able to; `Guest`, that none is.
     /// On error nothing is left behind.
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Session>>;

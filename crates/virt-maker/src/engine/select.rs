@@ -4,6 +4,7 @@
 //! looks only when an engine is needed: a build where all is cached asks nobody.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::chroot::{self, ChrootEngine};
 use super::libguestfs::{self, LibguestfsEngine, LibguestfsOptions};
@@ -33,29 +34,30 @@ pub struct Candidate {
     pub reason: String,
 }
 
-/// Finds engines, once for a build.
+/// Finds engines, once for a build. May be asked from any thread.
 pub struct Selector {
     choice: EngineChoice,
     agent: PathBuf,
     cache_dir: PathBuf,
     kernel: Option<PathBuf>,
-    found: Vec<Candidate>,
+    found: Mutex<Vec<Arc<Candidate>>>,
 }
 
 impl Selector {
     /// A selector that has looked at nothing yet. `agent` is the path of the agent, `cache_dir` a folder for what
     /// engines keep, `kernel` one for engine `vm` in place of the host's newest.
     pub fn new(choice: EngineChoice, agent: PathBuf, cache_dir: PathBuf, kernel: Option<PathBuf>) -> Selector {
-        Selector { choice, agent, cache_dir, kernel, found: Vec::new() }
+        Selector { choice, agent, cache_dir, kernel, found: Mutex::default() }
     }
 
     /// The engines to try, the best first; never empty. With `auto`, the next one is tried where one says that it
     /// cannot open a guest. An error says what each engine lacks on this host.
-    pub fn candidates(&mut self) -> Result<&[Candidate]> {
-        if self.found.is_empty() {
-            self.found = self.find()?;
+    pub fn candidates(&self) -> Result<Vec<Arc<Candidate>>> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.is_empty() {
+            *found = self.find()?.into_iter().map(Arc::new).collect();
         }
-        Ok(&self.found)
+        Ok(found.clone())
     }
 
     fn find(&self) -> Result<Vec<Candidate>> {
@@ -168,6 +170,15 @@ struct Probing {
 impl Engine for Probing {
     fn name(&self) -> &'static str {
         "libguestfs"
+    }
+
+    /// Emulated appliances take each other's time: one after another they are done sooner.
+    fn sessions_at_once(&self, cores: usize) -> usize {
+        if kvm::probe(&self.cache_dir, &self.cache_dir).works { cores } else { 1 }
+    }
+
+    fn memory(&self) -> u64 {
+        u64::from(LibguestfsOptions::default().memory_mib) << 20
     }
 
     fn open(&self, request: super::OpenRequest<'_>) -> Result<Box<dyn super::Session>> {

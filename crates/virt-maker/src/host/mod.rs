@@ -1,12 +1,14 @@
 //! The host: the only place that spawns programs, downloads, or renames durably.
 
 mod cancel;
+pub mod checked;
 pub(crate) mod decompress;
 pub mod digest;
 pub mod durable;
 pub mod escape;
 mod guard;
 mod helper;
+pub mod memory;
 mod process;
 mod script;
 pub mod subordinate;

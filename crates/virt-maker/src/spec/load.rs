@@ -1,29 +1,19 @@
 //! From template files to specs: typed and validated, all errors at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, secrets};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Position};
 use crate::error::{Error, Result};
 use crate::template::{self, LoadOptions, Node, ResolvedSpec, ResolvedStep};
 use crate::{export, import, step};
 
 /// Runners of the older format that this version does not have yet. Templates with them can be rendered, not built.
-const LATER: [&str; 12] = [
-    "virt-builder",
-    "isoboot",
-    "firstboot",
-    "ssh_keygen",
-    "selinux",
-    "boot",
-    "grub_append",
-    "local_run",
-    "sysprep",
-    "inject_virtio_win",
-    "inject_qemu_ga",
-    "rootpass",
-];
+const LATER: [&str; 2] = ["isoboot", "boot"];
+
+/// Most templates that are each other's base.
+const BASES: usize = 50;
 
 /// What some templates ask for.
 #[derive(Default)]
@@ -55,14 +45,33 @@ pub fn load(path: &Path, parameters: &[(String, String)]) -> Result<Spec> {
 
 /// Loads templates. All errors that can be found without a guest come at once.
 pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs> {
+    load_below(paths, options, &[])
+}
+
+/// The same, for templates that others name as their base: these are the files above.
+fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Result<LoadedSpecs> {
     let (resolved, mut problems) = template::resolve_all(paths, options)?;
     let mut loaded = LoadedSpecs { specs: Vec::new(), notes: resolved.notes, record: resolved.record };
+    let (mut seen, mut targets) = (HashSet::new(), HashMap::new());
     for spec in &resolved.specs {
         let before = problems.len();
-        let typed = typed(spec, options, &mut problems);
-        if problems.len() == before {
-            loaded.specs.extend(typed);
+        let Some(typed) = typed(spec, options, &mut problems) else { continue };
+        // A template that is named twice, or comes in by `before` of two others, asks for the same image.
+        let new = seen.insert((typed.template.clone(), typed.matrix.clone()));
+        if problems.len() > before || !new {
+            continue;
         }
+        let at = spec.import.as_ref().and_then(|import| import.members().first()).map(|(key, _)| key);
+        let typed = match on_base(typed, at.unwrap_or(&spec.node), options, above, &mut loaded) {
+            Ok(typed) => typed,
+            Err(error) if error.diagnostics().is_empty() => return Err(error),
+            Err(error) => {
+                problems.extend(error.diagnostics().iter().cloned());
+                continue;
+            }
+        };
+        one_export_a_file(spec, &typed, &mut targets, &mut problems);
+        loaded.specs.push(typed);
     }
     let mut seen = Vec::new();
     // The same text is wrong in each combination of a matrix.
@@ -74,6 +83,30 @@ pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs>
         new
     });
     if problems.is_empty() { Ok(loaded) } else { Err(Error::template(problems)) }
+}
+
+/// An error for each export that writes the file of another one: images are built side by side, and one would be lost.
+fn one_export_a_file(
+    resolved: &ResolvedSpec,
+    spec: &Spec,
+    targets: &mut HashMap<PathBuf, Position>,
+    problems: &mut Vec<Diagnostic>,
+) {
+    for (item, export) in resolved.exports.iter().zip(&spec.exports) {
+        let target = export.runner.target();
+        if let Some(other) = targets.get(&target) {
+            let message = format!("another export writes {} too", target.display().to_string().escape_debug());
+            let mut problem = item.members().first().map_or(item, |(key, _)| key).diagnostic(message);
+            if *other == export.position {
+                problem.hint = Some("let its path name the values of the matrix: `{{ NAME }}`".into());
+            } else {
+                let message = "it is here".into();
+                problem.notes.push(crate::diagnostic::Note { message, position: Some(other.clone()) });
+            }
+            problems.push(problem);
+        }
+        targets.insert(target, export.position.clone());
+    }
 }
 
 fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnostic>) -> Option<Spec> {
@@ -115,6 +148,41 @@ fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnost
         steps,
         exports,
     })
+}
+
+/// Puts the spec of another template below one whose import names it; any other stays as it is.
+fn on_base(spec: Spec, at: &Node, options: &LoadOptions, above: &[PathBuf], loaded: &mut LoadedSpecs) -> Result<Spec> {
+    let Some(base) = spec.import.runner.template().cloned() else { return Ok(spec) };
+    let wrong = |message: String| Error::template(vec![at.diagnostic(message)]);
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut above = above.to_vec();
+    above.push(real(&spec.template));
+    if above.contains(&real(&base.template)) {
+        return Err(wrong(format!("{} is its own base", base.template.display())));
+    }
+    if above.len() > BASES {
+        return Err(wrong(format!("more than {BASES} templates are each other's base")));
+    }
+    let options = LoadOptions { parameters: base.parameters, ..options.clone() };
+    let mut below = load_below(std::slice::from_ref(&base.template), &options, &above)?;
+    loaded.notes.append(&mut below.notes);
+    loaded.record.append(&mut below.record);
+    let (Some(mut below), 0) = (below.specs.pop(), below.specs.len()) else {
+        let message = format!("{} asks for several images, and a base is one", base.template.display());
+        return Err(wrong(message));
+    };
+    for secret in spec.secrets {
+        match below.secrets.iter().find(|other| other.name == secret.name) {
+            Some(other) if *other != secret => {
+                let name = secret.name.escape_debug();
+                return Err(wrong(format!("the secret `{name}` is another one in {}", base.template.display())));
+            }
+            Some(_) => {}
+            None => below.secrets.push(secret),
+        }
+    }
+    below.steps.extend(spec.steps);
+    Ok(Spec { import: below.import, steps: below.steps, secrets: below.secrets, ..spec })
 }
 
 fn entry(

@@ -1,9 +1,9 @@
 //! The store: the folder that holds the layers.
 //!
-//! # Layout (format 2; `docs/store-format.md` is its reference)
+//! # Layout (format 3; `docs/store-format.md` is its reference)
 //! ```text
 //! STORE/CACHEDIR.TAG     tells backup programs to leave the folder out
-//! STORE/store.json       {"format": 2}
+//! STORE/store.json       {"format": 3}
 //! STORE/layers/KEY/      one sealed layer: layer.json (record), log.txt
 //! STORE/images/KEY-ID.*  its image, qcow2 or raw; ID says which making of it
 //! STORE/locks/KEY        flock: whoever holds it makes that layer
@@ -30,6 +30,7 @@
 //! Any number of processes may use one store. Only the holder of a key's lock may put that layer in place. Locks are
 //! taken from the root of the tree towards its leaves, so no two processes wait for each other. Readers take no lock.
 
+mod failure;
 mod lock;
 mod record;
 mod seal;
@@ -41,6 +42,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+pub use failure::FailureRecord;
 pub use lock::KeyLock;
 pub use record::{Layer, LayerRecord, RECORD_VERSION};
 pub use seal::Draft;
@@ -52,7 +54,7 @@ use crate::host::durable;
 use crate::key::{KeyMaterial, LayerKey};
 
 /// The version of the layout that this program reads and writes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This folder holds layers of virtual machine images that virt-maker can make again.\n\
@@ -150,6 +152,13 @@ impl Store {
         self.root.join("exports")
     }
 
+    /// Steps that failed and were not made since, the oldest first.
+    pub fn failures(&self) -> Vec<FailureRecord> {
+        let mut failures = failure::list(&self.logs_dir());
+        failures.retain(|failure| !self.layer_dir(failure.key).exists());
+        failures
+    }
+
     /// The folder for logs of failed steps.
     pub fn logs_dir(&self) -> PathBuf {
         self.root.join("logs")
@@ -168,7 +177,8 @@ impl Store {
         self.root.join("layers").join(key.to_string())
     }
 
-    /// What is there under `key`. Reads the record and looks at the file's size, not at its bytes.
+    /// What is there under `key`. Reads the record and looks at the size and the time of the file; at its bytes only
+    /// where that time is another one than at the seal.
     pub fn lookup(&self, key: LayerKey) -> Lookup {
         let folder = self.layer_dir(key);
         let text = match fs::read(folder.join(record::FILE)) {
@@ -184,6 +194,11 @@ impl Store {
         let path = self.images_dir().join(record.image_name());
         match fs::metadata(&path) {
             Ok(file) if file.is_file() && file.len() == record.length => {
+                if (file.mtime(), file.mtime_nsec()) != record.modified
+                    && let Err(problem) = seal::check_bytes(&path, &record)
+                {
+                    return Lookup::Damaged(problem);
+                }
                 Lookup::Present(Box::new(Layer { record, path, folder }))
             }
             Ok(file) => Lookup::Damaged(format!("its file has {} bytes instead of {}", file.len(), record.length)),

@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use crate::host::memory;
+
 /// Where Unix systems keep a list of words.
 const WORDS: &str = "/usr/share/dict/words";
 /// For hosts without one.
@@ -41,20 +43,14 @@ impl LocalTime {
     }
 }
 
-fn meminfo(name: &str) -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
-}
-
 /// Memory that programs can get without swapping, in MiB.
 pub(super) fn free_memory() -> u64 {
-    meminfo("MemAvailable")
+    memory::available().unwrap_or(0) >> 20
 }
 
 /// All memory, in MiB.
 pub(super) fn total_memory() -> u64 {
-    meminfo("MemTotal")
+    memory::total().unwrap_or(0) >> 20
 }
 
 /// Processors that this process may use.

@@ -32,6 +32,11 @@ impl Engine for ChrootEngine {
         "chroot"
     }
 
+    /// The storage daemon and the agent; what a step's own programs take is not known.
+    fn memory(&self) -> u64 {
+        128 << 20
+    }
+
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Session>> {
         check(&self.agent)?;
         Ok(Box::new(ChrootSession::open(self, request)?))

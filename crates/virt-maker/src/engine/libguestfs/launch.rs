@@ -205,6 +205,7 @@ fn event_sink(events: Events, console: Arc<Mutex<VecDeque<String>>>) -> super::f
                         done,
                         total: Some(1000),
                         unit: "permille",
+                        worker: None,
                     });
                 }
             }

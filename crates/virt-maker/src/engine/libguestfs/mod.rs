@@ -117,6 +117,10 @@ impl Engine for LibguestfsEngine {
         "libguestfs"
     }
 
+    fn memory(&self) -> u64 {
+        u64::from(self.options.memory_mib) << 20
+    }
+
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Session>> {
         request.cancel.check()?;
         let library: Arc<ffi::Library> = ffi::Library::load(LIBRARY)?;

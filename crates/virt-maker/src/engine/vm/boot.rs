@@ -43,7 +43,13 @@ pub fn make(
     cancel: &Cancel,
 ) -> Result<Booted> {
     let step = |done| {
-        events.send(Event::Progress { what: "make the appliance".into(), done, total: Some(1000), unit: "permille" })
+        events.send(Event::Progress {
+            what: "make the appliance".into(),
+            done,
+            total: Some(1000),
+            unit: "permille",
+            worker: None,
+        })
     };
     step(0);
     let failed = || format!("cannot write into {}", folder.display());

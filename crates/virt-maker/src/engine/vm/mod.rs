@@ -87,6 +87,10 @@ impl Engine for VmEngine {
         "vm"
     }
 
+    fn memory(&self) -> u64 {
+        u64::from(self.options.memory_mib) << 20
+    }
+
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Session>> {
         request.cancel.check()?;
         Ok(Box::new(session::VmSession::open(&self.options, request)?))

@@ -1,0 +1,94 @@
+//! `virt-maker tree --html`: the picture of the store's forking tree.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use virt_maker::export::ExportRecord;
+use virt_maker::key::LayerKey;
+use virt_maker::store::{FailureRecord, Layer};
+
+use crate::error::Failure;
+use crate::html::Page;
+
+/// Bytes of a log that the page carries: its end.
+const LOG_MAX: u64 = 16 << 10;
+/// Bytes of logs in all; a store of many thousands of layers would make a page that no browser opens.
+const LOGS_MAX: u64 = 16 << 20;
+
+const BODY: &str = "<header><h1>virt-maker tree</h1><span id=\"sum\"></span>\
+    <input type=\"search\" id=\"filter\" placeholder=\"find a step, a key, an artifact\" aria-label=\"filter\"></header>\n\
+    <main><div id=\"rows\"></div><aside id=\"side\"></aside></main>";
+
+/// Writes the page. `layers` are in the order of their making.
+pub fn write(
+    file: &Path,
+    layers: &[Layer],
+    exports: &[ExportRecord],
+    failures: &[FailureRecord],
+) -> Result<(), Failure> {
+    let mut exported: HashMap<LayerKey, Vec<String>> = HashMap::new();
+    for export in exports {
+        exported.entry(export.layer).or_default().push(export.target.display().to_string());
+    }
+    let mut room = LOGS_MAX;
+    let mut log = |path: &Path| {
+        let text = end_of(path, LOG_MAX.min(room)).unwrap_or_default();
+        room = room.saturating_sub(text.len() as u64);
+        text
+    };
+    let layers: Vec<Value> = layers.iter().map(|layer| describe(layer, &exported, log(&layer.log()))).collect();
+    let failures: Vec<Value> = failures
+        .iter()
+        .map(|failure| {
+            json!({
+                "parent": failure.material.parent, "kind": failure.material.kind, "summary": failure.summary,
+                "arguments": shown(&failure.material.arguments), "inputs": failure.material.inputs,
+                "created": failure.failed, "error": failure.error, "log": log(&failure.log),
+            })
+        })
+        .collect();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let data = json!({ "version": 1, "now": now, "layers": layers, "failures": failures });
+    let page = Page {
+        title: "virt-maker tree",
+        style: include_str!("../html/tree.css"),
+        script: include_str!("../html/tree.js"),
+        body: BODY,
+        data: &data,
+    };
+    let place = |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", file.display()));
+    Ok(page.write(file).map_err(place)?)
+}
+
+fn describe(layer: &Layer, exported: &HashMap<LayerKey, Vec<String>>, log: String) -> Value {
+    let record = &layer.record;
+    json!({
+        "key": record.key, "parent": record.parent(), "role": record.material.role, "kind": record.material.kind,
+        "summary": record.summary, "arguments": shown(&record.material.arguments), "inputs": record.material.inputs,
+        "bytes": record.bytes, "duration": record.duration, "created": record.created, "engine": record.engine,
+        "exports": exported.get(&record.key), "log": log,
+    })
+}
+
+/// The arguments of a step; a text alone is shown as it stands.
+fn shown(arguments: &Value) -> Value {
+    match arguments.as_object().map(|members| members.values().collect::<Vec<_>>()).as_deref() {
+        Some([Value::String(only)]) => json!(only),
+        _ => arguments.clone(),
+    }
+}
+
+/// The last bytes of a file as text.
+fn end_of(path: &Path, most: u64) -> std::io::Result<String> {
+    use std::io::Seek;
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(std::io::SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(if length > most && most > 0 { format!("…{text}") } else { text })
+}

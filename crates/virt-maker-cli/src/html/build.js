@@ -1,0 +1,104 @@
+// From events to bars: each has a lane (its worker, or `sealing`), a begin, an end, a class and a text.
+const first = data.events[0]?.time ?? 0;
+const layers = new Map(), bars = [], open = new Map(), images = data.events.find((event) => event.type === 'build_started')?.images ?? [];
+let end = 0;
+const begin = (id, bar) => open.set(id, bar);
+function close(id, at, changes) {
+  const bar = open.get(id);
+  if (!bar) return;
+  open.delete(id);
+  bars.push(Object.assign(bar, { end: at }, changes));
+}
+for (const event of data.events) {
+  const at = event.time - first;
+  end = Math.max(end, at);
+  const layer = layers.get(event.key);
+  switch (event.type) {
+    case 'layer_cached': layers.set(event.key, { ...event, state: 'cached' }); break;
+    case 'session_started':
+      begin('session ' + event.session, { lane: event.worker, class: 'session', begin: at, text: `session ${event.session}, ${event.engine}` });
+      break;
+    case 'session_ended': close('session ' + event.session, at); break;
+    case 'layer_started': {
+      const kind = event.role === 'import' ? 'import' : 'step';
+      layers.set(event.key, { ...event, state: 'under way', begin: at });
+      begin('layer ' + event.key, { lane: event.worker, class: kind, begin: at, text: `${event.kind}: ${event.summary}` });
+      break;
+    }
+    case 'step_finished':
+      close('layer ' + event.key, at);
+      if (layer) Object.assign(layer, { state: 'built', took: event.elapsed });
+      begin('seal ' + event.key, { lane: 'sealing', class: 'seal', begin: at, text: `seal ${event.key.slice(0, 12)}` });
+      break;
+    case 'layer_sealed':
+      close('seal ' + event.key, at);
+      if (layer) layer.bytes = event.bytes;
+      break;
+    case 'step_failed': case 'import_failed':
+      close('layer ' + event.key, at, { class: 'failed' });
+      if (layer) Object.assign(layer, { state: 'failed', took: at - layer.begin });
+      break;
+    case 'export_started':
+      begin('export ' + event.path, { lane: event.worker, class: 'export', begin: at, text: `export ${event.kind}: ${event.path}` });
+      break;
+    case 'export_finished': close('export ' + event.path, at); break;
+    case 'export_failed': close('export ' + event.path, at, { class: 'failed' }); break;
+  }
+}
+// What was under way when the build ended.
+for (const id of [...open.keys()]) close(id, end, id.startsWith('seal') || id.startsWith('session') ? {} : { class: 'failed' });
+
+const main = document.querySelector('main');
+const add = (...elements) => main.append(...elements);
+const last = data.events.find((event) => event.type === 'build_finished' || event.type === 'build_failed');
+const good = last?.type === 'build_finished';
+document.getElementById('sum').append(
+  make('span', { class: good ? 'good' : 'bad' }, good ? 'finished' : 'failed'),
+  ` after ${duration(end)}` + (good ? `: ${last.built} built, ${last.cached} cached` : last ? `: ${last.message}` : ''));
+
+const name = (image) => image.template.split('/').pop() + Object.entries(image.matrix ?? {}).map(([key, value]) => ` ${key}=${value}`).join('');
+if (last?.images?.length > 0) {
+  add(make('h2', {}, 'Images'), make('table', {}, ...last.images.map((image) => make('tr', {},
+    make('td', {}, name(image)),
+    make('td', { class: image.outcome === 'failed' ? 'bad' : image.outcome === 'stopped' ? 'dim' : 'good' }, image.outcome),
+    make('td', {}, image.error ?? '')))));
+}
+
+add(make('h2', {}, 'Timeline'));
+add(make('p', {}, ...[['session', 'session open'], ['import', 'import'], ['step', 'step'], ['seal', 'sealing in the background'], ['export', 'export'], ['failed', 'failed or stopped']]
+  .map(([kind, text]) => make('span', { class: 'key' }, make('svg', { width: 12, height: 12 }, make('rect', { class: kind, width: 12, height: 12, rx: 3 })), text))));
+const WIDTH = 1000, HEIGHT = 34;
+const scale = (at) => at / Math.max(end, 1e-9) * WIDTH;
+const lanes = [...new Set(bars.map((bar) => bar.lane))].sort((one, two) => (one === 'sealing') - (two === 'sealing') || one - two);
+for (const lane of lanes) {
+  const drawing = make('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: '100%', preserveAspectRatio: 'none', height: HEIGHT, role: 'img' });
+  const own = bars.filter((bar) => bar.lane === lane).sort((one, two) => (two.class === 'session') - (one.class === 'session'));
+  for (const bar of own) {
+    const session = bar.class === 'session';
+    drawing.append(make('rect', { class: bar.class, x: scale(bar.begin), y: session ? 2 : 8, height: session ? 30 : 18, rx: 2,
+      width: Math.max(1.5, scale(bar.end) - scale(bar.begin)) }, make('title', {}, `${bar.text}\n${duration(bar.end - bar.begin)}, from ${duration(bar.begin)}`)));
+  }
+  add(make('div', { class: 'lane' }, make('span', { class: 'name' }, lane === 'sealing' ? 'sealing' : 'worker ' + lane), drawing));
+}
+const marks = [0, 0.2, 0.4, 0.6, 0.8, 1].map((part) => make('span', { style: `left:${part * 100}%` }, duration(end * part)));
+add(make('div', { class: 'lane' }, make('span', { class: 'name' }), make('div', { class: 'axis' }, ...marks)));
+
+if (last?.spent?.length > 0) {
+  add(make('h2', {}, 'Where the time went'), list([...last.spent].sort((one, two) => two[1] - one[1]).map(([what, seconds]) => [what, duration(seconds)])));
+}
+add(make('h2', {}, 'Layers'), make('table', {},
+  make('tr', {}, ...['layer', 'step', 'image', 'state', 'took', 'size'].map((text) => make('th', {}, text))),
+  ...[...layers.values()].map((layer) => make('tr', {},
+    make('td', { class: 'mono' }, layer.key.slice(0, 12)),
+    make('td', {}, `${layer.kind}: ${layer.summary}`),
+    make('td', {}, images.length > 1 && images[layer.image] ? name(images[layer.image]) : ''),
+    make('td', { class: layer.state === 'failed' ? 'bad' : layer.state === 'built' ? 'good' : 'dim' }, layer.state),
+    make('td', { class: 'number' }, layer.took === undefined ? '' : duration(layer.took)),
+    make('td', { class: 'number' }, layer.bytes === undefined ? '' : size(layer.bytes))))));
+const failures = data.events.filter((event) => event.type === 'step_failed');
+for (const { failure } of failures) {
+  add(make('h2', { class: 'bad' }, failure.step), make('p', {}, failure.exit ?? ''), make('pre', {}, failure.last_lines.join('\n')));
+}
+const warnings = data.events.filter((event) => event.type === 'warning');
+if (warnings.length > 0) add(make('h2', {}, 'Warnings'), make('ul', {}, ...warnings.map((event) => make('li', {}, event.message))));
+document.documentElement.dataset.rows = layers.size;

@@ -1,0 +1,51 @@
+//! A page with the timeline of a build: what ran, what was cached, where time went, on which worker.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use virt_maker::event::Event;
+
+use super::Report;
+use crate::html::Page;
+
+const BODY: &str = "<header><h1>virt-maker build</h1><span id=\"sum\"></span></header>\n<main></main>";
+
+pub(super) struct Timeline {
+    file: PathBuf,
+    events: Vec<Value>,
+}
+
+impl Timeline {
+    pub(super) fn new(file: PathBuf) -> Timeline {
+        Timeline { file, events: Vec::new() }
+    }
+}
+
+impl Report for Timeline {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        // These are many, and the page has no place for them.
+        if matches!(event, Event::Output { .. } | Event::Progress { .. } | Event::Trace { .. }) {
+            return Ok(());
+        }
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let mut event = serde_json::to_value(event)?;
+        event["time"] = json!(time);
+        self.events.push(event);
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        let data = json!({ "version": 1, "events": self.events });
+        let page = Page {
+            title: "virt-maker build",
+            style: include_str!("../html/build.css"),
+            script: include_str!("../html/build.js"),
+            body: BODY,
+            data: &data,
+        };
+        let place = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.file.display()));
+        page.write(&self.file).map_err(place)
+    }
+}

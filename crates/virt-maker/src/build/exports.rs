@@ -1,0 +1,64 @@
+//! Writing the artifacts of a spec.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::{Build, finish};
+use crate::error::Result;
+use crate::event::Event;
+use crate::export::{self, ExportContext, Published};
+use crate::plan::Plan;
+use crate::store::Layer;
+
+impl Build<'_> {
+    /// Writes what the spec asks for of the layer `tip`, one after another; skips what is there already.
+    pub(super) fn export(&self, plan: &Plan, index: usize, tip: &Layer) -> Result<Vec<Published>> {
+        let (specs, events, settings) = (self.specs, self.events, self.settings);
+        let records = self.store.exports_dir();
+        let layers = finish::layers(self, plan, index);
+        let mut published = Vec::new();
+        for entry in &specs[index].exports {
+            let begin = Instant::now();
+            let kind = entry.kind.name.to_owned();
+            events.send(Event::ExportStarted { kind: kind.clone(), path: entry.runner.target(), worker: self.worker });
+            let workspace = self.store.workspace()?;
+            let context = ExportContext {
+                layer: &tip.path,
+                format: tip.record.format,
+                virtual_size: tip.record.virtual_size,
+                overlay: None,
+                tree: None,
+                scratch: workspace.path(),
+                layers: &layers,
+                events,
+                cancel: &settings.cancel,
+            };
+            let from = export::From { layer: tip.record.key, layer_id: &tip.record.id };
+            let mut finish = |extras: &export::Extras, tree: &Path| finish::finish(self, tip, extras, tree);
+            let done = export::publish(
+                &*entry.runner,
+                entry.kind,
+                from,
+                &records,
+                settings.force_export,
+                &context,
+                &mut finish,
+            );
+            let done = done.inspect_err(|error| {
+                let (path, message) = (entry.runner.target(), crate::error::chain(error));
+                events.send(Event::ExportFailed { path, message });
+            })?;
+            self.shared.spent.add("export", begin.elapsed());
+            events.send(Event::ExportFinished {
+                kind,
+                path: done.path.clone(),
+                bytes: done.bytes,
+                digest: done.digest,
+                current: done.current,
+                elapsed: begin.elapsed(),
+            });
+            published.push(done);
+        }
+        Ok(published)
+    }
+}
