@@ -152,12 +152,6 @@ impl Inside {
     }
 }
 
-/// Opens two layers side by side.
-pub fn open_both(store: &Store, one: (Layer, Lease), two: (Layer, Lease), opener: &Opener) -> Result<(Inside, Inside)> {
-    // A helper ends with the thread that started it, so each session is opened by this one.
-    Ok((Inside::open(store, one.0, one.1, opener)?, Inside::open(store, two.0, two.1, opener)?))
-}
-
 /// 128 random bits, as text.
 fn unique() -> Result<String> {
     let mut bytes = [0u8; 16];
