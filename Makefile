@@ -36,6 +36,7 @@ test: setup debug
 bench: build
 	@scripts/setup --bench
 	$(CARGO) run --locked --release -p bench -- $(BENCH_FLAGS)
+	$(if $(BENCH_FLAGS),,$(CARGO) run --locked --release -p bench --bin templates -- "$(target)/release/virt-maker")
 
 torture: setup build
 	$(CARGO) run --locked --release -p torture -- $(TORTURE_FLAGS)
@@ -46,6 +47,7 @@ lint:
 install: build
 	install -D -m 755 "$(target)/release/virt-maker" "$(DESTDIR)$(PREFIX)/bin/virt-maker"
 	install -D -m 755 "$(target)/release/virt-maker-agent" "$(DESTDIR)$(PREFIX)/libexec/virt-maker/virt-maker-agent"
+	@scripts/install-extras "$(target)/release/virt-maker" "$(DESTDIR)$(PREFIX)/share"
 
 # The demo's store goes too. The user's own store is elsewhere and stays.
 clean:

@@ -3,9 +3,12 @@
 mod appliance;
 mod build;
 mod check;
+mod completions;
+mod config;
 mod doctor;
 mod init;
 mod loading;
+mod man;
 mod migrate;
 mod plan;
 mod render;
@@ -36,6 +39,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Appliance(arguments) => appliance::run(&arguments.command),
         Command::Update(arguments) => update::run(&arguments),
+        Command::Config { command } => config::run(&command),
+        Command::Completions { shell } => completions::run(shell),
+        Command::Man { folder } => man::run(&folder),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

@@ -84,6 +84,7 @@ impl Bench {
             .args(arguments)
             .env("VIRT_MAKER_STORE", self.store())
             .env("XDG_CACHE_HOME", self.path("xdg-cache"))
+            .env("XDG_CONFIG_HOME", self.path("xdg-config"))
             .current_dir(self.folder.path())
             .stdin(Stdio::null());
         command
