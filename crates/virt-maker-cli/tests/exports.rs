@@ -8,11 +8,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Bench, run};
+use common::{Bench, on_chroot_and_vm, run};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use testkit::tree::{difference, tree_of_image};
 use testkit::{Fs, HostState, TinyOptions, appliance_lock, tiny_guest};
+
+on_chroot_and_vm!(check_tells_what_an_image_carries);
 
 fn convert(from: &Path, format: &str, to: &Path) -> Vec<u8> {
     testkit::run(Command::new("qemu-img").args(["convert", "-f", format, "-O", "raw"]).arg(from).arg(to));
@@ -215,8 +217,7 @@ fn unused_blocks_and_identity_are_left_out_with_vm_appliance() {
     finished("vm");
 }
 
-#[test]
-fn check_tells_what_an_image_carries() {
+fn check_tells_what_an_image_carries(engine: &str) {
     let before = HostState::capture();
     let file = |path: &str, text: &str| (path.to_owned(), text.as_bytes().to_vec(), 0o600);
     let files = vec![
@@ -228,7 +229,7 @@ fn check_tells_what_an_image_carries() {
     let bench = Bench::new(image.clone());
     let bytes = fs::read(&image).unwrap();
     let image = image.to_str().unwrap();
-    let ran = bench.run(&["check", image, "--engine", "chroot"]).exits(11);
+    let ran = bench.run(&["check", image, "--engine", engine]).exits(11);
     assert!(ran.stdout.starts_with("error    SSH host keys: /etc/ssh/ssh_host_rsa_key\n"), "{}", ran.stdout);
     assert!(ran.stdout.contains("warning  shell history: /root/.bash_history\n"), "{}", ran.stdout);
     assert!(
@@ -237,7 +238,7 @@ fn check_tells_what_an_image_carries() {
         ran.stdout
     );
     assert!(fs::read(image).unwrap() == bytes, "the image is only read");
-    let ran = bench.run(&["check", image, "--engine", "chroot", "--json"]).exits(11);
+    let ran = bench.run(&["check", image, "--engine", engine, "--json"]).exits(11);
     let document: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(document["findings"][0]["severity"], "error");
 
@@ -247,12 +248,12 @@ fn check_tells_what_an_image_carries() {
         &["delete: [/root/.ssh/authorized_keys, /etc/resolv.conf]".to_owned()],
         "qcow2: {path: a.qcow2, clean: true}",
     );
-    bench.build("chroot", &template, &[]).exits(0);
-    let ran = bench.run(&["check", bench.path("a.qcow2").to_str().unwrap(), "--engine", "chroot"]).exits(0);
+    bench.build(engine, &template, &[]).exits(0);
+    let ran = bench.run(&["check", bench.path("a.qcow2").to_str().unwrap(), "--engine", engine]).exits(0);
     assert_eq!(ran.stdout, "nothing found\n");
 
     fs::write(bench.path("no"), "no image").unwrap();
-    let ran = bench.run(&["check", "no", "--engine", "chroot"]).exits(1);
+    let ran = bench.run(&["check", "no", "--engine", engine]).exits(1);
     assert!(ran.stderr.contains("expected a qcow2 image or a raw disk"), "{}", ran.stderr);
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
     before.assert_nothing_left();

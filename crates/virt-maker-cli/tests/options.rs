@@ -4,32 +4,40 @@ mod common;
 
 use std::fs;
 
-use common::{Bench, Ran};
+use common::{Bench, Ran, on_chroot_and_vm};
 use testkit::{HostState, TinyOptions, tiny_guest};
+
+on_chroot_and_vm!(
+    env_network_and_names,
+    a_timeout_ends_a_step,
+    retries_try_again,
+    caching_can_be_limited,
+    a_program_makes_steps
+);
 
 fn bench() -> Bench {
     Bench::new(tiny_guest(&TinyOptions::default()))
 }
 
 /// Builds a template with this text after `spec.import`.
-fn build(bench: &Bench, head: &str, steps: &str, more: &[&str]) -> Ran {
+fn build(engine: &str, bench: &Bench, head: &str, steps: &str, more: &[&str]) -> Ran {
     let path = bench.path("t.yml");
     let text = format!(
         "{head}\nspec:\n  import:\n    download: {{url: 'file://{}'}}\n  steps:\n{steps}",
         bench.base.display()
     );
     fs::write(&path, text).unwrap();
-    bench.build("chroot", &path, more)
+    bench.build(engine, &path, more)
 }
 
 fn output(ran: &Ran) -> String {
     ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect()
 }
 
-#[test]
-fn env_network_and_names() {
+fn env_network_and_names(engine: &str) {
     let bench = bench();
     let ran = build(
+        engine,
         &bench,
         "defaults: {env: {ALL: every}}",
         "    - {run: 'echo $ALL $ONE; grep -c : /proc/net/dev', env: {ONE: 1}, network: off, name: say it}\n",
@@ -42,6 +50,7 @@ fn env_network_and_names() {
 
     // A name is no part of the key; the environment and the network are.
     let again = build(
+        engine,
         &bench,
         "defaults: {env: {ALL: every}}",
         "    - {run: 'echo $ALL $ONE; grep -c : /proc/net/dev', env: {ONE: 1}, network: off}\n",
@@ -49,11 +58,17 @@ fn env_network_and_names() {
     )
     .exits(0);
     assert_eq!(again.sealed().len(), 0);
-    let other =
-        build(&bench, "", "    - {run: 'echo $ALL $ONE; grep -c : /proc/net/dev', env: {ONE: 1}, network: off}\n", &[])
-            .exits(0);
+    let other = build(
+        engine,
+        &bench,
+        "",
+        "    - {run: 'echo $ALL $ONE; grep -c : /proc/net/dev', env: {ONE: 1}, network: off}\n",
+        &[],
+    )
+    .exits(0);
     assert_ne!(other.sealed().pop().unwrap(), key);
     let online = build(
+        engine,
         &bench,
         "defaults: {env: {ALL: every}}",
         "    - {run: 'echo $ALL $ONE; grep -c : /proc/net/dev', env: {ONE: 1}, network: on}\n",
@@ -63,6 +78,7 @@ fn env_network_and_names() {
     assert_eq!(online.sealed().len(), 1);
     // `on` is what `run` does anyway.
     let usual = build(
+        engine,
         &bench,
         "defaults: {env: {ALL: every}}",
         "    - {run: 'echo $ALL $ONE; grep -c : /proc/net/dev', env: {ONE: 1}}\n",
@@ -72,50 +88,53 @@ fn env_network_and_names() {
     assert_eq!(usual.sealed().len(), 0);
 }
 
-#[test]
-fn a_timeout_ends_a_step() {
+fn a_timeout_ends_a_step(engine: &str) {
     let before = HostState::capture();
     let bench = bench();
-    let ran = build(&bench, "", "    - {run: 'echo begun; sleep 1000', timeout: 1s}\n", &[]).exits(4);
+    let ran = build(engine, &bench, "", "    - {run: 'echo begun; sleep 1000', timeout: 1s}\n", &[]).exits(4);
     let failure = &ran.of("step_failed")[0]["failure"];
     assert!(failure["exit"].as_str().unwrap().contains("timeout"), "{failure}");
     assert_eq!(output(&ran), "begun\n");
     before.assert_nothing_left();
 }
 
-#[test]
-fn retries_try_again() {
+fn retries_try_again(engine: &str) {
     let bench = bench();
     // The guest is as the attempt before left it.
     let step = "run: 'echo x >> /tries; test $(wc -l < /tries) = 3'";
-    let ran = build(&bench, "", &format!("    - {{{step}, retries: 1}}\n"), &[]).exits(4);
+    let ran = build(engine, &bench, "", &format!("    - {{{step}, retries: 1}}\n"), &[]).exits(4);
     assert_eq!(ran.of("warning").len(), 1);
-    let ran = build(&bench, "", &format!("    - {{{step}, retries: 2}}\n"), &[]).exits(0);
+    let ran = build(engine, &bench, "", &format!("    - {{{step}, retries: 2}}\n"), &[]).exits(0);
     assert_eq!(ran.of("warning").len(), 2);
 }
 
-#[test]
-fn caching_can_be_limited() {
+fn caching_can_be_limited(engine: &str) {
     let bench = bench();
     let steps = "    - {run: 'true', cache: always-run}\n    - run: echo after\n";
-    assert_eq!(build(&bench, "", steps, &[]).exits(0).steps("layer_started"), [0, 1, 2]);
+    assert_eq!(build(engine, &bench, "", steps, &[]).exits(0).steps("layer_started"), [0, 1, 2]);
     // What lies on a layer that is made again is made again too.
-    assert_eq!(build(&bench, "", steps, &[]).exits(0).steps("layer_started"), [1, 2]);
+    assert_eq!(build(engine, &bench, "", steps, &[]).exits(0).steps("layer_started"), [1, 2]);
     let plan = bench.run(&["plan", "t.yml"]).exits(0);
     assert!(plan.stdout.contains("(always run)"), "{}", plan.stdout);
 
     let steps = "    - {run: echo old, cache: {ttl: 1s}}\n";
-    build(&bench, "", steps, &[]).exits(0);
+    build(engine, &bench, "", steps, &[]).exits(0);
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    assert_eq!(build(&bench, "", steps, &[]).exits(0).steps("layer_started"), [1]);
+    assert_eq!(build(engine, &bench, "", steps, &[]).exits(0).steps("layer_started"), [1]);
     // A longer time is enough: it is no part of the key.
     assert_eq!(
-        build(&bench, "", "    - {run: echo old, cache: {ttl: 1h}}\n", &[]).exits(0).steps("layer_started").len(),
+        build(engine, &bench, "", "    - {run: echo old, cache: {ttl: 1h}}\n", &[])
+            .exits(0)
+            .steps("layer_started")
+            .len(),
         0
     );
 
-    build(&bench, "", "    - {run: echo k, cache_key: one}\n", &[]).exits(0);
-    assert_eq!(build(&bench, "", "    - {run: echo k, cache_key: two}\n", &[]).exits(0).steps("layer_started"), [1]);
+    build(engine, &bench, "", "    - {run: echo k, cache_key: one}\n", &[]).exits(0);
+    assert_eq!(
+        build(engine, &bench, "", "    - {run: echo k, cache_key: two}\n", &[]).exits(0).steps("layer_started"),
+        [1]
+    );
 }
 
 /// What `now()` gave can be had again, and `plan` says where it has a part.
@@ -154,8 +173,7 @@ fn changing_values_can_be_frozen() {
 }
 
 /// A program of the host makes steps, where that is allowed; it is run again when it changes.
-#[test]
-fn a_program_makes_steps() {
+fn a_program_makes_steps(engine: &str) {
     use std::os::unix::fs::PermissionsExt;
     let bench = bench();
     fs::create_dir(bench.path("tools")).unwrap();
@@ -169,15 +187,15 @@ fn a_program_makes_steps() {
         "#!/bin/sh\nread arguments\necho \"[{\\\"run\\\": \\\"echo '$arguments' '{{ 1 }}'\\\"}, {\\\"hostname\\\": \\\"made\\\"}]\" | sed 's/{\"who/{who/; s/who\":\"web\"}/who:web}/'\n",
     );
     let steps = "    - {'exec:tools/greet': {who: web}, name: greet}\n";
-    build(&bench, "", steps, &[]).exits(1);
-    let ran = build(&bench, "", steps, &["--allow", "host-exec"]).exits(0);
+    build(engine, &bench, "", steps, &[]).exits(1);
+    let ran = build(engine, &bench, "", steps, &["--allow", "host-exec"]).exits(0);
     assert_eq!(output(&ran), "{who:web} {{ 1 }}\n");
     assert_eq!(ran.steps("layer_started"), [0, 1, 2]);
-    assert_eq!(build(&bench, "", steps, &["--allow", "host-exec"]).exits(0).steps("layer_started").len(), 0);
+    assert_eq!(build(engine, &bench, "", steps, &["--allow", "host-exec"]).exits(0).steps("layer_started").len(), 0);
     // The same answer of another program is another layer.
     let text = fs::read_to_string(bench.path("tools/greet")).unwrap();
     tool(&format!("{text}# changed\n"));
-    assert_eq!(build(&bench, "", steps, &["--allow", "host-exec"]).exits(0).steps("layer_started"), [1, 2]);
+    assert_eq!(build(engine, &bench, "", steps, &["--allow", "host-exec"]).exits(0).steps("layer_started"), [1, 2]);
 
     // The user's own settings may allow it.
     fs::create_dir_all(bench.path("xdg-config/virt-maker")).unwrap();
