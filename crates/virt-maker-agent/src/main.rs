@@ -19,6 +19,7 @@
 //! - There is one thread, so that descriptors can be inheritable while a child is started and only then.
 
 mod archive;
+mod caches;
 mod command;
 mod failure;
 mod files;
@@ -38,6 +39,7 @@ mod standin;
 mod surroundings;
 mod tty;
 mod volume;
+mod walker;
 
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ use rustix::mount::MountFlags;
 use virt_maker_agent::protocol::{FailureKind, Frame, Reply, Request, Sandbox, VERSION};
 
 use crate::archive;
+use crate::caches::Cache;
 use crate::command;
 use crate::failure::{Result, failure, refused, system};
 use crate::files::{self, NewFile};
@@ -16,6 +17,7 @@ use crate::init;
 use crate::link::{Broken, Link};
 use crate::mounts::Guest;
 use crate::sandbox::Plan;
+use crate::walker;
 
 /// Bytes in a data frame of a transfer.
 const CHUNK: usize = 256 * 1024;
@@ -35,6 +37,7 @@ pub struct Folders {
 pub fn serve(link: &mut Link, folders: &Folders) -> std::result::Result<(), Broken> {
     let mut program = None;
     let mut guest = None;
+    let mut caches = Vec::new();
     loop {
         let request = match link.receive()? {
             None => return Ok(()),
@@ -55,7 +58,7 @@ pub fn serve(link: &mut Link, folders: &Folders) -> std::result::Result<(), Brok
             return Err(Broken::Protocol("the first request is not `hello`"));
         };
         let plan = Plan { program, sysfs: folders.sysfs.as_deref(), appliance: folders.appliance };
-        let reply = match answer(link, folders, &plan, &mut guest, request)? {
+        let reply = match answer(link, folders, &plan, &mut guest, &mut caches, request)? {
             Ok(reply) => reply,
             Err(problem) => Reply::Failed(problem),
         };
@@ -68,6 +71,7 @@ fn answer(
     folders: &Folders,
     plan: &Plan<'_>,
     guest: &mut Option<Guest>,
+    caches: &mut Vec<Cache>,
     request: Request,
 ) -> std::result::Result<Result<Reply>, Broken> {
     let done = |result: Result<()>| Ok(result.map(|()| Reply::Done));
@@ -101,7 +105,11 @@ fn answer(
         Request::FindDisk { serial } => return Ok(init::find_disk(&serial).map(|path| Reply::Disk { path })),
         Request::Unmount => {
             return match guest.take() {
-                Some(guest) => done(guest.unmount()),
+                Some(guest) => {
+                    // Both are tried: what a cache has to say does not keep a guest open.
+                    let cached = caches.drain(..).map(Cache::unmount).fold(Ok(()), Result::and);
+                    done(guest.unmount().and(cached))
+                }
                 None => Ok(Err(out_of_turn("no guest is mounted"))),
             };
         }
@@ -123,13 +131,18 @@ fn answer(
     };
     let root = guest.root();
     match request {
-        Request::Run(run) => Ok(command::run(link, guest, plan, &run)?.map(Reply::Exited)),
+        Request::Run(run) => Ok(command::run(link, guest, caches, plan, &run)?.map(Reply::Exited)),
+        Request::MountCache { name, disk } => Ok(Cache::mount(&name, &disk, &folders.root).map(|cache| {
+            caches.push(cache);
+            Reply::Done
+        })),
         Request::Read { path, limit } => send_file(link, files::open(root, &path, limit), &path),
         Request::Mkdir { path, attributes, parents } => done(files::mkdir(root, &path, attributes, parents)),
         Request::Symlink { target, path } => done(files::symlink(root, &target, &path)),
         Request::SetAttributes { path, attributes } => done(files::set_attributes(root, &path, attributes)),
         Request::Stat { path } => Ok(files::stat(root, &path).map(|stat| Reply::Stat { stat })),
         Request::ReadDir { path } => Ok(files::read_dir(root, &path).map(|names| Reply::Names { names })),
+        Request::Walk { path, depth } => walker::walk(link, root, &path, depth),
         Request::Remove { path } => done(files::remove(root, &path)),
         Request::Rename { from, to } => done(files::rename(root, &from, &to)),
         Request::Archive => match archive::send(link, root)? {

@@ -1,5 +1,8 @@
 //! What can be said on the command line.
 
+pub mod layers;
+pub mod store;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -27,6 +30,22 @@ pub enum Command {
     Plan(Plan),
     /// Show the forking tree of layers in the store.
     Tree(Tree),
+    /// Show what the step said that made a layer.
+    Log(layers::Log),
+    /// List files in a layer.
+    Ls(layers::Ls),
+    /// Show a file in a layer.
+    Cat(layers::Cat),
+    /// Copy a file or a folder out of a layer.
+    Cp(layers::Cp),
+    /// Show what differs between two layers: files added (A), changed (C), removed (D).
+    Diff(layers::Diff),
+    /// Open a shell in a layer; what is changed there is thrown away, or kept as a layer of its own.
+    Shell(layers::Shell),
+    /// Give a layer a name, list names, or take one away.
+    Tag(store::Tag),
+    /// Look after the store: list, measure, collect, keep.
+    Cache(store::Cache),
     /// List what can stand in a template: importers, steps, exporters, with their arguments.
     Runners(Runners),
     /// Print the JSON Schema of templates, for editors.
@@ -176,6 +195,8 @@ pub struct Build {
     pub engine: Option<Engine>,
     #[command(flatten)]
     pub kernel: KernelArgument,
+    #[command(flatten, next_help_heading = "Limits of the store, after the build")]
+    pub limits: store::LimitArguments,
     /// What is shown while it builds.
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,
@@ -217,6 +238,9 @@ pub struct Plan {
     /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
     #[arg(long)]
     pub freeze: bool,
+    /// Say of each layer that is missing what changed, with old and new values.
+    #[arg(long)]
+    pub explain: bool,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,

@@ -76,6 +76,7 @@ impl Place {
             virtual_size: 64 << 20,
             overlay: None,
             tree: None,
+            look: false,
             scratch: self.folder.path(),
             layers: &serde_json::json!({"layers": ["one", "two"]}),
             events: &self.events,

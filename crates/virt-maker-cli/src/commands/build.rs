@@ -10,7 +10,7 @@ use virt_maker::import::{self, ImportContext};
 use virt_maker::spec::{self, Spec};
 use virt_maker::store::Store;
 
-use super::loading;
+use super::{cache, loading};
 use crate::arguments::{Build, Failed, Progress};
 use crate::error::Failure;
 use crate::{lock, report, settings, signals};
@@ -71,6 +71,10 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         return Err(failure);
     }
     let result = build(&loaded.specs, &settings, &events);
+    let limits = arguments.limits.limits();
+    if !limits.is_empty() && !settings.cancel.is_cancelled() {
+        cache::after_build(&Store::open(&settings.store)?, &limits, &events, &settings.cancel);
+    }
     // What is on the terminal is complete before an error is printed below it.
     let shown = reporter.end();
     result?;

@@ -173,3 +173,87 @@ fn hostile_archives_are_refused(engine: &str) {
         assert_eq!(bench.layers().len(), 1, "only the base");
     }
 }
+
+/// `virt-customize` of a newer release is not to be had here, so a program of that name notes what it is told. The host's
+/// own is older, and the error says so.
+#[test]
+fn windows_guests_are_served_on_the_disk_itself() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    fs::write(bench.path("drivers.iso"), "iso").unwrap();
+    let steps = [
+        "run: echo before > /before".to_owned(),
+        "inject_virtio_win: drivers.iso".to_owned(),
+        "inject_qemu_ga: osinfo".to_owned(),
+        "run: cat /before".to_owned(),
+    ];
+    let template = bench.template("t.yml", &steps, "");
+    let build = |version: &str| {
+        let folder = bench.path(&format!("bin-{version}"));
+        fs::create_dir_all(&folder).unwrap();
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'virt-customize {version}'; exit; fi\n\
+             test -w \"$4\" || exit 9\nfor word; do echo \"$word\"; done >> {}/told\n",
+            folder.display()
+        );
+        let program = folder.join("virt-customize");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command =
+            bench.command(&["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "json"]);
+        #[expect(clippy::disallowed_methods, reason = "the program finds its own tools by it")]
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        (crate::common::Ran::from(command.env("PATH", path).output().unwrap()), folder)
+    };
+    let (ran, _) = build("1.48.2");
+    let ran = ran.exits(4);
+    let expected = "`inject_virtio_win` needs virt-customize 1.50 or newer, and this host has 1.48.2";
+    assert!(ran.stderr.contains(expected), "{}", ran.stderr);
+    assert_eq!(ran.sealed().len(), 2, "what was before it is there");
+    let (ran, folder) = build("1.52.0");
+    let ran = ran.exits(0);
+    assert_eq!(ran.sealed().len(), 3);
+    assert_eq!(ran.of("session_started").len(), 1, "for the step behind them");
+    let told = fs::read_to_string(folder.join("told")).unwrap();
+    let told: Vec<_> = told.lines().collect();
+    assert_eq!(told[..3], ["--format", "qcow2", "-a"]);
+    assert_eq!(told[4..6], ["--inject-virtio-win", bench.path("drivers.iso").to_str().unwrap()]);
+    assert_eq!(told[10..], ["--inject-qemu-ga", "osinfo"]);
+    assert_ne!(told[3], told[9], "each has its own layer");
+    // Another content of the ISO is another step.
+    fs::write(bench.path("drivers.iso"), "other").unwrap();
+    assert_eq!(build("1.52.0").0.exits(0).sealed().len(), 3);
+    let template = bench.template("w.yml", &["inject_virtio_win: none.iso".to_owned()], "");
+    let ran = bench.build("chroot", &template, &[]).exits(1);
+    assert!(ran.stderr.contains("is not a file of the host") && ran.stderr.contains("or `osinfo`"), "{}", ran.stderr);
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+}
+
+/// A disk that is full is one error that says so, for every step that writes.
+#[test]
+fn a_full_guest_is_named() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let big = bench.path("big");
+    fs::write(&big, vec![7; 80 << 20]).unwrap();
+    testkit::run(
+        std::process::Command::new("tar")
+            .arg("-cf")
+            .arg(bench.path("big.tar"))
+            .arg("-C")
+            .arg(bench.folder.path())
+            .arg("big"),
+    );
+    let sum = testkit::run(std::process::Command::new("sha256sum").arg(&big)).stdout;
+    let sum = String::from_utf8(sum).unwrap().split_whitespace().next().unwrap().to_owned();
+    for step in [
+        format!("copy: {{dest: /big, source: '{}'}}", big.display()),
+        format!("unpack: {{source: '{}', dest: /srv}}", bench.path("big.tar").display()),
+        format!("download_to: {{url: 'file://{}', checksum: 'sha256:{sum}', dest: /big}}", big.display()),
+    ] {
+        let template = bench.template("t.yml", std::slice::from_ref(&step), "");
+        let ran = bench.build("chroot", &template, &[]).exits(4);
+        assert!(ran.stderr.contains("full"), "{step}: {}", ran.stderr);
+        assert_eq!(bench.layers().len(), 1, "{step}");
+        assert_eq!(bench.left_in_store(), Vec::<String>::new());
+    }
+}

@@ -14,10 +14,14 @@
 //! waiter takes over. What fails ends the images that need it, and no other one, unless `fail_fast` is set.
 
 mod base;
+mod caches;
 mod check;
+mod disk_step;
 mod exports;
 mod failure;
 mod finish;
+mod leaks;
+mod leased;
 mod log;
 mod mask;
 mod options;
@@ -46,7 +50,7 @@ use crate::export::Published;
 use crate::host::Cancel;
 use crate::import::ImportContext;
 use crate::key::LayerKey;
-use crate::plan::{self, NodeState, PlanContext, PlanNode};
+use crate::plan::{NodeState, PlanContext, PlanNode};
 use crate::spec::Spec;
 use crate::store::Store;
 use schedule::Schedule;
@@ -172,8 +176,9 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events, images: &mut Vec<Im
     let cache_dir = store.cache_dir();
     let import = settings.import_context(&cache_dir, events);
     let context =
-        PlanContext { store: &store, import, force: settings.force, explain: false, events, cancel: &settings.cancel };
-    let plan = spent.time("plan", || plan::make(specs, &context))?;
+        PlanContext { store: &store, import, force: settings.force, explain: true, events, cancel: &settings.cancel };
+    // Leased before anything relies on what is there, so that nobody collects it while this build runs.
+    let (plan, _lease) = spent.time("plan", || leased::plan(specs, &context))?;
     events.send(Event::BuildStarted {
         templates: specs.iter().map(|spec| spec.template.clone()).collect(),
         store: store.root().to_owned(),
@@ -183,6 +188,11 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events, images: &mut Vec<Im
     });
     for node in plan.nodes.iter().filter(|node| node.state == NodeState::Hit) {
         events.send(Event::LayerCached(node.info.clone()));
+    }
+    for node in &plan.nodes {
+        if let NodeState::Miss { reason } = &node.state {
+            events.send(Event::LayerMissing { layer: node.info.clone(), miss: reason.clone() });
+        }
     }
 
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);

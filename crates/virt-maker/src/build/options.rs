@@ -3,12 +3,12 @@
 //! A runner knows nothing of this: it gets a guest that does it to every command.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, Exit, Guest, OsRelease, Run, Secrets, Stat};
+use crate::guest::{Attributes, CacheFolder, Entry, Exit, Guest, OsRelease, Run, Secrets, Stat};
 use crate::spec::{SecretSource, Spec, StepEntry};
 use crate::template::StepOptions;
 
@@ -85,6 +85,13 @@ impl Guest for Optioned<'_> {
         run.env.extend(self.options.env.clone());
         run.network = self.options.network.unwrap_or(run.network);
         run.secrets.0.extend(self.secrets.0.clone());
+        for mount in &self.options.mounts {
+            run.caches.extend(mount.folders().into_iter().map(|(folder, target)| CacheFolder {
+                cache: mount.cache.clone(),
+                folder,
+                target,
+            }));
+        }
         run.timeout = match (run.timeout, self.left()?) {
             (Some(own), Some(left)) => Some(own.min(left)),
             (own, left) => own.or(left),
@@ -118,6 +125,14 @@ impl Guest for Optioned<'_> {
 
     fn read_dir(&mut self, path: &str) -> Result<Vec<String>> {
         self.guest()?.read_dir(path)
+    }
+
+    fn walk(&mut self, path: &str, depth: Option<u32>) -> Result<Vec<Entry>> {
+        self.guest()?.walk(path, depth)
+    }
+
+    fn read_to(&mut self, path: &str, out: &mut dyn Write) -> Result<u64> {
+        self.guest()?.read_to(path, out)
     }
 
     fn remove(&mut self, path: &str) -> Result<()> {

@@ -116,6 +116,20 @@ impl BlockGraph {
         Ok(names.any(|name| name == serial))
     }
 
+    /// Plugs a raw image beside it, which is no part of the stack.
+    pub fn plug_raw(&mut self, bus: &str, serial: &str, path: &Path) -> Result<()> {
+        let node = json!({
+            "driver": "raw", "node-name": serial, "discard": "unmap",
+            "file": {"driver": "file", "filename": utf8(path)?, "discard": "unmap"},
+        });
+        self.qmp.execute("blockdev-add", node)?;
+        let device = json!({
+            "driver": "scsi-hd", "id": format!("{serial}-device"), "bus": bus, "drive": serial, "serial": serial,
+            "write-cache": "on", "werror": "report", "rerror": "report",
+        });
+        self.qmp.execute("device_add", device).map(drop)
+    }
+
     /// The name by which the other end opens a file: without its folder where it works there.
     fn name<'p>(&self, path: &'p Path) -> &'p Path {
         match path.file_name() {

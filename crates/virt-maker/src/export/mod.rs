@@ -72,6 +72,8 @@ pub struct ExportContext<'a> {
     pub overlay: Option<&'a Path>,
     /// The guest's tree as a tar, for an export that asked for it ([`Extras::tree`]).
     pub tree: Option<&'a Path>,
+    /// The guest is opened in any case, to be looked into.
+    pub look: bool,
     /// A private folder on the host.
     pub scratch: &'a Path,
     /// What is known of the layers, for manifests.

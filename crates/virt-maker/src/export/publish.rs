@@ -154,7 +154,7 @@ pub fn publish(
     let temporary = Temporary::create(&folder, &target, context.cancel)?;
     let archive = convert::Removed(temporary.path.with_extension("plain"));
     let finished = match extras {
-        Some(extras) if extras.needs_guest() => {
+        Some(extras) if extras.needs_guest() || context.look => {
             Some(finish(extras, &archive.0).map_err(|error| place_of(error, &folder))?)
         }
         _ => None,

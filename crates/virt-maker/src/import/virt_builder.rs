@@ -16,6 +16,7 @@ use crate::disk::ImageFormat;
 use crate::disk::inspect::inspect;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Tool;
+use crate::host::subordinate::as_root_mounting;
 use crate::template::{Need, Node, arguments, from_node};
 
 pub(super) static KIND: ImportKind = ImportKind {
@@ -27,6 +28,9 @@ pub(super) static KIND: ImportKind = ImportKind {
     version: 1,
     parse,
 };
+
+/// Runs the program without the indexes of the host's configuration.
+const ALONE: &str = "if [ -d /etc/virt-builder ]; then mount -t tmpfs none /etc/virt-builder; fi; exec virt-builder \"$@\"";
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -110,7 +114,13 @@ impl Import for VirtBuilder {
     fn make(&self, _: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made> {
         let cache = context.cache_dir.join("virt-builder");
         for settings in ["", "force_tcg"] {
-            let mut tool = Tool::new("virt-builder", "guestfs-tools")
+            // With an index of one's own, only that one counts: the program adds those of its configuration, and cannot
+            // work where one of them cannot be reached. So it does not see them.
+            let mut tool = match self.source {
+                None => Tool::new("virt-builder", "guestfs-tools"),
+                Some(_) => as_root_mounting().args(["sh", "-eu", "-c", ALONE, "virt-builder"]),
+            };
+            tool = tool
                 .env("LIBGUESTFS_BACKEND", "direct")
                 .env("LIBGUESTFS_BACKEND_SETTINGS", settings);
             for (name, value) in context.env {
@@ -121,7 +131,7 @@ impl Import for VirtBuilder {
                 tool = tool.arg("--size").arg(format!("{size}b"));
             }
             if let Some(source) = &self.source {
-                tool = tool.args(["--source", source]);
+                tool = tool.env("XDG_CONFIG_DIRS", &cache).env("XDG_CONFIG_HOME", &cache).args(["--source", source]);
             }
             if let Some(fingerprint) = &self.fingerprint {
                 tool = tool.args(["--fingerprint", fingerprint]);

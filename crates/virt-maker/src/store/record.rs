@@ -1,6 +1,8 @@
 //! The record of a layer: what it is, where it came from, what it must look like.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +16,8 @@ pub const RECORD_VERSION: u32 = 2;
 pub(super) const ID_DIGITS: usize = 32;
 /// Its name in the layer's folder.
 pub(super) const FILE: &str = "layer.json";
+/// The file of a draft that has no record yet: the name of its image.
+pub(super) const IMAGE_FILE: &str = "draft";
 
 /// A sealed layer in the store.
 #[derive(Debug, Clone)]
@@ -24,6 +28,8 @@ pub struct Layer {
     pub path: PathBuf,
     /// Its folder, absolute.
     pub folder: PathBuf,
+    /// When it was last used by itself; one that lies on it may have been used later.
+    pub used: SystemTime,
 }
 
 impl Layer {
@@ -31,6 +37,16 @@ impl Layer {
     pub fn log(&self) -> PathBuf {
         self.folder.join("log.txt")
     }
+}
+
+/// The text of the record in a layer's folder, and when the layer was last used: that is the time of the file, which a
+/// use sets without writing to it.
+pub(super) fn read(folder: &Path) -> std::io::Result<(Vec<u8>, SystemTime)> {
+    let mut file = std::fs::File::open(folder.join(FILE))?;
+    let stat = file.metadata()?;
+    let mut text = Vec::with_capacity(stat.len() as usize + 1);
+    file.read_to_end(&mut text)?;
+    Ok((text, stat.modified()?))
 }
 
 /// What is written beside a layer.

@@ -90,6 +90,8 @@ pub struct ResolvedSpec {
     pub description: Option<String>,
     /// Its values of the matrix.
     pub matrix: Vec<(String, Node)>,
+    /// Its parameters with the values that they had, and those of the matrix.
+    pub parameters: serde_json::Map<String, serde_json::Value>,
     /// The `spec`, for its place.
     pub node: Node,
     /// The import: a mapping of its runner to arguments.
@@ -306,6 +308,7 @@ impl Loader<'_> {
         let mut scope = scope.clone();
         matrix.iter().for_each(|(name, value)| scope.set(name, value));
         scope.resolve(self.engine, declared(template.get("params")).unwrap_or_default(), problems);
+        let parameters = scope.to_json();
         let text = |name: &str, problems: &mut Vec<Diagnostic>| {
             let rendered = self.engine.rendered(template.get(name)?, &scope, problems)?;
             if rendered.text().is_none() {
@@ -375,6 +378,7 @@ impl Loader<'_> {
         }
         let incomplete = problems.len() > before;
         Some(ResolvedSpec {
+            parameters,
             template: path.to_owned(),
             name,
             description,

@@ -36,7 +36,7 @@ pub use expand::{Exec, ResolvedStep};
 pub use functions::{Fetch, Rights};
 pub use library::{library_step, library_steps};
 pub use node::{Kind, Node, SourceFile};
-pub use options::{DEFAULTS, OPTIONS, StepOptions};
+pub use options::{CacheMount, DEFAULTS, OPTIONS, StepOptions};
 pub use parse::parse;
 pub(crate) use problems::{Problems, in_order};
 pub use schema::{Arguments, Need, OneOrMany, arguments};

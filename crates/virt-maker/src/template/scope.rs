@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use minijinja::value::Value;
+use minijinja::value::{Value, ValueKind};
 
 use super::node::Node;
 use super::value::to_value;
@@ -51,6 +51,11 @@ impl Scope {
         self.variables.get(name)
     }
 
+    /// All names with their values.
+    pub(super) fn to_json(&self) -> serde_json::Map<String, serde_json::Value> {
+        self.variables.iter().map(|(name, variable)| (name.clone(), json(&variable.value))).collect()
+    }
+
     pub(super) fn has_failed(&self, name: &str) -> bool {
         self.failed.contains(name)
     }
@@ -65,5 +70,26 @@ impl Scope {
         let make =
             || Value::from_pairs(self.variables.iter().map(|(name, variable)| (name.as_str(), variable.value.clone())));
         context.get_or_insert_with(make).clone()
+    }
+}
+
+/// The same value for a document.
+fn json(value: &Value) -> serde_json::Value {
+    use serde_json::Value as Json;
+    let items = |value: &Value| value.try_iter().into_iter().flatten().collect::<Vec<_>>();
+    match value.kind() {
+        ValueKind::Undefined | ValueKind::None => Json::Null,
+        ValueKind::Bool => value.is_true().into(),
+        ValueKind::Number => match (i64::try_from(value.clone()), f64::try_from(value.clone())) {
+            (Ok(number), _) => number.into(),
+            (_, Ok(number)) => number.into(),
+            _ => value.to_string().into(),
+        },
+        ValueKind::Seq | ValueKind::Iterable => items(value).iter().map(json).collect(),
+        ValueKind::Map => {
+            let member = |key: &Value| (key.to_string(), value.get_item(key).map_or(Json::Null, |value| json(&value)));
+            Json::Object(items(value).iter().map(member).collect())
+        }
+        _ => value.to_string().into(),
     }
 }

@@ -33,18 +33,24 @@ impl VmSession {
     pub(super) fn open(options: &VmOptions, request: OpenRequest<'_>) -> Result<VmSession> {
         let Restored { guard, mut client, mut graph, console, gate, helper } = restored(options, &request)?;
         graph.plug(DISK_BUS, SERIAL)?;
-        let found = client.call(&Request::FindDisk { serial: SERIAL.into() });
         let explain = explainer(console, request.work_dir.join("qemu.log"));
-        let disk = match found {
-            Ok(Reply::Disk { path }) => path,
-            Ok(other) => return Err(Error::new(ErrorKind::Internal, format!("{other:?} is no disk"))),
-            Err(ClientError::Failed(failure)) => return Err(refused(failure)),
+        let mut find = |serial: String| match client.call(&Request::FindDisk { serial }) {
+            Ok(Reply::Disk { path }) => Ok(path),
+            Ok(other) => Err(Error::new(ErrorKind::Internal, format!("{other:?} is no disk"))),
+            Err(ClientError::Failed(failure)) => Err(refused(failure)),
             Err(error) => {
                 request.cancel.check()?;
                 let broken = Error::new(ErrorKind::Internal, "the appliance broke off").with_source(error);
-                return Err(explain(broken));
+                Err(explain(broken))
             }
         };
+        let disk = find(SERIAL.into())?;
+        let mut caches = Vec::new();
+        for (index, cache) in request.caches.iter().enumerate() {
+            let serial = format!("virt-maker-cache-{index}");
+            graph.plug_raw(DISK_BUS, &serial, &cache.path)?;
+            caches.push(Request::MountCache { name: cache.name.clone(), disk: find(serial)? });
+        }
         let setup = Setup {
             guard,
             output: request.output,
@@ -53,7 +59,8 @@ impl VmSession {
             switch: Some(Box::new(move |on| gate.switch(on))),
             explain: Some(Box::new(explain)),
         };
-        let guest = AgentGuest::mount(client, setup, &disk, &request.events)?;
+        let mut guest = AgentGuest::mount(client, setup, &disk, &request.events)?;
+        caches.iter().try_for_each(|cache| guest.done(cache))?;
         Ok(VmSession { guest, graph, helper })
     }
 }
