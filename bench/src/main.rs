@@ -4,6 +4,7 @@
 //! and the same work; a build that was to be cold or cached is checked to have been that. How each figure is taken is
 //! said at its function below and, for readers of the table, in `bench/README.md`.
 
+mod exports;
 mod forks;
 mod machine;
 mod maker;
@@ -26,7 +27,7 @@ use work::Operation;
 const USAGE: &str = "usage: bench [--quick] [--only NAME]... [--virt-maker FILE] [--base FILE.qcow2 --key FILE]
              [--results FOLDER] [--readme FILE]
 NAME: cold-chroot cold-vm cold-libguestfs virt-customize packer cached steps-chroot steps-vm steps-libguestfs
-      write write-vm appliance import forks many-cached";
+      write write-vm appliance import forks many-cached sparsify compress cache-mount many-libguestfs";
 
 /// Bytes that the big step writes.
 const PAYLOAD: u64 = 200 << 20;
@@ -66,6 +67,10 @@ const MEASURES: &[Measure] = &[
     ("write-vm", |bench, _| write(bench, "vm")),
     ("cold-libguestfs", |bench, _| cold(bench, "libguestfs", "cold_libguestfs")),
     ("steps-libguestfs", steps_libguestfs),
+    ("compress", exports::compress),
+    ("cache-mount", exports::cache),
+    ("sparsify", exports::sparsify),
+    ("many-libguestfs", exports::many),
     ("packer", packer),
     ("virt-customize", virt_customize),
 ];

@@ -113,6 +113,13 @@ impl Peers<'_> {
         }
     }
 
+    /// `virt-sparsify` of an image into another one.
+    pub fn virt_sparsify(&self, from: &Path, to: &Path) -> Result<Duration, Failure> {
+        let mut command = self.guestfs("virt-sparsify");
+        command.args(["--quiet", "--format", "qcow2", "--convert", "qcow2", "--tmp"]).arg(&self.folder);
+        Ok(measure::run(command.arg(from).arg(to))?.wall)
+    }
+
     fn guestfs(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("LIBGUESTFS_BACKEND", "direct");

@@ -70,6 +70,35 @@ const ROWS: &[(&str, &str, &str, Rule)] = &[
     ("layer of a one-line step", "layer_small", "", Rule::Bytes(256.0 * 1024.0)),
     ("layer of a 200 MiB step / the bytes", "layer_big", "layer_big_payload", Rule::AtMostTimes(1.02)),
     ("memory of the process itself", "memory", "", Rule::Bytes(50.0 * 1e6)),
+    (
+        "`sparsify` of an image with 1 GiB of deleted files / `virt-sparsify`",
+        "sparsify",
+        "virt_sparsify",
+        Rule::TimesFaster(10.0),
+    ),
+    ("its result / that of `virt-sparsify`", "layer_sparsified", "layer_virt_sparsified", Rule::AtMostTimes(1.0)),
+    (
+        "qcow2 with zstd / `qemu-img convert -c -W -m 16` with zstd",
+        "export_zstd",
+        "qemu_img_zstd",
+        Rule::AtMostTimes(1.1),
+    ),
+    ("whole file with xz / convert, then `xz`", "export_xz", "two_passes_xz", Rule::TimesFaster(1.7)),
+    ("whole file with lz4 / convert, then `lz4`", "export_lz4", "two_passes_lz4", Rule::TimesFaster(1.7)),
+    ("whole file with gzip / convert, then `gzip`", "export_gzip", "two_passes_gzip", Rule::TimesFaster(1.7)),
+    (
+        "`install` of nginx with a cache, the second time: downloaded",
+        "download_second",
+        "download_first",
+        Rule::Bytes(0.0),
+    ),
+    ("the same, whole process", "install_second", "install_first", Rule::None),
+    (
+        "20 steps in one `libguestfs` session / one `virt-customize` each",
+        "many_libguestfs",
+        "many_virt_customize",
+        Rule::TimesFaster(15.0),
+    ),
     ("import of the base / `cp`", "import", "cp", Rule::AtMostTimes(2.0)),
     ("import of the base / `cp` and `sync` of the copy", "import", "cp_sync", Rule::None),
 ];
@@ -84,7 +113,7 @@ pub fn markdown(machine: &str, base: &str, figures: &Figures) -> String {
         if theirs.is_none() && !theirs_name.is_empty() {
             continue;
         }
-        let bytes = ours_name.starts_with("layer") || ours_name.starts_with("memory");
+        let bytes = ["layer", "memory", "download"].iter().any(|kind| ours_name.starts_with(kind));
         let show = |value: f64| if bytes { size(value) } else { time(value) };
         let other = theirs.unwrap_or(f64::NAN);
         let (result, goal, met) = match rule {

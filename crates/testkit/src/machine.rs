@@ -52,6 +52,16 @@ impl Machine {
 
     /// Like [`Machine::boot`], with the disk on another bus.
     pub fn boot_on(bus: Bus, image: &Path, format: &str) -> Machine {
+        Machine::start(bus, image, format, None)
+    }
+
+    /// Like [`Machine::boot`], with a kernel and an initrd of the host in the place of a boot loader, for a guest that has
+    /// none; the root is the partition with this number.
+    pub fn boot_kernel(kernel: &Path, initrd: &Path, root: u32, image: &Path, format: &str) -> Machine {
+        Machine::start(Bus::Virtio, image, format, Some((kernel, initrd, root)))
+    }
+
+    fn start(bus: Bus, image: &Path, format: &str, kernel: Option<(&Path, &Path, u32)>) -> Machine {
         let dir = tempfile::tempdir_in(crate::cache_dir()).expect("a temporary folder");
         let packets = dir.path().join("packets.pcap");
         let mut drive = std::ffi::OsString::from(format!("format={format},snapshot=on,if=none,id=disk,file="));
@@ -70,6 +80,10 @@ impl Machine {
         command.args(["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net"]);
         command.args(["-device", "virtio-rng-pci", "-object"]);
         command.arg(format!("filter-dump,id=dump,netdev=net,file={}", packets.display()));
+        if let Some((kernel, initrd, root)) = kernel {
+            let append = format!("root=/dev/vda{root} rw console=ttyS0 quiet panic=-1");
+            command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd).args(["-append", &append]);
+        }
         // Temporary overlays of snapshot=on.
         command.env("TMPDIR", dir.path());
         let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();

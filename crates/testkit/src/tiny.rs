@@ -47,12 +47,14 @@ pub struct TinyOptions {
     pub fs: Fs,
     /// Size of the root file system in MiB.
     pub size_mib: u64,
-    /// With a GPT (root is the last partition), or a file system on the whole disk.
+    /// With a GPT (root is the last partition, unless `root_first`), or a file system on the whole disk.
     pub partitioned: bool,
     /// `/boot` is a partition of its own, the first one. Needs `partitioned`.
     pub separate_boot: bool,
     /// `/home` is a partition of its own. Needs `partitioned`.
     pub separate_home: bool,
+    /// `/home`, where it is a partition, lies behind the root and not before it.
+    pub root_first: bool,
     /// Lines to add to `/etc/fstab`.
     pub fstab_extra: Vec<String>,
     /// Files to add: absolute path in the guest, content, permission bits. Folders are made as needed.
@@ -72,6 +74,7 @@ impl Default for TinyOptions {
             partitioned: false,
             separate_boot: false,
             separate_home: false,
+            root_first: false,
             fstab_extra: Vec::new(),
             files: Vec::new(),
             links: Vec::new(),
@@ -175,7 +178,7 @@ impl Maker<'_> {
         if options.separate_boot {
             volumes.push(volume("boot", Some("/boot"), extra));
         }
-        if options.separate_home {
+        if options.separate_home && !options.root_first {
             volumes.push(volume("home", Some("/home"), extra));
         }
         match options.roots {
@@ -185,6 +188,9 @@ impl Maker<'_> {
                 volumes.push(volume("second", None, options.size_mib));
                 volumes.push(volume("root", Some("/"), options.size_mib));
             }
+        }
+        if options.separate_home && options.root_first {
+            volumes.push(volume("home", Some("/home"), extra));
         }
         volumes
     }

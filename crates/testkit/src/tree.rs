@@ -45,6 +45,13 @@ pub fn tree_of_image(image: &Path, format: &str) -> BTreeMap<String, Entry> {
     tree
 }
 
+/// All files below a folder of the host, by path.
+pub fn tree_of_folder(folder: &Path) -> BTreeMap<String, Entry> {
+    let mut tree = BTreeMap::new();
+    walk(folder, "", &mut tree);
+    tree
+}
+
 /// Offset in bytes of the last partition, or 0 where there is no partition table.
 pub fn root_offset(raw: &Path) -> u64 {
     let output = Command::new("sfdisk").arg("--json").arg(raw).output().expect("sfdisk runs");

@@ -206,6 +206,19 @@ impl Client {
         }
     }
 
+    /// Writes the whole tree to `target` as a tar stream. Where `target` fails, the rest is read and dropped.
+    pub fn archive(&mut self, target: &mut dyn Write) -> Result<()> {
+        self.send(&Request::Archive)?;
+        let mut written = Ok(());
+        self.take(|bytes| {
+            if written.is_ok() {
+                written = target.write_all(bytes);
+            }
+            Ok(())
+        })?;
+        written.map_err(ClientError::Local)
+    }
+
     /// Reads a file of any size into `out`; returns its length. Where `out` fails, the rest is read and dropped.
     pub fn read_to(&mut self, path: &str, out: &mut dyn Write) -> Result<u64> {
         self.send(&Request::Read { path: path.to_string(), limit: None })?;

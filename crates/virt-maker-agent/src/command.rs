@@ -20,6 +20,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use virt_maker_agent::protocol::{Exit, Failure, FailureKind, Frame, Run};
 
+use crate::caches::{self, Cache};
 use crate::failure::{Result, failure, refused, system};
 use crate::init;
 use crate::link::{Broken, Link};
@@ -35,13 +36,17 @@ const CHUNK: usize = 64 * 1024;
 pub type Outcome = std::result::Result<Result<Exit>, Broken>;
 
 /// Runs a program and passes its output on.
-pub fn run(link: &mut Link, guest: &Guest, plan: &Plan<'_>, run: &Run) -> Outcome {
-    let surroundings = match sandbox::check(run).and_then(|()| Surroundings::prepare(guest, run)) {
+pub fn run(link: &mut Link, guest: &Guest, caches: &[Cache], plan: &Plan<'_>, run: &Run) -> Outcome {
+    let binds = match sandbox::check(run).and_then(|()| caches::folders(caches, guest, &run.caches)) {
+        Ok(binds) => binds,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let surroundings = match Surroundings::prepare(guest, run) {
         Ok(surroundings) => surroundings,
         Err(problem) => return Ok(Err(problem)),
     };
     let killed = plan.appliance.then(init::killed_for_memory);
-    let outcome = execute(link, guest, plan, run);
+    let outcome = execute(link, guest, &binds, plan, run);
     let restored = surroundings.restore();
     let exit = match outcome? {
         Ok(exit) => exit,
@@ -73,8 +78,8 @@ struct Started {
     terminal: bool,
 }
 
-fn execute(link: &mut Link, guest: &Guest, plan: &Plan<'_>, run: &Run) -> Outcome {
-    let mut started = match start(guest, plan, run) {
+fn execute(link: &mut Link, guest: &Guest, binds: &[(String, String)], plan: &Plan<'_>, run: &Run) -> Outcome {
+    let mut started = match start(guest, binds, plan, run) {
         Ok(started) => started,
         Err(problem) => return Ok(Err(problem)),
     };
@@ -97,10 +102,10 @@ fn execute(link: &mut Link, guest: &Guest, plan: &Plan<'_>, run: &Run) -> Outcom
     Ok(ended.and_then(|ended| judge(run, ended, &started.status, &tail)))
 }
 
-fn start(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Started> {
+fn start(guest: &Guest, binds: &[(String, String)], plan: &Plan<'_>, run: &Run) -> Result<Started> {
     // The agent has one thread, so descriptors that are meant for the child can be inheritable from the start, and
     // the child can be spawned without code between fork and exec (except for a terminal).
-    let arguments = sandbox::memory_file("arguments", &sandbox::arguments(guest, plan, run)?)?;
+    let arguments = sandbox::memory_file("arguments", &sandbox::arguments(guest, binds, plan, run)?)?;
     let script = match &run.script {
         Some(text) => Some(sandbox::memory_file("script", text.as_bytes())?),
         None => None,

@@ -18,6 +18,8 @@
 //!   outlives it, however it ends: the kernel unmounts, and auto-clear loop devices go with their mounts.
 //! - There is one thread, so that descriptors can be inheritable while a child is started and only then.
 
+mod archive;
+mod caches;
 mod command;
 mod failure;
 mod files;

@@ -56,6 +56,14 @@ pub enum Request {
         /// Path of the file or device, as the agent sees it.
         disk: String,
     },
+    /// Mounts a file system that is no part of the guest, for programs that ask for folders of it ([`Run::caches`]).
+    /// Answer: [`Reply::Done`].
+    MountCache {
+        /// Its name, one plain file name.
+        name: String,
+        /// Path of a raw image or of a device with one file system, as the agent sees it.
+        disk: String,
+    },
     /// Runs a program in the guest. Answer: data frames with output (standard output and error, merged, as they
     /// come), then [`Reply::Exited`]. All processes that it left behind are gone by then.
     Run(Run),
@@ -130,6 +138,9 @@ pub enum Request {
         /// Absolute path in the guest.
         to: String,
     },
+    /// Sends the whole tree as a tar stream, with numeric owners and extended attributes. Answer: data frames, an empty
+    /// one, then [`Reply::Done`]; or, at any point, [`Reply::Failed`].
+    Archive,
     /// Brings every mounted file system to a clean state on its disk and blocks writes. Answer: [`Reply::Done`].
     Freeze,
     /// Ends a freeze. Answer: [`Reply::Done`].
@@ -190,9 +201,23 @@ pub struct Run {
     /// Texts that the program finds in `/run/secrets/NAME`, mode 0400, while it runs.
     #[serde(default)]
     pub secrets: Secrets,
+    /// Folders of caches ([`Request::MountCache`]) that the program finds in the place of what the guest has there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<CacheFolder>,
     /// Run on a pseudo-terminal: data frames from the host are its input, [`Request`]s do not interleave; an empty
     /// data frame ends the input. Used by `--on-failure shell`.
     pub terminal: Option<TerminalSize>,
+}
+
+/// A folder of a cache, for as long as a program runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheFolder {
+    /// The name of the cache.
+    pub cache: String,
+    /// The folder in it, one plain name.
+    pub folder: String,
+    /// Where the program finds it: an absolute path in the guest, which is made.
+    pub target: String,
 }
 
 /// Texts by their names; the names are plain file names. What is printed of them are the names alone.

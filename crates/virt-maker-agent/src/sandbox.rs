@@ -91,7 +91,8 @@ pub fn check(run: &Run) -> Result<()> {
 }
 
 /// Bubblewrap's arguments, each ended by a NUL, without the program to run.
-pub fn arguments(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Vec<u8>> {
+/// `binds` are folders that stand in for folders of the guest: where each is, and its place without a link in it.
+pub fn arguments(guest: &Guest, binds: &[(String, String)], plan: &Plan<'_>, run: &Run) -> Result<Vec<u8>> {
     let Some(root) = guest.path().to_str() else {
         return Err(refused("the agent's folder has a name that is not UTF-8"));
     };
@@ -99,6 +100,9 @@ pub fn arguments(guest: &Guest, plan: &Plan<'_>, run: &Run) -> Result<Vec<u8>> {
     let mut list: Vec<&str> = Vec::new();
     // Binds are `nosuid,nodev`: device nodes in the guest cannot be opened.
     list.extend(["--bind", root, "/"]);
+    for (source, target) in binds {
+        list.extend(["--bind", source, target]);
+    }
     list.extend(["--proc", "/proc"]);
     for path in READ_ONLY_PROC {
         list.extend(["--ro-bind-try", path, path]);

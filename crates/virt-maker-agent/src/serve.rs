@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use rustix::mount::MountFlags;
 use virt_maker_agent::protocol::{FailureKind, Frame, Reply, Request, Sandbox, VERSION};
 
+use crate::archive;
+use crate::caches::Cache;
 use crate::command;
 use crate::failure::{Result, failure, refused, system};
 use crate::files::{self, NewFile};
@@ -35,6 +37,7 @@ pub struct Folders {
 pub fn serve(link: &mut Link, folders: &Folders) -> std::result::Result<(), Broken> {
     let mut program = None;
     let mut guest = None;
+    let mut caches = Vec::new();
     loop {
         let request = match link.receive()? {
             None => return Ok(()),
@@ -55,7 +58,7 @@ pub fn serve(link: &mut Link, folders: &Folders) -> std::result::Result<(), Brok
             return Err(Broken::Protocol("the first request is not `hello`"));
         };
         let plan = Plan { program, sysfs: folders.sysfs.as_deref(), appliance: folders.appliance };
-        let reply = match answer(link, folders, &plan, &mut guest, request)? {
+        let reply = match answer(link, folders, &plan, &mut guest, &mut caches, request)? {
             Ok(reply) => reply,
             Err(problem) => Reply::Failed(problem),
         };
@@ -68,6 +71,7 @@ fn answer(
     folders: &Folders,
     plan: &Plan<'_>,
     guest: &mut Option<Guest>,
+    caches: &mut Vec<Cache>,
     request: Request,
 ) -> std::result::Result<Result<Reply>, Broken> {
     let done = |result: Result<()>| Ok(result.map(|()| Reply::Done));
@@ -101,7 +105,11 @@ fn answer(
         Request::FindDisk { serial } => return Ok(init::find_disk(&serial).map(|path| Reply::Disk { path })),
         Request::Unmount => {
             return match guest.take() {
-                Some(guest) => done(guest.unmount()),
+                Some(guest) => {
+                    // Both are tried: what a cache has to say does not keep a guest open.
+                    let cached = caches.drain(..).map(Cache::unmount).fold(Ok(()), Result::and);
+                    done(guest.unmount().and(cached))
+                }
                 None => Ok(Err(out_of_turn("no guest is mounted"))),
             };
         }
@@ -123,7 +131,11 @@ fn answer(
     };
     let root = guest.root();
     match request {
-        Request::Run(run) => Ok(command::run(link, guest, plan, &run)?.map(Reply::Exited)),
+        Request::Run(run) => Ok(command::run(link, guest, caches, plan, &run)?.map(Reply::Exited)),
+        Request::MountCache { name, disk } => Ok(Cache::mount(&name, &disk, &folders.root).map(|cache| {
+            caches.push(cache);
+            Reply::Done
+        })),
         Request::Read { path, limit } => send_file(link, files::open(root, &path, limit), &path),
         Request::Mkdir { path, attributes, parents } => done(files::mkdir(root, &path, attributes, parents)),
         Request::Symlink { target, path } => done(files::symlink(root, &target, &path)),
@@ -133,6 +145,13 @@ fn answer(
         Request::Walk { path, depth } => walker::walk(link, root, &path, depth),
         Request::Remove { path } => done(files::remove(root, &path)),
         Request::Rename { from, to } => done(files::rename(root, &from, &to)),
+        Request::Archive => match archive::send(link, root)? {
+            Ok(()) => {
+                link.send_data(&[])?;
+                Ok(Ok(Reply::Done))
+            }
+            Err(problem) => Ok(Err(problem)),
+        },
         Request::Freeze => done(guest.freeze()),
         Request::Thaw => done(guest.thaw()),
         Request::Trim => done(guest.trim()),

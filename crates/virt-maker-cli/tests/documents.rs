@@ -112,7 +112,10 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-fn rows(schema: &serde_json::Value, default: bool) -> String {
+#[path = "documents/reference.rs"]
+mod reference;
+
+pub(crate) fn rows(schema: &serde_json::Value, default: bool) -> String {
     let mut table = String::from(if default {
         "\n| argument | value | default | means |\n|---|---|---|---|\n"
     } else {
@@ -131,32 +134,6 @@ fn rows(schema: &serde_json::Value, default: bool) -> String {
     table
 }
 
-fn runners(role: &str) -> String {
-    let mut text = String::new();
-    let all = virt_maker::spec::runners(&Default::default());
-    for runner in all.iter().filter(|runner| runner.role == role) {
-        text.push_str(&format!("\n#### {}\n\n{}", runner.name, runner.about));
-        if runner.origin == "library" {
-            text.push_str(" A step of the library, made of others.");
-        }
-        if runner.network == Some(true) {
-            text.push_str(" It has the network.");
-        }
-        let needs: Vec<_> = runner.needs.iter().map(|need| format!("`{}`", need.program)).collect();
-        if !needs.is_empty() {
-            text.push_str(&format!(" On the host it needs {}.", needs.join(", ")));
-        }
-        text.push('\n');
-        text.push_str(&rows(&runner.arguments, true));
-        if let Some(example) = &runner.example {
-            let lines: Vec<_> = example.lines().map(|line| format!("    {line}")).collect();
-            text.push_str(&format!("{}\n", lines.join("\n")));
-        }
-    }
-    text.push('\n');
-    text
-}
-
 /// Tables are made of the types. To write them anew after a change: `UPDATE_EXPECTED=1 cargo test -p virt-maker-cli --test
 /// documents`.
 #[test]
@@ -170,9 +147,6 @@ fn tables_and_schema_are_those_of_the_types() {
         let table = match name {
             "keys" => rows(&virt_maker::spec::keys_schema(), false),
             "options" => rows(&virt_maker::spec::options_schema(), false),
-            "imports" => runners("import"),
-            "steps" => runners("step"),
-            "exports" => runners("export"),
             other => panic!("a table `{other}`"),
         };
         made.push_str(&format!("{before}<!-- table: {name} -->\n{table}<!-- end -->"));

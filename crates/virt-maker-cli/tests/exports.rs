@@ -8,11 +8,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Bench, run};
+use common::{Bench, on_chroot_and_vm, run};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use testkit::tree::{difference, tree_of_image};
 use testkit::{Fs, HostState, TinyOptions, appliance_lock, tiny_guest};
+
+on_chroot_and_vm!(check_tells_what_an_image_carries);
 
 fn convert(from: &Path, format: &str, to: &Path) -> Vec<u8> {
     testkit::run(Command::new("qemu-img").args(["convert", "-f", format, "-O", "raw"]).arg(from).arg(to));
@@ -216,7 +218,12 @@ fn unused_blocks_and_identity_are_left_out_with_vm_appliance() {
 }
 
 #[test]
-fn check_tells_what_an_image_carries() {
+fn check_tells_what_an_image_carries_with_libguestfs() {
+    let _lock = appliance_lock();
+    check_tells_what_an_image_carries("libguestfs");
+}
+
+fn check_tells_what_an_image_carries(engine: &str) {
     let before = HostState::capture();
     let file = |path: &str, text: &str| (path.to_owned(), text.as_bytes().to_vec(), 0o600);
     let files = vec![
@@ -228,7 +235,7 @@ fn check_tells_what_an_image_carries() {
     let bench = Bench::new(image.clone());
     let bytes = fs::read(&image).unwrap();
     let image = image.to_str().unwrap();
-    let ran = bench.run(&["check", image, "--engine", "chroot"]).exits(11);
+    let ran = bench.run(&["check", image, "--engine", engine]).exits(11);
     assert!(ran.stdout.starts_with("error    SSH host keys: /etc/ssh/ssh_host_rsa_key\n"), "{}", ran.stdout);
     assert!(ran.stdout.contains("warning  shell history: /root/.bash_history\n"), "{}", ran.stdout);
     assert!(
@@ -237,7 +244,7 @@ fn check_tells_what_an_image_carries() {
         ran.stdout
     );
     assert!(fs::read(image).unwrap() == bytes, "the image is only read");
-    let ran = bench.run(&["check", image, "--engine", "chroot", "--json"]).exits(11);
+    let ran = bench.run(&["check", image, "--engine", engine, "--json"]).exits(11);
     let document: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(document["findings"][0]["severity"], "error");
 
@@ -247,13 +254,69 @@ fn check_tells_what_an_image_carries() {
         &["delete: [/root/.ssh/authorized_keys, /etc/resolv.conf]".to_owned()],
         "qcow2: {path: a.qcow2, clean: true}",
     );
-    bench.build("chroot", &template, &[]).exits(0);
-    let ran = bench.run(&["check", bench.path("a.qcow2").to_str().unwrap(), "--engine", "chroot"]).exits(0);
+    bench.build(engine, &template, &[]).exits(0);
+    let ran = bench.run(&["check", bench.path("a.qcow2").to_str().unwrap(), "--engine", engine]).exits(0);
     assert_eq!(ran.stdout, "nothing found\n");
 
     fs::write(bench.path("no"), "no image").unwrap();
-    let ran = bench.run(&["check", "no", "--engine", "chroot"]).exits(1);
+    let ran = bench.run(&["check", "no", "--engine", engine]).exits(1);
     assert!(ran.stderr.contains("expected a qcow2 image or a raw disk"), "{}", ran.stderr);
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
     before.assert_nothing_left();
+}
+
+/// A secret that a step left behind is found, wherever it lies; one that it only used is not.
+#[test]
+fn secrets_that_stayed_are_found() {
+    let bench =
+        Bench::new(tiny_guest(&TinyOptions { partitioned: true, separate_home: true, ..TinyOptions::default() }));
+    let build = |script: &str, export: &str, value: Option<&str>| {
+        let text = format!(
+            "params: {{role: web, size: 3}}\nsecrets: {{token: {{env: THE_TOKEN}}, other: {{env: OTHER}}}}\nspec:\n  import:\n    download: {{url: 'file://{}'}}\n  steps:\n    - {}\n      secrets: [token]\n  export:\n    raw: {{path: a.img, {export}}}\n",
+            bench.base.display(),
+            run(script)
+        );
+        fs::write(bench.path("t.yml"), text).unwrap();
+        let path = bench.path("t.yml");
+        let mut command = bench.command(&[
+            "build",
+            path.to_str().unwrap(),
+            "--engine",
+            "chroot",
+            "--progress",
+            "json",
+            "-p",
+            "size=5",
+        ]);
+        match value {
+            Some(value) => command.env("THE_TOKEN", value).env("OTHER", "unused-value"),
+            None => command.env_remove("THE_TOKEN"),
+        };
+        common::Ran::from(command.output().unwrap())
+    };
+    let warned = |ran: &common::Ran| {
+        ran.of("warning")
+            .iter()
+            .map(|event| event["message"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    // Across the edge of what is read at once, and in another file system.
+    let leak = "head -c 1048570 /dev/zero > /big; cat /run/secrets/token >> /big; cp /run/secrets/token /home/tiny/note; echo unused-value > /fine";
+    let ran = build(leak, "manifest: true", Some("s3cret-t0ken")).exits(0);
+    assert!(warned(&ran).contains("the secret `token` is in the result: /big, /home/tiny/note"), "{}", warned(&ran));
+    assert!(!warned(&ran).contains("other"), "{}", warned(&ran));
+    let manifest = fs::read_to_string(bench.path("a.img.manifest.json")).unwrap();
+    assert!(!manifest.contains("s3cret-t0ken"), "{manifest}");
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest["parameters"], serde_json::json!({"role": "web", "size": 5}));
+    let ran = build(leak, "clean: true", Some("s3cret-t0ken")).exits(1);
+    assert!(ran.stderr.contains("the secret `token` is in the result"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("s3cret-t0ken") && !ran.stdout.contains("s3cret-t0ken"));
+    // Used and gone.
+    let ran = build("sha256sum /run/secrets/token > /digest", "clean: true", Some("s3cret-t0ken")).exits(0);
+    assert_eq!(warned(&ran), "");
+    // All layers are there and nobody knows the value: that is said, and no reason to fail.
+    let ran = build("sha256sum /run/secrets/token > /digest", "sparsify: true", None).exits(0);
+    assert!(warned(&ran).contains("is not looked for in the result"), "{}", warned(&ran));
 }

@@ -1,4 +1,4 @@
-//! An image that was cleaned boots as a new machine: with an identity of its own, SSH host keys of its own, and what the
+//! An image that was cleaned and shrunk boots as a new machine: with an identity of its own, SSH host keys of its own, and what the
 //! template wanted of its first boot.
 
 mod common;
@@ -12,7 +12,7 @@ use testkit::{HostState, Machine, appliance_lock};
 const PATIENCE: Duration = Duration::from_secs(600);
 
 #[test]
-fn a_cleaned_image_boots_as_a_new_machine() {
+fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
     let _lock = appliance_lock();
     let before = HostState::capture();
     let bench = Bench::new(std::path::PathBuf::from("/nonexistent"));
@@ -39,7 +39,7 @@ fn a_cleaned_image_boots_as_a_new_machine() {
         echo \"@key $(sha256sum < /etc/ssh/ssh_host_ed25519_key)\"
         echo @done
   export:
-    - raw: {path: a.img, clean: true, sparsify: true}
+    - raw: {path: a.img, clean: true, sparsify: true, shrink: true}
 ",
     )
     .unwrap();
@@ -48,6 +48,8 @@ fn a_cleaned_image_boots_as_a_new_machine() {
     let old: Vec<&str> = said.lines().filter(|line| line.ends_with("  -")).collect();
     assert_eq!(old.len(), 2, "{said}");
     testkit::fsck_clean(&bench.path("a.img"), "raw");
+    let bytes = fs::metadata(bench.path("a.img")).unwrap().len();
+    assert!(bytes < 800 << 20, "shrunk from 2 GiB to {bytes}");
 
     let machine = Machine::boot(&bench.path("a.img"), "raw");
     let console = machine.wait_for("@done", PATIENCE);

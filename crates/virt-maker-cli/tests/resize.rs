@@ -129,3 +129,77 @@ fn an_empty_disk_has_its_partitions_and_file_systems() {
         assert!(ran.stderr.contains(expected), "{arguments}: {}", ran.stderr);
     }
 }
+
+/// Boots a guest whose base was made larger, and has it say how large its root is.
+fn boots(kind: Fs, root_first: bool) {
+    let _lock = appliance_lock();
+    let file = |path: &str, text: &str, mode| (path.to_owned(), text.as_bytes().to_vec(), mode);
+    let files = vec![
+        file("/etc/inittab", "::sysinit:/etc/start\n::wait:/bin/sleep 1000\n", 0o644),
+        file(
+            "/etc/start",
+            "#!/bin/sh\nexec > /dev/ttyS0 2>&1\nmount -t proc proc /proc\necho \"@root $(df -m / | tail -n 1)\" \"$(grep ' / ' /proc/mounts)\"\n",
+            0o755,
+        ),
+    ];
+    let links = vec![("/sbin/init".to_owned(), "/bin/busybox".to_owned())];
+    let options = TinyOptions {
+        partitioned: true,
+        separate_home: root_first,
+        root_first,
+        files,
+        links,
+        ..TinyOptions::with_fs(kind)
+    };
+    let bench = Bench::new(tiny_guest(&options));
+    let text = format!(
+        "spec:\n  import:\n    disk: {{path: '{}', resize: {{size: 1500M, expand: /dev/sda1}}}}\n  steps: []\n  export:\n    raw: {{path: a.img}}\n",
+        bench.base.display()
+    );
+    fs::write(bench.path("t.yml"), text).unwrap();
+    bench.build("chroot", &bench.path("t.yml"), &[]).exits(0);
+    testkit::run(Command::new("sfdisk").args(["--verify"]).arg(bench.path("a.img")));
+    let mut names: Vec<_> = fs::read_dir("/boot").unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.retain(|name| name.to_string_lossy().starts_with("vmlinuz-"));
+    names.sort();
+    let name = names.last().expect("a kernel is installed").to_string_lossy().into_owned();
+    let version = name.strip_prefix("vmlinuz-").unwrap();
+    let [kernel, initrd] = ["vmlinuz", "initrd.img"].map(|name| Path::new("/boot").join(format!("{name}-{version}")));
+    let machine = testkit::Machine::boot_kernel(&kernel, &initrd, 1, &bench.path("a.img"), "raw");
+    let console = machine.wait_for("@root", std::time::Duration::from_secs(400));
+    let said = console.lines().find(|line| line.contains("@root")).unwrap().to_owned();
+    // `df -m`: the device, its size; then the line of /proc/mounts.
+    let size: u64 = said.split_whitespace().nth(2).unwrap().parse().unwrap();
+    assert!(size > 1050, "{kind:?}: {said}");
+    assert!(said.contains(&format!(" {} ", format!("{kind:?}").to_lowercase())), "{said}");
+}
+
+#[test]
+fn a_resized_ext4_root_boots() {
+    boots(Fs::Ext4, false);
+}
+
+#[test]
+fn a_resized_ext4_root_that_is_not_last_boots() {
+    boots(Fs::Ext4, true);
+}
+
+#[test]
+fn a_resized_xfs_root_boots() {
+    boots(Fs::Xfs, false);
+}
+
+#[test]
+fn a_resized_xfs_root_that_is_not_last_boots() {
+    boots(Fs::Xfs, true);
+}
+
+#[test]
+fn a_resized_btrfs_root_boots() {
+    boots(Fs::Btrfs, false);
+}
+
+#[test]
+fn a_resized_btrfs_root_that_is_not_last_boots() {
+    boots(Fs::Btrfs, true);
+}

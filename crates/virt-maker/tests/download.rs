@@ -156,7 +156,7 @@ fn wrong_arguments_are_named_with_their_line() {
         ("url: x\nchecksum: sha256:abc", "2: expected `sha256:`"),
         ("url: x\nformat: vmdk", "2: unknown value `vmdk`"),
         ("checksum: x", "the argument `url` is missing"),
-        ("url: x\nchecksums: y", "2: unknown argument `checksums`"),
+        ("url: x\nchecksumz: y", "2: unknown argument `checksumz`"),
     ] {
         let problem = place.parse(arguments).err().expect(arguments);
         assert!(problem.contains(words), "{arguments}: {problem}");

@@ -126,6 +126,7 @@ impl Bench {
             output: Arc::new(move |bytes| log.lock().unwrap().extend_from_slice(bytes)),
             events: Events::new(move |event| events.lock().unwrap().push(format!("{event:?}"))),
             cancel: self.cancel.clone(),
+            caches: &[],
             network_env: &BTreeMap::from([("http_proxy".to_owned(), "http://localhost:9/".to_owned())]),
         })
     }
@@ -523,6 +524,7 @@ fn child_opens_a_shell_and_then_hangs() {
             output: Arc::new(|_| {}),
             events: Events::none(),
             cancel: Cancel::default(),
+            caches: &[],
             network_env: &BTreeMap::new(),
         })
         .unwrap();

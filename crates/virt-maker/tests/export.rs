@@ -75,13 +75,15 @@ impl Place {
             format: ImageFormat::Qcow2,
             virtual_size: 64 << 20,
             overlay: None,
+            tree: None,
+            look: false,
             scratch: self.folder.path(),
             layers: &serde_json::json!({"layers": ["one", "two"]}),
             events: &self.events,
             cancel: &self.cancel,
         };
         let from = virt_maker::export::From { layer: key, layer_id };
-        let mut finish = |_: &virt_maker::export::Extras| -> Result<virt_maker::export::Finished> {
+        let mut finish = |_: &virt_maker::export::Extras, _: &Path| -> Result<virt_maker::export::Finished> {
             panic!("these exports need no guest")
         };
         publish(&*export, kind, from, &self.path("store/records"), force, &context, &mut finish)

@@ -32,8 +32,8 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         store: settings::store(arguments.store.store.clone())?,
         agent: settings::agent(),
         engine_cache: settings::cache_dir()?,
-        engine: arguments.engine.into(),
-        kernel: settings::kernel(arguments.kernel.kernel.clone()),
+        engine: settings::engine(arguments.engine)?,
+        kernel: settings::kernel(arguments.kernel.kernel.clone())?,
         force: arguments.force,
         force_export: arguments.force_export,
         jobs: jobs(arguments)?,
@@ -89,7 +89,7 @@ fn jobs(arguments: &Build) -> Result<Option<NonZeroUsize>, Failure> {
             Err(Failure::Usage("--on-failure shell works on one image at a time: leave --jobs out, or say 1".into()))
         }
         (Failed::Shell, _) => Ok(Some(NonZeroUsize::MIN)),
-        (_, jobs) => Ok(jobs),
+        (_, jobs) => settings::jobs(jobs),
     }
 }
 

@@ -18,7 +18,7 @@ pub fn prepare(opening: &Opening) -> Result<(Store, Opener), Failure> {
         agent: settings::agent(),
         engine_cache: settings::cache_dir()?,
         engine: opening.engine.into(),
-        kernel: settings::kernel(opening.kernel.kernel.clone()),
+        kernel: settings::kernel(opening.kernel.kernel.clone())?,
         network_env: settings::proxies(),
         events: Events::new(report::warnings_only),
         cancel,

@@ -5,6 +5,8 @@ mod build;
 mod cache;
 mod cat;
 mod check;
+mod completions;
+mod config;
 mod cp;
 mod diff;
 mod doctor;
@@ -13,6 +15,7 @@ mod loading;
 mod log;
 mod looking;
 mod ls;
+mod man;
 mod migrate;
 mod plan;
 mod render;
@@ -53,6 +56,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Appliance(arguments) => appliance::run(&arguments.command),
         Command::Update(arguments) => update::run(&arguments),
+        Command::Config { command } => config::run(&command),
+        Command::Completions { shell } => completions::run(shell),
+        Command::Man { folder } => man::run(&folder),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

@@ -5,33 +5,34 @@ use std::io::Write;
 
 use testkit::{TinyOptions, tiny_guest};
 
-use crate::common::Bench;
+use crate::common::{Bench, on_chroot_and_vm};
 
-#[test]
-fn scripts_on_the_host_need_permission() {
+on_chroot_and_vm!(scripts_on_the_host_need_permission, what_a_guest_lacks_is_named, hostile_archives_are_refused);
+
+fn scripts_on_the_host_need_permission(engine: &str) {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let steps = [
         "local_run: |\n        pwd > ran\n        echo said\n        echo wrong >&2".to_owned(),
         "run: 'true'".to_owned(),
     ];
     let template = bench.template("t.yml", &steps, "");
-    let ran = bench.build("chroot", &template, &[]).exits(1);
+    let ran = bench.build(engine, &template, &[]).exits(1);
     assert!(ran.stderr.contains("--allow host-exec") && ran.stderr.contains("t.yml:5:7"), "{}", ran.stderr);
     assert!(!bench.path("ran").exists() && bench.layers().is_empty());
 
-    let ran = bench.build("chroot", &template, &["--allow", "host-exec"]).exits(0);
+    let ran = bench.build(engine, &template, &["--allow", "host-exec"]).exits(0);
     assert_eq!(fs::read_to_string(bench.path("ran")).unwrap().trim(), bench.folder.path().to_str().unwrap());
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
     assert!(said.contains("said\n") && said.contains("wrong\n"), "{said}");
     // Done once: its layer is there.
     fs::remove_file(bench.path("ran")).unwrap();
-    bench.build("chroot", &template, &["--allow", "host-exec"]).exits(0);
+    bench.build(engine, &template, &["--allow", "host-exec"]).exits(0);
     assert!(!bench.path("ran").exists());
 
     // One that fails ends the build, and is no layer at the next one.
     let template = bench.template("f.yml", &["local_run: exit 3".to_owned()], "");
     for _ in 0..2 {
-        let ran = bench.build("chroot", &template, &["--allow", "host-exec"]).exits(4);
+        let ran = bench.build(engine, &template, &["--allow", "host-exec"]).exits(4);
         assert!(ran.stderr.contains("exit status: 3"), "{}", ran.stderr);
     }
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
@@ -100,8 +101,7 @@ fn wrong_arguments_are_refused_with_their_place() {
 }
 
 /// A guest that lacks what a step needs: one error that names it.
-#[test]
-fn what_a_guest_lacks_is_named() {
+fn what_a_guest_lacks_is_named(engine: &str) {
     let files = vec![("/etc/os-release".to_owned(), b"ID=plan9\n".to_vec(), 0o644)];
     let bench = Bench::new(tiny_guest(&TinyOptions { files, ..TinyOptions::default() }));
     let empty = format!("sha256:{}", crate::sha256(b"x"));
@@ -127,15 +127,14 @@ fn what_a_guest_lacks_is_named() {
         (&download, "wrong checksum", 1),
     ] {
         let template = bench.template("t.yml", &[step.to_owned()], "");
-        let ran = bench.build("chroot", &template, &[]);
+        let ran = bench.build(engine, &template, &[]);
         assert!(ran.stderr.contains(expected), "`{step}`: {}", ran.stderr);
         ran.exits(code);
     }
 }
 
 /// Archives that want out of their folder, by python's `tarfile` and `zipfile`, which write whatever they are told.
-#[test]
-fn hostile_archives_are_refused() {
+fn hostile_archives_are_refused(engine: &str) {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let tar = |body: &str| {
         format!(
@@ -168,9 +167,92 @@ fn hostile_archives_are_refused() {
         python.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
         assert!(python.wait().unwrap().success());
         let template = bench.template("t.yml", &["unpack: {source: a, dest: /srv/x}".to_owned()], "");
-        let ran = bench.build("chroot", &template, &[]);
+        let ran = bench.build(engine, &template, &[]);
         assert!(ran.stderr.contains(expected), "{script}: {}", ran.stderr);
         assert_ne!(ran.status, Some(0));
         assert_eq!(bench.layers().len(), 1, "only the base");
+    }
+}
+
+/// `virt-customize` of a newer release is not to be had here, so a program of that name notes what it is told. The host's
+/// own is older, and the error says so.
+#[test]
+fn windows_guests_are_served_on_the_disk_itself() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    fs::write(bench.path("drivers.iso"), "iso").unwrap();
+    let steps = [
+        "run: echo before > /before".to_owned(),
+        "inject_virtio_win: drivers.iso".to_owned(),
+        "inject_qemu_ga: osinfo".to_owned(),
+        "run: cat /before".to_owned(),
+    ];
+    let template = bench.template("t.yml", &steps, "");
+    let build = |version: &str| {
+        let folder = bench.path(&format!("bin-{version}"));
+        fs::create_dir_all(&folder).unwrap();
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'virt-customize {version}'; exit; fi\n\
+             test -w \"$4\" || exit 9\nfor word; do echo \"$word\"; done >> {}/told\n",
+            folder.display()
+        );
+        let program = folder.join("virt-customize");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command =
+            bench.command(&["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "json"]);
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        (crate::common::Ran::from(command.env("PATH", path).output().unwrap()), folder)
+    };
+    let (ran, _) = build("1.48.2");
+    let ran = ran.exits(4);
+    let expected = "`inject_virtio_win` needs virt-customize 1.50 or newer, and this host has 1.48.2";
+    assert!(ran.stderr.contains(expected), "{}", ran.stderr);
+    assert_eq!(ran.sealed().len(), 2, "what was before it is there");
+    let (ran, folder) = build("1.52.0");
+    let ran = ran.exits(0);
+    assert_eq!(ran.sealed().len(), 3);
+    assert_eq!(ran.of("session_started").len(), 1, "for the step behind them");
+    let told = fs::read_to_string(folder.join("told")).unwrap();
+    let told: Vec<_> = told.lines().collect();
+    assert_eq!(told[..3], ["--format", "qcow2", "-a"]);
+    assert_eq!(told[4..6], ["--inject-virtio-win", bench.path("drivers.iso").to_str().unwrap()]);
+    assert_eq!(told[10..], ["--inject-qemu-ga", "osinfo"]);
+    assert_ne!(told[3], told[9], "each has its own layer");
+    // Another content of the ISO is another step.
+    fs::write(bench.path("drivers.iso"), "other").unwrap();
+    assert_eq!(build("1.52.0").0.exits(0).sealed().len(), 3);
+    let template = bench.template("w.yml", &["inject_virtio_win: none.iso".to_owned()], "");
+    let ran = bench.build("chroot", &template, &[]).exits(1);
+    assert!(ran.stderr.contains("is not a file of the host") && ran.stderr.contains("or `osinfo`"), "{}", ran.stderr);
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+}
+
+/// A disk that is full is one error that says so, for every step that writes.
+#[test]
+fn a_full_guest_is_named() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let big = bench.path("big");
+    fs::write(&big, vec![7; 80 << 20]).unwrap();
+    testkit::run(
+        std::process::Command::new("tar")
+            .arg("-cf")
+            .arg(bench.path("big.tar"))
+            .arg("-C")
+            .arg(bench.folder.path())
+            .arg("big"),
+    );
+    let sum = testkit::run(std::process::Command::new("sha256sum").arg(&big)).stdout;
+    let sum = String::from_utf8(sum).unwrap().split_whitespace().next().unwrap().to_owned();
+    for step in [
+        format!("copy: {{dest: /big, source: '{}'}}", big.display()),
+        format!("unpack: {{source: '{}', dest: /srv}}", bench.path("big.tar").display()),
+        format!("download_to: {{url: 'file://{}', checksum: 'sha256:{sum}', dest: /big}}", big.display()),
+    ] {
+        let template = bench.template("t.yml", std::slice::from_ref(&step), "");
+        let ran = bench.build("chroot", &template, &[]).exits(4);
+        assert!(ran.stderr.contains("full"), "{step}: {}", ran.stderr);
+        assert_eq!(bench.layers().len(), 1, "{step}");
+        assert_eq!(bench.left_in_store(), Vec::<String>::new());
     }
 }

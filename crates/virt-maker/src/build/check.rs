@@ -43,6 +43,7 @@ pub fn check_image(
             parent: &Image { path: path.clone(), format: inspected.format },
             overlay: &overlay,
             work_dir: &work_dir,
+            caches: &[],
             network_env: &settings.network_env,
             output: std::sync::Arc::new(|_| {}),
             events: events.clone(),

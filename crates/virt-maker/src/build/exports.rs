@@ -1,5 +1,6 @@
 //! Writing the artifacts of a spec.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::{Build, finish};
@@ -15,6 +16,7 @@ impl Build<'_> {
         let (specs, events, settings) = (self.specs, self.events, self.settings);
         let records = self.store.exports_dir();
         let layers = finish::layers(self, plan, index);
+        let spec = &specs[index];
         let mut published = Vec::new();
         for entry in &specs[index].exports {
             let begin = Instant::now();
@@ -26,13 +28,15 @@ impl Build<'_> {
                 format: tip.record.format,
                 virtual_size: tip.record.virtual_size,
                 overlay: None,
+                tree: None,
+                look: spec.steps.iter().any(|step| !step.options.secrets.is_empty()),
                 scratch: workspace.path(),
                 layers: &layers,
                 events,
                 cancel: &settings.cancel,
             };
             let from = export::From { layer: tip.record.key, layer_id: &tip.record.id };
-            let mut finish = |extras: &export::Extras| finish::finish(self, tip, extras);
+            let mut finish = |extras: &export::Extras, tree: &Path| finish::finish(self, spec, tip, extras, tree);
             let done = export::publish(
                 &*entry.runner,
                 entry.kind,

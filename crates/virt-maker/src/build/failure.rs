@@ -58,7 +58,7 @@ impl Build<'_> {
     pub(super) fn step_failed(
         &self,
         error: Error,
-        mut session: Box<dyn Session>,
+        session: Option<Box<dyn Session>>,
         draft: &Draft,
         parent: &LayerRecord,
         info: &LayerInfo,
@@ -87,17 +87,20 @@ impl Build<'_> {
             OnFailure::Discard => drop(session),
             OnFailure::Shell => {
                 self.events.send(Event::StepFailed { key: info.key, failure: failure.clone() });
-                if let Err(error) = session.shell() {
+                let mut session = session;
+                if let Some(Err(error)) = session.as_mut().map(|session| session.shell()) {
                     self.events.warn(format!("no shell could be opened: {}", crate::error::chain(&error)));
                 }
                 drop(session);
             }
-            OnFailure::Keep => match session.finish().and_then(|()| self.keep_overlay(draft, parent)) {
-                Ok(path) => failure.kept = Some(path),
-                Err(error) => {
-                    self.events.warn(format!("the guest could not be kept: {}", crate::error::chain(&error)));
+            OnFailure::Keep => {
+                match session.map_or(Ok(()), Session::finish).and_then(|()| self.keep_overlay(draft, parent)) {
+                    Ok(path) => failure.kept = Some(path),
+                    Err(error) => {
+                        self.events.warn(format!("the guest could not be kept: {}", crate::error::chain(&error)));
+                    }
                 }
-            },
+            }
         }
         if self.settings.on_failure != OnFailure::Shell {
             self.events.send(Event::StepFailed { key: info.key, failure: failure.clone() });

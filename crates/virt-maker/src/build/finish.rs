@@ -2,13 +2,14 @@
 //!
 //! It is opened on an overlay that is never sealed: the layer stays as it is, and other exports of it too.
 
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::log::StepLog;
 use super::path::create_overlay;
-use super::{Build, session};
+use super::{Build, leaks, session};
 use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
@@ -16,10 +17,14 @@ use crate::export::{Extras, Finished};
 use crate::guest::{Secrets, packages};
 use crate::hygiene;
 use crate::plan::Plan;
+use crate::spec::Spec;
 use crate::store::Layer;
 
-/// Does what `extras` say to the guest on `tip`.
-pub(super) fn finish(build: &Build<'_>, tip: &Layer, extras: &Extras) -> Result<Finished> {
+/// Does what `extras` say to the guest on `tip`; a tar of its tree goes to `tree`.
+///
+/// Secrets that its steps could read are looked for in the result. One that is found is a warning, and with `clean` an
+/// error: what is for many machines carries none, and nobody but the template knows how it got there.
+pub(super) fn finish(build: &Build<'_>, spec: &Spec, tip: &Layer, extras: &Extras, tree: &Path) -> Result<Finished> {
     let begin = Instant::now();
     let workspace = build.store.workspace()?;
     let folder = workspace.subfolder("finish")?;
@@ -28,7 +33,7 @@ pub(super) fn finish(build: &Build<'_>, tip: &Layer, extras: &Extras) -> Result<
     create_overlay(&draft, &tip.record)?;
     let log = StepLog::new(build.events);
     log.begin(tip.record.key, &draft.log(), &Secrets::default())?;
-    let mut opened = session::open(build, &workspace, tip, &draft, &log)?;
+    let mut opened = session::open(build, &workspace, tip, &draft, &log, &[])?;
     let guest = opened.session.guest();
     let failed = || "cannot prepare the guest for its export";
     if extras.clean {
@@ -42,6 +47,20 @@ pub(super) fn finish(build: &Build<'_>, tip: &Layer, extras: &Extras) -> Result<
     }
     if extras.sparsify {
         guest.trim().context(ErrorKind::Export, failed)?;
+    }
+    if extras.tree {
+        guest.archive(tree).context(ErrorKind::Export, failed)?;
+    }
+    let secrets = leaks::values(build, spec);
+    if !secrets.0.is_empty() {
+        let own = workspace.path().join("tree.tar");
+        let archive = if extras.tree { tree } else { &own };
+        if !extras.tree {
+            guest.archive(archive).context(ErrorKind::Export, failed)?;
+        }
+        let found = leaks::find(archive, &secrets, &build.settings.cancel);
+        let _ = std::fs::remove_file(&own);
+        leaks::tell(found.context(ErrorKind::Export, failed)?, extras.clean, build.events)?;
     }
     opened.session.finish()?;
     build.events.send(Event::SessionEnded { session: opened.number });
@@ -68,6 +87,7 @@ pub(super) fn layers(build: &Build<'_>, plan: &Plan, index: usize) -> Value {
         "tool": format!("virt-maker {}", env!("CARGO_PKG_VERSION")),
         "template": spec.template.file_name().map(|name| name.to_string_lossy().into_owned()),
         "matrix": spec.matrix,
+        "parameters": spec.parameters,
         "base": inputs.collect::<Vec<_>>(),
         "layers": layers,
     })

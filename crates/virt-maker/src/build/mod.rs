@@ -14,10 +14,13 @@
 //! waiter takes over. What fails ends the images that need it, and no other one, unless `fail_fast` is set.
 
 mod base;
+mod caches;
 mod check;
+mod disk_step;
 mod exports;
 mod failure;
 mod finish;
+mod leaks;
 mod leased;
 mod log;
 mod mask;

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, Entry, Exit, Guest, OsRelease, Run, Secrets, Stat};
+use crate::guest::{Attributes, CacheFolder, Entry, Exit, Guest, OsRelease, Run, Secrets, Stat};
 use crate::spec::{SecretSource, Spec, StepEntry};
 use crate::template::StepOptions;
 
@@ -84,6 +85,13 @@ impl Guest for Optioned<'_> {
         run.env.extend(self.options.env.clone());
         run.network = self.options.network.unwrap_or(run.network);
         run.secrets.0.extend(self.secrets.0.clone());
+        for mount in &self.options.mounts {
+            run.caches.extend(mount.folders().into_iter().map(|(folder, target)| CacheFolder {
+                cache: mount.cache.clone(),
+                folder,
+                target,
+            }));
+        }
         run.timeout = match (run.timeout, self.left()?) {
             (Some(own), Some(left)) => Some(own.min(left)),
             (own, left) => own.or(left),
@@ -133,6 +141,10 @@ impl Guest for Optioned<'_> {
 
     fn rename(&mut self, from: &str, to: &str) -> Result<()> {
         self.guest()?.rename(from, to)
+    }
+
+    fn archive(&mut self, target: &Path) -> Result<()> {
+        self.guest()?.archive(target)
     }
 
     fn trim(&mut self) -> Result<()> {

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use super::caches::Caches;
 use super::options::{self, Optioned};
 use super::sealer::Sealer;
 use super::session::{self, Opened};
-use super::{Build, base, log::StepLog};
+use super::{Build, base, disk_step, log::StepLog};
 use crate::disk::ImageFormat;
 use crate::disk::overlay::{self, Backing};
 use crate::engine::Session;
@@ -41,8 +42,11 @@ pub(super) fn ensure(build: &Build<'_>, plan: &Plan, path: &[usize]) -> Result<L
                 if let Err(error) = base::make(build, node, entry, key, lock) {
                     let message = crate::error::chain(&error);
                     build.events.send(Event::ImportFailed { key: node.info.key, message });
-                    return Err(error);
+                    return Err(build.explain_full_disk(error));
                 }
+            }
+            (Part::Step(..), Some(parent)) if disk_step::is_one(build, node) => {
+                disk_step::run(build, plan, *first, parent, lock)?;
             }
             (Part::Step(..), Some(parent)) => run_session(build, plan, missing, parent, lock)?,
             (Part::Step(..), None) => return Err(Error::new(ErrorKind::Internal, "a step without a parent")),
@@ -77,7 +81,14 @@ fn run_session(build: &Build<'_>, plan: &Plan, missing: &[usize], parent: Layer,
     let workspace = build.store.workspace()?;
     let first = draft_on(build.store, &workspace, &plan.nodes[missing[0]], &parent.record)?;
     let log = StepLog::new(build.events);
-    let Opened { session, engine, number, slot } = session::open(build, &workspace, &parent, &first, &log)?;
+    let steps = missing.iter().filter_map(|index| match &plan.nodes[*index].origin {
+        (spec, Part::Step(number, _)) => Some(&build.specs[*spec].steps[*number]),
+        _ => None,
+    });
+    let names = steps.flat_map(|step| step.options.mounts.iter().map(|mount| mount.cache.as_str())).collect();
+    let caches = Caches::take(&build.store.cache_dir(), names, &build.settings.cancel)?;
+    let Opened { session, engine, number, slot } =
+        session::open(build, &workspace, &parent, &first, &log, &caches.disks)?;
     let sealer = Sealer::start(build.store, build.events, &build.shared.schedule);
     let walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine, session: number };
     let ran = walk.run(build, missing, &parent.record, first, lock, session);
@@ -123,7 +134,7 @@ impl Walk<'_> {
             build.shared.spent.add("steps", elapsed);
             if let Err(error) = ran {
                 let lines = self.log.last_lines();
-                return Err(build.step_failed(error, session, &draft, &parent, &node.info, lines));
+                return Err(build.step_failed(error, Some(session), &draft, &parent, &node.info, lines));
             }
             build.events.send(Event::StepFinished { key: node.info.key, elapsed });
             draft.describe(
@@ -135,6 +146,8 @@ impl Walk<'_> {
 
             let begin = Instant::now();
             let next = match missing.get(place + 1) {
+                // No session may be open for it, so this one ends.
+                Some(index) if disk_step::is_one(build, &self.plan.nodes[*index]) => None,
                 Some(index) => build.store.try_lock(self.plan.nodes[*index].info.key)?.map(|lock| (*index, lock)),
                 None => None,
             };
@@ -164,7 +177,9 @@ impl Walk<'_> {
         self.log.begin(node.info.key, &draft.log(), &secrets)?;
         let cache_dir = build.store.cache_dir();
         let import = build.settings.import_context(&cache_dir, build.events);
+        let caches: Vec<String> = step.options.mounts.iter().map(|mount| mount.cache.clone()).collect();
         let context = StepContext {
+            caches: &caches,
             output: self.log.sink(),
             cancel: &build.settings.cancel,
             scratch: self.workspace.path(),
@@ -193,7 +208,7 @@ impl Walk<'_> {
 }
 
 /// A draft with an empty overlay whose header names the parent's file as it will lie beside it in the store.
-fn draft_on(store: &Store, workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
+pub(super) fn draft_on(store: &Store, workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
     let folder = workspace.subfolder(&node.info.key.to_string())?;
     let draft = store.draft(folder, node.material.clone(), ImageFormat::Qcow2, parent.virtual_size)?;
     create_overlay(&draft, parent)?;

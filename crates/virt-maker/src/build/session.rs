@@ -7,7 +7,7 @@ use super::Build;
 use super::log::StepLog;
 use super::path::create_overlay;
 use super::slots::Slot;
-use crate::engine::{Image, OpenRequest, Session};
+use crate::engine::{CacheDisk, Image, OpenRequest, Session};
 use crate::error::{Context, ErrorKind, Result, chain};
 use crate::event::Event;
 use crate::store::{Draft, Layer, Workspace};
@@ -32,6 +32,7 @@ pub(super) fn open<'a>(
     parent: &Layer,
     draft: &Draft,
     log: &StepLog,
+    caches: &[CacheDisk],
 ) -> Result<Opened<'a>> {
     let candidates = build.shared.selector.candidates()?;
     let mut remaining = candidates.len();
@@ -48,6 +49,7 @@ pub(super) fn open<'a>(
             parent: &Image { path: parent.path.clone(), format: parent.record.format },
             overlay: &draft.image(),
             work_dir: &work_dir,
+            caches,
             network_env: &build.settings.network_env,
             output: log.sink(),
             events: build.events.clone(),

@@ -3,6 +3,7 @@
 pub mod inspect;
 pub mod overlay;
 mod qcow2;
+pub(crate) mod table;
 
 /// Formats of image files that the store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]

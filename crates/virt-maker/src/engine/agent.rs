@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use virt_maker_agent::client::{Client, ClientError};
 use virt_maker_agent::protocol::{Failure, FailureKind, Mounted, Request};
 
 use super::LogSink;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::guest::{Attributes, Entry, Exit, Guest, OsRelease, Run, Stat};
 use crate::host::{Guard, RawTerminal};
@@ -162,7 +163,26 @@ pub fn refused(failure: Failure) -> Error {
         FailureKind::TimedOut => ErrorKind::Step,
         FailureKind::Protocol | FailureKind::System => ErrorKind::Internal,
     };
-    Error::new(kind, failure.message.escape_debug().to_string())
+    Error::new(kind, crate::host::escape::escape(&failure.message))
+}
+
+/// A writer that takes all, and keeps the first error for later: an error of the host's disk is none of a conversation.
+struct Kept<W> {
+    to: W,
+    error: Option<std::io::Error>,
+}
+
+impl<W: std::io::Write> std::io::Write for Kept<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.error.is_none() {
+            self.error = self.to.write_all(bytes).err();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Guest for AgentGuest {
@@ -224,6 +244,15 @@ impl Guest for AgentGuest {
 
     fn rename(&mut self, from: &str, to: &str) -> Result<()> {
         self.done(&Request::Rename { from: from.into(), to: to.into() })
+    }
+
+    fn archive(&mut self, target: &Path) -> Result<()> {
+        let failed = || format!("cannot write {}", target.display());
+        let file = std::fs::File::create_new(target).context(ErrorKind::Export, failed)?;
+        let mut file = Kept { to: std::io::BufWriter::with_capacity(1 << 20, file), error: None };
+        // As long as the content takes.
+        self.within(None, |client| client.archive(&mut file))?;
+        file.error.map_or_else(|| file.to.flush(), Err).context(ErrorKind::Export, failed)
     }
 
     fn trim(&mut self) -> Result<()> {

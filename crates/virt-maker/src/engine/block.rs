@@ -20,12 +20,17 @@
 //! that is not sealed is thrown away after a crash. The seal alone syncs.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Image, qmp::Qmp};
 use crate::disk::ImageFormat;
 use crate::error::{Error, ErrorKind, Result};
+
+/// How long it may take to unplug a disk. qemu does it without asking the machine, and waits only for what is being
+/// written.
+const UNPLUGGED_WITHIN: Duration = Duration::from_secs(60);
 
 /// The stack of overlays of one session.
 pub struct BlockGraph {
@@ -84,6 +89,26 @@ impl BlockGraph {
             "write-cache": "on",
             // A host disk that is full is an error for the guest, not a machine that stands still.
             "werror": "report", "rerror": "report",
+        });
+        self.qmp.execute("device_add", device).map(drop)
+    }
+
+    /// Takes the disk with this serial number out of the machine again; when this returns, the machine cannot write to it.
+    pub fn unplug(&mut self, serial: &str) -> Result<()> {
+        let gone = ("DEVICE_DELETED", serial);
+        self.qmp.execute_until("device_del", json!({"id": serial}), gone, UNPLUGGED_WITHIN)
+    }
+
+    /// Plugs a raw image beside it, which is no part of the stack.
+    pub fn plug_raw(&mut self, bus: &str, serial: &str, path: &Path) -> Result<()> {
+        let node = json!({
+            "driver": "raw", "node-name": serial, "discard": "unmap",
+            "file": {"driver": "file", "filename": utf8(path)?, "discard": "unmap"},
+        });
+        self.qmp.execute("blockdev-add", node)?;
+        let device = json!({
+            "driver": "scsi-hd", "id": format!("{serial}-device"), "bus": bus, "drive": serial, "serial": serial,
+            "write-cache": "on", "werror": "report", "rerror": "report",
         });
         self.qmp.execute("device_add", device).map(drop)
     }

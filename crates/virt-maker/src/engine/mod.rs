@@ -32,6 +32,15 @@ pub struct Image {
     pub format: ImageFormat,
 }
 
+/// A cache for commands ([`crate::guest::Run::caches`]): a raw image of one file system, which nobody else uses now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheDisk {
+    /// The cache's name: letters, digits, `_` and `-`.
+    pub name: String,
+    /// Absolute path.
+    pub path: PathBuf,
+}
+
 /// Receives output of guests and tools for the log of the step that is under way, byte by byte as it comes.
 pub type LogSink = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
@@ -43,6 +52,8 @@ pub struct OpenRequest<'a> {
     pub overlay: &'a Path,
     /// A private folder (mode 0700) for sockets and mount points. The caller removes it.
     pub work_dir: &'a Path,
+    /// Disks with caches for its commands.
+    pub caches: &'a [CacheDisk],
     /// Variables that every command with a network gets: proxies. No part of a key.
     pub network_env: &'a std::collections::BTreeMap<String, String>,
     /// Output of steps.

@@ -27,6 +27,9 @@ pub(super) struct Arguments {
     /// Drop the blocks that no file system of the guest uses, by trimming them.
     #[serde(default)]
     pub sparsify: bool,
+    /// Make the file system of the last partition (ext4, ext3 or ext2) and the disk as small as they can be.
+    #[serde(default)]
+    pub shrink: bool,
     /// Remove what an image for many machines must not carry: identity, SSH host keys, seeds, logs, histories, caches.
     #[serde(default)]
     pub clean: bool,
@@ -91,10 +94,21 @@ impl Common {
             return Err(problems);
         }
         let Arguments {
-            create_dir, compress, level, sparsify, clean, checksum, manifest, pre_script, post_script, ..
+            create_dir,
+            compress,
+            level,
+            sparsify,
+            shrink,
+            clean,
+            checksum,
+            manifest,
+            pre_script,
+            post_script,
+            ..
         } = arguments;
         let folder = node.source.folder.clone();
-        let extras = Extras { sparsify, clean, checksum, manifest, pre_script, post_script, folder };
+        let extras =
+            Extras { sparsify, shrink, clean, tree: false, checksum, manifest, pre_script, post_script, folder };
         Ok(Common { target, create_dir, compress, level, extras })
     }
 
@@ -105,14 +119,19 @@ impl Common {
 
     /// What shapes the artifact.
     pub(super) fn key(&self) -> Value {
-        let Extras { sparsify, clean, pre_script, post_script, .. } = &self.extras;
-        json!({
+        let Extras { sparsify, shrink, clean, pre_script, post_script, .. } = &self.extras;
+        let mut key = json!({
             "compress": self.compress.map(Compress::name),
             "level": self.level,
             "sparsify": sparsify,
             "clean": clean,
             "pre_script": pre_script,
             "post_script": post_script,
-        })
+        });
+        // Only then, so that artifacts of earlier versions are still current.
+        if *shrink {
+            key["shrink"] = true.into();
+        }
+        key
     }
 }

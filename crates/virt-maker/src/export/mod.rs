@@ -4,8 +4,10 @@ mod arguments;
 mod beside;
 mod compress;
 mod convert;
+mod folder;
 mod pieces;
 mod publish;
+mod shrink;
 
 use std::path::{Path, PathBuf};
 
@@ -28,9 +30,11 @@ macro_rules! exports {
 }
 
 exports! {
+    dir,
     ova,
     qcow2,
     raw,
+    tar,
     vdi,
     vhd,
     vhdx,
@@ -66,6 +70,10 @@ pub struct ExportContext<'a> {
     pub virtual_size: u64,
     /// A qcow2 overlay of the layer, where the export is to have what [`Extras`] asked for.
     pub overlay: Option<&'a Path>,
+    /// The guest's tree as a tar, for an export that asked for it ([`Extras::tree`]).
+    pub tree: Option<&'a Path>,
+    /// The guest is opened in any case, to be looked into.
+    pub look: bool,
     /// A private folder on the host.
     pub scratch: &'a Path,
     /// What is known of the layers, for manifests.
@@ -81,8 +89,12 @@ pub struct ExportContext<'a> {
 pub struct Extras {
     /// Blocks that no file system of the guest uses are dropped.
     pub sparsify: bool,
+    /// The last partition, its file system and the disk are made as small as they can be.
+    pub shrink: bool,
     /// What an image for many machines must not carry is removed; see [`crate::hygiene`].
     pub clean: bool,
+    /// The export is made of the guest's tree and not of its disk.
+    pub tree: bool,
     /// The digest is noted in a `SHA256SUMS` beside the artifact.
     pub checksum: bool,
     /// A manifest is written beside it.
@@ -98,7 +110,7 @@ pub struct Extras {
 impl Extras {
     /// Whether the guest has to be opened for them.
     pub fn needs_guest(&self) -> bool {
-        self.sparsify || self.clean || self.manifest
+        self.sparsify || self.clean || self.manifest || self.tree
     }
 }
 
@@ -112,8 +124,9 @@ pub struct Finished {
     pub workspace: Workspace,
 }
 
-/// Opens the guest for an export and does what its [`Extras`] say.
-pub type Finish<'a> = dyn FnMut(&Extras) -> Result<Finished> + 'a;
+/// Opens the guest for an export and does what its [`Extras`] say; with [`Extras::tree`], the tree is written to the path
+/// as a tar.
+pub type Finish<'a> = dyn FnMut(&Extras, &Path) -> Result<Finished> + 'a;
 
 /// One export of a spec.
 pub trait Export: Send + Sync {
@@ -134,6 +147,11 @@ pub trait Export: Send + Sync {
     /// What is wanted besides the artifact's own bytes.
     fn extras(&self) -> Option<&Extras> {
         None
+    }
+
+    /// Whether the artifact is a folder, and not a file.
+    fn is_folder(&self) -> bool {
+        false
     }
 
     /// Writes the artifact to `temporary`, a path beside the target that does not exist yet.

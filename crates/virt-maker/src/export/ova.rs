@@ -48,6 +48,9 @@ struct OvaArguments {
     /// Drop the blocks that no file system of the guest uses, by trimming them.
     #[serde(default)]
     sparsify: bool,
+    /// Make the file system of the last partition (ext4, ext3 or ext2) and the disk as small as they can be.
+    #[serde(default)]
+    shrink: bool,
     /// Remove what an image for many machines must not carry: identity, SSH host keys, seeds, logs, histories, caches.
     #[serde(default)]
     clean: bool,
@@ -103,6 +106,7 @@ fn parse(node: &Node) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
         compress: None,
         level: None,
         sparsify: arguments.sparsify,
+        shrink: arguments.shrink,
         clean: arguments.clean,
         checksum: arguments.checksum,
         manifest: arguments.manifest,

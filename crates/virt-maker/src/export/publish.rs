@@ -19,13 +19,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::{Export, ExportContext, ExportKind, Extras, Finish, beside};
+use super::{Export, ExportContext, ExportKind, Extras, Finish, beside, convert, folder, shrink};
+use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events, Meter};
-use crate::host::{Cancel, Script, digest};
+use crate::host::{Cancel, Script, checked, digest};
 use crate::key::{Digest, LayerKey};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// An artifact that is in place.
 #[derive(Debug, Clone)]
@@ -64,20 +65,33 @@ pub struct ExportRecord {
 struct Stat {
     device: u64,
     inode: u64,
+    /// Of a file, or of all files in a folder together.
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
+    /// For a folder: a digest of this for all that is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inside: Option<Digest>,
 }
 
 impl Stat {
     fn of(path: &Path) -> std::io::Result<Stat> {
         let stat = fs::metadata(path)?;
+        let mut size = stat.size();
+        let mut inside = None;
+        if stat.is_dir() {
+            let mut known = Vec::new();
+            size = 0;
+            folder::list(path, &mut known, &mut size)?;
+            inside = Some(Digest::of(&known));
+        }
         Ok(Stat {
             device: stat.dev(),
             inode: stat.ino(),
-            size: stat.size(),
+            size,
             modified: (stat.mtime(), stat.mtime_nsec()),
             changed: (stat.ctime(), stat.ctime_nsec()),
+            inside,
         })
     }
 }
@@ -108,7 +122,6 @@ pub fn publish(
 ) -> Result<Published> {
     let From { layer, layer_id } = from;
     let target = export.target();
-    let folder = prepare_folder(export, &target)?;
     let place = records.join(format!("{}.json", Digest::of(target.as_os_str().as_encoded_bytes())));
     let wanted = |record: &ExportRecord| {
         record.layer == layer
@@ -117,7 +130,10 @@ pub fn publish(
             && record.kind_version == kind.version
             && record.arguments == export.arguments()
     };
-    let record = read(&place, context.events).filter(|record| !force && wanted(record));
+    let known = read(&place, context.events);
+    let ours = known.as_ref().is_some_and(|record| record.kind == kind.name && record.target == target);
+    let folder = prepare_folder(export, &target, ours)?;
+    let record = known.filter(|record| !force && wanted(record));
     let extras = export.extras();
     let (checksum, manifest) = extras.map_or((false, false), |extras| (extras.checksum, extras.manifest));
     if let Some(record) = record
@@ -135,19 +151,40 @@ pub fn publish(
     };
     let (before, after) = extras.map_or((&None, &None), |extras| (&extras.pre_script, &extras.post_script));
     script(before, "before")?;
+    let temporary = Temporary::create(&folder, &target, context.cancel)?;
+    let archive = convert::Removed(temporary.path.with_extension("plain"));
     let finished = match extras {
-        Some(extras) if extras.needs_guest() => Some(finish(extras)?),
+        Some(extras) if extras.needs_guest() || context.look => {
+            Some(finish(extras, &archive.0).map_err(|error| place_of(error, &folder))?)
+        }
         _ => None,
     };
     let overlay = finished.as_ref().map(|finished| &*finished.overlay);
-    let context = &ExportContext { overlay, ..*context };
+    let tree = extras.filter(|extras| extras.tree).map(|_| &*archive.0);
+    let context = &ExportContext { overlay, tree, ..*context };
 
-    let temporary = Temporary::create(&folder, &target, context.cancel)?;
+    let shrunk = match extras {
+        Some(extras) if extras.shrink => {
+            let place = temporary.path.with_extension("small");
+            Some(shrink::shrink(place, context).map_err(|error| place_of(error, &folder))?)
+        }
+        _ => None,
+    };
+    let smaller = shrunk.as_ref().map(|shrunk| ExportContext {
+        layer: &shrunk.disk.0,
+        format: ImageFormat::Raw,
+        virtual_size: shrunk.size,
+        overlay: None,
+        ..*context
+    });
+    let context = smaller.as_ref().unwrap_or(context);
     export.write(&temporary.path, context).map_err(|error| place_of(error, &folder))?;
     let failed = || format!("cannot put the artifact in place as {}", target.display());
-    let digest = digest_of(&temporary.path, context)?.context(ErrorKind::Export, failed)?;
+    // A folder has the digest of the archive that it was unpacked from.
+    let whole = tree.filter(|_| export.is_folder()).unwrap_or(&temporary.path);
+    let digest = digest_of(whole, context)?.context(ErrorKind::Export, failed)?;
     context.cancel.check()?;
-    fs::rename(&temporary.path, &target).context(ErrorKind::Export, failed)?;
+    put_in_place(&temporary.path, &target).context(ErrorKind::Export, failed)?;
     let stat = Stat::of(&target).context(ErrorKind::Export, failed)?;
     let bytes = stat.size;
     let record = ExportRecord {
@@ -216,8 +253,14 @@ fn read(place: &Path, events: &Events) -> Option<ExportRecord> {
             return None;
         }
     };
-    match serde_json::from_slice::<ExportRecord>(&text) {
-        Ok(record) => (record.version == VERSION).then_some(record),
+    let record = serde_json::from_slice::<ExportRecord>(&text).map_err(|error| error.to_string());
+    match record.and_then(|record| {
+        if record.version != VERSION {
+            return Ok(None);
+        }
+        checked::check(&text).map(|()| Some(record))
+    }) {
+        Ok(record) => record,
         Err(error) => {
             events.warn(format!("the record {} is not used, for it is damaged: {error}", place.display()));
             None
@@ -226,7 +269,7 @@ fn read(place: &Path, events: &Events) -> Option<ExportRecord> {
 }
 
 fn write_record(place: &Path, record: &ExportRecord) -> io::Result<()> {
-    let text = serde_json::to_vec_pretty(record).expect("a record is serialisable");
+    let text = checked::text(record);
     let temporary = place.with_extension(format!("{}.tmp", unique()));
     let done = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, place));
     if done.is_err() {
@@ -239,7 +282,7 @@ fn write_record(place: &Path, record: &ExportRecord) -> io::Result<()> {
 fn current(record: &ExportRecord, place: &Path, context: &ExportContext<'_>) -> Result<Option<Published>> {
     let Ok(stat) = Stat::of(&record.target) else { return Ok(None) };
     if stat != record.stat {
-        if stat.size != record.stat.size {
+        if stat.size != record.stat.size || stat.inside.is_some() {
             return Ok(None);
         }
         // A file that cannot be read is made again like one that is missing.
@@ -252,7 +295,7 @@ fn current(record: &ExportRecord, place: &Path, context: &ExportContext<'_>) -> 
     Ok(Some(Published { path: record.target.clone(), bytes: stat.size, digest: record.digest, current: true }))
 }
 
-fn prepare_folder(export: &dyn Export, target: &Path) -> Result<PathBuf> {
+fn prepare_folder(export: &dyn Export, target: &Path, ours: bool) -> Result<PathBuf> {
     let folder = target.parent().unwrap_or(Path::new("/")).to_owned();
     match fs::metadata(&folder) {
         Ok(stat) if stat.is_dir() => {}
@@ -269,9 +312,19 @@ fn prepare_folder(export: &dyn Export, target: &Path) -> Result<PathBuf> {
         }
         Err(error) => return Err(error).context(ErrorKind::Export, || format!("cannot use {}", folder.display())),
     }
-    if fs::metadata(target).is_ok_and(|stat| !stat.is_file()) {
-        let message = format!("{} is there and no regular file, so no artifact replaces it", target.display());
-        return Err(Error::new(ErrorKind::Export, message).with_hint("name another path"));
+    let wrong = |what: &str| {
+        let message = format!("{} is there and {what}, so no artifact replaces it", target.display());
+        Err(Error::new(ErrorKind::Export, message).with_hint("name another path"))
+    };
+    match fs::symlink_metadata(target) {
+        // Somebody's folder with something in it is not removed; one that this export made is.
+        Ok(stat) if export.is_folder() && stat.is_dir() => {
+            let full = fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some());
+            return if full && !ours { wrong("not made by this export") } else { Ok(folder) };
+        }
+        Ok(_) if export.is_folder() => return wrong("no folder"),
+        Ok(_) if fs::metadata(target).is_ok_and(|stat| !stat.is_file()) => return wrong("no regular file"),
+        _ => {}
     }
     Ok(folder)
 }
@@ -281,6 +334,16 @@ fn place_of(error: Error, folder: &Path) -> Error {
         return error;
     }
     Error::new(ErrorKind::HostFull, format!("the disk that holds {} is full", folder.display())).with_source(error)
+}
+
+/// Gives an artifact its name. A folder changes places with the one that is there, which is removed then.
+fn put_in_place(temporary: &Path, target: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    if !temporary.is_dir() || !target.exists() {
+        return fs::rename(temporary, target);
+    }
+    renameat_with(CWD, temporary, CWD, target, RenameFlags::EXCHANGE)?;
+    fs::remove_dir_all(temporary)
 }
 
 /// Text that no other export of any process uses.
@@ -316,7 +379,7 @@ impl Temporary {
             };
             if locked && guard.exists() {
                 let path = folder.join(format!("{base}.tmp"));
-                let _ = fs::remove_file(&path);
+                remove(&path);
                 return Ok(Temporary { path, guard, _lock: lock });
             }
         }
@@ -325,8 +388,17 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        remove(&self.path);
         let _ = fs::remove_file(&self.guard);
+    }
+}
+
+/// Removes a file, or a folder with all in it.
+fn remove(path: &Path) {
+    if path.symlink_metadata().is_ok_and(|stat| stat.is_dir()) {
+        let _ = fs::remove_dir_all(path);
+    } else {
+        let _ = fs::remove_file(path);
     }
 }
 
@@ -337,8 +409,8 @@ fn sweep(folder: &Path, prefix: &str) {
         let Some(base) = name.strip_suffix(".lock").filter(|name| name.starts_with(prefix)) else { continue };
         let Ok(guard) = File::open(entry.path()) else { continue };
         if flock(&guard, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            for ending in ["tmp", "plain", "padding", "lock"] {
-                let _ = fs::remove_file(folder.join(format!("{base}.{ending}")));
+            for ending in ["tmp", "plain", "padding", "small", "part", "lock"] {
+                remove(&folder.join(format!("{base}.{ending}")));
             }
         }
     }

@@ -6,8 +6,9 @@
 pub mod packages;
 
 use std::io::{Read, Write};
+use std::path::Path;
 
-pub use virt_maker_agent::protocol::{Attributes, Exit, FileKind, OsRelease, Run, Secrets, Stat};
+pub use virt_maker_agent::protocol::{Attributes, CacheFolder, Exit, FileKind, OsRelease, Run, Secrets, Stat};
 pub use virt_maker_agent::walk::Entry;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -57,6 +58,10 @@ pub trait Guest {
 
     /// Renames within a file system.
     fn rename(&mut self, from: &str, to: &str) -> Result<()>;
+
+    /// Writes the whole tree, with all its file systems, as a tar to a file of the host that does not exist yet: numeric
+    /// owners, modes, times, links, devices, extended attributes. Sockets are left away.
+    fn archive(&mut self, target: &Path) -> Result<()>;
 
     /// Discards the blocks that no mounted file system uses, so that the overlay on top reads as zeroes there. File
     /// systems that cannot do it are left alone. An engine that cannot says so.

@@ -23,6 +23,11 @@ pub fn as_root_alone() -> Tool {
     with_options(&["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL"])
 }
 
+/// Like [`as_root`], in a mount namespace of its own besides: what it mounts is seen by nobody else and ends with it.
+pub fn as_root_mounting() -> Tool {
+    with_options(&["--mount", "--propagation", "private"])
+}
+
 fn with_options(options: &[&str]) -> Tool {
     let mut tool = Tool::new("unshare", "util-linux").env("PATH", SYSTEM_PATH);
     if !is_root() {

@@ -11,10 +11,10 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::bootstrap::parse_size;
-use super::resize::copy_data;
 use super::{Import, ImportContext, ImportKey, ImportKind, Made};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
+use crate::disk::table::copy_data;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::Tool;
 use crate::host::subordinate::SYSTEM_PATH;

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::host::decompress::{Compression, SIGNATURE};
 use super::resize::{Resize, ResizeArguments};
+use super::signed::Checksums;
 use super::{Import, ImportContext, ImportKey, ImportKind, Made, fetch, http, sources};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
@@ -43,6 +44,8 @@ struct Arguments {
     url: String,
     /// `sha256:` and 64 digits, of the file as it is downloaded.
     checksum: Option<String>,
+    /// A signed list of checksums in place of `checksum`: `{url: ..., signature: ..., gpg: keys.gpg}`.
+    checksums: Option<Checksums>,
     /// The format, where it should not be told by the first bytes.
     format: Option<ImageFormat>,
     /// Make the disk larger.
@@ -55,6 +58,8 @@ struct Download {
     resize: Option<Resize>,
     source: Source,
     checksum: Option<Digest>,
+    /// With what stands for this download where sources are named.
+    checksums: Option<(Checksums, String)>,
     format: Option<ImageFormat>,
 }
 
@@ -89,9 +94,26 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
         }
         digest
     });
+    if let (Some(_), Some(checksums)) = (&arguments.checksums, node.get("checksum")) {
+        problems.push(checksums.diagnostic("either `checksum` or `checksums`, not both"));
+    }
+    let checksums = arguments.checksums.and_then(|checksums| match checksums.checked(at("checksums")) {
+        Ok(checksums) => {
+            let name = match &source {
+                Source::Url(url) => url.clone(),
+                Source::File(path) => path.display().to_string(),
+            };
+            let source = checksums.source(&name);
+            Some((checksums, source))
+        }
+        Err(found) => {
+            problems.extend(found);
+            None
+        }
+    });
     let format = arguments.format;
     let resize = read_resize(node, &mut problems);
-    if problems.is_empty() { Ok(Box::new(Download { source, checksum, format, resize })) } else { Err(problems) }
+    if problems.is_empty() { Ok(Box::new(Download { source, checksum, checksums, format, resize })) } else { Err(problems) }
 }
 
 /// A file of the host, for import `disk`.
@@ -103,7 +125,7 @@ pub(super) fn of_file(
     let mut problems = Vec::new();
     let resize = read_resize(node, &mut problems);
     let source = Source::File(path);
-    if problems.is_empty() { Ok(Box::new(Download { source, checksum: None, format, resize })) } else { Err(problems) }
+    if problems.is_empty() { Ok(Box::new(Download { source, checksum: None, checksums: None, format, resize })) } else { Err(problems) }
 }
 
 fn read_resize(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Resize> {
@@ -141,8 +163,9 @@ impl Import for Download {
     }
 
     fn mutable_source(&self) -> Option<&str> {
-        match &self.source {
-            Source::Url(url) if self.checksum.is_none() => Some(url),
+        match (&self.source, &self.checksums) {
+            (_, Some((_, source))) => Some(source),
+            (Source::Url(url), None) if self.checksum.is_none() => Some(url),
             _ => None,
         }
     }
@@ -150,6 +173,7 @@ impl Import for Download {
     fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey> {
         let (digest, fetched) = match (&self.source, self.checksum) {
             (_, Some(digest)) => (digest, None),
+            _ if self.checksums.is_some() => (self.signed_digest(context)?, None),
             (Source::File(path), None) => {
                 let digest = sources::of_file(path, context);
                 context.cancel.check()?;
@@ -175,6 +199,13 @@ impl Import for Download {
         Ok(ImportKey { arguments, inputs: vec![input], fetched })
     }
 
+    fn check(&self) -> Result<()> {
+        match &self.source {
+            Source::File(path) => fs::metadata(path).context(ErrorKind::Base, || self.cannot_read()).map(drop),
+            Source::Url(_) => Ok(()),
+        }
+    }
+
     fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made> {
         let wanted = key.inputs.first().map(|input| input.digest);
         let made = match &self.source {
@@ -195,7 +226,13 @@ impl Import for Download {
 /// The digest of what a URL gives now, whatever it gave before.
 pub(super) fn look_again(url: &str, context: &ImportContext<'_>) -> Result<Digest> {
     forget(url, context);
-    let import = Download { source: Source::Url(url.to_owned()), checksum: None, format: None, resize: None };
+    let import = Download {
+        source: Source::Url(url.to_owned()),
+        checksum: None,
+        checksums: None,
+        format: None,
+        resize: None,
+    };
     let key = import.key_inputs(context)?;
     let input = key.inputs.first().ok_or_else(|| Error::new(ErrorKind::Internal, "a download without a digest"))?;
     Ok(input.digest)
@@ -213,6 +250,27 @@ impl Download {
             Source::File(path) => path.display().to_string(),
             Source::Url(url) => http::shown(url),
         }
+    }
+
+    /// What the signed list says of this file, which is remembered until somebody asks to look again.
+    fn signed_digest(&self, context: &ImportContext<'_>) -> Result<Digest> {
+        let Some((checksums, source)) = &self.checksums else {
+            return Err(Error::new(ErrorKind::Internal, "a download without a list of checksums"));
+        };
+        if let Some(digest) = sources::of_url(source, context) {
+            return Ok(digest);
+        }
+        let name = match &self.source {
+            Source::File(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            Source::Url(url) => {
+                let path = url.split(['?', '#']).next().unwrap_or_default();
+                let last = path.rsplit('/').next().unwrap_or_default();
+                decode(last).unwrap_or_else(|| last.to_owned())
+            }
+        };
+        let digest = checksums.digest_of(&name, context)?;
+        sources::note_url(source, digest, context);
+        Ok(digest)
     }
 
     fn cannot_read(&self) -> String {
@@ -257,9 +315,11 @@ impl Download {
                         // What an earlier run left may be damaged, or older than what the server has now.
                         continue;
                     }
-                    if self.checksum.is_none() {
-                        // The next build asks the server again, and has another key.
-                        sources::forget_url(url, context);
+                    // The next build asks the server again, and may have another key.
+                    match (&self.checksum, &self.checksums) {
+                        (None, Some((_, source))) => sources::forget_url(source, context),
+                        (None, None) => sources::forget_url(url, context),
+                        (Some(_), _) => {}
                     }
                 }
             }
@@ -326,7 +386,7 @@ impl Download {
 
     fn wrong_digest(&self, wanted: Option<Digest>, found: Digest) -> Error {
         let wanted = wanted.map(|digest| digest.to_string()).unwrap_or_default();
-        if self.checksum.is_some() {
+        if self.checksum.is_some() || self.checksums.is_some() {
             let message = format!("{}: wrong checksum: expected sha256:{wanted}, found sha256:{found}", self.name());
             return Error::new(ErrorKind::Base, message)
                 .with_hint("the image changed, or was damaged on the way; compare with what its publisher says");

@@ -3,6 +3,7 @@
 mod fetch;
 mod http;
 mod resize;
+mod signed;
 mod sources;
 
 use std::fs::File;
@@ -29,6 +30,9 @@ imports! {
     bootstrap,
     disk,
     download,
+    layer,
+    rootfs,
+    virt_builder,
 }
 
 /// What a kind of import is.
@@ -67,6 +71,11 @@ pub trait Import: Send + Sync {
     /// One line for people.
     fn summary(&self) -> String;
 
+    /// The template whose result this is. The loader then takes that template's import and steps in its place.
+    fn template(&self) -> Option<&Base> {
+        None
+    }
+
     /// The place that its bytes come from, where what is there may be something else tomorrow: a URL without a checksum.
     fn mutable_source(&self) -> Option<&str> {
         None
@@ -78,6 +87,11 @@ pub trait Import: Send + Sync {
         None
     }
 
+    /// An error where it is plain already, without fetching or reading much, that nothing can be made here and now.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What enters the key. May have to fetch, to know a digest; what was learned is kept in `cache_dir`, so that the
     /// next call answers from a stat.
     fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey>;
@@ -86,6 +100,15 @@ pub trait Import: Send + Sync {
     /// is. The bytes are those of `key`, or it is an error. The header was checked in Rust ([`crate::disk`]).
     /// Output of tools goes to `log`.
     fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made>;
+}
+
+/// A template whose result is the base of another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// Its file.
+    pub template: PathBuf,
+    /// Its parameters: name, and value as JSON.
+    pub parameters: Vec<(String, String)>,
 }
 
 /// A base that was made.
@@ -107,6 +130,10 @@ impl From<ImageFormat> for Made {
 pub fn look_again(source: &str, context: &ImportContext<'_>) -> Result<Digest> {
     if source.starts_with(bootstrap::release::SCHEME) {
         return bootstrap::release::look(source, context);
+    }
+    if source.starts_with(signed::SCHEME) {
+        let message = format!("{source} is looked at by the template that names its keys");
+        return Err(Error::new(ErrorKind::Base, message).with_hint("`virt-maker build --pull --lock` looks again"));
     }
     download::look_again(source, context)
 }

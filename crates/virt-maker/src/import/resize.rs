@@ -6,10 +6,9 @@
 //! what a guest boots by would be wrong.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::FallocateFlags;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,13 +16,12 @@ use serde_json::{Value, json};
 use super::ImportContext;
 use super::bootstrap::parse_size;
 use crate::diagnostic::Diagnostic;
+use crate::disk::table::{Partition, SECTOR, Table, copy_data, is_ext, number};
 use crate::disk::{ImageFormat, overlay};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::Tool;
 use crate::host::subordinate::SYSTEM_PATH;
 use crate::template::{Kind, Node, from_node};
-
-const SECTOR: u64 = 512;
 
 /// How a disk is made larger. Any other key is a partition, and its value that partition's new size.
 #[derive(Deserialize, JsonSchema)]
@@ -124,7 +122,7 @@ impl Resize {
                 .run(context.cancel)?;
             fs::rename(&raw, target).context(ErrorKind::Store, failed)?;
         }
-        let table = Table::read(target, context)?;
+        let table = Table::read(target, context.cancel)?;
         let expanded = match self.expand.as_deref().and_then(number) {
             None => None,
             Some(wanted) => {
@@ -169,7 +167,7 @@ impl Resize {
             .arg(target)
             .input(", +\n")
             .run(context.cancel)?;
-        let grown = Table::read(target, context)?;
+        let grown = Table::read(target, context.cancel)?;
         let grown = grown.partitions.iter().find(|found| found.number == partition.number);
         let length = grown.filter(|grown| grown.start == partition.start).map(|grown| grown.sectors * SECTOR);
         let length = length.ok_or_else(|| Error::new(ErrorKind::Internal, "sfdisk moved a partition"))?;
@@ -217,7 +215,7 @@ impl Resize {
                     Err(error) => return Err(error),
                 }
             }
-            let after = Table::read(&copy, context)?;
+            let after = Table::read(&copy, context.cancel)?;
             let numbers = after.partitions.iter().map(Partition::identity);
             if !numbers.eq(table.partitions.iter().map(Partition::identity)) {
                 let message = "`virt-resize` gave the partitions of the base other numbers, so its guest may not boot";
@@ -262,90 +260,6 @@ fn grow_mounted(target: &Path, partition: &Partition, log: &Path, context: &Impo
         }
     }
     Err(Error::new(ErrorKind::Host, "guestfish cannot be run"))
-}
-
-/// A partition table, as `sfdisk` reads it.
-struct Table {
-    gpt: bool,
-    partitions: Vec<Partition>,
-}
-
-struct Partition {
-    number: u32,
-    start: u64,
-    sectors: u64,
-    kind: String,
-}
-
-impl Partition {
-    fn identity(&self) -> (u32, &str) {
-        (self.number, &self.kind)
-    }
-}
-
-impl Table {
-    fn read(disk: &Path, context: &ImportContext<'_>) -> Result<Table> {
-        let no_table =
-            || Error::new(ErrorKind::Base, "the disk of the base has no partition table, so it cannot be resized");
-        let text = Tool::new("sfdisk", "fdisk").env("PATH", SYSTEM_PATH).arg("--json").arg(disk).run(context.cancel);
-        let text = text.map_err(|error| if error.hint().is_some() { error } else { no_table().with_source(error) })?;
-        let json: Value = serde_json::from_slice(&text).map_err(|_| no_table())?;
-        let table = &json["partitiontable"];
-        let mut partitions = Vec::new();
-        for entry in table["partitions"].as_array().into_iter().flatten() {
-            let name = entry["node"].as_str().unwrap_or_default();
-            let (Some(number), Some(start), Some(sectors)) =
-                (number(name), entry["start"].as_u64(), entry["size"].as_u64())
-            else {
-                return Err(no_table());
-            };
-            let kind = entry["type"].as_str().unwrap_or_default().to_owned();
-            partitions.push(Partition { number, start, sectors, kind });
-        }
-        partitions.sort_by_key(|partition| partition.number);
-        Ok(Table { gpt: table["label"] == "gpt", partitions })
-    }
-}
-
-/// The number at the end of the name of a partition.
-fn number(name: &str) -> Option<u32> {
-    let digits = name.len() - name.bytes().rev().take_while(u8::is_ascii_digit).count();
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/_-.".contains(&byte);
-    if name.starts_with('-') || !name.bytes().all(plain) {
-        return None;
-    }
-    name[digits..].parse().ok().filter(|number| *number > 0)
-}
-
-/// The magic number of ext2, ext3 and ext4 in the superblock, which is 1024 bytes after the start.
-fn is_ext(file: &File, offset: u64) -> std::io::Result<bool> {
-    let mut magic = [0; 2];
-    file.read_exact_at(&mut magic, offset + 1024 + 56)?;
-    Ok(magic == [0x53, 0xef])
-}
-
-/// Copies what is no hole among `length` bytes from `start` of a file to `place` of another one.
-pub(super) fn copy_data(from: &File, start: u64, length: u64, to: &File, place: u64) -> std::io::Result<()> {
-    let mut buffer = vec![0; 1 << 20];
-    let (mut at, end) = (start, start + length);
-    while at < end {
-        let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
-            Ok(data) => data,
-            // Only a hole is left.
-            Err(rustix::io::Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let hole = rustix::fs::seek(from, SeekFrom::Hole(data))?.min(end);
-        at = data;
-        while at < hole {
-            let count = buffer.len().min((hole - at) as usize);
-            from.read_exact_at(&mut buffer[..count], at)?;
-            to.write_all_at(&buffer[..count], place + at - start)?;
-            at += count as u64;
-        }
-        at = at.max(hole);
-    }
-    Ok(())
 }
 
 /// A file that is removed when this is dropped.

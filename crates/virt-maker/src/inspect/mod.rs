@@ -92,6 +92,7 @@ impl Inside {
                 overlay: &draft.image(),
                 work_dir: &work_dir,
                 network_env: &opener.network_env,
+                caches: &[],
                 output: Arc::new(|_| {}),
                 events: opener.events.clone(),
                 cancel: opener.cancel.clone(),

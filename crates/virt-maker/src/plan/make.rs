@@ -129,6 +129,9 @@ fn options(spec: &Spec, step: &StepEntry) -> Map<String, Value> {
         let secrets: Map<_, _> = options.secrets.iter().map(|name| (name.clone(), json!(version(name)))).collect();
         found.insert("secrets".into(), Value::Object(secrets));
     }
+    if !options.mounts.is_empty() {
+        found.insert("mounts".into(), json!(options.mounts));
+    }
     if !options.made_by.is_empty() {
         found.insert("made_by".into(), json!(options.made_by));
     }

@@ -5,25 +5,15 @@ use std::path::{Path, PathBuf};
 
 use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, secrets};
 use crate::diagnostic::{Diagnostic, Position};
-use crate::error::{Error, Result};
-use crate::template::{self, LoadOptions, Node, ResolvedSpec, ResolvedStep};
+use crate::error::{Error, Result, chain};
+use crate::template::{self, LoadOptions, Node, Problems, ResolvedSpec, ResolvedStep, in_order};
 use crate::{export, import, step};
 
 /// Runners of the older format that this version does not have yet. Templates with them can be rendered, not built.
-const LATER: [&str; 12] = [
-    "virt-builder",
-    "isoboot",
-    "firstboot",
-    "ssh_keygen",
-    "selinux",
-    "boot",
-    "grub_append",
-    "local_run",
-    "sysprep",
-    "inject_virtio_win",
-    "inject_qemu_ga",
-    "rootpass",
-];
+const LATER: [&str; 2] = ["isoboot", "boot"];
+
+/// Most templates that are each other's base.
+const BASES: usize = 50;
 
 /// What some templates ask for.
 #[derive(Default)]
@@ -55,30 +45,45 @@ pub fn load(path: &Path, parameters: &[(String, String)]) -> Result<Spec> {
 
 /// Loads templates. All errors that can be found without a guest come at once.
 pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs> {
+    load_below(paths, options, &[])
+}
+
+/// The same, for templates that others name as their base: these are the files above.
+fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Result<LoadedSpecs> {
     let (resolved, mut problems) = template::resolve_all(paths, options)?;
     let mut loaded = LoadedSpecs { specs: Vec::new(), notes: resolved.notes, record: resolved.record };
     let (mut seen, mut targets) = (HashSet::new(), HashMap::new());
-    for spec in &resolved.specs {
-        let before = problems.len();
-        let Some(typed) = typed(spec, options, &mut problems) else { continue };
-        // A template that is named twice, or comes in by `before` of two others, asks for the same image.
-        let new = seen.insert((typed.template.clone(), typed.matrix.clone()));
-        if problems.len() > before || !new {
-            continue;
+    // The specs of one template stand beside each other.
+    for combinations in resolved.specs.chunk_by(|one, other| one.template == other.template) {
+        let mut all = Problems::default();
+        for spec in combinations {
+            let mut found = Vec::new();
+            let typed = typed(spec, options, &mut found);
+            // A template that is named twice, or comes in by `before` of two others, asks for the same image.
+            let new = typed.filter(|typed| seen.insert((typed.template.clone(), typed.matrix.clone())));
+            if let Some(typed) = new.filter(|_| found.is_empty()) {
+                let at = spec.import.as_ref().and_then(|import| import.members().first()).map(|(key, _)| key);
+                let at = at.unwrap_or(&spec.node);
+                match on_base(typed, at, options, above, &mut loaded) {
+                    Ok(typed) => {
+                        one_export_a_file(spec, &typed, &mut targets, &mut found);
+                        // The base may come later, or be on another host: that is no fault of the template.
+                        if options.check_inputs
+                            && let Err(error) = typed.import.runner.check()
+                        {
+                            loaded.notes.push(at.diagnostic(format!("there is no base yet: {}", chain(&error))));
+                        }
+                        loaded.specs.push(typed);
+                    }
+                    Err(error) if error.diagnostics().is_empty() => return Err(error),
+                    Err(error) => found.extend(error.diagnostics().iter().cloned()),
+                }
+            }
+            all.add(&spec.title(), found);
         }
-        one_export_a_file(spec, &typed, &mut targets, &mut problems);
-        loaded.specs.push(typed);
+        problems.extend(all.finish(combinations.len()));
     }
-    let mut seen = Vec::new();
-    // The same text is wrong in each combination of a matrix.
-    problems.retain(|problem| {
-        let new = !seen.contains(problem);
-        if new {
-            seen.push(problem.clone());
-        }
-        new
-    });
-    if problems.is_empty() { Ok(loaded) } else { Err(Error::template(problems)) }
+    if problems.is_empty() { Ok(loaded) } else { Err(Error::template(in_order(problems))) }
 }
 
 /// An error for each export that writes the file of another one: images are built side by side, and one would be lost.
@@ -139,11 +144,47 @@ fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnost
         name: spec.name.clone(),
         description: spec.description.clone(),
         matrix: spec.matrix.iter().map(|(name, value)| (name.clone(), shown(value))).collect(),
+        parameters: spec.parameters.clone(),
         secrets,
         import: import?,
         steps,
         exports,
     })
+}
+
+/// Puts the spec of another template below one whose import names it; any other stays as it is.
+fn on_base(spec: Spec, at: &Node, options: &LoadOptions, above: &[PathBuf], loaded: &mut LoadedSpecs) -> Result<Spec> {
+    let Some(base) = spec.import.runner.template().cloned() else { return Ok(spec) };
+    let wrong = |message: String| Error::template(vec![at.diagnostic(message)]);
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut above = above.to_vec();
+    above.push(real(&spec.template));
+    if above.contains(&real(&base.template)) {
+        return Err(wrong(format!("{} is its own base", base.template.display())));
+    }
+    if above.len() > BASES {
+        return Err(wrong(format!("more than {BASES} templates are each other's base")));
+    }
+    let options = LoadOptions { parameters: base.parameters, ..options.clone() };
+    let mut below = load_below(std::slice::from_ref(&base.template), &options, &above)?;
+    loaded.notes.append(&mut below.notes);
+    loaded.record.append(&mut below.record);
+    let (Some(mut below), 0) = (below.specs.pop(), below.specs.len()) else {
+        let message = format!("{} asks for several images, and a base is one", base.template.display());
+        return Err(wrong(message));
+    };
+    for secret in spec.secrets {
+        match below.secrets.iter().find(|other| other.name == secret.name) {
+            Some(other) if *other != secret => {
+                let name = secret.name.escape_debug();
+                return Err(wrong(format!("the secret `{name}` is another one in {}", base.template.display())));
+            }
+            Some(_) => {}
+            None => below.secrets.push(secret),
+        }
+    }
+    below.steps.extend(spec.steps);
+    Ok(Spec { import: below.import, steps: below.steps, secrets: below.secrets, ..spec })
 }
 
 fn entry(
@@ -157,10 +198,24 @@ fn entry(
     let before = problems.len();
     let found = find(step::KINDS, |kind| kind.name, key, "step", &own, problems);
     let runner = found.and_then(|kind| parsed((kind.parse)(&step.arguments), problems));
-    if let Some(runner) = &runner
-        && runner.runs_on_host()
+    if let Some(runner) = &runner {
+        if runner.runs_on_host() {
+            allowed(key, options, problems);
+        }
+        if options.check_inputs
+            && let Err(error) = runner.key_inputs()
+        {
+            let mut problem = step.arguments.diagnostic(chain(&error));
+            problem.hint = error.hint().map(str::to_owned);
+            problems.push(problem);
+        }
+    }
+    if let Some(kind) = found
+        && !step.options.mounts.is_empty()
+        && !kind.network
     {
-        allowed(key, options, problems);
+        let message = format!("`{}` downloads nothing in the guest, so it has no use for `mounts`", kind.name);
+        problems.push(key.diagnostic(message));
     }
     for name in &step.options.secrets {
         if secrets.iter().all(|secret| secret.name != *name) {

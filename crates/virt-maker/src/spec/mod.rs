@@ -31,6 +31,8 @@ pub struct Spec {
     pub description: Option<String>,
     /// Its values of the template's `matrix`, as text.
     pub matrix: Vec<(String, String)>,
+    /// Its parameters with the values that they had, for manifests.
+    pub parameters: serde_json::Map<String, serde_json::Value>,
     /// What steps may read and what is never shown.
     pub secrets: Vec<Secret>,
     /// The base.

@@ -137,6 +137,18 @@ pub(super) struct Options {
     cache_key: Option<OneOrMany>,
     /// Names of secrets that its commands find in `/run/secrets`.
     secrets: Option<OneOrMany>,
+    /// Caches that its commands use, outside of layers: `{cache: apt}` for a package manager, or `{cache: NAME, target: PATH}`.
+    mounts: Option<Vec<MountOption>>,
+}
+
+/// A cache.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct MountOption {
+    /// Its name.
+    cache: String,
+    /// Its place in the guest.
+    target: Option<String>,
 }
 
 /// The JSON Schema of the options, for tables in documents.
@@ -163,7 +175,7 @@ pub fn schema() -> Value {
     let one = |role: &str, about: &str| {
         json!({
             "description": about, "type": "object", "minProperties": 1, "maxProperties": 1,
-            "properties": of(role), "patternProperties": {"\\{\\{": {}},
+            "properties": of(role), "patternProperties": {"\\{\\{": {}}, "additionalProperties": false,
         })
     };
     let mut step = of("step");

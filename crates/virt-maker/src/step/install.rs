@@ -37,8 +37,8 @@ impl Step for InstallStep {
         Ok(StepKey { arguments: json!({ "packages": self.packages }), inputs: Vec::new() })
     }
 
-    fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         let manager = PackageManager::of(guest)?;
-        packages::run(guest, manager, manager.install(), &self.packages)
+        packages::run(guest, manager, manager.install(), &self.packages, context.caches)
     }
 }

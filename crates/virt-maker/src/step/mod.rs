@@ -24,6 +24,7 @@ macro_rules! steps {
 mod support;
 
 steps! {
+    ansible,
     copy,
     delete,
     download_to,
@@ -32,6 +33,8 @@ steps! {
     firstboot,
     grub_append,
     hostname,
+    inject_qemu_ga,
+    inject_virtio_win,
     install,
     link,
     local_run,
@@ -87,6 +90,17 @@ pub trait Step: Send + Sync {
     /// Does it. Uses only bytes from the host whose digest is that in `key`; anything else is an error. A program of
     /// the guest that fails is an error made with [`run_checked`].
     fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()>;
+
+    /// Whether it works on the disk itself, with a program of the host: [`Step::run_on_disk`] is called in the place of
+    /// [`Step::run`] then, while no session has the guest open.
+    fn works_on_disk(&self) -> bool {
+        false
+    }
+
+    /// Does it on the qcow2 overlay at `disk`, whose header names its backing file.
+    fn run_on_disk(&self, _: &StepKey, _: &Path, _: &StepContext<'_>) -> Result<()> {
+        Err(Error::new(ErrorKind::Internal, "this step works in a session"))
+    }
 }
 
 /// What a step may use besides the guest.
@@ -99,6 +113,8 @@ pub struct StepContext<'a> {
     pub scratch: &'a Path,
     /// Fetches a URL whose bytes have to have this digest; the file is open at its start, and gone when it is closed.
     pub fetch: &'a dyn Fn(&str, Digest) -> Result<File>,
+    /// Names of the caches that its commands use (`mounts`).
+    pub caches: &'a [String],
 }
 
 /// What enters the key of a step besides its kind and its parent.

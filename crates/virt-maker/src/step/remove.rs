@@ -13,7 +13,7 @@ pub(super) static KIND: StepKind = StepKind {
     name: "remove",
     about: "Removes packages with the guest's own package manager.",
     arguments: arguments::<OneOrMany>,
-    example: "remove: [snapd, popularity-contest]",
+    example: "remove: [procps]",
     needs: &[],
     version: 1,
     network: true,
@@ -37,8 +37,8 @@ impl Step for RemoveStep {
         Ok(StepKey { arguments: json!({ "packages": self.packages }), inputs: Vec::new() })
     }
 
-    fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         let manager = PackageManager::of(guest)?;
-        packages::run(guest, manager, manager.remove(), &self.packages)
+        packages::run(guest, manager, manager.remove(), &self.packages, context.caches)
     }
 }

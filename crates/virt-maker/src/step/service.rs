@@ -15,7 +15,7 @@ pub(super) static KIND: StepKind = StepKind {
     name: "service",
     about: "Enables, disables, masks or unmasks services of the guest, for its next boot.",
     arguments: arguments::<Arguments>,
-    example: "service: {enable: [nginx], disable: apt-daily.timer, mask: systemd-networkd-wait-online.service}",
+    example: "service: {enable: fstrim.timer, disable: apt-daily.timer, mask: systemd-networkd-wait-online.service}",
     needs: &[],
     version: 1,
     network: false,

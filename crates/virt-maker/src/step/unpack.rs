@@ -108,7 +108,7 @@ impl Step for UnpackStep {
             true => from_zip(file, &mut into, context),
             false => from_tar(file, &head, &mut into, context),
         };
-        unpacked.context(ErrorKind::Template, failed)?;
+        unpacked.map_err(|error| Error::new(error.kind(), failed()).with_source(error))?;
         // The layer is not sealed after an error, so wrong bytes go nowhere.
         match host_file::input(&self.source, "source", 0)? == key.inputs[0] {
             true => Ok(()),

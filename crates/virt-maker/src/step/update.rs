@@ -45,8 +45,8 @@ impl Step for UpdateStep {
         Ok(StepKey { arguments: json!({}), inputs: Vec::new() })
     }
 
-    fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         let manager = PackageManager::of(guest)?;
-        packages::run(guest, manager, manager.update(), &[])
+        packages::run(guest, manager, manager.update(), &[], context.caches)
     }
 }

@@ -200,7 +200,8 @@ impl Store {
         self.root.join("layers").join(key.to_string())
     }
 
-    /// What is there under `key`. Reads the record and looks at the file's size, not at its bytes.
+    /// What is there under `key`. Reads the record and looks at the size and the time of the file; at its bytes only
+    /// where that time is another one than at the seal.
     pub fn lookup(&self, key: LayerKey) -> Lookup {
         let folder = self.layer_dir(key);
         let (text, used) = match record::read(&folder) {
@@ -216,6 +217,11 @@ impl Store {
         let path = self.images_dir().join(record.image_name());
         match fs::metadata(&path) {
             Ok(file) if file.is_file() && file.len() == record.length => {
+                if (file.mtime(), file.mtime_nsec()) != record.modified
+                    && let Err(problem) = seal::check_bytes(&path, &record)
+                {
+                    return Lookup::Damaged(problem);
+                }
                 Lookup::Present(Box::new(Layer { record, path, folder, used }))
             }
             Ok(file) => Lookup::Damaged(format!("its file has {} bytes instead of {}", file.len(), record.length)),

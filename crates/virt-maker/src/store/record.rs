@@ -7,10 +7,11 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::ImageFormat;
+use crate::host::checked;
 use crate::key::{Digest, KeyMaterial, LayerKey};
 
 /// The version of the record's form; a record of another version is a miss.
-pub const RECORD_VERSION: u32 = 1;
+pub const RECORD_VERSION: u32 = 2;
 /// Hexadecimal digits of an `id`.
 pub(super) const ID_DIGITS: usize = 32;
 /// Its name in the layer's folder.
@@ -73,6 +74,9 @@ pub struct LayerRecord {
     pub bytes: u64,
     /// SHA-256 of the image file.
     pub digest: Digest,
+    /// When the image file was last written to, in seconds since 1970 and nanoseconds: while that is so, its bytes are
+    /// taken for those that were sealed.
+    pub modified: (i64, i64),
     /// When it was sealed, in seconds since 1970.
     pub created: u64,
     /// How long the step or the import took, in seconds.
@@ -97,7 +101,7 @@ impl LayerRecord {
 
     /// The text of the record's file.
     pub(super) fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).expect("a record is serialisable")
+        checked::text(self)
     }
 
     /// Reads a record, or says in words why it cannot be used.
@@ -119,6 +123,7 @@ impl LayerRecord {
         if record.id.len() != ID_DIGITS || !record.id.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(format!("its record has `{}` as id", record.id.escape_debug()));
         }
+        checked::check(text).map_err(|problem| format!("its record is damaged: {problem}"))?;
         Ok(record)
     }
 }

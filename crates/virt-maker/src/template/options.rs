@@ -9,8 +9,8 @@ use super::suggest;
 use crate::diagnostic::Diagnostic;
 
 /// The names of all options, as they stand beside a runner.
-pub const OPTIONS: [&str; 9] =
-    ["name", "when", "env", "network", "timeout", "cache", "cache_key", "retries", "secrets"];
+pub const OPTIONS: [&str; 10] =
+    ["name", "when", "env", "network", "timeout", "cache", "cache_key", "retries", "secrets", "mounts"];
 /// Those that `defaults` may set for a whole template.
 pub const DEFAULTS: [&str; 5] = ["env", "network", "timeout", "cache", "retries"];
 
@@ -44,6 +44,9 @@ pub struct StepOptions {
     /// Names of the secrets that its commands may read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
+    /// Caches that its commands use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<CacheMount>,
     /// Digests of the programs that made it, by the names of their steps.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub made_by: BTreeMap<String, String>,
@@ -75,6 +78,7 @@ impl StepOptions {
             cache_key: joined(&self.cache_key, inner.cache_key),
             retries: inner.retries.or(self.retries),
             secrets: joined(&self.secrets, inner.secrets),
+            mounts: if inner.mounts.is_empty() { self.mounts.clone() } else { inner.mounts },
             made_by,
         }
     }
@@ -110,6 +114,9 @@ impl StepOptions {
         }
         if !self.secrets.is_empty() {
             add("secrets", serde_json::json!(self.secrets));
+        }
+        if !self.mounts.is_empty() {
+            add("mounts", serde_json::json!(self.mounts));
         }
         members
     }
@@ -169,9 +176,97 @@ impl StepOptions {
                     self.secrets.push(text(item, "the name of a secret")?);
                 }
             }
+            "mounts" => {
+                let items = match &node.kind {
+                    Kind::List(items) => items.iter().collect(),
+                    _ => vec![node],
+                };
+                for item in items {
+                    self.mounts.push(CacheMount::read(item)?);
+                }
+            }
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// A cache that the commands of a step use: a place outside of layers that stays between builds.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct CacheMount {
+    /// Its name.
+    pub cache: String,
+    /// Where in the guest; `None` for the places of a package manager of that name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// Where package managers keep what they download.
+const PLACES: &[(&str, &[&str])] = &[
+    ("apt", &["/var/cache/apt/archives", "/var/lib/apt/lists"]),
+    ("dnf", &["/var/cache/dnf"]),
+    ("yum", &["/var/cache/yum"]),
+    ("zypper", &["/var/cache/zypp"]),
+    ("apk", &["/var/cache/apk"]),
+    ("pacman", &["/var/cache/pacman/pkg"]),
+];
+
+impl CacheMount {
+    fn read(node: &Node) -> Result<CacheMount, Diagnostic> {
+        let Kind::Map(members) = &node.kind else { return Err(wrong(node, "a mapping such as `{cache: apt}`")) };
+        let mut mount = CacheMount { cache: String::new(), target: None };
+        for (key, value) in members {
+            match key.text() {
+                Some("cache") => {
+                    mount.cache = text(value, "the name of a cache")?;
+                    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+                    if mount.cache.is_empty() || mount.cache.len() > 32 || !mount.cache.bytes().all(plain) {
+                        return Err(wrong(value, "a name of at most 32 letters, digits, `_` and `-`"));
+                    }
+                }
+                Some("target") => {
+                    let target = text(value, "a path in the guest")?;
+                    let parts = target.split('/').filter(|part| !part.is_empty());
+                    if !target.starts_with('/') || target.contains('\0') || parts.clone().next().is_none() {
+                        return Err(wrong(value, "an absolute path in the guest"));
+                    }
+                    if parts.clone().any(|part| part == "." || part == "..") {
+                        return Err(wrong(value, "a path without `.` and `..`"));
+                    }
+                    mount.target = Some(target);
+                }
+                other => {
+                    let other = other.unwrap_or_default();
+                    let mut problem = key.diagnostic(format!("unknown key `{}`", other.escape_debug()));
+                    problem.hint = Some(suggest::hint(other, ["cache", "target"]));
+                    return Err(problem);
+                }
+            }
+        }
+        let known = PLACES.iter().any(|(name, _)| *name == mount.cache);
+        match (&mount.target, known) {
+            _ if mount.cache.is_empty() => Err(node.diagnostic("the key `cache` is missing")),
+            (None, false) => {
+                let message =
+                    format!("the cache `{}` is that of no package manager, so it needs a `target`", mount.cache);
+                Err(node.diagnostic(message))
+            }
+            (Some(_), true) => {
+                Err(node.diagnostic(format!("the cache `{}` has its own places; leave `target` out", mount.cache)))
+            }
+            _ => Ok(mount),
+        }
+    }
+
+    /// Folders of the cache, with their places in the guest.
+    pub fn folders(&self) -> Vec<(String, String)> {
+        match &self.target {
+            Some(target) => vec![("files".into(), target.clone())],
+            None => {
+                let places = PLACES.iter().find(|(name, _)| *name == self.cache).map_or(&[][..], |(_, places)| places);
+                places.iter().enumerate().map(|(index, place)| (index.to_string(), (*place).to_owned())).collect()
+            }
+        }
     }
 }
 

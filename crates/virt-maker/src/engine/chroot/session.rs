@@ -66,7 +66,11 @@ impl ChrootSession {
             switch: None,
             explain: None,
         };
-        let guest = AgentGuest::mount(client, setup, path_text(&export)?, &request.events)?;
+        let mut guest = AgentGuest::mount(client, setup, path_text(&export)?, &request.events)?;
+        for cache in request.caches {
+            let disk = path_text(&cache.path)?.to_owned();
+            guest.done(&Request::MountCache { name: cache.name.clone(), disk })?;
+        }
         Ok(ChrootSession { guest, agent, graph, daemon })
     }
 }

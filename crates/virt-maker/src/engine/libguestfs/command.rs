@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 
-use virt_maker_agent::protocol::{Exit, Failure, Run, TerminalSize};
+use virt_maker_agent::protocol::{CacheFolder, Exit, Failure, Run, TerminalSize};
 
 use super::ffi::CallError;
 use super::session::LibguestfsSession;
@@ -126,6 +126,11 @@ fn job(run: &Run, token: &str) -> Result<String> {
     }
     for (name, secret) in &run.secrets.0 {
         document(&mut text, &format!("secrets/{name}"), secret);
+    }
+    if !run.caches.is_empty() {
+        let lines =
+            run.caches.iter().map(|CacheFolder { cache, folder, target }| format!("{cache}/{folder} {target}\n"));
+        document(&mut text, "binds", &lines.collect::<String>());
     }
     document(&mut text, "command", &command(run)?);
     let _ = writeln!(text, ". {HERE}/run.sh");

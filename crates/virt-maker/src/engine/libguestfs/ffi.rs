@@ -86,6 +86,7 @@ macro_rules! library {
         pub(super) struct Library {
             $($name: unsafe extern "C" fn($($arg),*) -> $ret,)*
             add_drive_opts: unsafe extern "C" fn(*mut Raw, *const c_char, ...) -> c_int,
+            tar_out_opts: unsafe extern "C" fn(*mut Raw, *const c_char, *const c_char, ...) -> c_int,
             // Keeps the code mapped; the pointers above point into it.
             _library: libloading::Library,
         }
@@ -97,6 +98,7 @@ macro_rules! library {
                     Ok(Library {
                         $($name: *library.get(concat!("guestfs_", $symbol, "\0").as_bytes())?,)*
                         add_drive_opts: *library.get(b"guestfs_add_drive_opts\0")?,
+                        tar_out_opts: *library.get(b"guestfs_tar_out_opts\0")?,
                         _library: library,
                     })
                 }
@@ -160,6 +162,8 @@ library! {
 const DRIVE_FORMAT: c_int = 1;
 const DRIVE_IFACE: c_int = 2;
 const END: c_int = -1;
+/// `GUESTFS_TAR_OUT_OPTS_NUMERICOWNER`, `_XATTRS`, `_SELINUX` and `_ACLS`.
+const TAR_OPTIONS: [c_int; 4] = [1, 3, 4, 5];
 
 impl Library {
     /// Loads `libguestfs.so.0` (or the file named) through the dynamic linker.
@@ -433,6 +437,30 @@ impl Handle {
             )
         };
         self.status("add_drive", status)
+    }
+
+    /// Packs a folder of the guest, with numeric owners and all extended attributes, into a tar on the host.
+    pub(super) fn tar_out(&mut self, folder: &str, file: &str) -> Result<(), CallError> {
+        let (folder, file) = (c(folder).map_err(CallError::nul)?, c(file).map_err(CallError::nul)?);
+        let [owner, xattrs, selinux, acls] = TAR_OPTIONS;
+        // SAFETY: pairs of an option's number and its value, then the end mark.
+        let status = unsafe {
+            (self.library.tar_out_opts)(
+                self.raw(),
+                folder.as_ptr(),
+                file.as_ptr(),
+                owner,
+                1 as c_int,
+                xattrs,
+                1 as c_int,
+                selinux,
+                1 as c_int,
+                acls,
+                1 as c_int,
+                END,
+            )
+        };
+        self.status("tar_out", status)
     }
 
     /// `major.minor.release` with what the distribution adds.

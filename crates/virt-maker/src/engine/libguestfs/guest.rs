@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -282,6 +283,14 @@ impl Guest for LibguestfsSession {
         self.split(from)?;
         self.split(to)?;
         self.call(&format!("cannot rename {from} to {to}"), |g| g.rename(from, to))
+    }
+
+    fn archive(&mut self, target: &Path) -> Result<()> {
+        self.appliance.cancel.check()?;
+        let Some(name) = target.to_str() else {
+            return Err(Error::new(ErrorKind::Export, format!("the path {} is not UTF-8", target.display())));
+        };
+        self.call("cannot archive the guest", |g| g.tar_out("/", name))
     }
 
     fn walk(&mut self, path: &str, depth: Option<u32>) -> Result<Vec<Entry>> {

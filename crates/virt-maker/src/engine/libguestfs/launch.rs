@@ -161,6 +161,15 @@ fn configure(
     // libguestfs hands these over in an order of its own, so none may depend on another of the same kind.
     set(handle.config("-blockdev", &disk(request.parent, request.overlay)?.to_string()))?;
     set(handle.config("-device", "scsi-hd,drive=overlay-0"))?;
+    for (index, cache) in request.caches.iter().enumerate() {
+        let serial = cache_serial(index);
+        let node = json!({
+            "driver": "raw", "node-name": serial,
+            "file": {"driver": "file", "filename": utf8(&cache.path)?},
+        });
+        set(handle.config("-blockdev", &node.to_string()))?;
+        set(handle.config("-device", &format!("scsi-hd,drive={serial},serial={serial}")))?;
+    }
     set(handle.config("-qmp", &format!("unix:{},server=on,wait=off", folder.name("qmp"))))?;
     for (id, device) in [("out", "virtserialport,name=org.virt-maker.output"), ("tty", "virtconsole")] {
         let socket = format!("socket,id=virt-maker-{id},path={},server=on,wait=off", folder.name(id));
@@ -170,6 +179,11 @@ fn configure(
     let network = format!("{},id=virt-maker", crate::engine::user_network::NETDEV);
     set(handle.config("-netdev", &network))?;
     set(handle.config("-device", "virtio-net-pci,netdev=virt-maker,romfile="))
+}
+
+/// The serial number by which the disk of a cache is found.
+pub(super) fn cache_serial(index: usize) -> String {
+    format!("virt-maker-cache-{index}")
 }
 
 /// The overlay on the parent, whose own chain opens from its header.

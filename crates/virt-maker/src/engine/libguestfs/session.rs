@@ -29,6 +29,8 @@ pub(super) struct LibguestfsSession {
     pub(super) work_dir: PathBuf,
     pub(super) verbose: bool,
     pub(super) network_env: BTreeMap<String, String>,
+    /// Whether there are any to unmount.
+    caches: bool,
 }
 
 impl LibguestfsSession {
@@ -41,6 +43,19 @@ impl LibguestfsSession {
         appliance.handle.appliance_sh(&setup()).map_err(|error| {
             appliance.error(ErrorKind::Unsupported, "libguestfs's appliance cannot run commands", error)
         })?;
+        for (index, cache) in request.caches.iter().enumerate() {
+            // Names of caches are plain words.
+            let (serial, name) = (launch::cache_serial(index), &cache.name);
+            let mount = format!(
+                "for disk in /sys/block/sd*; do if grep -aq '{serial}$' $disk/device/vpd_pg80; then \
+                 mkdir -p /run/virt-maker/caches/{name} && exec mount /dev/${{disk##*/}} /run/virt-maker/caches/{name}; \
+                 fi; done; echo 'the disk of a cache did not appear' >&2; exit 1"
+            );
+            appliance
+                .handle
+                .appliance_sh(&mount)
+                .map_err(|error| appliance.error(ErrorKind::Internal, "cannot mount a cache", error))?;
+        }
         Ok(LibguestfsSession {
             appliance,
             output,
@@ -50,6 +65,7 @@ impl LibguestfsSession {
             work_dir: request.work_dir.to_owned(),
             verbose: options.verbose,
             network_env: behind_qemu(request.network_env),
+            caches: !request.caches.is_empty(),
         })
     }
 
@@ -120,6 +136,9 @@ impl Session for LibguestfsSession {
 
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.appliance.cancel.check()?;
+        if self.caches {
+            self.appliance_sh("umount /run/virt-maker/caches/*", "cannot close the caches")?;
+        }
         for call in [super::ffi::Handle::umount_all, super::ffi::Handle::shutdown] {
             let done = call(&mut self.appliance.handle);
             done.map_err(|error| self.appliance.error(ErrorKind::Internal, "cannot close the guest", error))?;

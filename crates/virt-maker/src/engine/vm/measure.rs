@@ -51,6 +51,7 @@ pub fn measure(options: &VmOptions, work_dir: &Path, events: &Events, cancel: &C
         parent: &parent,
         overlay: &overlay,
         work_dir,
+        caches: &[],
         network_env: &network_env,
         output: Arc::new(|_| {}),
         events: events.clone(),

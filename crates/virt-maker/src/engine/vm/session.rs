@@ -10,7 +10,7 @@ use virt_maker_agent::protocol::{Reply, Request};
 use super::console::Console;
 use super::machine::DISK_BUS;
 use super::restore::{Restored, restore};
-use super::{VmOptions, state};
+use super::{VmOptions, complaints, state};
 use crate::engine::agent::{AgentGuest, Setup, refused};
 use crate::engine::block::BlockGraph;
 use crate::engine::user_network::{behind_qemu, resolv_conf};
@@ -33,18 +33,24 @@ impl VmSession {
     pub(super) fn open(options: &VmOptions, request: OpenRequest<'_>) -> Result<VmSession> {
         let Restored { guard, mut client, mut graph, console, gate, helper } = restored(options, &request)?;
         graph.plug(DISK_BUS, SERIAL)?;
-        let found = client.call(&Request::FindDisk { serial: SERIAL.into() });
         let explain = explainer(console, request.work_dir.join("qemu.log"));
-        let disk = match found {
-            Ok(Reply::Disk { path }) => path,
-            Ok(other) => return Err(Error::new(ErrorKind::Internal, format!("{other:?} is no disk"))),
-            Err(ClientError::Failed(failure)) => return Err(refused(failure)),
+        let mut find = |serial: String| match client.call(&Request::FindDisk { serial }) {
+            Ok(Reply::Disk { path }) => Ok(path),
+            Ok(other) => Err(Error::new(ErrorKind::Internal, format!("{other:?} is no disk"))),
+            Err(ClientError::Failed(failure)) => Err(refused(failure)),
             Err(error) => {
                 request.cancel.check()?;
                 let broken = Error::new(ErrorKind::Internal, "the appliance broke off").with_source(error);
-                return Err(explain(broken));
+                Err(explain(broken))
             }
         };
+        let disk = find(SERIAL.into())?;
+        let mut caches = Vec::new();
+        for (index, cache) in request.caches.iter().enumerate() {
+            let serial = format!("virt-maker-cache-{index}");
+            graph.plug_raw(DISK_BUS, &serial, &cache.path)?;
+            caches.push(Request::MountCache { name: cache.name.clone(), disk: find(serial)? });
+        }
         let setup = Setup {
             guard,
             output: request.output,
@@ -53,7 +59,8 @@ impl VmSession {
             switch: Some(Box::new(move |on| gate.switch(on))),
             explain: Some(Box::new(explain)),
         };
-        let guest = AgentGuest::mount(client, setup, &disk, &request.events)?;
+        let mut guest = AgentGuest::mount(client, setup, &disk, &request.events)?;
+        caches.iter().try_for_each(|cache| guest.done(cache))?;
         Ok(VmSession { guest, graph, helper })
     }
 }
@@ -82,7 +89,7 @@ fn restored(options: &VmOptions, request: &OpenRequest<'_>) -> Result<Restored> 
 fn explainer(console: Console, log: std::path::PathBuf) -> impl Fn(Error) -> Error + Send {
     move |error| {
         let said = console.last_words();
-        let qemu = crate::host::escape::last_lines(&fs::read(&log).unwrap_or_default(), 4);
+        let qemu = complaints(&log);
         match (said.is_empty(), qemu.is_empty()) {
             (false, _) => {
                 let what = format!("the machine that the guest runs in ended: {said}");
@@ -112,6 +119,7 @@ impl Session for VmSession {
         let VmSession { guest, mut graph, helper } = *self;
         // The machine ends with its agent, which must not be before its disk is closed.
         let (_client, _guard) = guest.close();
+        graph.unplug(SERIAL)?;
         graph.qmp().execute("quit", json!({}))?;
         helper.wait()
     }

@@ -18,9 +18,9 @@ const MIB: u64 = 1 << 20;
 /// Where the BIOS boot partition starts; it has 1 MiB.
 const BOOT_START: u64 = MIB;
 /// Where the root file system starts, in bytes.
-pub(super) const ROOT_START: u64 = 2 * MIB;
+pub(in crate::import) const ROOT_START: u64 = 2 * MIB;
 /// What of the disk is not the root file system: what is before it, and the backup partition table behind it.
-pub(super) const OVERHEAD: u64 = 3 * MIB;
+pub(in crate::import) const OVERHEAD: u64 = 3 * MIB;
 
 /// Where Debian and Ubuntu put GRUB's parts.
 const IMAGES: &str = "/usr/lib/grub/i386-pc";
@@ -65,7 +65,7 @@ const BLOCK_LIST: usize = SECTOR as usize - 12;
 
 /// Writes a partition table to the disk at `image`: a BIOS boot partition, and the root as the last one, so that it can
 /// grow. The bytes of the partitions stay.
-pub(super) fn partition(image: &Path, size: u64, cancel: &Cancel) -> Result<()> {
+pub(in crate::import) fn partition(image: &Path, size: u64, cancel: &Cancel) -> Result<()> {
     let boot_size = (ROOT_START - BOOT_START) / SECTOR;
     let root_size = (size - OVERHEAD) / SECTOR;
     let script = format!(
@@ -82,7 +82,7 @@ pub(super) fn partition(image: &Path, size: u64, cancel: &Cancel) -> Result<()> 
 }
 
 /// Puts GRUB on the disk at `image`, which [`partition`] has partitioned. `scratch` is a folder for its core image.
-pub(super) fn install(image: &Path, scratch: &Path, cancel: &Cancel) -> Result<()> {
+pub(in crate::import) fn install(image: &Path, scratch: &Path, cancel: &Cancel) -> Result<()> {
     let core_path = scratch.join("core.img");
     // A prefix without a disk is on the disk that it was started from: a clone beside it does not matter.
     let mkimage = Tool::new("grub-mkimage", "grub-common").env("PATH", SYSTEM_PATH);
@@ -101,7 +101,7 @@ pub(super) fn install(image: &Path, scratch: &Path, cancel: &Cancel) -> Result<(
 }
 
 /// Fails if GRUB's parts are missing on this host, before an hour of work is spent.
-pub(super) fn check_host() -> Result<()> {
+pub(in crate::import) fn check_host() -> Result<()> {
     if Path::new(IMAGES).join("boot.img").exists() {
         return Ok(());
     }

@@ -8,11 +8,11 @@
 //! store stays as it is until somebody forces it, or a lock file names another release of the suite ([`release`]). The mirror that the host uses by default ([`mirror`]) is where packages
 //! come from, and leaves no trace in the guest.
 
-mod grub;
+pub(super) mod grub;
 mod mirror;
-mod recipe;
+pub(super) mod recipe;
 pub(super) mod release;
-mod tree;
+pub(super) mod tree;
 
 use std::fs::File;
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 /// A family of suites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Distribution {
+pub(in crate::import) enum Distribution {
     Debian,
     Ubuntu,
 }
@@ -30,7 +30,7 @@ const UBUNTU: &[&str] = &["focal", "jammy", "noble", "plucky", "questing", "reso
 
 impl Distribution {
     /// Whose suite this is, where that is known.
-    pub(super) fn of_suite(suite: &str) -> Option<Distribution> {
+    pub(in crate::import) fn of_suite(suite: &str) -> Option<Distribution> {
         if DEBIAN.contains(&suite) {
             Some(Distribution::Debian)
         } else if UBUNTU.contains(&suite) {
@@ -56,15 +56,15 @@ impl Distribution {
 
 /// A complete description of a bootstrap.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Recipe {
-    pub(super) distribution: Distribution,
-    pub(super) suite: String,
+pub(in crate::import) struct Recipe {
+    pub(in crate::import) distribution: Distribution,
+    pub(in crate::import) suite: String,
     /// Mirrors of the template: URLs, or whole lines of a `sources.list`. Empty for the distribution's own.
-    pub(super) mirrors: Vec<String>,
+    pub(in crate::import) mirrors: Vec<String>,
     /// Packages of the template, in its order.
-    pub(super) packages: Vec<String>,
+    pub(in crate::import) packages: Vec<String>,
     /// Size of the disk in bytes.
-    pub(super) size: u64,
+    pub(in crate::import) size: u64,
 }
 
 impl Recipe {

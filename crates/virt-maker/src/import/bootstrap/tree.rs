@@ -1,6 +1,7 @@
 //! Running `mmdebstrap` so that nothing of it stays, and so that its last hook leaves a file system in the image.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,16 +16,16 @@ use crate::import::ImportContext;
 const FINISH: &str = include_str!("finish.sh");
 /// What GRUB 2.06 and the `e2fsck` of every suite know. Said in full: what the host's `mke2fs.conf` adds by default
 /// (`metadata_csum_seed`, `orphan_file`) is refused by older ones.
-const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,\
+pub(in crate::import) const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,\
                         large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 /// Lines of `mmdebstrap`'s complaints that an error quotes.
 const QUOTED: usize = 8;
 
 /// A folder beside the image for everything that is gone at the end, whatever that is.
-pub(super) struct Scratch(PathBuf);
+pub(in crate::import) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub(super) fn beside(target: &Path) -> Result<Scratch> {
+    pub(in crate::import) fn beside(target: &Path) -> Result<Scratch> {
         let mut name = target.file_name().unwrap_or_default().to_owned();
         name.push(".bootstrap");
         let folder = target.with_file_name(name);
@@ -37,7 +38,7 @@ impl Scratch {
         Ok(scratch)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::import) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -58,7 +59,34 @@ pub(super) fn make(
 ) -> Result<()> {
     let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")
         .context(ErrorKind::Host, || "cannot make a UUID for the root file system")?;
-    let kib = (recipe.size - grub::OVERHEAD) / 1024;
+    let kib = ((recipe.size - grub::OVERHEAD) / 1024).to_string();
+    let absolute = |path: &Path| std::path::absolute(path).map(|path| path.into_os_string());
+    let failed = || "cannot find the current folder";
+    let image = absolute(image).context(ErrorKind::Host, failed)?;
+    let view = absolute(&scratch.path().join("view")).context(ErrorKind::Host, failed)?;
+    let offset = grub::ROOT_START.to_string();
+    let env: [(&str, &OsStr); 6] = [
+        ("GUEST_VIEW", &view),
+        ("GUEST_IMAGE", &image),
+        ("GUEST_UUID", OsStr::new(uuid.trim())),
+        ("GUEST_FEATURES", OsStr::new(FEATURES)),
+        ("GUEST_OFFSET", OsStr::new(&offset)),
+        ("GUEST_KIB", OsStr::new(&kib)),
+    ];
+    debootstrap(recipe, &recipe.include(), FINISH, &env, scratch, log, context)
+}
+
+/// Makes a tree of the packages `include` of a suite, and runs `hook` (a text for `sh`) with the tree as `$1` and these
+/// variables. Nothing of the tree stays.
+pub(in crate::import) fn debootstrap(
+    recipe: &Recipe,
+    include: &[&str],
+    hook: &str,
+    env: &[(&str, &OsStr)],
+    scratch: &Scratch,
+    log: &Path,
+    context: &ImportContext<'_>,
+) -> Result<()> {
     let complaints = Arc::new(Mutex::new(VecDeque::new()));
     let events = context.events.clone();
     let heard = complaints.clone();
@@ -86,23 +114,19 @@ pub(super) fn make(
     for (name, value) in context.env {
         tool = tool.env(name, value);
     }
-    let absolute = |path: &Path| std::path::absolute(path).map(|path| path.into_os_string());
-    let failed = || "cannot find the current folder";
+    for (name, value) in env {
+        tool = tool.env(name, value);
+    }
+    let folder = std::path::absolute(scratch.path().join("tmp"));
     tool = tool
-        .env("TMPDIR", absolute(&scratch.path().join("tmp")).context(ErrorKind::Host, failed)?)
-        .env("GUEST_VIEW", absolute(&scratch.path().join("view")).context(ErrorKind::Host, failed)?)
-        .env("GUEST_IMAGE", absolute(image).context(ErrorKind::Host, failed)?)
-        .env("GUEST_UUID", uuid.trim())
-        .env("GUEST_FEATURES", FEATURES)
-        .env("GUEST_OFFSET", grub::ROOT_START.to_string())
-        .env("GUEST_KIB", kib.to_string())
+        .env("TMPDIR", folder.context(ErrorKind::Host, || "cannot find the current folder")?)
         .env("GUEST_MIRROR", DEBIAN_MIRROR)
         .env("GUEST_MIRROR_USED", near.unwrap_or_default());
     // Root of a user namespace is root enough for it; the format is the hook's business.
     tool = tool.args(["mmdebstrap", "--mode=root", "--variant=minbase", "--format=null", "--architectures=amd64"]);
     tool = tool.args(["--skip=cleanup", "--skip=check/empty"]);
-    tool = tool.arg(format!("--include={}", recipe.include().join(",")));
-    tool = tool.arg(format!("--customize-hook={FINISH}"));
+    tool = tool.arg(format!("--include={}", include.join(",")));
+    tool = tool.arg(format!("--customize-hook={hook}"));
     // Nothing that a template says is an option.
     tool = tool.args(["--", &recipe.suite, "-"]).args(sources);
     let made = tool.log_to(log).each_error_line(each_line).run(context.cancel);

@@ -4,6 +4,7 @@
 pub(super) mod accounts;
 pub(super) mod crypt;
 pub(super) mod host_file;
+pub(super) mod inject;
 pub(super) mod owner;
 pub(super) mod packages;
 pub(super) mod paths;

@@ -62,6 +62,26 @@ impl PackageManager {
         }
     }
 
+    /// The name of its cache, for `mounts`.
+    fn cache(self) -> &'static str {
+        match self {
+            PackageManager::Apt => "apt",
+            other => other.program(),
+        }
+    }
+
+    /// What makes it keep what it downloads in its cache.
+    fn keeping(self) -> &'static [&'static str] {
+        match self {
+            // Lists of other guests' sources stay as well.
+            PackageManager::Apt => &["-o", "APT::Keep-Downloaded-Packages=true", "-o", "APT::Get::List-Cleanup=false"],
+            PackageManager::Dnf | PackageManager::Yum => &["--setopt=keepcache=1"],
+            PackageManager::Apk => &["--cache-dir", "/var/cache/apk"],
+            // pacman does; zypper keeps what its repositories say.
+            PackageManager::Zypper | PackageManager::Pacman => &[],
+        }
+    }
+
     /// To install; the names are added to the last command.
     pub(in crate::step) fn install(self) -> Commands {
         match self {
@@ -132,14 +152,18 @@ pub(in crate::step) fn run(
     manager: PackageManager,
     commands: Commands,
     names: &[String],
+    caches: &[String],
 ) -> Result<()> {
     paths::require(guest, manager.program(), "take a base that has its package manager, or use a `run` step")?;
     for (index, command) in commands.iter().enumerate() {
         let mut argv: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+        if caches.iter().any(|cache| cache == manager.cache()) {
+            argv.splice(1..1, manager.keeping().iter().map(|word| (*word).to_owned()));
+        }
         if index + 1 == commands.len() {
             argv.extend(names.iter().cloned());
         }
-        let what = format!("`{} {}`", argv[0], argv[1]);
+        let what = format!("`{} {}`", command[0], command[1]);
         let env = BTreeMap::from([("DEBIAN_FRONTEND".to_owned(), "noninteractive".to_owned())]);
         run_checked(guest, &Run { argv, env, network: true, ..Run::default() }, &what)?;
     }

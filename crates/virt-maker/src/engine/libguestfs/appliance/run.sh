@@ -13,7 +13,7 @@ exec 9>&1 <"$VM_INPUT" >"$VM_PORT" 2>&1
 # Every program that starts costs 5 to 20 ms under TCG, so this file does with the shell's own means what it can.
 finish() {
     # The guest's own files get their names back; what the command did to the stand-ins is not kept.
-    rm -rf $placed $here/secrets $here/job $here/command $here/script $here/resolv.conf $here/status $here/error $here/first $here/late $here/words
+    rm -rf $placed $here/secrets $here/job $here/command $here/script $here/resolv.conf $here/status $here/error $here/first $here/late $here/words $here/binds
     for path in $placed; do
         if [ -e "$path.$aside" ] || [ -L "$path.$aside" ]; then mv -T "$path.$aside" "$path"; fi
     done
@@ -90,6 +90,23 @@ for name in proc sys dev run; do
         run) entry tmpfs "$found" tmpfs nosuid,nodev,mode=755 ;;
     esac
 done
+
+# Folders of caches stand in for folders of the guest. Each path is made as far as it is missing, one part at a time, so
+# that no link on the way leads out.
+if [ -e $here/binds ]; then
+    while read -r source place; do
+        path=
+        left=${place#/}/
+        while [ -n "$left" ]; do
+            path=$path/${left%%/*}
+            left=${left#*/}
+            resolve "$path" || fail "guest=$place is no place for a cache"
+            [ -d "$found" ] || mkdir "$found" || fail "guest=$place is no place for a cache"
+        done
+        mkdir -p "$here/caches/$source"
+        entry "$here/caches/$source" "$found" none bind
+    done <$here/binds
+fi
 
 # Services must not start: dpkg's maintainer scripts ask this program.
 stand_in policy-rc.d /usr/sbin/policy-rc.d

@@ -1,0 +1,63 @@
+//! A step that works on the disk itself, with a program of the host: no session is open meanwhile.
+
+use std::time::Instant;
+
+use super::Build;
+use super::log::StepLog;
+use super::options;
+use super::path::draft_on;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::import;
+use crate::plan::{Part, Plan, PlanNode};
+use crate::step::StepContext;
+use crate::store::{KeyLock, Layer};
+
+/// Whether a node is such a step.
+pub(super) fn is_one(build: &Build<'_>, node: &PlanNode) -> bool {
+    match &node.origin {
+        (spec, Part::Step(number, _)) => build.specs[*spec].steps[*number].runner.works_on_disk(),
+        _ => false,
+    }
+}
+
+/// Runs the step of a node on `parent`, and seals its layer.
+pub(super) fn run(build: &Build<'_>, plan: &Plan, index: usize, parent: Layer, lock: KeyLock) -> Result<()> {
+    let node = &plan.nodes[index];
+    let (spec, Part::Step(number, key)) = &node.origin else {
+        return Err(Error::new(ErrorKind::Internal, "an import in the place of a step"));
+    };
+    let step = &build.specs[*spec].steps[*number];
+    build.settings.cancel.check()?;
+    build.layer_started(node, None);
+    let begin = Instant::now();
+    let workspace = build.store.workspace()?;
+    let mut draft = draft_on(build.store, &workspace, node, &parent.record)?;
+    let log = StepLog::new(build.events);
+    let secrets = options::secrets(&build.specs[*spec], step, &build.settings.secret_env)?;
+    log.begin(node.info.key, &draft.log(), &secrets)?;
+    let cache_dir = build.store.cache_dir();
+    let import = build.settings.import_context(&cache_dir, build.events);
+    let context = StepContext {
+        caches: &[],
+        output: log.sink(),
+        cancel: &build.settings.cancel,
+        scratch: workspace.path(),
+        fetch: &|url, digest| import::fetch_checked(url, digest, &import),
+    };
+    let ran = step.runner.run_on_disk(key, &draft.image(), &context);
+    let elapsed = begin.elapsed();
+    build.shared.spent.add("steps", elapsed);
+    if let Err(error) = ran.and(log.end()) {
+        let error = build.step_failed(error, None, &draft, &parent.record, &node.info, log.last_lines());
+        return Err(build.explain_full_disk(error));
+    }
+    build.events.send(Event::StepFinished { key: node.info.key, elapsed });
+    draft.describe(node.info.summary.clone(), Some(parent.record.id.clone()), None, elapsed.as_secs_f64());
+    let layer =
+        build.shared.spent.time("seal", || build.store.seal(draft)).map_err(|error| build.explain_full_disk(error))?;
+    drop(lock);
+    build.events.send(Event::LayerSealed { key: layer.record.key, bytes: layer.record.bytes });
+    build.shared.made(layer.record.key);
+    Ok(())
+}

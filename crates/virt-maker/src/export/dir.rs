@@ -1,0 +1,110 @@
+//! `dir`: the guest's whole tree as a folder of the host.
+//!
+//! The tree comes out of the guest as an archive, and the host's own `tar` unpacks it: it takes no name that leads out of
+//! the folder, and goes through no link that came out of the archive. Programs of the guest with set-id bits are in it as
+//! they are, so nobody but its owner may enter the folder.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::arguments::{Arguments, Common};
+use super::{Export, ExportContext, ExportKind, Extras};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::Tool;
+use crate::template::{Need, Node, arguments, from_node};
+
+pub(super) static KIND: ExportKind = ExportKind {
+    name: "dir",
+    about: "Writes the files of the guest into a folder, which only its owner may enter. Needs root, for their owners.",
+    arguments: arguments::<DirArguments>,
+    example: "dir: {path: web-root}",
+    needs: &[Need { program: "tar", package: "tar" }],
+    version: 1,
+    parse,
+};
+
+/// Arguments of `dir`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DirArguments {
+    /// The folder to write. One that is there is replaced if this export made it, or if it is empty.
+    path: PathBuf,
+    /// Make missing folders above it.
+    #[serde(default)]
+    create_dir: bool,
+    /// Remove what an image for many machines must not carry: identity, SSH host keys, seeds, logs, histories, caches.
+    #[serde(default)]
+    clean: bool,
+    /// Write a `.manifest.json` beside it: template, layers, base, packages of the guest with their versions.
+    #[serde(default)]
+    manifest: bool,
+    /// A script on the host that runs before the artifact is written; needs `--allow host-exec`.
+    pre_script: Option<String>,
+    /// A script on the host that runs when it is in place; needs `--allow host-exec`.
+    post_script: Option<String>,
+}
+
+struct DirExport {
+    common: Common,
+}
+
+fn parse(node: &Node) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
+    let DirArguments { path, create_dir, clean, manifest, pre_script, post_script } = from_node(node)?;
+    let (compress, level, sparsify, shrink, checksum) = (None, None, false, false, false);
+    let shared =
+        Arguments { path, create_dir, compress, level, sparsify, shrink, clean, checksum, manifest, pre_script, post_script };
+    let mut common = Common::check(node, shared, None)?;
+    common.extras.tree = true;
+    Ok(Box::new(DirExport { common }))
+}
+
+impl Export for DirExport {
+    fn target(&self) -> PathBuf {
+        self.common.target.clone()
+    }
+
+    fn create_dir(&self) -> bool {
+        self.common.create_dir
+    }
+
+    fn arguments(&self) -> serde_json::Value {
+        self.common.key()
+    }
+
+    fn extras(&self) -> Option<&Extras> {
+        Some(&self.common.extras)
+    }
+
+    fn is_folder(&self) -> bool {
+        true
+    }
+
+    fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()> {
+        let tree = context.tree.ok_or_else(|| Error::new(ErrorKind::Internal, "an archive was not made"))?;
+        if !rustix::process::geteuid().is_root() {
+            let message = "a folder with the guest's files needs root: they belong to users of the guest";
+            return Err(Error::new(ErrorKind::Export, message).with_hint("run as root, or export a `tar`"));
+        }
+        let failed = || format!("cannot write {}", temporary.display());
+        fs::create_dir(temporary).context(ErrorKind::Export, failed)?;
+        fs::set_permissions(temporary, Permissions::from_mode(0o700)).context(ErrorKind::Export, failed)?;
+        // What the archive says of its root is not for this folder.
+        Tool::new("tar", "tar")
+            .args(["--extract", "--numeric-owner", "--same-owner", "--same-permissions", "--no-overwrite-dir"])
+            .args(["--xattrs", "--xattrs-include=*", "--acls", "--selinux", "--directory"])
+            .arg(temporary)
+            .arg("--file")
+            .arg(tree)
+            .run(context.cancel)
+            .map_err(|error| match error.hint() {
+                Some(_) => error,
+                None => Error::new(error.kind(), "the guest's files cannot be unpacked").with_source(error),
+            })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! `rootfs`: a bootable disk of a root file system that somebody else packed: a tar, or a container image as an OCI layout
+//! (a folder or a tar) or as `docker save` writes it.
+//!
+//! ```text
+//! layers ─ source ─▶ one list of members ─ tree ─▶ one tar ─ assemble.sh ─▶ tree + kernel ─ mke2fs -d ─▶ partition ─ GRUB
+//! ```
+//! What must hold: no program of the archive runs on the host, and nothing of it is unpacked before all of it was looked at
+//! in here ([`tree`]): names that lead out, members that go through links, and devices never reach a file system. The
+//! kernel comes from where the template says, not from the archive, unless that brings one.
+
+mod kernel;
+mod source;
+mod tree;
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
+
+use self::kernel::{Kernel, KernelArguments};
+use self::tree::Tree;
+use super::bootstrap::{self, grub};
+use super::{Import, ImportContext, ImportKey, ImportKind, Made, sources};
+use crate::diagnostic::Diagnostic;
+use crate::disk::ImageFormat;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::subordinate::as_root_alone;
+use crate::key::HostInput;
+use crate::template::{Need, Node, arguments, from_node};
+
+pub(super) static KIND: ImportKind = ImportKind {
+    name: "rootfs",
+    about: "Makes a bootable disk of a root file system: a tar, or a container image (OCI layout, or from `docker save`).",
+    arguments: arguments::<Arguments>,
+    example: "rootfs: {source: root.tar.gz, kernel: {package: linux-image-cloud-amd64}, size: 4G}",
+    needs: &[
+        Need { program: "mke2fs", package: "e2fsprogs" },
+        Need { program: "grub-mkimage", package: "grub-common" },
+        Need { program: "tar", package: "tar" },
+    ],
+    version: 1,
+    parse,
+};
+
+const ASSEMBLE: &str = include_str!("assemble.sh");
+const SIZE_MIN: u64 = 64 << 20;
+const SIZE_MAX: u64 = 16 << 40;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Arguments {
+    /// A tar (plain or compressed) of a root file system, an image that `docker save` wrote, or an OCI layout: a tar or a
+    /// folder. A container image is that for linux/amd64.
+    source: PathBuf,
+    /// The kernel; without it, the root file system has to bring one (`/vmlinuz` or `/boot/vmlinuz`, with its initrd).
+    kernel: Option<KernelArguments>,
+    /// Size of the disk, such as `4G`.
+    size: String,
+}
+
+struct Rootfs {
+    source: PathBuf,
+    kernel: Option<Kernel>,
+    size: u64,
+}
+
+fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
+    let arguments: Arguments = from_node(node)?;
+    let at = |name: &str| node.get(name).unwrap_or(node);
+    let mut problems = Vec::new();
+    if arguments.source.as_os_str().is_empty() {
+        problems.push(at("source").diagnostic("expected the path of a file or a folder"));
+    }
+    let size = bootstrap::parse_size(&arguments.size).filter(|size| (SIZE_MIN..=SIZE_MAX).contains(size));
+    if size.is_none() {
+        problems.push(at("size").diagnostic("expected a size from 64M to 16T, such as `4G` or `2500M`"));
+    }
+    let kernel = arguments.kernel.and_then(|kernel| match Kernel::checked(kernel, at("kernel")) {
+        Ok(kernel) => Some(kernel),
+        Err(found) => {
+            problems.extend(found);
+            None
+        }
+    });
+    match size {
+        Some(size) if problems.is_empty() => {
+            Ok(Box::new(Rootfs { source: node.resolve(arguments.source), kernel, size }))
+        }
+        _ => Err(problems),
+    }
+}
+
+impl Import for Rootfs {
+    fn summary(&self) -> String {
+        self.source.display().to_string()
+    }
+
+    fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey> {
+        // A layout names all its parts by their digests, so its index stands for them.
+        let file = if self.source.is_dir() { self.source.join(source::INDEX) } else { self.source.clone() };
+        let digest = sources::of_file(&file, context);
+        context.cancel.check()?;
+        let digest = digest.context(ErrorKind::Base, || format!("cannot read {}", file.display()))?;
+        let mut inputs = vec![HostInput { name: "source".into(), kind: "file".into(), digest, mode: 0 }];
+        let kernel = self.kernel.as_ref().map(|kernel| kernel.key(&mut inputs, context)).transpose()?;
+        let arguments = json!({ "size": self.size, "kernel": kernel });
+        Ok(ImportKey { arguments, inputs, fetched: None })
+    }
+
+    fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made> {
+        grub::check_host()?;
+        let scratch = bootstrap::tree::Scratch::beside(target)?;
+        let failed = || format!("cannot take {} apart", self.source.display());
+        let layers = source::open(&self.source, scratch.path(), context)
+            .map_err(|error| Error::new(error.kind(), failed()).with_source(error))?;
+        let mut tree = Tree::default();
+        for (index, layer) in layers.files.iter().enumerate() {
+            tree.add_layer(index, layer, layers.whiteouts, context.cancel).context(ErrorKind::Base, failed)?;
+        }
+        if tree.is_empty() {
+            return Err(Error::new(ErrorKind::Base, format!("{} holds no file", self.source.display())));
+        }
+        if !tree.has("sbin/init") && !tree.has("usr/sbin/init") {
+            context.events.warn(format!(
+                "{} has no /sbin/init, so it boots only after a step brings one (`install: [systemd-sysv]`)",
+                self.source.display()
+            ));
+        }
+        if self.kernel.is_none() && !["vmlinuz", "boot/vmlinuz"].iter().any(|name| tree.has(name)) {
+            let message = format!("{} has no kernel: no /vmlinuz and no /boot/vmlinuz", self.source.display());
+            return Err(Error::new(ErrorKind::Base, message).with_hint("say which one with `kernel`"));
+        }
+        let merged = scratch.path().join("merged.tar");
+        let file = File::create_new(&merged).context(ErrorKind::Store, failed)?;
+        let written = tree.write(&layers.files, BufWriter::with_capacity(1 << 20, file), context.cancel);
+        written.context(ErrorKind::Base, failed)?;
+        // What was read is what the key is of.
+        if self.key_inputs(context)?.inputs != key.inputs {
+            let message = format!("{} changed while it was read", self.source.display());
+            return Err(Error::new(ErrorKind::Base, message).with_hint("build again to take what is there now"));
+        }
+        let kernel = self.kernel.as_ref().map(|kernel| kernel.bundle(scratch.path(), log, context)).transpose()?;
+
+        let failed = || format!("cannot write {}", target.display());
+        let disk = File::create_new(target).context(ErrorKind::Store, failed)?;
+        disk.set_len(self.size).context(ErrorKind::Store, failed)?;
+        drop(disk);
+        let made = self.assemble(target, &scratch, &merged, kernel.as_deref(), log, context);
+        if made.is_err() {
+            let _ = fs::remove_file(target);
+        }
+        made.map(|()| ImageFormat::Raw.into())
+    }
+}
+
+impl Rootfs {
+    fn assemble(
+        &self,
+        target: &Path,
+        scratch: &bootstrap::tree::Scratch,
+        merged: &Path,
+        kernel: Option<&Path>,
+        log: &Path,
+        context: &ImportContext<'_>,
+    ) -> Result<()> {
+        let failed = || "cannot make a disk of the root file system";
+        let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").context(ErrorKind::Host, failed)?;
+        let absolute = |path: &Path| std::path::absolute(path).map(PathBuf::into_os_string);
+        let absolute = |path: &Path| absolute(path).context(ErrorKind::Host, failed);
+        let made = as_root_alone()
+            .args(["sh", "-eu", "-c", ASSEMBLE, "assemble"])
+            .env("GUEST_TAR", absolute(merged)?)
+            .env("GUEST_KERNEL", kernel.map(absolute).transpose()?.unwrap_or_default())
+            .env("GUEST_TREE", absolute(&scratch.path().join("tree"))?)
+            .env("GUEST_IMAGE", absolute(target)?)
+            .env("GUEST_UUID", uuid.trim())
+            .env("GUEST_FEATURES", bootstrap::tree::FEATURES)
+            .env("GUEST_OFFSET", grub::ROOT_START.to_string())
+            .env("GUEST_KIB", ((self.size - grub::OVERHEAD) / 1024).to_string())
+            .log_to(log)
+            .run(context.cancel);
+        made.map_err(|error| {
+            let text = error.to_string();
+            let full = text.contains("Could not allocate") || text.contains("while populating file system");
+            let error = Error::new(if full { ErrorKind::Base } else { error.kind() }, failed()).with_source(error);
+            if full { error.with_hint("it does not fit on the disk: give `size` a larger value") } else { error }
+        })?;
+        grub::partition(target, self.size, context.cancel)?;
+        grub::install(target, scratch.path(), context.cancel)
+    }
+}

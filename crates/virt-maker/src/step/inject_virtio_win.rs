@@ -1,0 +1,24 @@
+//! `inject_virtio_win`: see [`super::support::inject`].
+
+use schemars::JsonSchema;
+
+use super::StepKind;
+use super::support::inject::Inject;
+use crate::template::{Need, arguments};
+
+pub(super) static KIND: StepKind = StepKind {
+    name: "inject_virtio_win",
+    about: "Puts virtio drivers into a Windows guest, with the host's virt-customize.",
+    arguments: arguments::<Source>,
+    example: "inject_virtio_win: osinfo",
+    needs: &[Need { program: "virt-customize", package: "guestfs-tools" }],
+    version: 1,
+    network: false,
+    parse: |node| Inject::parse(node, "inject_virtio_win", "--inject-virtio-win"),
+};
+
+/// The path of an ISO on the host, or `osinfo` for what libosinfo knows.
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Source(String);
