@@ -30,6 +30,8 @@ mod tests;
 
 /// So many layers go while the gate is closed once.
 const BATCH: usize = 256;
+/// So many threads remove files.
+const REMOVERS: usize = 8;
 
 /// What a store may have. Sizes in bytes; only layers count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -204,15 +206,28 @@ impl Store {
             drop(gate);
             let folder = self.root().join("layers");
             durable::sync_dir(&folder).context(ErrorKind::Store, || format!("cannot sync {}", folder.display()))?;
-            for (victim, away) in gone {
-                if let Some(name) = seal::image_of(&away) {
-                    let _ = fs::remove_file(self.images_dir().join(name));
-                }
-                let _ = fs::remove_dir_all(away);
-                found.layers.push(victim.clone());
-            }
+            self.remove_files(&gone);
+            found.layers.extend(gone.into_iter().map(|(victim, _)| victim.clone()));
         }
         Ok(())
+    }
+
+    /// Removes the images and the folders of layers that were taken out. Freeing blocks is a wait for the disk on some file
+    /// systems, for each file, so several wait at once. What cannot be removed here goes with the workspace.
+    fn remove_files(&self, gone: &[(&Victim, PathBuf)]) {
+        let share = gone.len().div_ceil(REMOVERS).max(1);
+        std::thread::scope(|scope| {
+            for part in gone.chunks(share) {
+                scope.spawn(move || {
+                    for (_, away) in part {
+                        if let Some(name) = seal::image_of(away) {
+                            let _ = fs::remove_file(self.images_dir().join(name));
+                        }
+                        let _ = fs::remove_dir_all(away);
+                    }
+                });
+            }
+        });
     }
 
     /// Notes of builds none of whose layers is there, or is being made.
