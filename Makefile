@@ -2,9 +2,10 @@
 #   make demo    set up, build, make a real image twice, boot it          make test   every test
 #   make build   target/release/virt-maker and its agent                  make lint   format, clippy, docs, scripts
 #   make bench   the table of docs/benchmarks.md, with peers              make install [PREFIX=/usr/local] [DESTDIR=]
+#   make torture kills, power cuts, full disks, flipped bits, a crowd: hours
 
 .DEFAULT_GOAL := build
-.PHONY: setup build debug demo test bench lint install clean
+.PHONY: setup build debug demo test bench torture lint install clean
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -35,6 +36,10 @@ test: setup debug
 bench: build
 	@scripts/setup --bench
 	$(CARGO) run --locked --release -p bench -- $(BENCH_FLAGS)
+	$(if $(BENCH_FLAGS),,$(CARGO) run --locked --release -p bench --bin templates -- "$(target)/release/virt-maker")
+
+torture: setup build
+	$(CARGO) run --locked --release -p torture -- $(TORTURE_FLAGS)
 
 lint:
 	@scripts/lint
@@ -42,6 +47,7 @@ lint:
 install: build
 	install -D -m 755 "$(target)/release/virt-maker" "$(DESTDIR)$(PREFIX)/bin/virt-maker"
 	install -D -m 755 "$(target)/release/virt-maker-agent" "$(DESTDIR)$(PREFIX)/libexec/virt-maker/virt-maker-agent"
+	@scripts/install-extras "$(target)/release/virt-maker" "$(DESTDIR)$(PREFIX)/share"
 
 # The demo's store goes too. The user's own store is elsewhere and stays.
 clean:

@@ -15,9 +15,12 @@ use crate::protocol::{
     Attributes, Exit, Failure, Frame, Mounted, Reply, Request, Run, Sandbox, Stat, VERSION, read_frame, write_data,
     write_message,
 };
+use crate::walk::Entry;
 
 /// Bytes in a data frame of a transfer.
 const CHUNK: usize = 256 * 1024;
+/// The longest listing that is taken, in bytes: some millions of files.
+const WALK_MAX: usize = 512 << 20;
 
 /// A conversation with an agent.
 #[derive(Debug)]
@@ -203,20 +206,66 @@ impl Client {
         }
     }
 
-    /// Writes the whole tree to `target` as a tar stream.
+    /// Writes the whole tree to `target` as a tar stream. Where `target` fails, the rest is read and dropped.
     pub fn archive(&mut self, target: &mut dyn Write) -> Result<()> {
         self.send(&Request::Archive)?;
         let mut written = Ok(());
+        self.take(|bytes| {
+            if written.is_ok() {
+                written = target.write_all(bytes);
+            }
+            Ok(())
+        })?;
+        written.map_err(ClientError::Local)
+    }
+
+    /// Reads a file of any size into `out`; returns its length. Where `out` fails, the rest is read and dropped.
+    pub fn read_to(&mut self, path: &str, out: &mut dyn Write) -> Result<u64> {
+        self.send(&Request::Read { path: path.to_string(), limit: None })?;
+        let (mut length, mut written) = (0, Ok(()));
+        self.take(|bytes| {
+            length += bytes.len() as u64;
+            if written.is_ok() {
+                written = out.write_all(bytes);
+            }
+            Ok(())
+        })?;
+        written.map(|()| length).map_err(ClientError::Local)
+    }
+
+    /// Everything at and below a path, in no particular order; entries that are no good end the conversation.
+    pub fn walk(&mut self, path: &str, depth: Option<u32>) -> Result<Vec<Entry>> {
+        self.send(&Request::Walk { path: path.to_string(), depth })?;
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        self.take(|mut frame| {
+            bytes += frame.len();
+            if bytes > WALK_MAX {
+                return Err(format!("more than {WALK_MAX} bytes of names"));
+            }
+            while !frame.is_empty() {
+                entries.push(Entry::decode(&mut frame).ok_or("an entry that cannot be read")?);
+            }
+            Ok(())
+        })?;
+        Ok(entries)
+    }
+
+    /// Takes the data frames of a transfer and its final reply.
+    fn take(&mut self, mut on_data: impl FnMut(&[u8]) -> std::result::Result<(), String>) -> Result<()> {
         loop {
             match self.receive()? {
                 Frame::Data(bytes) if bytes.is_empty() => match self.finish()? {
-                    Reply::Done => return written.map_err(ClientError::Local),
-                    other => return self.unexpected("archive", &other),
+                    Reply::Done => return Ok(()),
+                    other => return self.unexpected("a transfer", &other),
                 },
-                // Read on to the end also where nothing more can be written, so that both ends agree on where they are.
-                Frame::Data(bytes) => written = written.and_then(|()| target.write_all(&bytes)),
+                Frame::Data(bytes) => {
+                    if let Err(problem) = on_data(&bytes) {
+                        return self.violation(problem);
+                    }
+                }
                 Frame::Message(Reply::Failed(failure)) => return Err(ClientError::Failed(failure)),
-                Frame::Message(other) => return self.unexpected("archive", &other),
+                Frame::Message(other) => return self.unexpected("a transfer", &other),
             }
         }
     }

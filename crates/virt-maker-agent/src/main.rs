@@ -39,6 +39,7 @@ mod standin;
 mod surroundings;
 mod tty;
 mod volume;
+mod walker;
 
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};

@@ -117,6 +117,15 @@ pub enum Request {
         /// Absolute path in the guest.
         path: String,
     },
+    /// Everything at and below a path, links not followed below it. Answer: data frames with whole entries
+    /// ([`crate::walk`]), an empty one, then [`Reply::Done`]; or, at any point, [`Reply::Failed`].
+    Walk {
+        /// Absolute path in the guest; a final symlink is followed within the guest.
+        path: String,
+        /// How many levels below the path; 0 is the path alone. Without it, all.
+        #[serde(default)]
+        depth: Option<u32>,
+    },
     /// Removes a file, a link, or a folder with all in it; what is missing is no error. Answer: [`Reply::Done`].
     Remove {
         /// Absolute path in the guest.

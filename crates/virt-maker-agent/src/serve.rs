@@ -17,6 +17,7 @@ use crate::init;
 use crate::link::{Broken, Link};
 use crate::mounts::Guest;
 use crate::sandbox::Plan;
+use crate::walker;
 
 /// Bytes in a data frame of a transfer.
 const CHUNK: usize = 256 * 1024;
@@ -141,6 +142,7 @@ fn answer(
         Request::SetAttributes { path, attributes } => done(files::set_attributes(root, &path, attributes)),
         Request::Stat { path } => Ok(files::stat(root, &path).map(|stat| Reply::Stat { stat })),
         Request::ReadDir { path } => Ok(files::read_dir(root, &path).map(|names| Reply::Names { names })),
+        Request::Walk { path, depth } => walker::walk(link, root, &path, depth),
         Request::Remove { path } => done(files::remove(root, &path)),
         Request::Rename { from, to } => done(files::rename(root, &from, &to)),
         Request::Archive => match archive::send(link, root)? {

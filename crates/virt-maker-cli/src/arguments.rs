@@ -1,5 +1,8 @@
 //! What can be said on the command line.
 
+pub mod layers;
+pub mod store;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -27,6 +30,22 @@ pub enum Command {
     Plan(Plan),
     /// Show the forking tree of layers in the store.
     Tree(Tree),
+    /// Show what the step said that made a layer.
+    Log(layers::Log),
+    /// List files in a layer.
+    Ls(layers::Ls),
+    /// Show a file in a layer.
+    Cat(layers::Cat),
+    /// Copy a file or a folder out of a layer.
+    Cp(layers::Cp),
+    /// Show what differs between two layers: files added (A), changed (C), removed (D).
+    Diff(layers::Diff),
+    /// Open a shell in a layer; what is changed there is thrown away, or kept as a layer of its own.
+    Shell(layers::Shell),
+    /// Give a layer a name, list names, or take one away.
+    Tag(store::Tag),
+    /// Look after the store: list, measure, collect, keep.
+    Cache(store::Cache),
     /// List what can stand in a template: importers, steps, exporters, with their arguments.
     Runners(Runners),
     /// Print the JSON Schema of templates, for editors.
@@ -41,6 +60,22 @@ pub enum Command {
     Check(Check),
     /// Look again at the sources in a lock file, and write down what they have now.
     Update(Update),
+    /// Show the settings, and where each comes from.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print what a shell needs to complete arguments.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write manual pages into a folder.
+    Man {
+        /// The folder, which is made where it is missing.
+        folder: PathBuf,
+    },
     /// Say what this host can do, and which engine `auto` takes.
     Doctor(Doctor),
 }
@@ -68,6 +103,16 @@ pub enum Permission {
     HostExec,
     Net,
     Read(PathBuf),
+}
+
+impl std::fmt::Display for Permission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Permission::HostExec => f.write_str("host-exec"),
+            Permission::Net => f.write_str("net"),
+            Permission::Read(folder) => write!(f, "read={}", folder.display()),
+        }
+    }
 }
 
 /// Reads a permission.
@@ -103,14 +148,14 @@ fn parameter(text: &str) -> Result<(String, String), String> {
 
 #[derive(Debug, Args)]
 pub struct StoreArgument {
-    /// Where layers are kept [default: $VIRT_MAKER_STORE, or virt-maker in the user's cache folder].
+    /// Where layers are kept [default: $VIRT_MAKER_STORE, or what the settings say, or virt-maker/store in the user's cache folder].
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub struct KernelArgument {
-    /// Kernel of the appliance of engine vm [default: $VIRT_MAKER_KERNEL, or the host's newest that can be read].
+    /// Kernel of the appliance of engine vm [default: $VIRT_MAKER_KERNEL, or what the settings say, or the host's newest that can be read].
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
 }
@@ -139,17 +184,19 @@ pub struct Build {
     /// Write every artifact again.
     #[arg(short = 'X', long)]
     pub force_export: bool,
-    /// How many images are worked on at once [default: the number of CPUs, and of sessions as many as suit the engine].
+    /// How many images are worked on at once [default: $VIRT_MAKER_JOBS, or what the settings say, or the number of CPUs, and of sessions as many as suit the engine].
     #[arg(short, long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
     /// Stop everything at the first failure, instead of building the images that do not need what failed.
     #[arg(long)]
     pub fail_fast: bool,
-    /// How steps are run in the guest.
-    #[arg(long, value_enum, default_value_t)]
-    pub engine: Engine,
+    /// How steps are run in the guest [default: $VIRT_MAKER_ENGINE, or what the settings say, or auto].
+    #[arg(long, value_enum)]
+    pub engine: Option<Engine>,
     #[command(flatten)]
     pub kernel: KernelArgument,
+    #[command(flatten, next_help_heading = "Limits of the store, after the build")]
+    pub limits: store::LimitArguments,
     /// What is shown while it builds.
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,
@@ -279,6 +326,27 @@ pub enum ApplianceCommand {
     Clean,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show the value of every setting, and who said it.
+    Show {
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Shells that can complete arguments.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Shell {
+    /// For `/usr/share/bash-completion/completions/virt-maker`.
+    Bash,
+    /// For `_virt-maker` in a folder of `$fpath`.
+    Zsh,
+    /// For `~/.config/fish/completions/virt-maker.fish`.
+    Fish,
+}
+
 #[derive(Debug, Args)]
 pub struct Update {
     /// Only sources with this in their URL.
@@ -311,9 +379,9 @@ pub struct Check {
     pub format: Option<DiskFormat>,
     #[command(flatten)]
     pub store: StoreArgument,
-    /// How the guest is opened.
-    #[arg(long, value_enum, default_value_t)]
-    pub engine: Engine,
+    /// How the guest is opened [default: $VIRT_MAKER_ENGINE, or what the settings say, or auto].
+    #[arg(long, value_enum)]
+    pub engine: Option<Engine>,
     #[command(flatten)]
     pub kernel: KernelArgument,
     /// Print one JSON document.

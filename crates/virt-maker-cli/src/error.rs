@@ -121,6 +121,12 @@ fn render_diagnostic(diagnostic: &Diagnostic) -> String {
     text
 }
 
+/// Something about settings that a person should know, with its place.
+pub fn print_warning(diagnostic: &Diagnostic) {
+    let text = render_diagnostic(diagnostic);
+    let _ = std::io::stderr().write_all(text.replacen("error:", "warning:", 1).as_bytes());
+}
+
 /// A note of the loader: something that a person should know, with its place.
 pub fn print_note(diagnostic: &Diagnostic) {
     let text = render_diagnostic(diagnostic);

@@ -1,23 +1,24 @@
-//! The environment: the one place that reads it.
+//! The environment: the one place that reads it. What files of settings say besides is in [`crate::config`].
 #![expect(clippy::disallowed_methods, reason = "everything else gets what is read here as settings")]
 
 use std::collections::BTreeMap;
 use std::env;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use virt_maker::engine::select::EngineChoice;
 use virt_maker::spec::{SecretSource, Spec};
 
+use crate::arguments::Engine;
+use crate::config;
 use crate::error::Failure;
 
 /// Variables that are passed to commands and tools which use a network.
 const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy"];
 
-/// Where layers are kept: the argument, else `VIRT_MAKER_STORE`, else `virt-maker/store` in the user's cache folder.
+/// Where layers are kept.
 pub fn store(argument: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    match argument.or_else(|| path("VIRT_MAKER_STORE")) {
-        Some(store) => Ok(store),
-        None => Ok(cache_dir()?.join("store")),
-    }
+    Ok(config::store(argument)?.value)
 }
 
 /// The folder for what can be made again, by the XDG rules: `$XDG_CACHE_HOME/virt-maker`, else `~/.cache/virt-maker`.
@@ -44,9 +45,19 @@ pub fn agent() -> PathBuf {
     if !beside.exists() && installed.exists() { installed } else { beside }
 }
 
-/// A kernel for the appliance: the argument, else `VIRT_MAKER_KERNEL`.
-pub fn kernel(argument: Option<PathBuf>) -> Option<PathBuf> {
-    argument.or_else(|| path("VIRT_MAKER_KERNEL"))
+/// A kernel for the appliance.
+pub fn kernel(argument: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    Ok(config::kernel(argument)?.value)
+}
+
+/// How steps are run.
+pub fn engine(argument: Option<Engine>) -> Result<EngineChoice, Failure> {
+    Ok(config::engine(argument)?.value.into())
+}
+
+/// How many images are worked on at once.
+pub fn jobs(argument: Option<NonZeroUsize>) -> Result<Option<NonZeroUsize>, Failure> {
+    Ok(config::jobs(argument)?.value)
 }
 
 /// Proxy settings, under their small names and their large ones.
@@ -66,10 +77,10 @@ pub fn working_dir() -> Option<PathBuf> {
     env::current_dir().ok()
 }
 
-/// The user's settings: `virt-maker/config.yml` in `$XDG_CONFIG_HOME`, else in `~/.config`.
+/// The user's settings: `virt-maker/config.toml` in `$XDG_CONFIG_HOME`, else in `~/.config`.
 pub fn config_file() -> Option<PathBuf> {
     let base = path("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
-    base.or_else(|| path("HOME").map(|home| home.join(".config"))).map(|base| base.join("virt-maker/config.yml"))
+    base.or_else(|| path("HOME").map(|home| home.join(".config"))).map(|base| base.join("virt-maker/config.toml"))
 }
 
 /// Variables that hold the secrets of these specs, as far as they are set.
@@ -87,6 +98,11 @@ pub fn plain_terminal() -> bool {
         || env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
-fn path(name: &str) -> Option<PathBuf> {
+/// A variable that says something, by a name of our own.
+pub fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+pub fn path(name: &str) -> Option<PathBuf> {
     env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }

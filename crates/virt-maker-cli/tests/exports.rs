@@ -8,11 +8,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Bench, run};
+use common::{Bench, on_chroot_and_vm, run};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use testkit::tree::{difference, tree_of_image};
 use testkit::{Fs, HostState, TinyOptions, appliance_lock, tiny_guest};
+
+on_chroot_and_vm!(check_tells_what_an_image_carries);
 
 fn convert(from: &Path, format: &str, to: &Path) -> Vec<u8> {
     testkit::run(Command::new("qemu-img").args(["convert", "-f", format, "-O", "raw"]).arg(from).arg(to));
@@ -215,24 +217,7 @@ fn unused_blocks_and_identity_are_left_out_with_vm_appliance() {
     finished("vm");
 }
 
-#[test]
-fn check_tells_what_an_image_carries_with_chroot() {
-    checked("chroot");
-}
-
-#[test]
-fn check_tells_what_an_image_carries_with_vm_appliance() {
-    let _lock = appliance_lock();
-    checked("vm");
-}
-
-#[test]
-fn check_tells_what_an_image_carries_with_libguestfs() {
-    let _lock = appliance_lock();
-    checked("libguestfs");
-}
-
-fn checked(engine: &str) {
+fn check_tells_what_an_image_carries(engine: &str) {
     let before = HostState::capture();
     let file = |path: &str, text: &str| (path.to_owned(), text.as_bytes().to_vec(), 0o600);
     let files = vec![

@@ -52,7 +52,8 @@ fn sources_are_locked() {
     server.change(&image(2), "\"two\"");
     build(&["--locked"]).exits(0);
     let ran = build(&["--pull", "--locked"]).exits(1);
-    assert!(ran.stderr.contains(&sum(&image(2))) && ran.stderr.contains(&sum(&image(1))), "{}", ran.stderr);
+    let words = format!("{} has {}, and sub/virt-maker.lock says {}", server.url(), sum(&image(2)), sum(&image(1)));
+    assert!(ran.stderr.contains(&words), "{}", ran.stderr);
     assert_eq!(locked()["sources"][server.url()], sum(&image(1)));
 
     let update = |more: &[&str]| {

@@ -3,37 +3,41 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
 
-use common::{Bench, Ran};
+use common::{Bench, Ran, on_chroot_and_vm};
 use testkit::{HostState, TinyOptions, tiny_guest};
 
-/// Long enough that it is found by chance nowhere.
-const SECRET: &str = "correct-horse-battery-staple-7731";
+on_chroot_and_vm!(
+    env_network_and_names,
+    a_timeout_ends_a_step,
+    retries_try_again,
+    caching_can_be_limited,
+    a_program_makes_steps
+);
 
 fn bench() -> Bench {
     Bench::new(tiny_guest(&TinyOptions::default()))
 }
 
 /// Builds a template with this text after `spec.import`.
-fn build(bench: &Bench, head: &str, steps: &str, more: &[&str]) -> Ran {
+fn build(engine: &str, bench: &Bench, head: &str, steps: &str, more: &[&str]) -> Ran {
     let path = bench.path("t.yml");
     let text = format!(
         "{head}\nspec:\n  import:\n    download: {{url: 'file://{}'}}\n  steps:\n{steps}",
         bench.base.display()
     );
     fs::write(&path, text).unwrap();
-    bench.build("chroot", &path, more)
+    bench.build(engine, &path, more)
 }
 
 fn output(ran: &Ran) -> String {
     ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect()
 }
 
-#[test]
-fn env_network_and_names() {
+fn env_network_and_names(engine: &str) {
     let bench = bench();
     let ran = build(
+        engine,
         &bench,
         "defaults: {env: {ALL: every}}",
         "    - {run: 'echo $ALL $ONE; grep -c : /proc/net/dev', env: {ONE: 1}, network: off, name: say it}\n",
@@ -46,6 +50,7 @@ fn env_network_and_names() {
 
     // A name is no part of the key; the environment and the network are.
     let again = build(
+        engine,
         &bench,
         "defaults: {env: {ALL: every}}",
         "    - {run: 'echo $ALL $ONE; grep -c : /proc/net/dev', env: {ONE: 1}, network: off}\n",
@@ -53,11 +58,17 @@ fn env_network_and_names() {
     )
     .exits(0);
     assert_eq!(again.sealed().len(), 0);
-    let other =
-        build(&bench, "", "    - {run: 'echo $ALL $ONE; grep -c : /proc/net/dev', env: {ONE: 1}, network: off}\n", &[])
-            .exits(0);
+    let other = build(
+        engine,
+        &bench,
+        "",
+        "    - {run: 'echo $ALL $ONE; grep -c : /proc/net/dev', env: {ONE: 1}, network: off}\n",
+        &[],
+    )
+    .exits(0);
     assert_ne!(other.sealed().pop().unwrap(), key);
     let online = build(
+        engine,
         &bench,
         "defaults: {env: {ALL: every}}",
         "    - {run: 'echo $ALL $ONE; grep -c : /proc/net/dev', env: {ONE: 1}, network: on}\n",
@@ -67,6 +78,7 @@ fn env_network_and_names() {
     assert_eq!(online.sealed().len(), 1);
     // `on` is what `run` does anyway.
     let usual = build(
+        engine,
         &bench,
         "defaults: {env: {ALL: every}}",
         "    - {run: 'echo $ALL $ONE; grep -c : /proc/net/dev', env: {ONE: 1}}\n",
@@ -76,143 +88,53 @@ fn env_network_and_names() {
     assert_eq!(usual.sealed().len(), 0);
 }
 
-#[test]
-fn a_timeout_ends_a_step() {
+fn a_timeout_ends_a_step(engine: &str) {
     let before = HostState::capture();
     let bench = bench();
-    let ran = build(&bench, "", "    - {run: 'echo begun; sleep 1000', timeout: 1s}\n", &[]).exits(4);
+    let ran = build(engine, &bench, "", "    - {run: 'echo begun; sleep 1000', timeout: 1s}\n", &[]).exits(4);
     let failure = &ran.of("step_failed")[0]["failure"];
     assert!(failure["exit"].as_str().unwrap().contains("timeout"), "{failure}");
     assert_eq!(output(&ran), "begun\n");
     before.assert_nothing_left();
 }
 
-#[test]
-fn retries_try_again() {
+fn retries_try_again(engine: &str) {
     let bench = bench();
     // The guest is as the attempt before left it.
     let step = "run: 'echo x >> /tries; test $(wc -l < /tries) = 3'";
-    let ran = build(&bench, "", &format!("    - {{{step}, retries: 1}}\n"), &[]).exits(4);
+    let ran = build(engine, &bench, "", &format!("    - {{{step}, retries: 1}}\n"), &[]).exits(4);
     assert_eq!(ran.of("warning").len(), 1);
-    let ran = build(&bench, "", &format!("    - {{{step}, retries: 2}}\n"), &[]).exits(0);
+    let ran = build(engine, &bench, "", &format!("    - {{{step}, retries: 2}}\n"), &[]).exits(0);
     assert_eq!(ran.of("warning").len(), 2);
 }
 
-#[test]
-fn caching_can_be_limited() {
+fn caching_can_be_limited(engine: &str) {
     let bench = bench();
     let steps = "    - {run: 'true', cache: always-run}\n    - run: echo after\n";
-    assert_eq!(build(&bench, "", steps, &[]).exits(0).steps("layer_started"), [0, 1, 2]);
+    assert_eq!(build(engine, &bench, "", steps, &[]).exits(0).steps("layer_started"), [0, 1, 2]);
     // What lies on a layer that is made again is made again too.
-    assert_eq!(build(&bench, "", steps, &[]).exits(0).steps("layer_started"), [1, 2]);
+    assert_eq!(build(engine, &bench, "", steps, &[]).exits(0).steps("layer_started"), [1, 2]);
     let plan = bench.run(&["plan", "t.yml"]).exits(0);
     assert!(plan.stdout.contains("(always run)"), "{}", plan.stdout);
 
     let steps = "    - {run: echo old, cache: {ttl: 1s}}\n";
-    build(&bench, "", steps, &[]).exits(0);
+    build(engine, &bench, "", steps, &[]).exits(0);
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    assert_eq!(build(&bench, "", steps, &[]).exits(0).steps("layer_started"), [1]);
+    assert_eq!(build(engine, &bench, "", steps, &[]).exits(0).steps("layer_started"), [1]);
     // A longer time is enough: it is no part of the key.
     assert_eq!(
-        build(&bench, "", "    - {run: echo old, cache: {ttl: 1h}}\n", &[]).exits(0).steps("layer_started").len(),
+        build(engine, &bench, "", "    - {run: echo old, cache: {ttl: 1h}}\n", &[])
+            .exits(0)
+            .steps("layer_started")
+            .len(),
         0
     );
 
-    build(&bench, "", "    - {run: echo k, cache_key: one}\n", &[]).exits(0);
-    assert_eq!(build(&bench, "", "    - {run: echo k, cache_key: two}\n", &[]).exits(0).steps("layer_started"), [1]);
-}
-
-/// Files below a folder that contain a text.
-fn holding(folder: &Path, text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(holding(&path, text));
-        } else if fs::read(&path).unwrap_or_default().windows(text.len()).any(|window| window == text.as_bytes()) {
-            found.push(path.display().to_string());
-        }
-    }
-    found
-}
-
-/// A secret is read by the steps that name it, and is found nowhere afterwards.
-fn secrets_stay_secret(engine: &str) {
-    let bench = bench();
-    fs::create_dir(bench.path("outside")).unwrap();
-    fs::write(bench.path("outside/key"), format!("{SECRET}-of-file\n")).unwrap();
-    let template = |version: u32, steps: &str| {
-        let text = format!(
-            "secrets:\n  token: {{env: TEST_TOKEN, version: {version}}}\n  key: {{file: outside/key}}\nspec:\n  import:\n    \
-             download: {{url: 'file://{}'}}\n  steps:\n{steps}",
-            bench.base.display()
-        );
-        fs::write(bench.path("t.yml"), text).unwrap();
-    };
-    let build = || {
-        let output = bench
-            .command(&["build", "t.yml", "--engine", engine, "--progress", "json", "-vv"])
-            .env("TEST_TOKEN", SECRET)
-            .output()
-            .unwrap();
-        let (out, err) = (
-            String::from_utf8_lossy(&output.stdout).into_owned(),
-            String::from_utf8_lossy(&output.stderr).into_owned(),
-        );
-        assert!(!out.contains(SECRET) && !err.contains(SECRET), "the secret shows:\n{out}\n{err}");
-        (output.status.code(), out, err)
-    };
-    let script = "cat /run/secrets/token /run/secrets/key; ls -ld /run/secrets/token; ps axww -o args 2>/dev/null || ps; \
-                  printf %s $(cat /run/secrets/token) | wc -c";
-    let step = format!("    - {{run: '{script}', secrets: [token, key]}}\n    - run: ls /run/secrets || echo gone\n");
-    template(1, &step);
-    let (code, out, err) = build();
-    assert_eq!(code, Some(0), "{out}\n{err}");
-    let texts: String = out
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|event| event["type"] == "output")
-        .map(|event| event["text"].as_str().unwrap().to_owned())
-        .collect();
-    assert!(texts.starts_with("******"), "{texts}");
-    assert!(texts.contains("-r--------"), "{texts}");
-    assert!(texts.contains(&format!("\n{}\n", SECRET.len())), "the script had the value: {texts}");
-    assert!(texts.contains("gone"), "{texts}");
-    assert_eq!(holding(&bench.store(), SECRET), Vec::<String>::new());
-    assert_eq!(holding(&bench.path("xdg-cache"), SECRET), Vec::<String>::new());
-
-    // A new value is no new layer; a new version is one, and a failure quotes the mask.
-    template(2, "    - {run: 'cat /run/secrets/token; exit 3', secrets: token}\n");
-    let (code, out, err) = build();
-    assert_eq!(code, Some(4), "{out}\n{err}");
-    assert!(err.contains("| ***"), "{err}");
-    assert_eq!(holding(&bench.store(), SECRET), Vec::<String>::new());
-}
-
-#[test]
-fn secrets_stay_secret_on_chroot() {
-    secrets_stay_secret("chroot");
-}
-
-#[test]
-fn secrets_stay_secret_in_the_appliance() {
-    secrets_stay_secret("vm");
-}
-
-#[test]
-fn secrets_stay_secret_on_libguestfs() {
-    secrets_stay_secret("libguestfs");
-}
-
-#[test]
-fn secrets_have_to_be_there() {
-    let bench = bench();
-    let ran =
-        build(&bench, "secrets: {token: {env: NOT_SET_ANYWHERE}}", "    - {run: 'true', secrets: [token]}\n", &[])
-            .exits(1);
-    assert!(ran.stderr.contains("NOT_SET_ANYWHERE"), "{}", ran.stderr);
-    let ran = build(&bench, "", "    - {run: 'true', secrets: [token]}\n", &[]).exits(1);
-    assert!(ran.stderr.contains("no secret `token`"), "{}", ran.stderr);
+    build(engine, &bench, "", "    - {run: echo k, cache_key: one}\n", &[]).exits(0);
+    assert_eq!(
+        build(engine, &bench, "", "    - {run: echo k, cache_key: two}\n", &[]).exits(0).steps("layer_started"),
+        [1]
+    );
 }
 
 /// What `now()` gave can be had again, and `plan` says where it has a part.
@@ -242,11 +164,16 @@ fn changing_values_can_be_frozen() {
     assert!(frozen.stdout.contains("3 layers: 3 there"), "{}", frozen.stdout);
     assert_eq!(bench.build("chroot", &path, &["--freeze"]).exits(0).steps("layer_started").len(), 0);
     assert_eq!(bench.build("chroot", &path, &[]).exits(0).steps("layer_started"), [2]);
+
+    let mut records = fs::read_dir(bench.path("xdg-cache/virt-maker/frozen")).unwrap();
+    let record = records.next().unwrap().unwrap().path();
+    fs::write(&record, "{").unwrap();
+    let ran = bench.run(&["plan", "t.yml", "--freeze"]).exits(6);
+    assert!(ran.stderr.contains(&format!("error: {} is damaged", record.display())), "{}", ran.stderr);
 }
 
 /// A program of the host makes steps, where that is allowed; it is run again when it changes.
-#[test]
-fn a_program_makes_steps() {
+fn a_program_makes_steps(engine: &str) {
     use std::os::unix::fs::PermissionsExt;
     let bench = bench();
     fs::create_dir(bench.path("tools")).unwrap();
@@ -260,21 +187,20 @@ fn a_program_makes_steps() {
         "#!/bin/sh\nread arguments\necho \"[{\\\"run\\\": \\\"echo '$arguments' '{{ 1 }}'\\\"}, {\\\"hostname\\\": \\\"made\\\"}]\" | sed 's/{\"who/{who/; s/who\":\"web\"}/who:web}/'\n",
     );
     let steps = "    - {'exec:tools/greet': {who: web}, name: greet}\n";
-    build(&bench, "", steps, &[]).exits(1);
-    let ran = build(&bench, "", steps, &["--allow", "host-exec"]).exits(0);
+    build(engine, &bench, "", steps, &[]).exits(1);
+    let ran = build(engine, &bench, "", steps, &["--allow", "host-exec"]).exits(0);
     assert_eq!(output(&ran), "{who:web} {{ 1 }}\n");
     assert_eq!(ran.steps("layer_started"), [0, 1, 2]);
-    assert_eq!(build(&bench, "", steps, &["--allow", "host-exec"]).exits(0).steps("layer_started").len(), 0);
+    assert_eq!(build(engine, &bench, "", steps, &["--allow", "host-exec"]).exits(0).steps("layer_started").len(), 0);
     // The same answer of another program is another layer.
     let text = fs::read_to_string(bench.path("tools/greet")).unwrap();
     tool(&format!("{text}# changed\n"));
-    assert_eq!(build(&bench, "", steps, &["--allow", "host-exec"]).exits(0).steps("layer_started"), [1, 2]);
+    assert_eq!(build(engine, &bench, "", steps, &["--allow", "host-exec"]).exits(0).steps("layer_started"), [1, 2]);
 
     // The user's own settings may allow it.
-    fs::create_dir_all(bench.path("config/virt-maker")).unwrap();
-    fs::write(bench.path("config/virt-maker/config.yml"), "allow: [host-exec]\n").unwrap();
-    let allowed = bench.command(&["validate", "t.yml"]).env("XDG_CONFIG_HOME", bench.path("config")).output().unwrap();
-    assert!(allowed.status.success(), "{}", String::from_utf8_lossy(&allowed.stderr));
+    fs::create_dir_all(bench.path("xdg-config/virt-maker")).unwrap();
+    fs::write(bench.path("xdg-config/virt-maker/config.toml"), "allow = [\"host-exec\"]\n").unwrap();
+    bench.run(&["validate", "t.yml"]).exits(0);
     tool("#!/bin/sh\necho '{}'\n");
     let wrong = bench.run(&["validate", "t.yml", "--allow", "host-exec"]).exits(1);
     assert!(wrong.stderr.contains("has to answer with a list of steps"), "{}", wrong.stderr);

@@ -9,6 +9,7 @@ use common::{Bench, on_chroot_and_vm, run};
 use testkit::{HostState, TinyOptions, fsck_clean, read_file_from_image, tiny_guest};
 
 on_chroot_and_vm!(
+    two_builds_on_one_base_at_once,
     ten_steps_take_one_session_and_an_edit_runs_only_what_follows,
     every_layer_is_a_clean_file_system_with_the_data_that_was_written,
     a_failing_step_says_where_and_why_and_is_not_stored,
@@ -209,8 +210,7 @@ fn a_deep_chain_is_opened_again(engine: &str) {
 }
 
 /// Two guests of one base have file systems of one UUID, which the host's kernel sees at once.
-#[test]
-fn two_builds_on_one_base_at_once() {
+fn two_builds_on_one_base_at_once(engine: &str) {
     let before = HostState::capture();
     for fs in [testkit::Fs::Xfs, testkit::Fs::Btrfs, testkit::Fs::Ext4] {
         let benches = [(); 2].map(|()| Bench::new(tiny_guest(&TinyOptions::with_fs(fs))));
@@ -221,7 +221,7 @@ fn two_builds_on_one_base_at_once() {
                 let steps =
                     [run(&format!("echo {number} > /number; sync; sleep 2")), run("sleep 1; cat /number > /copy")];
                 let template = bench.template("t.yml", &steps, "");
-                let arguments = ["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "json"];
+                let arguments = ["build", template.to_str().unwrap(), "--engine", engine, "--progress", "json"];
                 bench.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
             })
             .collect();

@@ -181,6 +181,15 @@ pub enum Event {
         /// A line.
         message: String,
     },
+    /// After a build for which limits of the store are set: what was collected.
+    StoreCollected {
+        /// Layers that went.
+        layers: usize,
+        /// Bytes that they took.
+        bytes: u64,
+        /// Limits that are passed all the same, since the rest is in use or kept: `max_size`, `min_free`.
+        unmet: Vec<String>,
+    },
     /// The last event of a build that succeeded: all is sealed and exported.
     BuildFinished {
         /// Layers that were made.

@@ -14,6 +14,7 @@ pub mod guest;
 pub mod host;
 pub mod hygiene;
 pub mod import;
+pub mod inspect;
 pub mod key;
 pub mod plan;
 pub mod spec;

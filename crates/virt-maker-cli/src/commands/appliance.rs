@@ -27,7 +27,7 @@ pub fn run(command: &ApplianceCommand) -> Result<(), Failure> {
 
 /// The settings with which a build would use engine `vm`.
 pub fn options(kernel: Option<std::path::PathBuf>) -> Result<VmOptions, Failure> {
-    let kernel = settings::kernel(kernel);
+    let kernel = settings::kernel(kernel)?;
     Ok(Selector::new(EngineChoice::Vm, settings::agent(), settings::cache_dir()?, kernel).vm_options()?)
 }
 

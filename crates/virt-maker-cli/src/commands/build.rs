@@ -10,7 +10,7 @@ use virt_maker::import::{self, ImportContext};
 use virt_maker::spec::{self, Spec};
 use virt_maker::store::Store;
 
-use super::loading;
+use super::{cache, loading};
 use crate::arguments::{Build, Failed, Progress};
 use crate::error::Failure;
 use crate::{lock, report, settings, signals};
@@ -32,8 +32,8 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         store: settings::store(arguments.store.store.clone())?,
         agent: settings::agent(),
         engine_cache: settings::cache_dir()?,
-        engine: arguments.engine.into(),
-        kernel: settings::kernel(arguments.kernel.kernel.clone()),
+        engine: settings::engine(arguments.engine)?,
+        kernel: settings::kernel(arguments.kernel.kernel.clone())?,
         force: arguments.force,
         force_export: arguments.force_export,
         jobs: jobs(arguments)?,
@@ -71,6 +71,10 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         return Err(failure);
     }
     let result = build(&loaded.specs, &settings, &events);
+    let limits = arguments.limits.limits();
+    if !limits.is_empty() && !settings.cancel.is_cancelled() {
+        cache::after_build(&Store::open(&settings.store)?, &limits, &events, &settings.cancel);
+    }
     // What is on the terminal is complete before an error is printed below it.
     let shown = reporter.end();
     result?;
@@ -85,7 +89,7 @@ fn jobs(arguments: &Build) -> Result<Option<NonZeroUsize>, Failure> {
             Err(Failure::Usage("--on-failure shell works on one image at a time: leave --jobs out, or say 1".into()))
         }
         (Failed::Shell, _) => Ok(Some(NonZeroUsize::MIN)),
-        (_, jobs) => Ok(jobs),
+        (_, jobs) => settings::jobs(jobs),
     }
 }
 

@@ -24,7 +24,7 @@ pub fn run(arguments: &arguments::Doctor) -> Result<(), Failure> {
     let found = examine(
         &settings::agent(),
         &settings::cache_dir()?,
-        settings::kernel(arguments.kernel.kernel.clone()).as_deref(),
+        settings::kernel(arguments.kernel.kernel.clone())?.as_deref(),
     )?;
     let measured = match arguments.measure {
         true => Some(measure(arguments)?),

@@ -19,6 +19,10 @@ pub fn run(arguments: &arguments::Migrate) -> Result<(), Failure> {
     let bytes = fs::read(path).context(ErrorKind::Template, || format!("cannot read {}", path.display()))?;
     let text = String::from_utf8(bytes)
         .map_err(|_| Error::new(ErrorKind::Template, format!("{} is not UTF-8 text", path.display())))?;
+    if !text.lines().any(|line| line.starts_with('@')) {
+        let message = format!("{} is no template of the 2015 format: no line of it begins with `@`", path.display());
+        return Err(Error::new(ErrorKind::Template, message).into());
+    }
     std::io::stdout().write_all(convert(&text).as_bytes())?;
     Ok(())
 }
@@ -39,9 +43,9 @@ struct Step {
 
 /// The YAML of a template in the old format.
 pub fn convert(text: &str) -> String {
-    let (params, parts) = split(text);
+    let (params, parts, mut comments) = split(text);
     let (mut import, mut from) = (None, None);
-    let (mut steps, mut exports, mut comments) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut steps, mut exports) = (Vec::new(), Vec::new());
     for part in &parts {
         let arguments = expression(part.arguments);
         let words: Vec<String> = part.arguments.split_whitespace().map(expression).collect();
@@ -157,9 +161,9 @@ fn indented(text: &str, by: usize) -> String {
     text.lines().map(|line| if line.is_empty() { "\n".into() } else { format!("{}{line}\n", " ".repeat(by)) }).collect()
 }
 
-/// The parameters at the top, and the parts.
-fn split(text: &str) -> (Vec<(String, String)>, Vec<Part<'_>>) {
-    let (mut params, mut parts): (Vec<(String, String)>, Vec<Part<'_>>) = (Vec::new(), Vec::new());
+/// The parameters at the top, the parts, and what is neither, in words.
+fn split(text: &str) -> (Vec<(String, String)>, Vec<Part<'_>>, Vec<String>) {
+    let (mut params, mut parts, mut comments) = (Vec::new(), Vec::<Part<'_>>::new(), Vec::new());
     for (index, line) in text.lines().enumerate() {
         if let Some(rest) = line.strip_prefix('@') {
             let (provider, arguments) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
@@ -172,10 +176,14 @@ fn split(text: &str) -> (Vec<(String, String)>, Vec<Part<'_>>) {
         } else if let Some(part) = parts.last_mut() {
             part.body.push_str(line);
             part.body.push('\n');
-        } else if !line.trim_start().starts_with('#')
-            && let Some((name, value)) = line.split_once('=')
-        {
+        } else if line.trim().is_empty() || line.trim_start().starts_with('#') {
+            // Comments of the older template are not taken over.
+        } else if let Some((name, value)) = line.split_once('=') {
             params.push((identifier(name), value.trim().to_owned()));
+        } else {
+            let shown = line.escape_debug();
+            comments
+                .push(format!("line {}: neither `KEY=VALUE` nor the begin of a part, left out: {shown}", index + 1));
         }
     }
     // Blank lines before the next part belong to nobody.
@@ -186,7 +194,7 @@ fn split(text: &str) -> (Vec<(String, String)>, Vec<Part<'_>>) {
             part.body.push('\n');
         }
     }
-    (params, parts)
+    (params, parts, comments)
 }
 
 /// A name that expressions can use.
@@ -289,6 +297,8 @@ spec:
     #[test]
     fn what_is_missing_is_said() {
         assert_eq!(convert(""), "# The older template names no base: say one under `import`.\nspec: {}\n");
+        let odd = convert("some words\n@run\nls\n");
+        assert!(odd.starts_with("# line 1: neither `KEY=VALUE`"), "{odd}");
         let built = convert("@from base.vbp\n@virt-builder debian-12\n@store web\n@export a.img\n");
         for words in ["from: base.yml", "6G is a guess", "`@store` kept", "qcow2:", "raw:"] {
             assert!(built.contains(words), "no `{words}` in\n{built}");

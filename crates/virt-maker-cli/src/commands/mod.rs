@@ -2,15 +2,27 @@
 
 mod appliance;
 mod build;
+mod cache;
+mod cat;
 mod check;
+mod completions;
+mod config;
+mod cp;
+mod diff;
 mod doctor;
 mod init;
 mod loading;
+mod log;
+mod looking;
+mod ls;
+mod man;
 mod migrate;
 mod plan;
 mod render;
 mod runners;
 mod schema;
+mod shell;
+mod tag;
 mod tree;
 mod tree_page;
 mod update;
@@ -30,12 +42,23 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Tree(arguments) => tree::run(&arguments),
+        Command::Log(arguments) => log::run(&arguments),
+        Command::Ls(arguments) => ls::run(&arguments),
+        Command::Cat(arguments) => cat::run(&arguments),
+        Command::Cp(arguments) => cp::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
+        Command::Shell(arguments) => shell::run(&arguments),
+        Command::Tag(arguments) => tag::run(&arguments),
+        Command::Cache(arguments) => cache::run(&arguments),
         Command::Runners(arguments) => runners::run(&arguments),
         Command::Schema => schema::run(),
         Command::Init(arguments) => init::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Appliance(arguments) => appliance::run(&arguments.command),
         Command::Update(arguments) => update::run(&arguments),
+        Command::Config { command } => config::run(&command),
+        Command::Completions { shell } => completions::run(shell),
+        Command::Man { folder } => man::run(&folder),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

@@ -24,9 +24,13 @@ pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
     let (mut layers, problems) = store.layers()?;
     layers.sort_by_key(|layer| (layer.record.created, layer.record.key));
     let exports = export::list(&store.exports_dir());
+    let (tags, pins) = (store.tags()?, store.pins()?);
     if arguments.json {
         let list: Vec<_> = layers.iter().map(|layer| json!(layer.record)).collect();
-        return print_json(&json!({"version": VERSION, "layers": list, "exports": exports, "problems": problems}));
+        let document = json!({
+            "version": VERSION, "layers": list, "exports": exports, "tags": tags, "pins": pins, "problems": problems,
+        });
+        return print_json(&document);
     }
     for problem in problems {
         eprintln!("warning: {}", harmless(&problem));
@@ -34,20 +38,27 @@ pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
     if let Some(file) = &arguments.html {
         return tree_page::write(file, &layers, &exports, &store.failures());
     }
-    let tree = Tree::new(&layers, &exports);
-    let mut out = std::io::stdout().lock();
+    let mut tree = Tree::new(&layers, &exports);
+    for tag in &tags {
+        tree.marks.entry(tag.key).or_default().push(&tag.name);
+    }
+    for pin in &pins {
+        tree.marks.entry(pin.key).or_default().push("pinned");
+    }
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for root in tree.roots() {
         tree.print(root, "", "", &mut out)?;
     }
     let bytes = layers.iter().map(|layer| layer.record.bytes).sum();
     writeln!(out, "{} layers, {}", layers.len(), size(bytes))?;
-    Ok(())
+    Ok(out.flush()?)
 }
 
 struct Tree<'a> {
     layers: &'a [Layer],
     children: HashMap<LayerKey, Vec<usize>>,
     exports: HashMap<LayerKey, Vec<&'a ExportRecord>>,
+    marks: HashMap<LayerKey, Vec<&'a str>>,
     now: u64,
 }
 
@@ -64,7 +75,7 @@ impl<'a> Tree<'a> {
             exported.entry(record.layer).or_default().push(record);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Tree { layers, children, exports: exported, now }
+        Tree { layers, children, exports: exported, marks: HashMap::new(), now }
     }
 
     /// Bases, and layers whose parent is gone.
@@ -80,6 +91,9 @@ impl<'a> Tree<'a> {
         write!(out, "{first}{}  {}: {}", record.key.short(), record.material.kind, harmless(&record.summary))?;
         let age = age(self.now.saturating_sub(record.created));
         write!(out, "  [{}, {time}, {age} ago]", size(record.bytes))?;
+        for mark in self.marks.get(&record.key).into_iter().flatten() {
+            write!(out, "  [{mark}]")?;
+        }
         for export in self.exports.get(&record.key).into_iter().flatten() {
             write!(out, "  => {}", harmless(&export.target.display().to_string()))?;
         }

@@ -17,8 +17,9 @@ const VERSION: u32 = 1;
 /// Runs it. Fails where a template is wrong.
 pub fn run(arguments: &arguments::Validate) -> Result<(), Failure> {
     let paths: Vec<_> = arguments.templates.paths().cloned().collect();
-    let options =
+    let mut options =
         loading::options(&arguments.templates, &Events::new(crate::report::warnings_only), &Cancel::default())?;
+    options.check_inputs = true;
     let loaded = match spec::load_all(&paths, &options) {
         Ok(loaded) => loaded,
         Err(error) if arguments.json => return render::report(&error),

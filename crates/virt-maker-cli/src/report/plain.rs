@@ -181,6 +181,10 @@ impl<W: Write + Send> Report for Plain<W> {
                 let spent = spent_text(spent);
                 self.say(&format!("finished in {}: {built} built, {cached} cached ({spent})", duration(*elapsed)))
             }
+            Event::StoreCollected { layers, bytes, unmet } => {
+                let more = if unmet.is_empty() { String::new() } else { format!("; not met: {}", unmet.join(", ")) };
+                self.say(&format!("store: {layers} layers collected, {}{more}", size(*bytes)))
+            }
             _ => Ok(()),
         }
     }

@@ -246,6 +246,10 @@ impl Report for Tty {
                 let spent = spent_text(spent);
                 if spent.is_empty() { Ok(()) } else { self.say(&format!("  \x1b[2m{spent}\x1b[0m")) }
             }
+            Event::StoreCollected { layers, bytes, unmet } => {
+                let more = if unmet.is_empty() { String::new() } else { format!("; not met: {}", unmet.join(", ")) };
+                self.say(&format!("  store: {layers} layers collected, {}{more}", size(*bytes)))
+            }
             Event::BuildFailed { images, .. } => {
                 self.stop_all();
                 summary(images).iter().try_for_each(|line| self.say(line))

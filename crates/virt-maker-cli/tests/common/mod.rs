@@ -84,6 +84,7 @@ impl Bench {
             .args(arguments)
             .env("VIRT_MAKER_STORE", self.store())
             .env("XDG_CACHE_HOME", self.path("xdg-cache"))
+            .env("XDG_CONFIG_HOME", self.path("xdg-config"))
             .current_dir(self.folder.path())
             .stdin(Stdio::null());
         command
@@ -175,4 +176,37 @@ pub fn format_of(image: &Path) -> &str {
 /// A step that runs a one-line script.
 pub fn run(script: &str) -> String {
     format!("run: {}", serde_json::to_string(script).unwrap())
+}
+
+/// A number generator whose seed is printed, so that a failing run can be run again.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new() -> Random {
+        #[expect(clippy::disallowed_methods, reason = "a switch for developers: the seed of a run that failed")]
+        let seed = std::env::var("VIRT_MAKER_TEST_SEED").ok().and_then(|text| text.parse().ok());
+        let seed = seed.unwrap_or_else(|| {
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
+        });
+        println!("VIRT_MAKER_TEST_SEED={seed}");
+        Random(seed | 1)
+    }
+
+    /// xorshift64
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// The qemu that a process has started, if it has one now.
+pub fn machine_of(parent: u32) -> Option<u32> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).ok()?.flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let pids: Vec<u32> =
+        children.flat_map(|line| line.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
+    let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    pids.into_iter().find(|pid| name(pid).starts_with("qemu-system"))
 }

@@ -5,33 +5,34 @@ use std::io::Write;
 
 use testkit::{TinyOptions, tiny_guest};
 
-use crate::common::Bench;
+use crate::common::{Bench, on_chroot_and_vm};
 
-#[test]
-fn scripts_on_the_host_need_permission() {
+on_chroot_and_vm!(scripts_on_the_host_need_permission, what_a_guest_lacks_is_named, hostile_archives_are_refused);
+
+fn scripts_on_the_host_need_permission(engine: &str) {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let steps = [
         "local_run: |\n        pwd > ran\n        echo said\n        echo wrong >&2".to_owned(),
         "run: 'true'".to_owned(),
     ];
     let template = bench.template("t.yml", &steps, "");
-    let ran = bench.build("chroot", &template, &[]).exits(1);
+    let ran = bench.build(engine, &template, &[]).exits(1);
     assert!(ran.stderr.contains("--allow host-exec") && ran.stderr.contains("t.yml:5:7"), "{}", ran.stderr);
     assert!(!bench.path("ran").exists() && bench.layers().is_empty());
 
-    let ran = bench.build("chroot", &template, &["--allow", "host-exec"]).exits(0);
+    let ran = bench.build(engine, &template, &["--allow", "host-exec"]).exits(0);
     assert_eq!(fs::read_to_string(bench.path("ran")).unwrap().trim(), bench.folder.path().to_str().unwrap());
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
     assert!(said.contains("said\n") && said.contains("wrong\n"), "{said}");
     // Done once: its layer is there.
     fs::remove_file(bench.path("ran")).unwrap();
-    bench.build("chroot", &template, &["--allow", "host-exec"]).exits(0);
+    bench.build(engine, &template, &["--allow", "host-exec"]).exits(0);
     assert!(!bench.path("ran").exists());
 
     // One that fails ends the build, and is no layer at the next one.
     let template = bench.template("f.yml", &["local_run: exit 3".to_owned()], "");
     for _ in 0..2 {
-        let ran = bench.build("chroot", &template, &["--allow", "host-exec"]).exits(4);
+        let ran = bench.build(engine, &template, &["--allow", "host-exec"]).exits(4);
         assert!(ran.stderr.contains("exit status: 3"), "{}", ran.stderr);
     }
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
@@ -100,8 +101,7 @@ fn wrong_arguments_are_refused_with_their_place() {
 }
 
 /// A guest that lacks what a step needs: one error that names it.
-#[test]
-fn what_a_guest_lacks_is_named() {
+fn what_a_guest_lacks_is_named(engine: &str) {
     let files = vec![("/etc/os-release".to_owned(), b"ID=plan9\n".to_vec(), 0o644)];
     let bench = Bench::new(tiny_guest(&TinyOptions { files, ..TinyOptions::default() }));
     let empty = format!("sha256:{}", crate::sha256(b"x"));
@@ -127,15 +127,14 @@ fn what_a_guest_lacks_is_named() {
         (&download, "wrong checksum", 1),
     ] {
         let template = bench.template("t.yml", &[step.to_owned()], "");
-        let ran = bench.build("chroot", &template, &[]);
+        let ran = bench.build(engine, &template, &[]);
         assert!(ran.stderr.contains(expected), "`{step}`: {}", ran.stderr);
         ran.exits(code);
     }
 }
 
 /// Archives that want out of their folder, by python's `tarfile` and `zipfile`, which write whatever they are told.
-#[test]
-fn hostile_archives_are_refused() {
+fn hostile_archives_are_refused(engine: &str) {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let tar = |body: &str| {
         format!(
@@ -168,7 +167,7 @@ fn hostile_archives_are_refused() {
         python.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
         assert!(python.wait().unwrap().success());
         let template = bench.template("t.yml", &["unpack: {source: a, dest: /srv/x}".to_owned()], "");
-        let ran = bench.build("chroot", &template, &[]);
+        let ran = bench.build(engine, &template, &[]);
         assert!(ran.stderr.contains(expected), "{script}: {}", ran.stderr);
         assert_ne!(ran.status, Some(0));
         assert_eq!(bench.layers().len(), 1, "only the base");
@@ -202,7 +201,7 @@ fn windows_guests_are_served_on_the_disk_itself() {
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let mut command =
             bench.command(&["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "json"]);
-        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        let path = format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
         (crate::common::Ran::from(command.env("PATH", path).output().unwrap()), folder)
     };
     let (ran, _) = build("1.48.2");

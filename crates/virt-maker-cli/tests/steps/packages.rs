@@ -3,8 +3,14 @@
 
 use testkit::{TinyOptions, appliance_lock, tiny_guest};
 
-use crate::common::{Bench, run};
+use crate::common::{Bench, on_chroot_and_vm, run};
 use crate::{case, check};
+
+on_chroot_and_vm!(
+    package_managers_are_told_what_to_do,
+    service_managers_are_told_what_to_do,
+    sources_of_dnf_and_zypper
+);
 
 /// A program that notes its arguments, one line a call.
 const FAKE: &str = "#!/bin/sh\necho \"${0##*/} $*\" >> /told\n";
@@ -17,8 +23,7 @@ fn fake(id: &str, programs: &[&str]) -> Bench {
     Bench::new(tiny_guest(&TinyOptions { files, ..TinyOptions::default() }))
 }
 
-#[test]
-fn package_managers_are_told_what_to_do() {
+fn package_managers_are_told_what_to_do(engine: &str) {
     for (id, programs, expected) in [
         (
             "debian",
@@ -62,15 +67,14 @@ fn package_managers_are_told_what_to_do() {
         let middle = "~ /told file 0644 0:0 ...";
         check(
             &bench,
-            "chroot",
+            engine,
             &[case("install: [a, b]", first), case("remove: c", middle), case("update:", expected)],
             &[],
         );
     }
 }
 
-#[test]
-fn service_managers_are_told_what_to_do() {
+fn service_managers_are_told_what_to_do(engine: &str) {
     let step = "service: {enable: [a, b], disable: c}";
     for (program, expected) in [
         ("systemctl", r#"+ /told file 0644 0:0 "systemctl enable -- a b\nsystemctl disable -- c\n""#),
@@ -84,16 +88,15 @@ fn service_managers_are_told_what_to_do() {
         ),
         ("chkconfig", r#"+ /told file 0644 0:0 "chkconfig a on\nchkconfig b on\nchkconfig c off\n""#),
     ] {
-        check(&fake("debian", &[program]), "chroot", &[case(step, expected)], &[]);
+        check(&fake("debian", &[program]), engine, &[case(step, expected)], &[]);
     }
     let bench = fake("debian", &["chkconfig"]);
     let template = bench.template("t.yml", &["service: {mask: a}".to_owned()], "");
-    let ran = bench.build("chroot", &template, &[]).exits(4);
+    let ran = bench.build(engine, &template, &[]).exits(4);
     assert!(ran.stderr.contains("needs systemd"), "{}", ran.stderr);
 }
 
-#[test]
-fn sources_of_dnf_and_zypper() {
+fn sources_of_dnf_and_zypper(engine: &str) {
     let step = "repo: {name: ours, url: 'https://packages.example.org/$releasever', unsigned: true}";
     for (id, program, expected) in [
         (
@@ -107,7 +110,7 @@ fn sources_of_dnf_and_zypper() {
             "+ /etc/zypp directory 0755 0:0\n+ /etc/zypp/repos.d directory 0755 0:0\n+ /etc/zypp/repos.d/ours.repo file 0644 0:0 ...",
         ),
     ] {
-        check(&fake(id, &[program]), "chroot", &[case(step, expected)], &[]);
+        check(&fake(id, &[program]), engine, &[case(step, expected)], &[]);
     }
 }
 
@@ -155,4 +158,10 @@ fn real_accounts_services_and_packages_with_chroot() {
 fn real_accounts_services_and_packages_with_libguestfs() {
     let _lock = appliance_lock();
     on_debian("libguestfs");
+}
+
+#[test]
+fn real_accounts_services_and_packages_with_vm_appliance() {
+    let _lock = appliance_lock();
+    on_debian("vm");
 }

@@ -6,8 +6,10 @@ use std::process::Command;
 
 use testkit::{HostState, TinyOptions, appliance_lock, tiny_guest};
 
-use crate::common::Bench;
+use crate::common::{Bench, on_chroot_and_vm};
 use crate::{Case, case, check};
+
+on_chroot_and_vm!(firstboot_with_scripts_of_init_d);
 
 fn guest() -> TinyOptions {
     let file = |path: &str, text: &str, mode| (path.to_owned(), text.as_bytes().to_vec(), mode);
@@ -234,8 +236,7 @@ fn tiny_steps_change_what_they_say_with_vm_appliance() {
 }
 
 /// A guest whose init reads `/etc/init.d`.
-#[test]
-fn firstboot_with_scripts_of_init_d() {
+fn firstboot_with_scripts_of_init_d(engine: &str) {
     let file = |path: &str| (path.to_owned(), Vec::new(), 0o644);
     let files = vec![file("/etc/init.d/README"), file("/etc/rc2.d/README"), file("/etc/rc5.d/README")];
     let bench = Bench::new(tiny_guest(&TinyOptions { files, ..TinyOptions::default() }));
@@ -259,5 +260,5 @@ fn firstboot_with_scripts_of_init_d() {
             - /usr/lib/virt-maker/firstboot.d/0001",
         ),
     ];
-    check(&bench, "chroot", &cases, &[]);
+    check(&bench, engine, &cases, &[]);
 }

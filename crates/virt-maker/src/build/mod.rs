@@ -21,6 +21,7 @@ mod exports;
 mod failure;
 mod finish;
 mod leaks;
+mod leased;
 mod log;
 mod mask;
 mod options;
@@ -49,7 +50,7 @@ use crate::export::Published;
 use crate::host::Cancel;
 use crate::import::ImportContext;
 use crate::key::LayerKey;
-use crate::plan::{self, NodeState, PlanContext, PlanNode};
+use crate::plan::{NodeState, PlanContext, PlanNode};
 use crate::spec::Spec;
 use crate::store::Store;
 use schedule::Schedule;
@@ -176,7 +177,8 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events, images: &mut Vec<Im
     let import = settings.import_context(&cache_dir, events);
     let context =
         PlanContext { store: &store, import, force: settings.force, explain: false, events, cancel: &settings.cancel };
-    let plan = spent.time("plan", || plan::make(specs, &context))?;
+    // Leased before anything relies on what is there, so that nobody collects it while this build runs.
+    let (plan, _lease) = spent.time("plan", || leased::plan(specs, &context))?;
     events.send(Event::BuildStarted {
         templates: specs.iter().map(|spec| spec.template.clone()).collect(),
         store: store.root().to_owned(),

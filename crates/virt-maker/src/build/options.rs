@@ -3,12 +3,12 @@
 //! A runner knows nothing of this: it gets a guest that does it to every command.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, CacheFolder, Exit, Guest, OsRelease, Run, Secrets, Stat};
+use crate::guest::{Attributes, CacheFolder, Entry, Exit, Guest, OsRelease, Run, Secrets, Stat};
 use crate::spec::{SecretSource, Spec, StepEntry};
 use crate::template::StepOptions;
 
@@ -125,6 +125,14 @@ impl Guest for Optioned<'_> {
 
     fn read_dir(&mut self, path: &str) -> Result<Vec<String>> {
         self.guest()?.read_dir(path)
+    }
+
+    fn walk(&mut self, path: &str, depth: Option<u32>) -> Result<Vec<Entry>> {
+        self.guest()?.walk(path, depth)
+    }
+
+    fn read_to(&mut self, path: &str, out: &mut dyn Write) -> Result<u64> {
+        self.guest()?.read_to(path, out)
     }
 
     fn remove(&mut self, path: &str) -> Result<()> {

@@ -42,7 +42,7 @@ pub(super) fn ensure(build: &Build<'_>, plan: &Plan, path: &[usize]) -> Result<L
                 if let Err(error) = base::make(build, node, entry, key, lock) {
                     let message = crate::error::chain(&error);
                     build.events.send(Event::ImportFailed { key: node.info.key, message });
-                    return Err(error);
+                    return Err(build.explain_full_disk(error));
                 }
             }
             (Part::Step(..), Some(parent)) if disk_step::is_one(build, node) => {

@@ -4,7 +4,7 @@
 //! both end the conversation, and the error says which it was and not how the stream broke.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write as _};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use virt_maker_agent::protocol::{Failure, FailureKind, Mounted, Request};
 use super::LogSink;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::guest::{Attributes, Exit, Guest, OsRelease, Run, Stat};
+use crate::guest::{Attributes, Entry, Exit, Guest, OsRelease, Run, Stat};
 use crate::host::{Guard, RawTerminal};
 
 /// How much later than the agent's own timeout the helper is killed: an agent that is well answers long before.
@@ -228,6 +228,14 @@ impl Guest for AgentGuest {
 
     fn read_dir(&mut self, path: &str) -> Result<Vec<String>> {
         self.within(Some(PATIENCE), |client| client.read_dir(path))
+    }
+
+    fn walk(&mut self, path: &str, depth: Option<u32>) -> Result<Vec<Entry>> {
+        self.within(Some(PATIENCE), |client| client.walk(path, depth))
+    }
+
+    fn read_to(&mut self, path: &str, out: &mut dyn Write) -> Result<u64> {
+        self.within(None, |client| client.read_to(path, out))
     }
 
     fn remove(&mut self, path: &str) -> Result<()> {

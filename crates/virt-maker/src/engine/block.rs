@@ -20,12 +20,17 @@
 //! that is not sealed is thrown away after a crash. The seal alone syncs.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Image, qmp::Qmp};
 use crate::disk::ImageFormat;
 use crate::error::{Error, ErrorKind, Result};
+
+/// How long it may take to unplug a disk. qemu does it without asking the machine, and waits only for what is being
+/// written.
+const UNPLUGGED_WITHIN: Duration = Duration::from_secs(60);
 
 /// The stack of overlays of one session.
 pub struct BlockGraph {
@@ -100,6 +105,12 @@ impl BlockGraph {
             "write-cache": "on", "werror": "report", "rerror": "report",
         });
         self.qmp.execute("device_add", device).map(drop)
+    }
+
+    /// Takes the disk with this serial number out of the machine again; when this returns, the machine cannot write to it.
+    pub fn unplug(&mut self, serial: &str) -> Result<()> {
+        let gone = ("DEVICE_DELETED", serial);
+        self.qmp.execute_until("device_del", json!({"id": serial}), gone, UNPLUGGED_WITHIN)
     }
 
     /// The name by which the other end opens a file: without its folder where it works there.

@@ -118,6 +118,7 @@ pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<
     };
     checks.push(check("libguestfs", works, detail, Some("libguestfs0")));
     checks.push(check_kernel(kernel));
+    checks.push(check_lvm(kernel));
 
     let state = |name, checked: Result<()>, fine: &str| match checked {
         Ok(()) => EngineState { name, works: true, detail: fine.into() },
@@ -187,6 +188,15 @@ fn check_kernel(kernel: Option<&Path>) -> Check {
             check(NAME, false, format!("{}{hint}", chain(&error)), Some(PACKAGE))
         }
     }
+}
+
+/// What engine `vm` opens guests on LVM with.
+fn check_lvm(kernel: Option<&Path>) -> Check {
+    let (works, detail) = match vm::check_lvm(kernel) {
+        Ok(lvm) => (true, format!("{}: engine vm opens guests on LVM", lvm.display())),
+        Err(error) => (false, format!("{}; guests on LVM are for engine libguestfs", chain(&error))),
+    };
+    check("lvm", works, detail, Some("lvm2"))
 }
 
 /// The saved state of engine `vm`: that it is missing is no fault.

@@ -23,10 +23,10 @@ use super::{Export, ExportContext, ExportKind, Extras, Finish, beside, convert, 
 use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events, Meter};
-use crate::host::{Cancel, Script, digest};
+use crate::host::{Cancel, Script, checked, digest};
 use crate::key::{Digest, LayerKey};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// An artifact that is in place.
 #[derive(Debug, Clone)]
@@ -253,8 +253,14 @@ fn read(place: &Path, events: &Events) -> Option<ExportRecord> {
             return None;
         }
     };
-    match serde_json::from_slice::<ExportRecord>(&text) {
-        Ok(record) => (record.version == VERSION).then_some(record),
+    let record = serde_json::from_slice::<ExportRecord>(&text).map_err(|error| error.to_string());
+    match record.and_then(|record| {
+        if record.version != VERSION {
+            return Ok(None);
+        }
+        checked::check(&text).map(|()| Some(record))
+    }) {
+        Ok(record) => record,
         Err(error) => {
             events.warn(format!("the record {} is not used, for it is damaged: {error}", place.display()));
             None
@@ -263,7 +269,7 @@ fn read(place: &Path, events: &Events) -> Option<ExportRecord> {
 }
 
 fn write_record(place: &Path, record: &ExportRecord) -> io::Result<()> {
-    let text = serde_json::to_vec_pretty(record).expect("a record is serialisable");
+    let text = checked::text(record);
     let temporary = place.with_extension(format!("{}.tmp", unique()));
     let done = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, place));
     if done.is_err() {

@@ -5,10 +5,11 @@
 
 pub mod packages;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 
 pub use virt_maker_agent::protocol::{Attributes, CacheFolder, Exit, FileKind, OsRelease, Run, Secrets, Stat};
+pub use virt_maker_agent::walk::Entry;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -44,6 +45,13 @@ pub trait Guest {
 
     /// Names in a folder, sorted.
     fn read_dir(&mut self, path: &str) -> Result<Vec<String>>;
+
+    /// Everything at and below a path, in no particular order; `depth` levels of it, or all. The path itself is followed
+    /// within the guest if it is a link, those below are not. Names are bytes, as the guest wrote them.
+    fn walk(&mut self, path: &str, depth: Option<u32>) -> Result<Vec<Entry>>;
+
+    /// Copies a regular file of any size to `out`; returns its length.
+    fn read_to(&mut self, path: &str, out: &mut dyn Write) -> Result<u64>;
 
     /// Removes a file, link or whole folder; nothing there is fine.
     fn remove(&mut self, path: &str) -> Result<()>;

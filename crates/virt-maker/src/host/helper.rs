@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::escape::last_lines;
+use super::process::inherited;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// The number under which a helper finds the first descriptor that it was given; others follow.
@@ -74,7 +75,8 @@ impl Helper {
             what.channels.iter().map(lift).collect::<Result<_, _>>().context(ErrorKind::Host, failed)?;
         let limit = what.address_space;
         let mut command = Command::new(&what.program);
-        command.args(&what.arguments).stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
+        command.args(&what.arguments).env_clear().envs(inherited());
+        command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
         // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is allocated.
         unsafe {
             command.pre_exec(move || {

@@ -1,6 +1,7 @@
 //! The host: the only place that spawns programs, downloads, or renames durably.
 
 mod cancel;
+pub mod checked;
 pub(crate) mod decompress;
 pub mod digest;
 pub mod durable;

@@ -33,6 +33,14 @@ const QUOTED_LINES: usize = 6;
 /// Variables that a program inherits: where programs, libraries and temporary files are.
 const KEPT: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "USER"];
 
+/// The environment of every program of the host: a few variables of our own, and no others. So a secret that somebody
+/// gave us in a variable is in no environment but ours.
+pub(super) fn inherited() -> impl Iterator<Item = (&'static str, OsString)> {
+    #[expect(clippy::disallowed_methods, reason = "these say where the host keeps its programs, not what to do")]
+    let kept = KEPT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
+    kept.chain([("LC_ALL", "C.UTF-8".into())])
+}
+
 /// A program to run.
 #[derive(Debug)]
 pub struct Tool {
@@ -196,9 +204,7 @@ impl Tool {
         let parent = rustix::process::getpid();
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).env_clear();
-        #[expect(clippy::disallowed_methods, reason = "these say where the host keeps its programs, not what to do")]
-        command.envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-        command.env("LC_ALL", "C.UTF-8").envs(&self.env);
+        command.envs(inherited()).envs(&self.env);
         command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         if let Some(folder) = &self.folder {

@@ -199,6 +199,13 @@ impl Import for Download {
         Ok(ImportKey { arguments, inputs: vec![input], fetched })
     }
 
+    fn check(&self) -> Result<()> {
+        match &self.source {
+            Source::File(path) => fs::metadata(path).context(ErrorKind::Base, || self.cannot_read()).map(drop),
+            Source::Url(_) => Ok(()),
+        }
+    }
+
     fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made> {
         let wanted = key.inputs.first().map(|input| input.digest);
         let made = match &self.source {

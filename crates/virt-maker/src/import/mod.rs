@@ -87,6 +87,11 @@ pub trait Import: Send + Sync {
         None
     }
 
+    /// An error where it is plain already, without fetching or reading much, that nothing can be made here and now.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What enters the key. May have to fetch, to know a digest; what was learned is kept in `cache_dir`, so that the
     /// next call answers from a stat.
     fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey>;

@@ -42,42 +42,28 @@ pub struct Argument {
     pub about: String,
 }
 
+/// The runners of a table of kinds, which are three types with the same fields.
+macro_rules! built_in {
+    ($role:literal, $kinds:expr, $network:expr) => {
+        $kinds.iter().map(|kind| Runner {
+            role: $role,
+            name: kind.name.into(),
+            origin: "built in".into(),
+            about: kind.about.into(),
+            arguments: (kind.arguments)(),
+            example: Some(kind.example.into()),
+            needs: kind.needs.to_vec(),
+            network: $network(kind),
+            source: None,
+        })
+    };
+}
+
 /// All runners, in the order import, step, export, and by name. `own` are the definitions of a template.
 pub fn runners(own: &Definitions) -> Vec<Runner> {
-    let built_in = || "built in".to_owned();
-    let imports = import::KINDS.iter().map(|kind| Runner {
-        role: "import",
-        name: kind.name.into(),
-        origin: built_in(),
-        about: kind.about.into(),
-        arguments: (kind.arguments)(),
-        example: Some(kind.example.into()),
-        needs: kind.needs.to_vec(),
-        network: None,
-        source: None,
-    });
-    let steps = step::KINDS.iter().map(|kind| Runner {
-        role: "step",
-        name: kind.name.into(),
-        origin: built_in(),
-        about: kind.about.into(),
-        arguments: (kind.arguments)(),
-        example: Some(kind.example.into()),
-        needs: kind.needs.to_vec(),
-        network: Some(kind.network),
-        source: None,
-    });
-    let exports = export::KINDS.iter().map(|kind| Runner {
-        role: "export",
-        name: kind.name.into(),
-        origin: built_in(),
-        about: kind.about.into(),
-        arguments: (kind.arguments)(),
-        example: Some(kind.example.into()),
-        needs: kind.needs.to_vec(),
-        network: None,
-        source: None,
-    });
+    let imports = built_in!("import", import::KINDS, |_| None);
+    let steps = built_in!("step", step::KINDS, |kind: &step::StepKind| Some(kind.network));
+    let exports = built_in!("export", export::KINDS, |_| None);
     let hidden = |name: &str| step::KINDS.iter().any(|kind| kind.name == name) || own.get(name).is_some();
     let library = library_steps().filter(|definition| !hidden(&definition.name));
     let library = library.map(|definition| defined(definition, "library".into()));

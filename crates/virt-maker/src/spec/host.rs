@@ -39,6 +39,7 @@ pub fn load_options(parameters: &[(String, String)], working_dir: Option<PathBuf
         builtin: step::KINDS.iter().map(|kind| kind.name).collect(),
         fetch: Some(Arc::new(move |url, target| fetch(&fetching, url, target))),
         exec: Some(Arc::new(move |program, arguments| exec(&running, program, arguments))),
+        check_inputs: false,
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, secrets};
 use crate::diagnostic::{Diagnostic, Position};
-use crate::error::{Error, Result};
-use crate::template::{self, LoadOptions, Node, ResolvedSpec, ResolvedStep};
+use crate::error::{Error, Result, chain};
+use crate::template::{self, LoadOptions, Node, Problems, ResolvedSpec, ResolvedStep, in_order};
 use crate::{export, import, step};
 
 /// Runners of the older format that this version does not have yet. Templates with them can be rendered, not built.
@@ -53,36 +53,39 @@ fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Re
     let (resolved, mut problems) = template::resolve_all(paths, options)?;
     let mut loaded = LoadedSpecs { specs: Vec::new(), notes: resolved.notes, record: resolved.record };
     let (mut seen, mut targets) = (HashSet::new(), HashMap::new());
-    for spec in &resolved.specs {
-        let before = problems.len();
-        let Some(typed) = typed(spec, options, &mut problems) else { continue };
-        // A template that is named twice, or comes in by `before` of two others, asks for the same image.
-        let new = seen.insert((typed.template.clone(), typed.matrix.clone()));
-        if problems.len() > before || !new {
-            continue;
-        }
-        let at = spec.import.as_ref().and_then(|import| import.members().first()).map(|(key, _)| key);
-        let typed = match on_base(typed, at.unwrap_or(&spec.node), options, above, &mut loaded) {
-            Ok(typed) => typed,
-            Err(error) if error.diagnostics().is_empty() => return Err(error),
-            Err(error) => {
-                problems.extend(error.diagnostics().iter().cloned());
-                continue;
+    // The specs of one template stand beside each other.
+    for combinations in resolved.specs.chunk_by(|one, other| one.template == other.template) {
+        let mut all = Problems::default();
+        for spec in combinations {
+            let mut found = Vec::new();
+            // A template that is named twice, or comes in by `before` of two others, asks for the same image.
+            if let Some(typed) = typed(spec, options, &mut found)
+                && seen.insert((typed.template.clone(), typed.matrix.clone()))
+                && found.is_empty()
+            {
+                let node = spec.import.as_ref();
+                // The base may come later, or be on another host: that is no fault of the template.
+                if options.check_inputs
+                    && let Some(import) = node
+                    && let Err(error) = typed.import.runner.check()
+                {
+                    loaded.notes.push(import.diagnostic(format!("there is no base yet: {}", chain(&error))));
+                }
+                let at = node.and_then(|import| import.members().first()).map(|(key, _)| key);
+                match on_base(typed, at.unwrap_or(&spec.node), options, above, &mut loaded) {
+                    Ok(typed) => {
+                        one_export_a_file(spec, &typed, &mut targets, &mut found);
+                        loaded.specs.push(typed);
+                    }
+                    Err(error) if error.diagnostics().is_empty() => return Err(error),
+                    Err(error) => found.extend(error.diagnostics().iter().cloned()),
+                }
             }
-        };
-        one_export_a_file(spec, &typed, &mut targets, &mut problems);
-        loaded.specs.push(typed);
-    }
-    let mut seen = Vec::new();
-    // The same text is wrong in each combination of a matrix.
-    problems.retain(|problem| {
-        let new = !seen.contains(problem);
-        if new {
-            seen.push(problem.clone());
+            all.add(&spec.title(), found);
         }
-        new
-    });
-    if problems.is_empty() { Ok(loaded) } else { Err(Error::template(problems)) }
+        problems.extend(all.finish(combinations.len()));
+    }
+    if problems.is_empty() { Ok(loaded) } else { Err(Error::template(in_order(problems))) }
 }
 
 /// An error for each export that writes the file of another one: images are built side by side, and one would be lost.
@@ -197,10 +200,17 @@ fn entry(
     let before = problems.len();
     let found = find(step::KINDS, |kind| kind.name, key, "step", &own, problems);
     let runner = found.and_then(|kind| parsed((kind.parse)(&step.arguments), problems));
-    if let Some(runner) = &runner
-        && runner.runs_on_host()
-    {
-        allowed(key, options, problems);
+    if let Some(runner) = &runner {
+        if runner.runs_on_host() {
+            allowed(key, options, problems);
+        }
+        if options.check_inputs
+            && let Err(error) = runner.key_inputs()
+        {
+            let mut problem = step.arguments.diagnostic(chain(&error));
+            problem.hint = error.hint().map(str::to_owned);
+            problems.push(problem);
+        }
     }
     if let Some(kind) = found
         && !step.options.mounts.is_empty()

@@ -1,12 +1,17 @@
 //! The store: the folder that holds the layers.
 //!
-//! # Layout (format 2; `docs/store-format.md` is its reference)
+//! # Layout (format 3; `docs/store-format.md` is its reference)
 //! ```text
 //! STORE/CACHEDIR.TAG     tells backup programs to leave the folder out
-//! STORE/store.json       {"format": 2}
+//! STORE/store.json       {"format": 3}
 //! STORE/layers/KEY/      one sealed layer: layer.json (record), log.txt
 //! STORE/images/KEY-ID.*  its image, qcow2 or raw; ID says which making of it
 //! STORE/locks/KEY        flock: whoever holds it makes that layer
+//! STORE/leases/NAME      flock: what a live process uses; the folder itself is the gate
+//! STORE/tags/NAME        the layer that a person calls so
+//! STORE/pins/KEY         a layer that is kept
+//! STORE/builds/          what templates were last built as
+//! STORE/collected.log    which layers were collected, when and why
 //! STORE/tmp/NAME/        work of one live process, flock on the folder itself
 //! STORE/cache/           what imports learned and fetched; safe to remove
 //! STORE/exports/         which artifact was written from which layer
@@ -28,24 +33,40 @@
 //!
 //! # Concurrency
 //! Any number of processes may use one store. Only the holder of a key's lock may put that layer in place. Locks are
-//! taken from the root of the tree towards its leaves, so no two processes wait for each other. Readers take no lock.
+//! taken from the root of the tree towards its leaves, so no two processes wait for each other. Readers take no lock;
+//! who wants a layer to stay takes a [`Lease`] before looking for it, because [`gc`](Store::collect) may run at any time.
 
+mod collected;
 mod failure;
+mod find;
+mod gc;
+mod lease;
 mod lock;
+mod names;
+mod notes;
 mod record;
 mod seal;
 #[cfg(test)]
 mod tests;
+mod tree;
+mod usage;
 mod workspace;
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+pub use collected::{Collected, utc};
 pub use failure::FailureRecord;
+pub use gc::{Collection, Limits, Victim, Why, Wish};
+pub use lease::Lease;
 pub use lock::KeyLock;
+pub use names::{Pin, Tag, check_tag};
+pub use notes::{BuildNote, NotedLayer};
 pub use record::{Layer, LayerRecord, RECORD_VERSION};
 pub use seal::Draft;
+pub use tree::{Damaged, Listed};
+pub use usage::{Share, TemplateUsage, Usage};
 pub use workspace::Workspace;
 
 use crate::disk::ImageFormat;
@@ -54,7 +75,7 @@ use crate::host::durable;
 use crate::key::{KeyMaterial, LayerKey};
 
 /// The version of the layout that this program reads and writes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This folder holds layers of virtual machine images that virt-maker can make again.\n\
@@ -84,7 +105,7 @@ impl Store {
     pub fn open(root: &Path) -> Result<Store> {
         let root = std::path::absolute(root).context(ErrorKind::Store, || "cannot find the working directory")?;
         let store = Store { root };
-        match fs::read(store.root.join(FILES[1])) {
+        match fs::read(store.root.join(MARK)) {
             Ok(text) => store.check_format(&text)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => store.create()?,
             Err(error) => {
@@ -94,6 +115,7 @@ impl Store {
         }
         workspace::sweep(&store.root.join("tmp"), &store.images_dir());
         lock::sweep(&store.root.join("locks"));
+        lease::sweep(&store.leases_dir());
         Ok(store)
     }
 
@@ -117,8 +139,9 @@ impl Store {
         let failed = || format!("cannot make a store at {}", self.root.display());
         let foreign = |name: &std::ffi::OsStr| {
             // Another process may be making the store right now; its files begin under temporary names.
-            let temporary = FILES.iter().any(|part| name.to_string_lossy().starts_with(&format!(".{part}.")));
-            !temporary && !FILES.iter().chain(&FOLDERS).any(|part| name == *part)
+            let temporary =
+                [BACKUP_TAG, MARK].iter().any(|part| name.to_string_lossy().starts_with(&format!(".{part}.")));
+            !temporary && ![BACKUP_TAG, MARK].iter().chain(&FOLDERS).any(|part| name == *part)
         };
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
         if entries.into_iter().any(|entry| foreign(&entry.file_name())) {
@@ -131,9 +154,9 @@ impl Store {
         for part in FOLDERS {
             builder.create(self.root.join(part)).context(ErrorKind::Store, failed)?;
         }
-        durable::write(&self.root.join(FILES[0]), TAG.as_bytes()).context(ErrorKind::Store, failed)?;
+        durable::write(&self.root.join(BACKUP_TAG), TAG.as_bytes()).context(ErrorKind::Store, failed)?;
         // The file that makes it a store comes last, so a crash leaves a folder that is made again.
-        durable::write(&self.root.join(FILES[1]), format!("{{\"format\": {FORMAT}}}\n").as_bytes())
+        durable::write(&self.root.join(MARK), format!("{{\"format\": {FORMAT}}}\n").as_bytes())
             .context(ErrorKind::Store, failed)
     }
 
@@ -177,11 +200,12 @@ impl Store {
         self.root.join("layers").join(key.to_string())
     }
 
-    /// What is there under `key`. Reads the record and looks at the file's size, not at its bytes.
+    /// What is there under `key`. Reads the record and looks at the size and the time of the file; at its bytes only
+    /// where that time is another one than at the seal.
     pub fn lookup(&self, key: LayerKey) -> Lookup {
         let folder = self.layer_dir(key);
-        let text = match fs::read(folder.join(record::FILE)) {
-            Ok(text) => text,
+        let (text, used) = match record::read(&folder) {
+            Ok(read) => read,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !folder.exists() => return Lookup::Absent,
             Err(error) => return Lookup::Damaged(format!("its record cannot be read: {error}")),
         };
@@ -193,32 +217,61 @@ impl Store {
         let path = self.images_dir().join(record.image_name());
         match fs::metadata(&path) {
             Ok(file) if file.is_file() && file.len() == record.length => {
-                Lookup::Present(Box::new(Layer { record, path, folder }))
+                if (file.mtime(), file.mtime_nsec()) != record.modified
+                    && let Err(problem) = seal::check_bytes(&path, &record)
+                {
+                    return Lookup::Damaged(problem);
+                }
+                Lookup::Present(Box::new(Layer { record, path, folder, used }))
             }
             Ok(file) => Lookup::Damaged(format!("its file has {} bytes instead of {}", file.len(), record.length)),
             Err(error) => Lookup::Damaged(format!("its file cannot be read: {error}")),
         }
     }
 
+    /// The keys of all entries, in no particular order; entries that are no layers are left out.
+    pub fn keys(&self) -> Result<Vec<LayerKey>> {
+        Ok(self.entries()?.0)
+    }
+
+    fn entries(&self) -> Result<(Vec<LayerKey>, Vec<String>)> {
+        let folder = self.root.join("layers");
+        let failed = || format!("cannot read {}", folder.display());
+        let (mut keys, mut others) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(&folder).context(ErrorKind::Store, failed)? {
+            let name = entry.context(ErrorKind::Store, failed)?.file_name();
+            match name.to_str().and_then(crate::key::Digest::parse) {
+                Some(digest) => keys.push(LayerKey(digest)),
+                None => others.push(format!("layers/{} is not a layer", name.to_string_lossy())),
+            }
+        }
+        Ok((keys, others))
+    }
+
     /// All layers whose record can be read, in no particular order, and a problem for each other entry.
     pub fn layers(&self) -> Result<(Vec<Layer>, Vec<String>)> {
-        let folder = self.root.join("layers");
-        let entries =
-            fs::read_dir(&folder).context(ErrorKind::Store, || format!("cannot read {}", folder.display()))?;
-        let (mut layers, mut problems) = (Vec::new(), Vec::new());
-        for entry in entries {
-            let name = entry.context(ErrorKind::Store, || format!("cannot read {}", folder.display()))?.file_name();
-            let Some(digest) = name.to_str().and_then(crate::key::Digest::parse) else {
-                problems.push(format!("layers/{} is not a layer", name.to_string_lossy()));
-                continue;
-            };
-            match self.lookup(LayerKey(digest)) {
+        let (keys, mut problems) = self.entries()?;
+        let mut layers = Vec::with_capacity(keys.len());
+        for (key, found) in keys.iter().zip(self.look_up_all(&keys)) {
+            match found {
                 Lookup::Present(layer) => layers.push(*layer),
                 Lookup::Absent => {}
-                Lookup::Damaged(problem) => problems.push(format!("layer {}: {problem}", LayerKey(digest).short())),
+                Lookup::Damaged(problem) => problems.push(format!("layer {}: {problem}", key.short())),
             }
         }
         Ok((layers, problems))
+    }
+
+    /// What is there under each of some keys: [`Store::lookup`] on all processors.
+    fn look_up_all(&self, keys: &[LayerKey]) -> Vec<Lookup> {
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
+        let share = keys.len().div_ceil(workers).max(64);
+        std::thread::scope(|scope| {
+            let look = |keys: &[LayerKey]| keys.iter().map(|key| self.lookup(*key)).collect::<Vec<_>>();
+            let workers: Vec<_> = keys.chunks(share).map(|keys| scope.spawn(move || look(keys))).collect();
+            let done = workers.into_iter().map(|worker| worker.join());
+            done.flat_map(|found| found.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
     }
 
     /// The lock of a key, if nobody has it.
@@ -254,9 +307,12 @@ impl Store {
     }
 }
 
-/// The parts of a store; the file that makes it one is the last.
-const FILES: [&str; 2] = ["CACHEDIR.TAG", "store.json"];
-const FOLDERS: [&str; 8] = ["layers", "images", "locks", "tmp", "cache", "exports", "logs", "kept"];
+/// Tells backup programs to leave the folder out.
+const BACKUP_TAG: &str = "CACHEDIR.TAG";
+/// The file that makes a folder a store. It is made last.
+const MARK: &str = "store.json";
+const FOLDERS: [&str; 12] =
+    ["layers", "images", "locks", "leases", "tags", "pins", "builds", "tmp", "cache", "exports", "logs", "kept"];
 
 /// Bytes that a file takes on the disk: sparse files take less than their length.
 pub fn allocated_bytes(path: &Path) -> std::io::Result<u64> {

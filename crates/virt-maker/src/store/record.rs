@@ -1,18 +1,23 @@
 //! The record of a layer: what it is, where it came from, what it must look like.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use crate::disk::ImageFormat;
+use crate::host::checked;
 use crate::key::{Digest, KeyMaterial, LayerKey};
 
 /// The version of the record's form; a record of another version is a miss.
-pub const RECORD_VERSION: u32 = 1;
+pub const RECORD_VERSION: u32 = 2;
 /// Hexadecimal digits of an `id`.
 pub(super) const ID_DIGITS: usize = 32;
 /// Its name in the layer's folder.
 pub(super) const FILE: &str = "layer.json";
+/// The file of a draft that has no record yet: the name of its image.
+pub(super) const IMAGE_FILE: &str = "draft";
 
 /// A sealed layer in the store.
 #[derive(Debug, Clone)]
@@ -23,6 +28,8 @@ pub struct Layer {
     pub path: PathBuf,
     /// Its folder, absolute.
     pub folder: PathBuf,
+    /// When it was last used by itself; one that lies on it may have been used later.
+    pub used: SystemTime,
 }
 
 impl Layer {
@@ -30,6 +37,16 @@ impl Layer {
     pub fn log(&self) -> PathBuf {
         self.folder.join("log.txt")
     }
+}
+
+/// The text of the record in a layer's folder, and when the layer was last used: that is the time of the file, which a
+/// use sets without writing to it.
+pub(super) fn read(folder: &Path) -> std::io::Result<(Vec<u8>, SystemTime)> {
+    let mut file = std::fs::File::open(folder.join(FILE))?;
+    let stat = file.metadata()?;
+    let mut text = Vec::with_capacity(stat.len() as usize + 1);
+    file.read_to_end(&mut text)?;
+    Ok((text, stat.modified()?))
 }
 
 /// What is written beside a layer.
@@ -57,6 +74,9 @@ pub struct LayerRecord {
     pub bytes: u64,
     /// SHA-256 of the image file.
     pub digest: Digest,
+    /// When the image file was last written to, in seconds since 1970 and nanoseconds: while that is so, its bytes are
+    /// taken for those that were sealed.
+    pub modified: (i64, i64),
     /// When it was sealed, in seconds since 1970.
     pub created: u64,
     /// How long the step or the import took, in seconds.
@@ -81,7 +101,7 @@ impl LayerRecord {
 
     /// The text of the record's file.
     pub(super) fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).expect("a record is serialisable")
+        checked::text(self)
     }
 
     /// Reads a record, or says in words why it cannot be used.
@@ -103,6 +123,7 @@ impl LayerRecord {
         if record.id.len() != ID_DIGITS || !record.id.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(format!("its record has `{}` as id", record.id.escape_debug()));
         }
+        checked::check(text).map_err(|problem| format!("its record is damaged: {problem}"))?;
         Ok(record)
     }
 }

@@ -3,12 +3,12 @@
 //! ```text
 //! fsync image, images/ and log  ->  write and fsync record  ->  fsync draft folder  ->  rename to layers/KEY  ->  fsync layers/
 //! ```
-//! The image lies in images/ from the beginning. A draft has a record from the beginning too, not synced: by it, whoever
-//! sweeps the draft after a crash finds the image that goes with it. After the rename the layer is whole, because
+//! The image lies in images/ from the beginning. A draft has a file with its name from the beginning too, not synced: by
+//! it, whoever sweeps the draft after a crash finds the image that goes with it. After the rename the layer is whole, because
 //! everything in it was synced before; a crash before the last fsync can only lose the whole layer, which is a miss.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::host::{digest, durable};
 use crate::key::{Digest, KeyMaterial, LayerKey};
 
-/// A layer in the making: an image, and a folder in a workspace that holds its record and, perhaps, `log.txt`.
+/// A layer in the making: an image, and a folder in a workspace that names it and holds, perhaps, `log.txt`.
 #[derive(Debug)]
 pub struct Draft {
     /// The folder; it is moved as a whole.
@@ -54,13 +54,14 @@ impl Draft {
             length: 0,
             bytes: 0,
             digest: Digest::of(b""),
+            modified: (0, 0),
             created: 0,
             duration: 0.0,
             engine: None,
             tool: env!("CARGO_PKG_VERSION").into(),
         };
-        let place = folder.join(record::FILE);
-        fs::write(&place, record.to_json())
+        let place = folder.join(record::IMAGE_FILE);
+        fs::write(&place, record.image_name())
             .context(ErrorKind::Store, || format!("cannot write {}", place.display()))?;
         Ok(Draft { folder, images, digest: None, record })
     }
@@ -121,22 +122,42 @@ pub(super) fn seal(draft: Draft, target: &Path) -> Result<Layer> {
         Some(known) => known,
         None => digest::of_file(&path).context(ErrorKind::Store, failed)?,
     };
-    let length = fs::metadata(&path).context(ErrorKind::Store, failed)?.len();
+    let file = fs::metadata(&path).context(ErrorKind::Store, failed)?;
     let bytes = allocated_bytes(&path).context(ErrorKind::Store, failed)?;
     record.digest = digest;
-    record.length = length;
+    record.length = file.len();
+    record.modified = (file.mtime(), file.mtime_nsec());
     record.bytes = bytes;
     record.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
 
     let failed = || format!("cannot seal layer {}", record.key.short());
     // Writes, syncs the file, and syncs the draft's folder.
     durable::write(&draft.folder.join(record::FILE), &record.to_json()).context(ErrorKind::Store, failed)?;
+    // From here on the record names the image.
+    fs::remove_file(draft.folder.join(record::IMAGE_FILE)).context(ErrorKind::Store, failed)?;
     let replaced = put_in_place(&draft.folder, target).context(ErrorKind::Store, failed)?;
     durable::sync_dir(target.parent().expect("a layer lies in a folder")).context(ErrorKind::Store, failed)?;
     if replaced {
         remove_other_images(&draft.images, &record);
     }
-    Ok(Layer { record, path, folder: target.to_owned() })
+    Ok(Layer { record, path, folder: target.to_owned(), used: SystemTime::now() })
+}
+
+/// Whether an image that was written to since its seal, or copied, still has the bytes that were sealed; the error says in
+/// words that it has not. Where it has, it gets the time back that it had, so that the next look is cheap again.
+pub(super) fn check_bytes(path: &Path, record: &LayerRecord) -> std::result::Result<(), String> {
+    match digest::of_file(path) {
+        Ok(found) if found == record.digest => {}
+        Ok(_) => return Err("the bytes of its file are not what was sealed".into()),
+        Err(error) => return Err(format!("its file cannot be read: {error}")),
+    }
+    let (tv_sec, tv_nsec) = record.modified;
+    let time = rustix::fs::Timespec { tv_sec, tv_nsec };
+    let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let times = rustix::fs::Timestamps { last_access: omit, last_modification: time };
+    // Only speed depends on it: a store may be one that can only be read.
+    let _ = rustix::fs::utimensat(CWD, path, &times, rustix::fs::AtFlags::empty());
+    Ok(())
 }
 
 /// Removes the images of other makings of this key, whatever has become of their records. Nothing names them any more;
@@ -153,15 +174,23 @@ fn remove_other_images(images: &Path, record: &LayerRecord) {
     }
 }
 
-/// Removes the images that belong to drafts and to replaced layers in a workspace: their records lie there, so no
-/// layer of the store has them.
+/// Removes the images that belong to drafts and to replaced or collected layers in a workspace: their records lie there,
+/// so no layer of the store has them.
 pub(super) fn remove_disowned_images(workspace: &Path, images: &Path) {
     for entry in fs::read_dir(workspace).into_iter().flatten().flatten() {
-        let Ok(text) = fs::read(entry.path().join(record::FILE)) else { continue };
-        if let Ok(record) = LayerRecord::parse(&text) {
-            let _ = fs::remove_file(images.join(record.image_name()));
+        if let Some(name) = image_of(&entry.path()) {
+            let _ = fs::remove_file(images.join(name));
         }
     }
+}
+
+/// The name of the image of a layer or a draft, by what lies in its folder.
+pub(super) fn image_of(folder: &Path) -> Option<String> {
+    let record = fs::read(folder.join(record::FILE)).ok().and_then(|text| LayerRecord::parse(&text).ok());
+    record.map(|record| record.image_name()).or_else(|| {
+        let name = fs::read_to_string(folder.join(record::IMAGE_FILE)).ok()?;
+        (!name.is_empty() && !name.contains('/')).then_some(name)
+    })
 }
 
 /// Renames `draft` to `target`. What was there takes the draft's name, and goes with the workspace; says whether

@@ -100,11 +100,19 @@ fn no_image_stays_without_its_layer() {
     assert_eq!(images(&store), [whole.record.image_name()]);
 }
 
+/// Puts a file with these bytes, written at another time, in the place of one.
+fn copied(path: &std::path::Path, bytes: &[u8]) {
+    fs::remove_file(path).unwrap();
+    fs::write(path, bytes).unwrap();
+    let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    fs::File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
+}
+
 #[test]
 fn what_does_not_fit_is_damaged_not_a_hit() {
     let (_folder, store) = store();
     type Damage<'a> = (&'a str, &'a dyn Fn(&Layer));
-    let damage: [Damage<'_>; 7] = [
+    let damage: [Damage<'_>; 9] = [
         ("bytes instead of 512", &|layer| {
             fs::remove_file(&layer.path).unwrap();
             fs::write(&layer.path, [7; 511]).unwrap();
@@ -117,6 +125,13 @@ fn what_does_not_fit_is_damaged_not_a_hit() {
             let text = fs::read_to_string(layer.folder.join("layer.json")).unwrap();
             let text = text.replace(&layer.record.id, "../../../../../etc/passwd");
             fs::write(layer.folder.join("layer.json"), text).unwrap();
+        }),
+        ("checksum does not fit", &|layer| {
+            let text = fs::read_to_string(layer.folder.join("layer.json")).unwrap();
+            fs::write(layer.folder.join("layer.json"), text.replace("\"length\": 512", "\"length\": 513")).unwrap();
+        }),
+        ("not what was sealed", &|layer| {
+            copied(&layer.path, &[8; 512]);
         }),
         ("does not make its key", &|layer| {
             let text = fs::read_to_string(layer.folder.join("layer.json")).unwrap();
@@ -133,6 +148,19 @@ fn what_does_not_fit_is_damaged_not_a_hit() {
         }
     }
     assert_eq!(store.layers().unwrap().1.len(), damage.len());
+}
+
+#[test]
+fn an_image_with_another_time_is_read_once_and_taken_if_its_bytes_are_right() {
+    let (_folder, store) = store();
+    let workspace = store.workspace().unwrap();
+    let layer = store.seal(draft(&store, &workspace, "one")).unwrap();
+    let modified = || fs::metadata(&layer.path).unwrap().modified().unwrap();
+    let sealed = modified();
+    copied(&layer.path, &fs::read(&layer.path).unwrap());
+    assert_ne!(modified(), sealed, "a copy has a time of its own");
+    assert!(matches!(store.lookup(layer.record.key), Lookup::Present(_)));
+    assert_eq!(modified(), sealed, "it gets the time back that it had");
 }
 
 #[test]
@@ -196,10 +224,10 @@ fn other_formats_and_other_folders_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let newer = folder.path().join("newer");
     fs::create_dir(&newer).unwrap();
-    fs::write(newer.join("store.json"), "{\"format\": 3}").unwrap();
+    fs::write(newer.join("store.json"), "{\"format\": 4}").unwrap();
     let error = Store::open(&newer).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store);
-    assert!(error.to_string().contains("has format 3; this version knows format 2"), "{error}");
+    assert!(error.to_string().contains("has format 4; this version knows format 3"), "{error}");
 
     let home = folder.path().join("home");
     fs::create_dir(&home).unwrap();

@@ -4,13 +4,18 @@
 use std::collections::BTreeMap;
 
 use super::expression::{Engine, quote};
+use super::inherit::take_in;
 use super::node::{Kind, Node};
+use super::options::OPTIONS;
 use super::scope::Scope;
 use super::suggest;
 use crate::diagnostic::Diagnostic;
 
 /// Types that a parameter may have.
 const TYPES: [&str; 7] = ["string", "integer", "number", "boolean", "list", "mapping", "any"];
+
+/// What may stand in the place of a runner and is none.
+const RESERVED: [&str; 4] = ["include", "for", "steps", "with"];
 
 /// A step that is made of others.
 #[derive(Debug, Clone)]
@@ -75,13 +80,60 @@ impl Definitions {
         }
         problems
     }
+
+    /// Adds the definitions that a file has, and those of the files that it uses; its own win.
+    pub(super) fn take(
+        &mut self,
+        file: &Node,
+        engine: &Engine,
+        scope: &Scope,
+        builtin: &[&'static str],
+        problems: &mut Vec<Diagnostic>,
+    ) {
+        if let Some(rendered) = file.get("use").and_then(|node| engine.rendered(node, scope, problems)) {
+            let names = match &rendered.kind {
+                Kind::List(items) => items.iter().collect(),
+                Kind::Null => Vec::new(),
+                _ => vec![&rendered],
+            };
+            for name in names {
+                match take_in(name, "use") {
+                    Ok(library) => {
+                        let unknown =
+                            |(key, _): &(Node, Node)| unknown_key(key, &["description", "define", "use"], "a library");
+                        problems.extend(library.members().iter().filter_map(unknown));
+                        self.take(&library, engine, scope, builtin, problems);
+                    }
+                    Err(found) => problems.extend(found),
+                }
+            }
+        }
+        if let Some(node) = file.get("define") {
+            for (key, _) in node.members() {
+                let name = key.text().unwrap_or_default();
+                if builtin.contains(&name) || RESERVED.contains(&name) || OPTIONS.contains(&name) {
+                    problems.push(key.diagnostic(format!("`{name}` is the name of something that is built in")));
+                }
+            }
+            problems.extend(self.add(node));
+        }
+    }
 }
 
-fn unknown_key(key: &Node, known: &[&str]) -> Diagnostic {
+/// What is wrong with a key that is not one of `known`.
+pub(super) fn unknown_key(key: &Node, known: &[&str], place: &str) -> Option<Diagnostic> {
     let name = key.text().unwrap_or_default();
-    let mut problem = key.diagnostic(format!("unknown key `{}`", quote(name)));
+    if known.contains(&name) {
+        return None;
+    }
+    let mut problem = key.diagnostic(format!("{place} has no key `{}`", quote(name)));
     problem.hint = Some(suggest::hint(name, known.iter().copied()));
-    problem
+    Some(problem)
+}
+
+/// The keys of a mapping that are not among `known`.
+fn unknown_keys(value: &Node, known: &[&str], place: &str) -> impl Iterator<Item = Diagnostic> {
+    value.members().iter().filter_map(|(key, _)| unknown_key(key, known, place))
 }
 
 fn read(key: &Node, value: &Node, problems: &mut Vec<Diagnostic>) -> Option<Definition> {
@@ -98,14 +150,7 @@ fn read(key: &Node, value: &Node, problems: &mut Vec<Diagnostic>) -> Option<Defi
         return None;
     }
     let known = ["description", "example", "params", "steps"];
-    problems.extend(
-        value
-            .members()
-            .iter()
-            .map(|(key, _)| key)
-            .filter(|key| !known.contains(&key.text().unwrap_or_default()))
-            .map(|key| unknown_key(key, &known)),
-    );
+    problems.extend(unknown_keys(value, &known, "a definition"));
     let text = |name: &str| value.get(name).and_then(Node::text).map(str::to_owned);
     let mut params = Vec::new();
     match value.get("params") {
@@ -140,14 +185,7 @@ fn parameter(key: &Node, value: &Node, problems: &mut Vec<Diagnostic>) -> Option
         return Some(Parameter { name, kind: "any", description: String::new(), default });
     }
     let known = ["type", "description", "default"];
-    problems.extend(
-        value
-            .members()
-            .iter()
-            .map(|(key, _)| key)
-            .filter(|key| !known.contains(&key.text().unwrap_or_default()))
-            .map(|key| unknown_key(key, &known)),
-    );
+    problems.extend(unknown_keys(value, &known, "a parameter"));
     let kind = match value.get("type") {
         None => "any",
         Some(node) => {

@@ -5,18 +5,20 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::define::Definitions;
+use super::define::{Definitions, unknown_key};
 use super::expand::{Exec, Expander, ResolvedStep};
-use super::expression::{Engine, command_line_value};
+use super::expression::Engine;
 use super::files::Files;
 use super::functions::{Fetch, Rights, Shared};
 use super::inherit::{evaluated, follow, take_in};
 use super::matrix::{self, Combination};
 use super::node::{Kind, Node};
 use super::options::{DEFAULTS, StepOptions};
+use super::parameters::{declared, unknown};
 use super::parse::parse_file;
-use super::scope::{Scope, declared, unknown};
-use super::suggest;
+use super::problems::{Problems, in_order};
+use super::scope::Scope;
+use super::value::command_line_value;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Result};
 
@@ -60,6 +62,8 @@ pub struct LoadOptions {
     pub fetch: Option<Fetch>,
     /// How `exec:` runs programs.
     pub exec: Option<Exec>,
+    /// Whether what steps take from the host is looked at too: an error where it cannot be read.
+    pub check_inputs: bool,
 }
 
 /// What a template asks for.
@@ -103,6 +107,11 @@ pub struct ResolvedSpec {
 }
 
 impl ResolvedSpec {
+    /// Its values of the matrix for people; empty without a matrix.
+    pub(crate) fn title(&self) -> String {
+        matrix::title(&self.matrix)
+    }
+
     /// The spec as a template without parameters would have it.
     pub fn to_json(&self) -> serde_json::Value {
         use serde_json::{Map, Value, json};
@@ -128,7 +137,7 @@ impl ResolvedSpec {
 /// Loads templates; all their errors at once.
 pub fn resolve(paths: &[PathBuf], options: &LoadOptions) -> Result<Loaded> {
     let (loaded, problems) = resolve_all(paths, options)?;
-    if problems.is_empty() { Ok(loaded) } else { Err(Error::template(problems)) }
+    if problems.is_empty() { Ok(loaded) } else { Err(Error::template(in_order(problems))) }
 }
 
 /// The same, with what could be resolved beside the errors.
@@ -170,7 +179,6 @@ pub(crate) fn resolve_all(paths: &[PathBuf], options: &LoadOptions) -> Result<(L
             }
         }
     }
-    problems.dedup();
     Ok((loaded, problems))
 }
 
@@ -215,15 +223,15 @@ impl Loader<'_> {
         if let Some(spec) = template.get("spec") {
             match self.combinations(&template, &scope) {
                 Ok(combinations) => {
+                    let (mut all, count) = (Problems::default(), combinations.len());
                     for combination in combinations {
-                        let before = problems.len();
-                        let made = self.spec(&path, &template, spec, &scope, combination, &mut problems);
+                        let mut found = Vec::new();
+                        let title = matrix::title(&combination);
+                        let made = self.spec(&path, &template, spec, &scope, combination, &mut found);
                         self.loaded.specs.extend(made);
-                        if problems.len() > before {
-                            // The same text is wrong in every combination.
-                            break;
-                        }
+                        all.add(&title, found);
                     }
+                    problems.extend(all.finish(count));
                 }
                 Err(found) => problems.extend(found),
             }
@@ -302,17 +310,17 @@ impl Loader<'_> {
         scope.resolve(self.engine, declared(template.get("params")).unwrap_or_default(), problems);
         let parameters = scope.to_json();
         let text = |name: &str, problems: &mut Vec<Diagnostic>| {
-            let rendered = self.engine.render(template.get(name)?, &scope, problems);
+            let rendered = self.engine.rendered(template.get(name)?, &scope, problems)?;
             if rendered.text().is_none() {
                 problems.push(rendered.diagnostic(format!("expected a text, found {}", rendered.describe())));
             }
             rendered.text().map(str::to_owned)
         };
         let (name, description) = (text("name", problems), text("description", problems));
-        let secrets = template.get("secrets").map(|node| self.engine.render(node, &scope, problems));
+        let secrets = template.get("secrets").and_then(|node| self.engine.rendered(node, &scope, problems));
         let mut options = StepOptions::default();
-        if let Some(node) = template.get("defaults") {
-            let rendered = self.engine.render(node, &scope, problems);
+        let defaults = template.get("defaults").and_then(|node| self.engine.rendered(node, &scope, problems));
+        if let Some(rendered) = defaults {
             if !matches!(rendered.kind, Kind::Map(_)) {
                 problems
                     .push(rendered.diagnostic(format!("expected a mapping of options, found {}", rendered.describe())));
@@ -325,11 +333,11 @@ impl Loader<'_> {
             }
         }
         let mut definitions = Definitions::default();
-        take_definitions(template, self.engine, &scope, &self.options.builtin, &mut definitions, problems);
+        definitions.take(template, self.engine, &scope, &self.options.builtin, problems);
 
         // A whole spec may be a parameter; what is in it is data then.
         let (spec, data) = match &spec.kind {
-            Kind::String(_) => (self.engine.render(spec, &scope, problems), true),
+            Kind::String(_) => (self.engine.rendered(spec, &scope, problems)?, true),
             _ => (spec.clone(), false),
         };
         if !matches!(spec.kind, Kind::Map(_)) {
@@ -338,10 +346,9 @@ impl Loader<'_> {
         }
         problems.extend(spec.members().iter().filter_map(|(key, _)| unknown_key(key, &SPEC_KEYS, "`spec`")));
         let render = |node: &Node, problems: &mut Vec<Diagnostic>| {
-            if data { node.clone() } else { self.engine.render(node, &scope, problems) }
+            if data { Some(node.clone()) } else { self.engine.rendered(node, &scope, problems) }
         };
-        let resolved = problems.len();
-        let import = spec.get("import").map(|node| render(node, problems)).filter(|_| problems.len() == resolved);
+        let import = spec.get("import").and_then(|node| render(node, problems));
         let mut steps = Vec::new();
         if let Some(node) = spec.get("steps") {
             let mut expander = Expander {
@@ -364,23 +371,12 @@ impl Loader<'_> {
         };
         let mut exports = Vec::new();
         for node in exporters {
-            let told = problems.len();
-            let rendered = render(node, problems);
-            if problems.len() == told {
-                match rendered {
-                    Node { kind: Kind::List(items), .. } => exports.extend(items),
-                    node => exports.push(node),
-                }
+            match render(node, problems) {
+                Some(Node { kind: Kind::List(items), .. }) => exports.extend(items),
+                rendered => exports.extend(rendered),
             }
         }
         let incomplete = problems.len() > before;
-        if incomplete {
-            let title = matrix::title(&matrix);
-            if !title.is_empty() {
-                let note = crate::diagnostic::Note { message: format!("in the combination {title}"), position: None };
-                problems[before..].iter_mut().for_each(|problem| problem.notes.push(note.clone()));
-            }
-        }
         Some(ResolvedSpec {
             parameters,
             template: path.to_owned(),
@@ -401,59 +397,6 @@ fn check_mapping(node: &Node) -> Result<(), Vec<Diagnostic>> {
     match node.kind {
         Kind::Map(_) => Ok(()),
         _ => Err(vec![node.diagnostic(format!("expected a mapping with `spec`, found {}", node.describe()))]),
-    }
-}
-
-/// What is wrong with a key that is not one of `known`.
-pub(super) fn unknown_key(key: &Node, known: &[&str], place: &str) -> Option<Diagnostic> {
-    let name = key.text().unwrap_or_default();
-    if known.contains(&name) {
-        return None;
-    }
-    let mut problem = key.diagnostic(format!("{place} has no key `{}`", super::expression::quote(name)));
-    problem.hint = Some(suggest::hint(name, known.iter().copied()));
-    Some(problem)
-}
-
-/// Adds the definitions that a file has, and those of the files that it uses; its own win.
-pub(super) fn take_definitions(
-    file: &Node,
-    engine: &Engine,
-    scope: &Scope,
-    builtin: &[&'static str],
-    definitions: &mut Definitions,
-    problems: &mut Vec<Diagnostic>,
-) {
-    if let Some(node) = file.get("use") {
-        let rendered = engine.render(node, scope, problems);
-        let names = match &rendered.kind {
-            Kind::List(items) => items.iter().collect(),
-            Kind::Null => Vec::new(),
-            _ => vec![&rendered],
-        };
-        for name in names {
-            match take_in(name, "use") {
-                Ok(library) => {
-                    let unknown =
-                        |(key, _): &(Node, Node)| unknown_key(key, &["description", "define", "use"], "a library");
-                    problems.extend(library.members().iter().filter_map(unknown));
-                    take_definitions(&library, engine, scope, builtin, definitions, problems);
-                }
-                Err(found) => problems.extend(found),
-            }
-        }
-    }
-    if let Some(node) = file.get("define") {
-        for (key, _) in node.members() {
-            let name = key.text().unwrap_or_default();
-            if builtin.contains(&name)
-                || ["include", "for", "steps", "with"].contains(&name)
-                || super::options::OPTIONS.contains(&name)
-            {
-                problems.push(key.diagnostic(format!("`{name}` is the name of something that is built in")));
-            }
-        }
-        problems.extend(definitions.add(node));
     }
 }
 
@@ -480,6 +423,6 @@ pub fn definitions(path: &Path, options: &LoadOptions) -> Result<Definitions> {
         declared(template.get("params")).map_err(|problem| Error::template(vec![problem]))?,
         &mut problems,
     );
-    take_definitions(&template, &engine, &scope, &options.builtin, &mut found, &mut problems);
-    if problems.is_empty() { Ok(found) } else { Err(Error::template(problems)) }
+    found.take(&template, &engine, &scope, &options.builtin, &mut problems);
+    if problems.is_empty() { Ok(found) } else { Err(Error::template(in_order(problems))) }
 }

@@ -12,7 +12,8 @@ use super::inherit::take_in;
 use super::library::library_step;
 use super::node::{Kind, Node};
 use super::options::{OPTIONS, StepOptions, holds};
-use super::scope::{Scope, declared};
+use super::parameters::declared;
+use super::scope::Scope;
 use crate::diagnostic::Diagnostic;
 
 /// Deepest nesting of lists, loops, files and definitions.
@@ -114,9 +115,7 @@ impl Expander<'_> {
         if at.data {
             return Some(node.clone());
         }
-        let before = self.problems.len();
-        let rendered = self.engine.render(node, at.scope, &mut self.problems);
-        (self.problems.len() == before).then_some(rendered)
+        self.engine.rendered(node, at.scope, &mut self.problems)
     }
 
     fn item(&mut self, node: &Node, at: &At<'_>) {
@@ -258,14 +257,7 @@ impl Expander<'_> {
         }
         // What it defines is known in it and not outside.
         let outside = self.definitions.clone();
-        super::document::take_definitions(
-            &file,
-            self.engine,
-            &scope,
-            self.builtin,
-            &mut self.definitions,
-            &mut self.problems,
-        );
+        self.definitions.take(&file, self.engine, &scope, self.builtin, &mut self.problems);
         self.list(steps, &At { scope: &scope, data: false, ..at.clone() });
         self.definitions = outside;
     }

@@ -6,8 +6,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::fmt::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
@@ -16,10 +14,10 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 
 use super::functions::{self, Shared};
 use super::literal::typed;
-use super::node::{Kind, Node, Origin, SourceFile};
-use super::parse::parse_text;
+use super::node::{Kind, Node, Origin};
 use super::scope::Scope;
 use super::suggest;
+use super::value::{from_value, python_text};
 use crate::diagnostic::Diagnostic;
 
 /// Instructions that one expression may take, so that none runs for ever.
@@ -41,6 +39,8 @@ pub(super) struct Engine {
     pub(super) shared: Arc<Shared>,
     names: RefCell<HashMap<String, Arc<[String]>>>,
     made: Cell<usize>,
+    /// How many texts had no value.
+    failures: Cell<usize>,
 }
 
 /// Why there is no value. Nothing is to be told where it follows from something that was told.
@@ -63,7 +63,7 @@ impl Engine {
         // Each text is compiled once, however often it is evaluated.
         environment.set_loader(|name| Ok(name.strip_prefix(OWN).map(str::to_owned)));
         functions::add_to(&mut environment, &shared);
-        Engine { environment, shared, names: RefCell::default(), made: Cell::new(0) }
+        Engine { environment, shared, names: RefCell::default(), made: Cell::new(0), failures: Cell::new(0) }
     }
 
     /// Renders a node and all below it.
@@ -72,6 +72,7 @@ impl Engine {
             Kind::String(text) => match self.string(text, node, scope) {
                 Ok(node) => node,
                 Err(problem) => {
+                    self.failures.set(self.failures.get() + 1);
                     problems.extend(problem.map(|problem| *problem));
                     node.with(Kind::Null)
                 }
@@ -81,10 +82,13 @@ impl Engine {
             }
             Kind::Map(members) => {
                 let mut rendered: Vec<(Node, Node)> = Vec::with_capacity(members.len());
+                // Names that stand in the file were compared when it was read.
+                let mut made = false;
                 for (key, value) in members {
                     let key = self.render(key, scope, problems);
                     let value = self.render(value, scope, problems);
-                    if key.origin.is_some() && rendered.iter().any(|(other, _)| other.text() == key.text()) {
+                    made |= key.origin.is_some();
+                    if made && rendered.iter().any(|(other, _)| other.text() == key.text()) {
                         problems
                             .push(key.diagnostic(format!("`{}` stands here twice", key.text().unwrap_or_default())));
                     }
@@ -94,6 +98,13 @@ impl Engine {
             }
             _ => node.clone(),
         }
+    }
+
+    /// The same; nothing where a part of it has no value, whether that was told now or before.
+    pub(super) fn rendered(&self, node: &Node, scope: &Scope, problems: &mut Vec<Diagnostic>) -> Option<Node> {
+        let before = (problems.len(), self.failures.get());
+        let rendered = self.render(node, scope, problems);
+        ((problems.len(), self.failures.get()) == before).then_some(rendered)
     }
 
     /// Renders one text.
@@ -311,119 +322,13 @@ fn place_in(place: &mut Node, text: &str, error: &minijinja::Error) {
     }
 }
 
-/// A value of the command line: JSON where it is JSON, text otherwise.
-pub(super) fn command_line_value(name: &str, text: &str) -> Node {
-    let source = Arc::new(SourceFile {
-        path: Arc::new(PathBuf::from(format!("-p {name}"))),
-        folder: PathBuf::new(),
-        text: text.to_owned(),
-        via: None,
-        files: Arc::default(),
-    });
-    if serde_json::from_str::<serde_json::Value>(text).is_ok()
-        && let Ok(node) = parse_text(&source)
-    {
-        return node;
-    }
-    Node::new(Kind::String(text.to_owned()), 1, 1, source)
-}
-
-/// A node as a value of the engine.
-pub(super) fn to_value(node: &Node) -> Value {
-    match &node.kind {
-        Kind::Null => Value::from(()),
-        Kind::Bool(value) => Value::from(*value),
-        // `0644` stays text in an expression, so that it arrives as it was written.
-        Kind::Integer { value, text } if value.to_string() == *text => Value::from(*value),
-        Kind::Integer { text, .. } => Value::from(text.as_str()),
-        Kind::Float { value, .. } => Value::from(*value),
-        Kind::String(text) => Value::from(text.as_str()),
-        Kind::List(items) => Value::from(items.iter().map(to_value).collect::<Vec<_>>()),
-        Kind::Map(members) => {
-            let member = |(key, value): &(Node, Node)| (key.text().unwrap_or_default().to_owned(), to_value(value));
-            Value::from_pairs(members.iter().map(member))
-        }
-    }
-}
-
-/// The value of an expression, all of it at the expression's place.
-pub(super) fn from_value(value: &Value, place: &Node) -> Node {
-    let kind = match value.kind() {
-        ValueKind::Undefined | ValueKind::None => Kind::Null,
-        ValueKind::Bool => Kind::Bool(value.is_true()),
-        ValueKind::Number => match i64::try_from(value.clone()) {
-            Ok(integer) if value.is_integer() => Kind::Integer { value: integer, text: integer.to_string() },
-            _ => Kind::Float { value: f64::try_from(value.clone()).unwrap_or(f64::NAN), text: value.to_string() },
-        },
-        ValueKind::Seq | ValueKind::Iterable => {
-            let items = value.try_iter().into_iter().flatten();
-            Kind::List(items.map(|item| from_value(&item, place)).collect())
-        }
-        ValueKind::Map => {
-            let keys = value.try_iter().into_iter().flatten();
-            let member = |key: Value| {
-                let item = value.get_item(&key).unwrap_or_default();
-                (place.with(Kind::String(key.to_string())), from_value(&item, place))
-            };
-            Kind::Map(keys.map(member).collect())
-        }
-        _ => return typed(value.to_string(), place),
-    };
-    place.with(kind)
-}
-
-/// A value in text, as Python's `str` has it, or its `repr` within another one.
-fn python_text(value: &Value, out: &mut String, inside: bool) {
-    match value.kind() {
-        ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
-        ValueKind::None => out.push_str("None"),
-        ValueKind::String if inside => {
-            let text = value.as_str().unwrap_or_default();
-            let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-            out.push(quote);
-            for character in text.chars() {
-                match character {
-                    '\n' => out.push_str("\\n"),
-                    '\r' => out.push_str("\\r"),
-                    '\t' => out.push_str("\\t"),
-                    '\\' => out.push_str("\\\\"),
-                    _ if character == quote => out.extend(['\\', quote]),
-                    other if other.is_control() => {
-                        let _ = write!(out, "\\x{:02x}", other as u32);
-                    }
-                    other => out.push(other),
-                }
-            }
-            out.push(quote);
-        }
-        ValueKind::Seq => {
-            out.push('[');
-            for (index, item) in value.try_iter().into_iter().flatten().enumerate() {
-                out.push_str(if index > 0 { ", " } else { "" });
-                python_text(&item, out, true);
-            }
-            out.push(']');
-        }
-        ValueKind::Map => {
-            out.push('{');
-            for (index, key) in value.try_iter().into_iter().flatten().enumerate() {
-                out.push_str(if index > 0 { ", " } else { "" });
-                python_text(&key, out, true);
-                out.push_str(": ");
-                python_text(&value.get_item(&key).unwrap_or_default(), out, true);
-            }
-            out.push('}');
-        }
-        _ => {
-            let _ = write!(out, "{value}");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::template::functions::Rights;
+    use crate::template::value::command_line_value;
 
     fn engine() -> Engine {
         Engine::new(Arc::new(Shared {

@@ -6,7 +6,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::node::Node;
 use crate::diagnostic::Diagnostic;
 
 /// Where else files may be, and what there is to say about it.
@@ -22,23 +21,17 @@ impl Files {
         Files { working_dir, notes: Mutex::default() }
     }
 
-    /// The absolute path that `node` means by `path`.
-    pub(super) fn find(&self, node: &Node, path: &Path) -> PathBuf {
-        let beside = node.source.folder.join(path);
-        let Some(working_dir) = self.working_dir.as_ref().filter(|_| path.is_relative()) else { return beside };
-        let there = working_dir.join(path);
-        if there == beside || beside.exists() || path.as_os_str().is_empty() || !there.exists() {
-            return beside;
-        }
-        let message = format!(
-            "`{}` was found in the working directory, not beside {}",
-            path.display(),
-            node.source.path.display()
-        );
-        let mut note = node.diagnostic(message);
-        note.hint = Some("a path in a template is relative to the template's own folder".into());
+    /// The file in the working directory that a file in `folder` means by `path`, where nothing lies beside it.
+    pub(super) fn elsewhere(&self, folder: &Path, path: &Path) -> Option<PathBuf> {
+        let working_dir = self.working_dir.as_ref().filter(|_| path.is_relative())?;
+        let (beside, there) = (folder.join(path), working_dir.join(path));
+        let meant = there != beside && !beside.exists() && !path.as_os_str().is_empty() && there.exists();
+        meant.then_some(there)
+    }
+
+    /// Keeps what there is to say.
+    pub(super) fn note(&self, note: Diagnostic) {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
-        there
     }
 
     /// What there was to say; each note once.

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind};
 
-use super::expression::to_value;
 use super::host;
 use super::node::{Node, SourceFile};
 use super::parse::parse_text;
 use super::suggest;
+use super::value::to_value;
 
 /// Largest file that an expression may read, in bytes.
 const FILE_MAX: u64 = 16 << 20;
@@ -86,10 +86,15 @@ impl Shared {
         value
     }
 
+    /// The node whose expression is evaluated: its file says what a relative path means.
+    fn place(&self) -> Result<Node, Error> {
+        let place = self.state().place.clone();
+        place.ok_or_else(|| self.fail("this function needs the place of its expression", None))
+    }
+
     /// The file that an expression means, if it may be read.
     fn readable(&self, path: &str) -> Result<PathBuf, Error> {
-        let place = self.state().place.clone();
-        let Some(place) = place else { return Err(self.fail("no file can be read here", None)) };
+        let place = self.place()?;
         let path = place.resolve(path);
         self.inside(&path, &[&place.source.folder, &self.root])?;
         Ok(path)
@@ -185,8 +190,7 @@ pub(super) fn add_to(environment: &mut Environment<'static>, shared: &Arc<Shared
     });
     let share = shared.clone();
     environment.add_function("from_yaml", move |text: String| -> Result<Value, Error> {
-        let place = share.state().place.clone();
-        let Some(place) = place else { return Err(share.fail("from_yaml() cannot be used here", None)) };
+        let place = share.place()?;
         let source = SourceFile {
             path: place.source.path.clone(),
             folder: place.source.folder.clone(),
@@ -261,8 +265,7 @@ fn file_contents(shared: &Shared, name: &str, ignore_missing: bool) -> Result<St
 }
 
 fn download(shared: &Shared, url: &str, filepath: String) -> Result<String, Error> {
-    let place = shared.state().place.clone();
-    let Some(place) = place else { return Err(shared.fail("nothing can be downloaded here", None)) };
+    let place = shared.place()?;
     let path = place.resolve(&filepath);
     shared.inside(&path, &[&place.source.folder, &shared.root, &shared.cache_dir])?;
     if path.exists() {

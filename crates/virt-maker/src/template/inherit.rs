@@ -11,8 +11,9 @@ use std::sync::Arc;
 use super::expression::Engine;
 use super::files::Files;
 use super::node::{Kind, Node, Via};
+use super::parameters::declared;
 use super::parse::parse_file;
-use super::scope::{Scope, declared};
+use super::scope::Scope;
 use crate::diagnostic::Diagnostic;
 use crate::error::Error;
 

@@ -180,7 +180,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::template::expression::command_line_value;
+    use crate::template::value::command_line_value;
 
     fn read(text: &str) -> Value {
         let place = command_line_value("x", "\"\"");

@@ -3,8 +3,9 @@
 //! `exclude` takes combinations out, `include` adds to them: an entry whose values fit combinations that are there adds
 //! its other values to these, else it is a combination of its own. `-p` with the name of an axis keeps what has that value.
 
-use super::expression::{command_line_value, quote};
+use super::expression::quote;
 use super::node::{Kind, Node};
+use super::value::command_line_value;
 use crate::diagnostic::Diagnostic;
 
 /// Most combinations.

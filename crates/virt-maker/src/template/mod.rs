@@ -20,10 +20,13 @@ mod literal;
 mod matrix;
 mod node;
 mod options;
+mod parameters;
 mod parse;
+mod problems;
 mod schema;
 mod scope;
 mod suggest;
+mod value;
 
 pub use arguments::{Spanned, from_node};
 pub use define::{Definition, Definitions, Parameter};
@@ -35,6 +38,7 @@ pub use library::{library_step, library_steps};
 pub use node::{Kind, Node, SourceFile};
 pub use options::{CacheMount, DEFAULTS, OPTIONS, StepOptions};
 pub use parse::parse;
+pub(crate) use problems::{Problems, in_order};
 pub use schema::{Arguments, Need, OneOrMany, arguments};
 pub use suggest::closest;
 

@@ -219,7 +219,19 @@ impl Node {
     /// A path to read as written in this node's file, made absolute: relative to that file, or to the working
     /// directory where it is there and not beside the file, as older templates have it; that leaves a note.
     pub fn resolve(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.source.files.find(self, path.as_ref())
+        let path = path.as_ref();
+        let Some(there) = self.source.files.elsewhere(&self.source.folder, path) else {
+            return self.source.folder.join(path);
+        };
+        let message = format!(
+            "`{}` was found in the working directory, not beside {}",
+            path.display(),
+            self.source.path.display()
+        );
+        let mut note = self.diagnostic(message);
+        note.hint = Some("a path in a template is relative to the template's own folder".into());
+        self.source.files.note(note);
+        there
     }
 
     /// A path to write, as written in this node's file, made absolute.

@@ -13,7 +13,7 @@ use super::command::random_token;
 use super::ffi::{CallError, Handle};
 use super::session::LibguestfsSession;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, Exit, FileKind, Guest, OsRelease, Run, Stat};
+use crate::guest::{Attributes, Entry, Exit, FileKind, Guest, OsRelease, Run, Stat};
 
 /// What goes with one call, in bytes; more is streamed.
 const INLINE: usize = 1 << 20;
@@ -291,6 +291,14 @@ impl Guest for LibguestfsSession {
             return Err(Error::new(ErrorKind::Export, format!("the path {} is not UTF-8", target.display())));
         };
         self.call("cannot archive the guest", |g| g.tar_out("/", name))
+    }
+
+    fn walk(&mut self, path: &str, depth: Option<u32>) -> Result<Vec<Entry>> {
+        self.list_tree(path, depth)
+    }
+
+    fn read_to(&mut self, path: &str, out: &mut dyn Write) -> Result<u64> {
+        self.copy_out(path, out)
     }
 
     fn trim(&mut self) -> Result<()> {

@@ -32,6 +32,7 @@ mod launch;
 mod output;
 mod session;
 mod terminal;
+mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;

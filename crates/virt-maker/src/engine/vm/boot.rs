@@ -12,7 +12,7 @@ use virt_maker_agent::protocol::Sandbox;
 
 use super::initramfs::{self, Ingredients};
 use super::machine::{self, Start, Started};
-use super::{QEMU, VmOptions};
+use super::{QEMU, VmOptions, complaints};
 use crate::engine::qmp::Qmp;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
@@ -77,7 +77,7 @@ pub fn make(
         Err(error) => {
             cancel.check()?;
             // What qemu or the kernel says last is the reason; it says it before it ends.
-            let said = helper.last_words();
+            let said = complaints(&folder.join("qemu.log"));
             drop(helper);
             let said = if said.is_empty() { console.last_words() } else { said };
             let reason = match (late, said.is_empty()) {

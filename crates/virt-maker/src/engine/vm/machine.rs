@@ -45,6 +45,8 @@ const PARAMETERS: &[&str] = &[
     "oops=panic",
     // The wall is the machine: what these protect from each other in it is one guest's.
     "mitigations=off",
+    // The same for memory that is wiped before it is used: a page of a file is written over at once.
+    "init_on_alloc=0",
     "audit=0",
     "selinux=0",
     "apparmor=0",

@@ -115,3 +115,37 @@ pub fn find_kernel(asked: Option<&Path>) -> Result<(PathBuf, String)> {
 pub fn build(options: &VmOptions, force: bool, events: &Events, cancel: &Cancel) -> Result<Info> {
     state::build(options, force, events, cancel)
 }
+
+/// What qemu complained of last in its log, escaped; without its warnings, some of which it has each time.
+fn complaints(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.contains(": warning: ")).collect();
+    host::escape::last_lines(lines.join("\n").as_bytes(), 4)
+}
+
+/// Whether guests on LVM can be opened here: `lvm`, and a device mapper for the appliance's kernel. The error says what is
+/// missing. Other guests need neither.
+pub fn check_lvm(kernel: Option<&Path>) -> Result<PathBuf> {
+    let lvm = initramfs::find_lvm().ok_or_else(|| Error::new(ErrorKind::Host, "there is no `lvm`"))?;
+    match modules::collect_lvm(&kernel::find(kernel)?)? {
+        Some(_) => Ok(lvm),
+        None => Err(Error::new(ErrorKind::Host, "the kernel of the appliance has no device mapper")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_of_qemu_is_not_why_it_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("qemu.log");
+        assert_eq!(complaints(&log), "");
+        std::fs::write(&log, "qemu: warning: hub 0 with no nics\n").unwrap();
+        assert_eq!(complaints(&log), "");
+        std::fs::write(&log, "qemu: warning: hub 0 with no nics\nqemu: no \u{1b} memory\n").unwrap();
+        assert_eq!(complaints(&log), r"qemu: no \u{1b} memory");
+    }
+}

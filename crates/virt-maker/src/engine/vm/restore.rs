@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use virt_maker_agent::client::Client;
 use virt_maker_agent::protocol::{Request, Wake};
 
-use super::VmOptions;
 use super::boot::capabilities;
 use super::console::Console;
 use super::machine::{self, STATE_FD, Start};
 use super::network::Gate;
 use super::state::State;
+use super::{VmOptions, complaints};
 use crate::engine::OpenRequest;
 use crate::engine::block::BlockGraph;
 use crate::engine::qmp::Qmp;
@@ -43,7 +43,8 @@ pub struct Restored {
 pub fn restore(options: &VmOptions, state: &State, request: &OpenRequest<'_>) -> Result<Restored> {
     let directory = request.overlay.parent().unwrap_or(request.work_dir);
     let start = Start::Restore { state: state.devices()?, directory };
-    let started = machine::start(options, &state.memory(), start, request.work_dir.join("qemu.log"))?;
+    let log = request.work_dir.join("qemu.log");
+    let started = machine::start(options, &state.memory(), start, log.clone())?;
     let guard = Guard::kill_on_cancel(started.helper.pid(), &request.cancel)?;
     let deadline = guard.deadline(Some(PATIENCE));
     let done = (|| {
@@ -64,7 +65,7 @@ pub fn restore(options: &VmOptions, state: &State, request: &OpenRequest<'_>) ->
         }
         Err(error) => {
             request.cancel.check()?;
-            let said = started.helper.last_words();
+            let said = complaints(&log);
             Err(match (late, said.is_empty()) {
                 (true, _) => Error::new(ErrorKind::Internal, format!("no answer within {} s", PATIENCE.as_secs())),
                 (false, true) => error,

@@ -10,7 +10,7 @@ use virt_maker_agent::protocol::{Reply, Request};
 use super::console::Console;
 use super::machine::DISK_BUS;
 use super::restore::{Restored, restore};
-use super::{VmOptions, state};
+use super::{VmOptions, complaints, state};
 use crate::engine::agent::{AgentGuest, Setup, refused};
 use crate::engine::block::BlockGraph;
 use crate::engine::user_network::{behind_qemu, resolv_conf};
@@ -89,7 +89,7 @@ fn restored(options: &VmOptions, request: &OpenRequest<'_>) -> Result<Restored> 
 fn explainer(console: Console, log: std::path::PathBuf) -> impl Fn(Error) -> Error + Send {
     move |error| {
         let said = console.last_words();
-        let qemu = crate::host::escape::last_lines(&fs::read(&log).unwrap_or_default(), 4);
+        let qemu = complaints(&log);
         match (said.is_empty(), qemu.is_empty()) {
             (false, _) => {
                 let what = format!("the machine that the guest runs in ended: {said}");
@@ -119,6 +119,7 @@ impl Session for VmSession {
         let VmSession { guest, mut graph, helper } = *self;
         // The machine ends with its agent, which must not be before its disk is closed.
         let (_client, _guard) = guest.close();
+        graph.unplug(SERIAL)?;
         graph.qmp().execute("quit", json!({}))?;
         helper.wait()
     }

@@ -1,7 +1,6 @@
 //! The guest's users and groups, from its own files. Passwords are set by a change of `/etc/shadow`, and so are in no
 //! argument of any program.
 
-use super::owner::number;
 use super::texts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::Guest;
@@ -64,4 +63,12 @@ pub(in crate::step) fn set_password(guest: &mut dyn Guest, user: &str, change: i
         return Ok(());
     }
     Err(Error::new(ErrorKind::Step, format!("the guest's {SHADOW} has no `{}`", user.escape_debug())))
+}
+
+/// The number in a field of the guest's user database.
+fn number(fields: &[String], index: usize) -> Result<u32> {
+    fields
+        .get(index)
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(|| Error::new(ErrorKind::Step, "an entry of the guest's user database cannot be read"))
 }

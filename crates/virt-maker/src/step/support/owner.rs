@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::accounts;
 use crate::diagnostic::Diagnostic;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::guest::{Attributes, Guest};
 use crate::template::Node;
 
@@ -114,12 +114,4 @@ pub(in crate::step) fn keep<T>(read: Option<Result<T, Diagnostic>>, problems: &m
             None
         }
     }
-}
-
-/// The number in a field of the guest's user database.
-pub(super) fn number(fields: &[String], index: usize) -> Result<u32> {
-    fields
-        .get(index)
-        .and_then(|field| field.parse().ok())
-        .ok_or_else(|| Error::new(ErrorKind::Step, "an entry of the guest's user database cannot be read"))
 }

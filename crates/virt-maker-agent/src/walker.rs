@@ -1,0 +1,149 @@
+//! Lists a tree of the guest: every entry with what its inode says.
+//!
+//! What must hold: below the path that was asked for no symlink is followed; folders are opened by their paths within
+//! the root, so the depth of a tree costs no descriptors; a tree whose paths are too long for the kernel is a failure and
+//! not an endless walk.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, StatxFlags};
+use rustix::io::Errno;
+use virt_maker_agent::protocol::{FileKind, Reply};
+use virt_maker_agent::walk::Entry;
+
+use crate::failure::{Result, cannot};
+use crate::guest::{GuestPath, open_in};
+use crate::link::{Broken, Link};
+
+/// Bytes in a frame before it is sent.
+const FRAME: usize = 256 << 10;
+
+/// Sends all entries at and below `path`.
+pub fn walk(
+    link: &mut Link,
+    root: &OwnedFd,
+    path: &str,
+    depth: Option<u32>,
+) -> std::result::Result<Result<Reply>, Broken> {
+    let mut frame = Vec::with_capacity(FRAME + (4 << 10));
+    let mut folders = match first(root, path, &mut frame) {
+        Ok(folders) => folders,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let mut level = 0;
+    while !folders.is_empty() && depth.is_none_or(|depth| level < depth) {
+        level += 1;
+        let mut next = Vec::new();
+        for (shown, real) in folders {
+            if let Err(error) = list(root, &shown, &real, &mut frame, &mut next) {
+                let name = String::from_utf8_lossy(&shown);
+                return Ok(Err(cannot(format_args!("list {name:?}"), error)));
+            }
+            if frame.len() >= FRAME {
+                send(link, &mut frame)?;
+            }
+        }
+        folders = next;
+    }
+    send(link, &mut frame)?;
+    link.send_data(&[])?;
+    Ok(Ok(Reply::Done))
+}
+
+/// One folder may fill more than a frame: entries are sent in pieces that the protocol allows.
+fn send(link: &mut Link, frame: &mut Vec<u8>) -> std::result::Result<(), Broken> {
+    let mut rest = &frame[..];
+    while !rest.is_empty() {
+        let mut end = rest;
+        while !end.is_empty() && rest.len() - end.len() < FRAME {
+            if Entry::decode(&mut end).is_none() {
+                return Err(Broken::Protocol("an entry of the agent's own is broken"));
+            }
+        }
+        let length = rest.len() - end.len();
+        link.send_data(&rest[..length])?;
+        rest = end;
+    }
+    frame.clear();
+    Ok(())
+}
+
+/// A folder: its path as it is shown, and as it is opened.
+type Folder = (Vec<u8>, Vec<u8>);
+
+/// The entry of the path itself, and the path as a folder if it is one.
+fn first(root: &OwnedFd, path: &str, frame: &mut Vec<u8>) -> Result<Vec<Folder>> {
+    let path = GuestPath::parse(path)?;
+    let failed = |error| cannot(format_args!("look at {path}"), error);
+    let opened = open_in(root, &path.relative(), OFlags::PATH).map_err(failed)?;
+    let entry = entry(&opened, c"", path.to_string().into_bytes(), AtFlags::EMPTY_PATH).map_err(failed)?;
+    let folder = entry.kind == FileKind::Directory;
+    entry.encode(frame);
+    let shown = if path.depth() == 0 { Vec::new() } else { path.to_string().into_bytes() };
+    Ok(if folder { vec![(shown, path.relative().into_bytes())] } else { Vec::new() })
+}
+
+fn list(
+    root: &OwnedFd,
+    shown: &[u8],
+    real: &[u8],
+    frame: &mut Vec<u8>,
+    folders: &mut Vec<Folder>,
+) -> rustix::io::Result<()> {
+    let folder = open_folder(root, real)?;
+    for found in Dir::read_from(&folder)? {
+        let found = found?;
+        let name = found.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let join = |folder: &[u8]| [folder, b"/", name.to_bytes()].concat();
+        let path = join(shown);
+        let entry = entry(&folder, name, path.clone(), AtFlags::SYMLINK_NOFOLLOW)?;
+        if entry.kind == FileKind::Directory {
+            folders.push((path, join(real)));
+        }
+        entry.encode(frame);
+    }
+    Ok(())
+}
+
+fn open_folder(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match rustix::fs::openat2(root, path, flags, rustix::fs::Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+fn entry(folder: impl AsFd, name: &std::ffi::CStr, path: Vec<u8>, flags: AtFlags) -> rustix::io::Result<Entry> {
+    let stat = rustix::fs::statx(&folder, name, flags, StatxFlags::BASIC_STATS)?;
+    let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Symlink,
+        _ => FileKind::Other,
+    };
+    let target = match kind {
+        FileKind::Symlink => rustix::fs::readlinkat(&folder, name, Vec::new())?.into_bytes(),
+        _ => Vec::new(),
+    };
+    let time = |time: rustix::fs::StatxTimestamp| (time.tv_sec, time.tv_nsec);
+    let device = (u64::from(stat.stx_rdev_major) << 32) | u64::from(stat.stx_rdev_minor);
+    Ok(Entry {
+        path,
+        kind,
+        mode: u32::from(stat.stx_mode) & 0o7777,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        size: stat.stx_size,
+        inode: stat.stx_ino,
+        device: if kind == FileKind::Other { device } else { 0 },
+        modified: time(stat.stx_mtime),
+        changed: time(stat.stx_ctime),
+        target,
+    })
+}

@@ -1,0 +1,166 @@
+//! Arguments of the verbs that look after the store: names of layers, and collecting.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use virt_maker::store::Limits;
+
+use super::StoreArgument;
+
+#[derive(Debug, Args)]
+pub struct Tag {
+    /// The layer: a tag, the beginning of a key, or TEMPLATE[:STEP]. Without it, all tags are listed.
+    #[arg(requires = "name")]
+    pub layer: Option<String>,
+    /// The name that it gets.
+    pub name: Option<String>,
+    /// Take this name away.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["layer", "name"])]
+    pub remove: Option<String>,
+    #[command(flatten)]
+    pub store: StoreArgument,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Cache {
+    #[command(subcommand)]
+    pub command: CacheCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// List layers: size, age, last use, and what keeps each.
+    Ls {
+        #[command(flatten)]
+        store: StoreArgument,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what takes the space: what is shared, and what each template holds alone.
+    Usage {
+        /// Sizes in KiB, MiB, GiB instead of bytes.
+        #[arg(short = 'H', long = "human-readable")]
+        human: bool,
+        #[command(flatten)]
+        store: StoreArgument,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove what can never be used again, and with limits what was not used for the longest time.
+    Gc {
+        #[command(flatten)]
+        limits: LimitArguments,
+        /// Only say what would go, and why.
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+        #[command(flatten)]
+        store: StoreArgument,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove all layers that are not in use, pinned or tagged, and all that was fetched.
+    Clean {
+        #[command(flatten)]
+        store: StoreArgument,
+    },
+    /// Keep layers, and all below them, from being collected.
+    Pin {
+        /// Layers: tags, beginnings of keys, or TEMPLATE[:STEP].
+        #[arg(required = true)]
+        layers: Vec<String>,
+        #[command(flatten)]
+        store: StoreArgument,
+    },
+    /// End a pin.
+    Unpin {
+        /// Layers: tags, beginnings of keys, or TEMPLATE[:STEP].
+        #[arg(required = true)]
+        layers: Vec<String>,
+        #[command(flatten)]
+        store: StoreArgument,
+    },
+}
+
+/// Limits of the store.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct LimitArguments {
+    /// All layers together take at most this, such as 20G; after a build, what was not used for the longest time goes.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_size: Option<u64>,
+    /// So much stays free on the disk that holds the store.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub min_free: Option<u64>,
+    /// Layers that were not used for longer go: 90m, 12h, 30d, 8w.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub max_age: Option<Duration>,
+}
+
+impl LimitArguments {
+    pub fn limits(&self) -> Limits {
+        Limits { max_size: self.max_size, min_free: self.min_free, max_age: self.max_age }
+    }
+}
+
+/// Reads a size: bytes, or with K, M, G or T in steps of 1024.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong = || "expected a size such as 500M or 20G".to_owned();
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[number.len()..].to_ascii_lowercase()[..] {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1u64 << 40,
+        _ => return Err(wrong()),
+    };
+    match number.parse::<u64>() {
+        Ok(number) => number.checked_mul(factor).ok_or_else(wrong),
+        Err(_) => match number.parse::<f64>() {
+            Ok(part) if part.is_finite() && part >= 0.0 && part * (factor as f64) < u64::MAX as f64 => {
+                Ok((part * factor as f64) as u64)
+            }
+            _ => Err(wrong()),
+        },
+    }
+}
+
+/// Reads a time: seconds, or with s, m, h, d or w.
+pub fn time(text: &str) -> Result<Duration, String> {
+    let wrong = || "expected a time such as 12h or 30d".to_owned();
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[number.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        _ => return Err(wrong()),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(wrong)?;
+    Ok(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_read() {
+        let sizes = ["0", "12", "1K", "500M", "1.5G", "2TiB"].map(|text| size(text).unwrap());
+        assert_eq!(sizes, [0, 12, 1024, 500 << 20, 3 << 29, 2 << 40]);
+        for wrong in ["", "G", "-1", "1X", "99999999999T", "nan", "1e400"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+        let times = ["5", "5s", "90m", "12h", "30d", "2w"].map(|text| time(text).unwrap().as_secs());
+        assert_eq!(times, [5, 5, 5400, 43_200, 2_592_000, 1_209_600]);
+        for wrong in ["", "h", "1y", "1.5h", "-1d"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+}

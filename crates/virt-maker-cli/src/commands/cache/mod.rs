@@ -1,0 +1,52 @@
+//! `virt-maker cache`: what the store has, what takes its space, and keeping it to its size.
+
+mod gc;
+mod ls;
+mod usage;
+
+use std::io::Write;
+
+use virt_maker::store::Store;
+
+use crate::arguments::StoreArgument;
+use crate::arguments::store::{Cache, CacheCommand};
+use crate::error::Failure;
+use crate::settings;
+
+pub use gc::after_build;
+
+/// Runs it.
+pub fn run(arguments: &Cache) -> Result<(), Failure> {
+    match &arguments.command {
+        CacheCommand::Ls { store, json } => ls::run(&open(store)?, *json),
+        CacheCommand::Usage { human, store, json } => usage::run(&open(store)?, *human, *json),
+        CacheCommand::Gc { limits, dry_run, store, json } => gc::run(&open(store)?, &limits.limits(), *dry_run, *json),
+        CacheCommand::Clean { store } => gc::clean(&open(store)?),
+        CacheCommand::Pin { layers, store } => pin(&open(store)?, layers),
+        CacheCommand::Unpin { layers, store } => unpin(&open(store)?, layers),
+    }
+}
+
+fn open(argument: &StoreArgument) -> Result<Store, Failure> {
+    Ok(Store::open(&settings::store(argument.store.clone())?)?)
+}
+
+fn pin(store: &Store, layers: &[String]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    for layer in layers {
+        let key = store.find(layer)?;
+        let how = if store.pin(key)? { "pinned" } else { "was pinned" };
+        writeln!(out, "{}  {how}", key.short())?;
+    }
+    Ok(())
+}
+
+fn unpin(store: &Store, layers: &[String]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    for layer in layers {
+        let key = store.find(layer)?;
+        let how = if store.unpin(key)? { "unpinned" } else { "was not pinned" };
+        writeln!(out, "{}  {how}", key.short())?;
+    }
+    Ok(())
+}

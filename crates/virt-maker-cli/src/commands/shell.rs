@@ -1,0 +1,33 @@
+//! `virt-maker shell`: a shell in a layer, on an overlay that is thrown away or kept.
+
+use std::io::IsTerminal;
+use std::time::Instant;
+
+use virt_maker::inspect::Inside;
+use virt_maker::store::check_tag;
+
+use super::looking;
+use crate::arguments::layers::Shell;
+use crate::error::Failure;
+
+/// Runs it.
+pub fn run(arguments: &Shell) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage("shell needs a terminal; ls, cat and cp do not".into()));
+    }
+    // A name that cannot be given is better said before the work than after it.
+    arguments.keep_as.as_deref().map(check_tag).transpose()?;
+    let (store, opener) = looking::prepare(&arguments.opening)?;
+    let (layer, lease) = store.open_layer(&arguments.layer)?;
+    let begin = Instant::now();
+    let mut inside = Inside::open(&store, layer, lease, &opener)?;
+    inside.shell()?;
+    match &arguments.keep_as {
+        Some(tag) => {
+            let key = inside.keep(&store, begin, tag, &opener.events)?;
+            eprintln!("kept as {tag}: layer {}", key.short());
+        }
+        None => inside.close(),
+    }
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! The store under real builds: names of layers, what keeps them, and collecting while others build.
+
+mod common;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{Bench, run};
+use serde_json::Value;
+use testkit::{HostState, TinyOptions, tiny_guest};
+
+fn json(bench: &Bench, arguments: &[&str]) -> Value {
+    let ran = bench.run(&[arguments, &["--json"]].concat()).exits(0);
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
+/// Keys of the layers that `cache ls` has, and which of them are marked.
+fn listed(bench: &Bench) -> Vec<Value> {
+    json(bench, &["cache", "ls"])["layers"].as_array().unwrap().clone()
+}
+
+fn two_branches(bench: &Bench) -> Vec<String> {
+    let steps = [run("echo one > /one"), "{name: second, run: 'echo two > /two'}".into(), run("echo three > /three")];
+    let first = bench.build("chroot", &bench.template("a.yml", &steps, ""), &[]).exits(0).sealed();
+    let steps = [run("echo one > /one"), run("echo other > /other")];
+    let second = bench.build("chroot", &bench.template("b.yml", &steps, ""), &[]).exits(0).sealed();
+    [first, second].concat()
+}
+
+#[test]
+fn a_layer_is_named_by_tag_key_template_and_step() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let keys = two_branches(&bench);
+    assert_eq!(keys.len(), 5);
+    let named = |name: &str| {
+        bench.run(&["tag", name, "probe"]).exits(0);
+        json(&bench, &["tag"])["tags"][0]["key"].as_str().unwrap().to_owned()
+    };
+    for (name, key) in [
+        (&keys[2][..9], 2),
+        (&keys[1], 1),
+        ("a.yml", 3),
+        ("./a.yml:0", 0),
+        ("a.yml:2", 2),
+        ("a.yml:second", 2),
+        ("b.yml", 4),
+        ("b.yml:download", 0),
+        ("probe", 0),
+    ] {
+        assert_eq!(named(name), keys[key], "{name}");
+    }
+    // The template is not needed any more: it counts as it was last built.
+    std::fs::remove_file(bench.path("b.yml")).unwrap();
+    assert_eq!(named("b.yml:2"), keys[4]);
+    assert_eq!(named(&bench.path("b.yml").display().to_string()), keys[4]);
+
+    for (name, words) in [
+        ("nothing", "means no layer"),
+        ("ffffffffffff", "means no layer"),
+        ("a.yml:7", "has 3 steps"),
+        ("a.yml:run", "means 3 layers"),
+    ] {
+        let ran = bench.run(&["tag", name, "probe"]).exits(1);
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+    for name in ["abcd", "a:b", "x.yml", ".hidden", "../up", ""] {
+        let ran = bench.run(&["tag", &keys[0], name]).exits(1);
+        assert!(ran.stderr.contains("cannot be a tag"), "{}", ran.stderr);
+    }
+    bench.run(&["tag", "--remove", "probe"]).exits(0);
+    bench.run(&["tag", "--remove", "probe"]).exits(2);
+    assert_eq!(json(&bench, &["tag"])["tags"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn what_several_layers_are_called_is_refused_with_all_of_them() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let keys = two_branches(&bench);
+    // No two real keys begin with the same four digits for sure, so one of them gets a neighbour.
+    let twin = format!("{}{}", &keys[1][..8], "0".repeat(56));
+    std::fs::create_dir(bench.store().join("layers").join(twin)).unwrap();
+    let ran = bench.run(&["tag", &keys[1][..6], "probe"]).exits(1);
+    for word in ["means 2 layers", &keys[1][..12], "run: echo one > /one"] {
+        assert!(ran.stderr.contains(word), "{}", ran.stderr);
+    }
+    let ran = bench.run(&["tag", "a.yml:run", "probe"]).exits(1);
+    for key in &keys[1..3] {
+        assert!(ran.stderr.contains(&key[..12]), "{}", ran.stderr);
+    }
+    bench.run(&["tag", &keys[1][..9], "probe"]).exits(0);
+}
+
+#[test]
+fn usage_tells_what_is_shared_and_what_each_template_holds_alone() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let keys = two_branches(&bench);
+    let bytes = |key: &str| {
+        let found = listed(&bench).into_iter().find(|layer| layer["key"] == key).unwrap();
+        found["bytes"].as_u64().unwrap()
+    };
+    let usage = json(&bench, &["cache", "usage"]);
+    let shared = bytes(&keys[0]) + bytes(&keys[1]);
+    assert_eq!(usage["shared"]["bytes"], shared);
+    assert_eq!(usage["shared"]["layers"], 2);
+    assert_eq!(usage["templates"][0]["alone"]["bytes"], bytes(&keys[2]) + bytes(&keys[3]));
+    assert_eq!(usage["templates"][1]["all"]["bytes"], shared + bytes(&keys[4]));
+    assert_eq!(usage["unclaimed"]["layers"], 0);
+    // A step is changed: what it was belongs to nobody then.
+    let steps = [run("echo one > /one"), run("echo changed > /other")];
+    bench.build("chroot", &bench.template("b.yml", &steps, ""), &[]).exits(0);
+    let usage = json(&bench, &["cache", "usage"]);
+    assert_eq!(usage["unclaimed"], serde_json::json!({"layers": 1, "bytes": bytes(&keys[4])}));
+    let text = bench.run(&["cache", "usage", "-H"]).exits(0).stdout;
+    assert!(text.contains("KiB") && text.contains("b.yml"), "{text}");
+    let text = bench.run(&["cache", "usage"]).exits(0).stdout;
+    assert!(text.lines().next().unwrap().contains(&usage["all"]["bytes"].to_string()), "{text}");
+}
+
+#[test]
+fn gc_takes_what_was_not_used_and_spares_what_is_kept() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let keys = two_branches(&bench);
+    bench.run(&["cache", "pin", "b.yml"]).exits(0);
+    bench.run(&["tag", "a.yml:2", "mine"]).exits(0);
+    let dry = json(&bench, &["cache", "gc", "--max-size", "0", "--dry-run"]);
+    assert_eq!(dry["layers"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&dry["layers"][0]["key"], &dry["layers"][0]["why"]["reason"]),
+        (&keys[3].clone().into(), &"max_size".into())
+    );
+    assert_eq!(dry["unmet"][0], "max_size");
+    assert_eq!(listed(&bench).len(), 5);
+    let said = bench.run(&["cache", "gc", "--max-size", "0"]).exits(0).stdout;
+    for words in [&keys[3][..12], "1 layers gone", "4 left", "--max-size is not met"] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert_eq!(listed(&bench).len(), 4);
+    // What remains is whole: a build takes it and makes only what went.
+    let again = bench.build("chroot", &bench.path("a.yml"), &[]).exits(0);
+    assert_eq!(again.steps("layer_started"), [3]);
+
+    bench.run(&["tag", "--remove", "mine"]).exits(0);
+    bench.run(&["cache", "unpin", "b.yml"]).exits(0);
+    let said = bench.run(&["cache", "clean"]).exits(0).stdout;
+    assert!(said.contains("5 layers gone"), "{said}");
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+    assert_eq!(std::fs::read_dir(bench.store().join("builds")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_build_with_limits_collects_when_it_has_ended() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let keys = two_branches(&bench);
+    let limit = listed(&bench).iter().map(|layer| layer["bytes"].as_u64().unwrap()).sum::<u64>();
+    let steps = [run("echo one > /one"), run("echo third > /third")];
+    let template = bench.template("c.yml", &steps, "");
+    let ran = bench.build("chroot", &template, &["--max-size", &limit.to_string()]).exits(0);
+    let collected = ran.of("store_collected");
+    assert_eq!((collected.len(), &collected[0]["layers"]), (1, &1.into()));
+    // The oldest leaf: the tip of the first template.
+    let left: Vec<_> = listed(&bench).iter().map(|layer| layer["key"].clone()).collect();
+    assert!(!left.contains(&keys[3].clone().into()) && left.contains(&ran.sealed()[0].clone().into()));
+    assert!(bench.build("chroot", &template, &[]).exits(0).of("store_collected").is_empty());
+}
+
+/// A build is stopped in the middle of a step, all else is collected: what it uses stays, and it goes on.
+#[test]
+fn a_running_build_keeps_its_layers() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let keys = two_branches(&bench);
+    let steps = [run("echo one > /one"), run("while [ ! -e /go ]; do sleep 0.1; done"), run("echo last")];
+    let template = bench.template("waits.yml", &steps, "");
+    let mut build = bench
+        .command(&["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begin = Instant::now();
+    while !listed(&bench).iter().any(|layer| layer["in_use"] == true) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "no layer is ever in use");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let said = bench.run(&["cache", "clean"]).exits(0);
+    assert!(said.stderr.contains("the store is in use"), "{}", said.stderr);
+    let left: Vec<_> = listed(&bench).iter().map(|layer| layer["key"].clone()).collect();
+    assert!(left.contains(&keys[0].clone().into()) && left.contains(&keys[1].clone().into()), "{left:?}");
+    assert!(!left.contains(&keys[2].clone().into()), "{left:?}");
+    kill(&build);
+    build.wait().unwrap();
+    assert!(listed(&bench).iter().all(|layer| layer["in_use"] == false), "a killed build has a lease");
+    let said = bench.run(&["cache", "clean"]).exits(0).stdout;
+    assert!(said.contains("2 layers gone"), "{said}");
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+}
+
+fn kill(child: &std::process::Child) {
+    std::process::Command::new("kill").args(["-KILL", &child.id().to_string()]).status().unwrap();
+}
+
+/// Builds of several templates over and over, with a collector that never rests and wants everything: no build fails,
+/// and each leaves what it should.
+#[test]
+fn builds_and_collecting_at_the_same_time() {
+    let before = HostState::capture();
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let templates: Vec<_> = (0..3)
+        .map(|number| {
+            let steps = [run("echo shared > /shared"), run(&format!("echo {number} > /own")), run("cat /shared /own")];
+            let target = bench.path(&format!("out-{number}.raw"));
+            bench.template(&format!("{number}.yml"), &steps, &format!("raw: {{path: {}}}", target.display()))
+        })
+        .collect();
+    let end = Instant::now() + Duration::from_secs(12);
+    let (rounds, collected) = std::thread::scope(|scope| {
+        let builders: Vec<_> =
+            templates.iter().map(|template| scope.spawn(|| build_until(&bench, template, end))).collect();
+        let collector = scope.spawn(|| {
+            let mut collected = 0;
+            while Instant::now() < end {
+                collected += json(&bench, &["cache", "gc", "--max-size", "0"])["layers"].as_array().unwrap().len();
+            }
+            collected
+        });
+        let rounds: u32 = builders.into_iter().map(|builder| builder.join().unwrap()).sum();
+        (rounds, collector.join().unwrap())
+    });
+    assert!(rounds >= 3 && collected > 0, "{rounds} builds, {collected} layers collected");
+    bench.run(&["cache", "clean"]).exits(0);
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+    before.assert_nothing_left();
+}
+
+fn build_until(bench: &Bench, template: &Path, end: Instant) -> u32 {
+    let mut rounds = 0;
+    while Instant::now() < end {
+        bench.build("chroot", template, &["--force-export"]).exits(0);
+        rounds += 1;
+    }
+    rounds
+}

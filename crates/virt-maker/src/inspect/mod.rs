@@ -1,0 +1,164 @@
+//! Looking into layers: their files, what differs between two, a shell in one.
+//!
+//! A layer is opened as a build opens it: with an engine's session, on an overlay that is thrown away. So it works for
+//! every guest and on every engine that builds, nothing of the layer changes, and no name of the guest is resolved on the
+//! host. The layer is leased as long as it is open.
+
+mod diff;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use diff::{Change, Changed, Difference, Facts, diff};
+
+use crate::disk::ImageFormat;
+use crate::disk::overlay::{self, Backing};
+use crate::engine::select::{EngineChoice, Selector};
+use crate::engine::{Image, OpenRequest, Session};
+use crate::error::{Context, Error, ErrorKind, Result, chain};
+use crate::event::{Event, Events};
+use crate::guest::Guest;
+use crate::host::Cancel;
+use crate::key::{KeyMaterial, LayerKey};
+use crate::store::{Draft, Layer, Lease, Store, Workspace};
+
+/// With what layers are opened.
+#[derive(Clone)]
+pub struct Opener {
+    /// Path of the agent.
+    pub agent: PathBuf,
+    /// A folder for what engines keep between sessions.
+    pub engine_cache: PathBuf,
+    /// Which engine.
+    pub engine: EngineChoice,
+    /// A kernel for engine `vm`, in place of the newest of the host.
+    pub kernel: Option<PathBuf>,
+    /// Variables for commands with a network: proxies.
+    pub network_env: std::collections::BTreeMap<String, String>,
+    /// Warnings and traces.
+    pub events: Events,
+    /// Set from elsewhere to stop.
+    pub cancel: Cancel,
+}
+
+/// A layer that is open, on an overlay of its own.
+pub struct Inside {
+    // In this order: the session ends before its overlay and its folder go, and the lease is the last.
+    session: Box<dyn Session>,
+    engine: &'static str,
+    draft: Draft,
+    layer: Layer,
+    workspace: Workspace,
+    _lease: Lease,
+}
+
+impl Inside {
+    /// Opens a layer, which [`Store::open_layer`] found.
+    pub fn open(store: &Store, layer: Layer, lease: Lease, opener: &Opener) -> Result<Inside> {
+        // What is done in it is no work of a template, so its key is one that nothing else has.
+        let material = KeyMaterial {
+            role: "step".into(),
+            kind: "shell".into(),
+            kind_version: 1,
+            arguments: serde_json::json!({ "unique": unique()? }),
+            inputs: Vec::new(),
+            parent: Some(layer.record.key),
+            options: serde_json::Map::new(),
+        };
+        let selector =
+            Selector::new(opener.engine, opener.agent.clone(), opener.engine_cache.clone(), opener.kernel.clone());
+        let candidates = selector.candidates()?;
+        for (index, candidate) in candidates.iter().enumerate() {
+            let workspace = store.workspace()?;
+            let draft = store.draft(
+                workspace.subfolder("draft")?,
+                material.clone(),
+                ImageFormat::Qcow2,
+                layer.record.virtual_size,
+            )?;
+            let name = layer.record.image_name();
+            overlay::create(
+                &draft.image(),
+                layer.record.virtual_size,
+                Backing { name: &name, format: layer.record.format },
+            )?;
+            let work_dir = workspace.subfolder("session")?;
+            let opened = candidate.engine.open(OpenRequest {
+                parent: &Image { path: layer.path.clone(), format: layer.record.format },
+                overlay: &draft.image(),
+                work_dir: &work_dir,
+                caches: &[],
+                network_env: &opener.network_env,
+                output: Arc::new(|_| {}),
+                events: opener.events.clone(),
+                cancel: opener.cancel.clone(),
+            });
+            let engine = candidate.engine.name();
+            match opened {
+                Ok(session) => return Ok(Inside { session, engine, draft, layer, workspace, _lease: lease }),
+                Err(error) if error.kind() == ErrorKind::Unsupported && index + 1 < candidates.len() => {
+                    opener.events.warn(format!("engine `{engine}` cannot open this guest: {}", chain(&error)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::new(ErrorKind::Host, "no engine can open this guest"))
+    }
+
+    /// The guest.
+    pub fn guest(&mut self) -> &mut dyn Guest {
+        self.session.guest()
+    }
+
+    /// The layer.
+    pub fn layer(&self) -> &Layer {
+        &self.layer
+    }
+
+    /// Ends the session and throws away what was changed in it.
+    pub fn close(self) {
+        // The session's helpers are killed: there is nothing to be written out for anybody.
+        drop(self);
+    }
+
+    /// A shell in the guest on this process's terminal, until the user leaves it.
+    pub fn shell(&mut self) -> Result<()> {
+        self.session.shell()
+    }
+
+    /// Seals what was changed as a layer of its own, on the layer that was opened, and gives it the name `tag`.
+    pub fn keep(self, store: &Store, begin: Instant, tag: &str, events: &Events) -> Result<LayerKey> {
+        let Inside { session, engine, mut draft, layer, workspace, _lease } = self;
+        session.finish()?;
+        let key = draft.key();
+        // From before it is sealed until it has its name, it is nobody's.
+        let _own = store.lease(&[key])?;
+        let lock = store.try_lock(key)?;
+        draft.describe(
+            format!("a shell, kept as {tag}"),
+            Some(layer.record.id.clone()),
+            Some(engine.to_owned()),
+            begin.elapsed().as_secs_f64(),
+        );
+        let sealed = store.seal(draft).context(ErrorKind::Store, || "what was changed cannot be kept")?;
+        store.tag(key, tag)?;
+        events.send(Event::LayerSealed { key, bytes: sealed.record.bytes });
+        drop((lock, workspace));
+        Ok(key)
+    }
+}
+
+/// Opens two layers side by side.
+pub fn open_both(store: &Store, one: (Layer, Lease), two: (Layer, Lease), opener: &Opener) -> Result<(Inside, Inside)> {
+    // A helper ends with the thread that started it, so each session is opened by this one.
+    Ok((Inside::open(store, one.0, one.1, opener)?, Inside::open(store, two.0, two.1, opener)?))
+}
+
+/// 128 random bits, as text.
+fn unique() -> Result<String> {
+    let mut bytes = [0u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context(ErrorKind::Host, || "the system gives no random bytes")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

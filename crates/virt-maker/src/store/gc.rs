@@ -1,0 +1,348 @@
+//! Collecting: what goes when the store has to keep to its size.
+//!
+//! # What goes
+//! First what can never be a hit again: entries that are damaged, and layers whose parent is gone or was made anew. Then,
+//! while a limit is passed, the leaf that was not used for the longest time, leaf by leaf; a layer counts as used when
+//! anything that lies on it was. What is leased, pinned or tagged stays, and so does all below it.
+//!
+//! # How it goes
+//! In batches. The gate is closed ([`super::lease`]), leases, pins and tags are read anew, and the folders of a batch
+//! move to a workspace, each by one rename; one that was used since it was chosen stays. The gate opens, `layers/` is
+//! synced, and only then images are removed. A crash in between leaves a workspace whose records name the images, and
+//! the next process that opens the store removes both, as it does with drafts.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::tree::Tree;
+use super::{Store, record, seal};
+use crate::error::{Context, ErrorKind, Result};
+use crate::host::{Cancel, durable};
+use crate::key::{Digest, LayerKey};
+
+#[cfg(test)]
+mod tests;
+
+/// So many layers go while the gate is closed once.
+const BATCH: usize = 256;
+
+/// What a store may have. Sizes in bytes; only layers count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// All layers together take no more than this.
+    pub max_size: Option<u64>,
+    /// So much stays free on the disk that holds the store.
+    pub min_free: Option<u64>,
+    /// Layers that were not used for longer go.
+    pub max_age: Option<Duration>,
+}
+
+impl Limits {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        *self == Limits::default()
+    }
+}
+
+/// What is to be collected.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wish {
+    /// What can never be used again, and what passes these limits.
+    Within(Limits),
+    /// All that nobody uses or wants to keep.
+    Everything,
+    /// These, and all on them, each with what is wrong with it.
+    Bad(HashMap<LayerKey, String>),
+}
+
+/// Why a layer goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Why {
+    /// It can never be used again.
+    Unusable {
+        /// What is wrong.
+        problem: String,
+    },
+    /// It was not used for longer than `--max-age` allows.
+    MaxAge {
+        /// For so many seconds.
+        unused: u64,
+    },
+    /// The layers take more than `--max-size`.
+    MaxSize,
+    /// Less is free than `--min-free`.
+    MinFree,
+    /// Everything goes.
+    Clean,
+    /// `verify --repair` found it, or one below it, bad.
+    Bad {
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Why::Unusable { problem } => write!(f, "could not be used: {problem}"),
+            Why::MaxAge { .. } => f.write_str("--max-age"),
+            Why::MaxSize => f.write_str("--max-size"),
+            Why::MinFree => f.write_str("--min-free"),
+            Why::Clean => f.write_str("cache clean"),
+            Why::Bad { problem } => write!(f, "cache verify --repair: {problem}"),
+        }
+    }
+}
+
+/// A layer that goes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Victim {
+    /// Its key.
+    pub key: LayerKey,
+    /// What it is, in one line; empty where its record cannot be read.
+    pub summary: String,
+    /// Bytes that its image takes.
+    pub bytes: u64,
+    /// When it, or one on it, was last used, in seconds since 1970.
+    pub used: u64,
+    /// Why.
+    pub why: Why,
+    /// To see whether it was used meanwhile.
+    #[serde(skip)]
+    stamp: Option<SystemTime>,
+    #[serde(skip)]
+    parent: Option<LayerKey>,
+}
+
+/// What was collected, or would be.
+#[derive(Debug, Default, Serialize)]
+pub struct Collection {
+    /// Layers, in the order in which they go: each before what it lies on.
+    pub layers: Vec<Victim>,
+    /// Images that no layer has.
+    pub stray_images: Vec<String>,
+    /// Bytes of both.
+    pub bytes: u64,
+    /// Layers that would have gone, but were used or kept since they were chosen.
+    pub spared: usize,
+    /// How many layers are left, and their bytes.
+    pub left: (usize, u64),
+    /// How many of those are leased, pinned, tagged, or below such a layer.
+    pub protected: usize,
+    /// The limits that are passed all the same, because the rest is protected.
+    pub unmet: Vec<&'static str>,
+}
+
+impl Store {
+    /// Collects what `wish` says, or with `dry_run` only says what that would be.
+    pub fn collect(&self, wish: &Wish, dry_run: bool, cancel: &Cancel) -> Result<Collection> {
+        // Listed before anything that could own them is read, so that none is taken for a stray that is being sealed.
+        let images = self.image_names()?;
+        let tree = Tree::read(self)?;
+        let gate = self.close_gate()?;
+        let protected = tree.protected(self, &gate)?;
+        drop(gate);
+        let free = rustix::fs::statvfs(self.root())
+            .context(ErrorKind::Store, || "cannot ask for the free space")
+            .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))?;
+        let mut found = tree.choose(wish, &protected, free);
+        if !dry_run {
+            self.remove_layers(&tree, &mut found, cancel)?;
+            self.forget_builds()?;
+        }
+        found.stray_images = self.strays(images, &found)?;
+        for name in &found.stray_images {
+            let path = self.images_dir().join(name);
+            found.bytes += super::allocated_bytes(&path).unwrap_or(0);
+            if !dry_run {
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes the chosen layers out of the store, in their order. What was used or kept meanwhile is taken off the list.
+    fn remove_layers(&self, tree: &Tree, found: &mut Collection, cancel: &Cancel) -> Result<()> {
+        let workspace = self.workspace()?;
+        let chosen = std::mem::take(&mut found.layers);
+        let mut spared: HashSet<LayerKey> = HashSet::new();
+        for batch in chosen.chunks(BATCH) {
+            cancel.check()?;
+            let gate = self.close_gate()?;
+            let protected = tree.protected(self, &gate)?;
+            let mut gone = Vec::new();
+            for victim in batch {
+                let folder = self.layer_dir(victim.key);
+                let used = victim.stamp.is_some() && stamp(&folder) != victim.stamp;
+                if used || protected.contains(&victim.key) || spared.contains(&victim.key) {
+                    // Nothing below a layer that stays may go.
+                    spared.extend([Some(victim.key), victim.parent].into_iter().flatten());
+                    found.spared += 1;
+                    found.left = (found.left.0 + 1, found.left.1 + victim.bytes);
+                    found.bytes -= victim.bytes;
+                    continue;
+                }
+                let away = workspace.path().join(victim.key.to_string());
+                match fs::rename(&folder, &away) {
+                    Ok(()) => gone.push((victim, away)),
+                    // Somebody else collected it.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => found.bytes -= victim.bytes,
+                    Err(error) => {
+                        return Err(error)
+                            .context(ErrorKind::Store, || format!("cannot remove layer {}", victim.key.short()));
+                    }
+                }
+            }
+            let lines: Vec<_> = gone.iter().map(|(victim, _)| (victim.key, victim.why.to_string())).collect();
+            self.note_collected(lines.iter().map(|(key, why)| (*key, &**why)))?;
+            drop(gate);
+            let folder = self.root().join("layers");
+            durable::sync_dir(&folder).context(ErrorKind::Store, || format!("cannot sync {}", folder.display()))?;
+            for (victim, away) in gone {
+                if let Some(name) = seal::image_of(&away) {
+                    let _ = fs::remove_file(self.images_dir().join(name));
+                }
+                let _ = fs::remove_dir_all(away);
+                found.layers.push(victim.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes of builds none of whose layers is there, or is being made.
+    fn forget_builds(&self) -> Result<()> {
+        let gate = self.close_gate()?;
+        let leased = gate.leased()?;
+        for (path, note) in self.noted() {
+            let alive = |key: LayerKey| leased.contains(&key) || self.layer_dir(key).exists();
+            if !note.layers.iter().any(|layer| alive(layer.key)) {
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(())
+    }
+
+    fn image_names(&self) -> Result<Vec<String>> {
+        let folder = self.images_dir();
+        let entries =
+            fs::read_dir(&folder).context(ErrorKind::Store, || format!("cannot read {}", folder.display()))?;
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    }
+
+    /// Those of `images` that belong to no layer and to nobody's work.
+    fn strays(&self, mut images: Vec<String>, found: &Collection) -> Result<Vec<String>> {
+        let folders = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        let drafts = folders(self.root().join("tmp")).flat_map(folders).filter_map(|folder| seal::image_of(&folder));
+        let drafts: HashSet<String> = drafts.collect();
+        let mut keys: HashSet<LayerKey> = self.keys()?.into_iter().collect();
+        for victim in &found.layers {
+            // Images of those that can be read count with them, also in a dry run; a damaged one does not name its image.
+            match victim.stamp {
+                Some(_) => keys.insert(victim.key),
+                None => keys.remove(&victim.key),
+            };
+        }
+        let key = |name: &str| name.get(..64).and_then(Digest::parse).map(LayerKey);
+        images.retain(|name| {
+            !drafts.contains(name)
+                && key(name).is_some_and(|key| !keys.contains(&key))
+                && self.images_dir().join(name).exists()
+        });
+        Ok(images)
+    }
+}
+
+/// When a layer was last used, by its record.
+fn stamp(folder: &std::path::Path) -> Option<SystemTime> {
+    fs::metadata(folder.join(record::FILE)).and_then(|stat| stat.modified()).ok()
+}
+
+impl Tree {
+    fn choose(&self, wish: &Wish, protected: &HashSet<LayerKey>, free: u64) -> Collection {
+        let now = SystemTime::now();
+        let none = HashMap::new();
+        let bad = if let Wish::Bad(bad) = wish { bad } else { &none };
+        let (order, depth) = self.order();
+        let unusable = self.unusable(bad, &order);
+        let used = self.used(&order);
+        let mut children = vec![0usize; self.layers.len()];
+        self.parent.iter().flatten().for_each(|parent| children[*parent] += 1);
+        let mut total: u64 = self.layers.iter().map(|layer| layer.record.bytes).sum();
+        let mut found = Collection::default();
+        let victim = |place: usize, why: Why| {
+            let layer = &self.layers[place];
+            Victim {
+                key: layer.record.key,
+                summary: format!("{}: {}", layer.record.material.kind, layer.record.summary),
+                bytes: layer.record.bytes,
+                used: used[place].duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+                why,
+                stamp: Some(layer.used),
+                parent: self.parent[place].map(|parent| self.layers[parent].record.key),
+            }
+        };
+        let mut heap: BinaryHeap<_> = (0..self.layers.len())
+            .filter(|place| children[*place] == 0 && !protected.contains(&self.layers[*place].record.key))
+            .map(|place| Reverse((!unusable.contains_key(&place), used[place], Reverse(depth[place]), place)))
+            .collect();
+        while let Some(Reverse((_, last, _, place))) = heap.pop() {
+            let unused = now.duration_since(last).unwrap_or_default();
+            let why = match (wish, unusable.get(&place)) {
+                (Wish::Bad(_), Some(problem)) => Why::Bad { problem: problem.clone() },
+                (Wish::Bad(_), None) => break,
+                (_, Some(problem)) => Why::Unusable { problem: problem.clone() },
+                (Wish::Everything, None) => Why::Clean,
+                (Wish::Within(limits), None) => {
+                    let passed = |limit: Option<Duration>| limit.is_some_and(|limit| unused > limit);
+                    if passed(limits.max_age) {
+                        Why::MaxAge { unused: unused.as_secs() }
+                    } else if limits.max_size.is_some_and(|limit| total > limit) {
+                        Why::MaxSize
+                    } else if limits.min_free.is_some_and(|limit| free.saturating_add(found.bytes) < limit) {
+                        Why::MinFree
+                    } else {
+                        break;
+                    }
+                }
+            };
+            let victim = victim(place, why);
+            total -= victim.bytes;
+            found.bytes += victim.bytes;
+            found.layers.push(victim);
+            if let Some(parent) = self.parent[place] {
+                children[parent] -= 1;
+                if children[parent] == 0 && !protected.contains(&self.layers[parent].record.key) {
+                    let usable = !unusable.contains_key(&parent);
+                    heap.push(Reverse((usable, used[parent], Reverse(depth[parent]), parent)));
+                }
+            }
+        }
+        for (key, problem) in &self.damaged {
+            if protected.contains(key) {
+                continue;
+            }
+            let problem = problem.clone();
+            let why = if matches!(wish, Wish::Bad(_)) { Why::Bad { problem } } else { Why::Unusable { problem } };
+            let summary = String::new();
+            found.layers.push(Victim { key: *key, summary, bytes: 0, used: 0, why, stamp: None, parent: None });
+        }
+        let gone = found.layers.iter().filter(|victim| victim.stamp.is_some()).count();
+        found.left = (self.layers.len() - gone, total);
+        found.protected = self.layers.iter().filter(|layer| protected.contains(&layer.record.key)).count();
+        if let Wish::Within(limits) = wish {
+            if limits.max_size.is_some_and(|limit| total > limit) {
+                found.unmet.push("max_size");
+            }
+            if limits.min_free.is_some_and(|limit| free.saturating_add(found.bytes) < limit) {
+                found.unmet.push("min_free");
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,147 @@
+//! Leases: what a process uses, so that nobody collects it meanwhile.
+//!
+//! A lease is a file in `leases/` that names keys, one a line, with a `flock` that its holder has: the kernel drops it
+//! when the holder dies, and a lease without a lock protects nothing. A lease protects its layers and all below them.
+//!
+//! # The gate
+//! Whoever takes a lease holds a shared lock on the folder `leases/` (the gate) while writing it, and looks for the
+//! layers only afterwards. Whoever collects holds the gate alone while reading the leases and taking layers out of
+//! `layers/`. So a layer that was found after it was leased stays, and one that was collected is seen to be gone. The
+//! gate is held for moments: a collector lets go of it between two batches.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock, utimensat};
+
+use super::{Store, record};
+use crate::error::{Context, ErrorKind, Result};
+use crate::key::{Digest, LayerKey};
+
+/// Protects some layers, and all below them, from being collected. Dropping it ends that.
+#[derive(Debug)]
+pub struct Lease {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // Removed while it is still locked; a file that stays protects nothing once the lock is gone.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// The gate, held alone: no lease begins, no layer is tagged or pinned meanwhile.
+pub(super) struct ClosedGate<'a> {
+    store: &'a Store,
+    _folder: File,
+}
+
+impl Store {
+    /// Protects the layers with these keys, whether they are there or not, and notes that they are used now. What is
+    /// looked up after this stays until the lease is dropped.
+    pub fn lease(&self, keys: &[LayerKey]) -> Result<Lease> {
+        let failed = || format!("cannot write a lease in {}", self.leases_dir().display());
+        let _gate = self.open_gate()?;
+        let path = self.leases_dir().join(super::seal::random_id()?);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .context(ErrorKind::Store, failed)?;
+        let mut lease = Lease { path, _file: file.try_clone().context(ErrorKind::Store, failed)? };
+        // Before a word is in it: an empty lease protects nothing, a half one too little, and the gate hides both.
+        flock(&file, FlockOperation::LockExclusive).context(ErrorKind::Store, failed)?;
+        let mut text = String::with_capacity(keys.len() * 65);
+        for key in keys {
+            text.push_str(&key.to_string());
+            text.push('\n');
+        }
+        file.write_all(text.as_bytes()).context(ErrorKind::Store, failed)?;
+        lease._file = file;
+        Ok(lease)
+    }
+
+    /// Notes that a layer is used now. Those below it count as used with it.
+    pub fn touch(&self, key: LayerKey) {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, last_modification: now };
+        // Where it fails, the layer may be collected earlier than it should, and is made again.
+        let path = self.layer_dir(key).join(record::FILE);
+        let _ = utimensat(rustix::fs::CWD, &path, &times, rustix::fs::AtFlags::empty());
+    }
+
+    /// Takes the gate together with others who lease, tag or pin.
+    pub(super) fn open_gate(&self) -> Result<File> {
+        let failed = || format!("cannot lock {}", self.leases_dir().display());
+        let folder = File::open(self.leases_dir()).context(ErrorKind::Store, failed)?;
+        flock(&folder, FlockOperation::LockShared).context(ErrorKind::Store, failed)?;
+        Ok(folder)
+    }
+
+    /// Takes the gate alone.
+    pub(super) fn close_gate(&self) -> Result<ClosedGate<'_>> {
+        let failed = || format!("cannot lock {}", self.leases_dir().display());
+        let folder = File::open(self.leases_dir()).context(ErrorKind::Store, failed)?;
+        flock(&folder, FlockOperation::LockExclusive).context(ErrorKind::Store, failed)?;
+        Ok(ClosedGate { store: self, _folder: folder })
+    }
+
+    pub(super) fn leases_dir(&self) -> PathBuf {
+        self.root().join("leases")
+    }
+}
+
+impl ClosedGate<'_> {
+    /// The keys in all leases whose holders live. Removes the leases of the dead.
+    ///
+    /// A lease that cannot be read is an error: what it protects is not known.
+    pub(super) fn leased(&self) -> Result<HashSet<LayerKey>> {
+        let mut keys = HashSet::new();
+        for path in files(&self.store.leases_dir()) {
+            let failed = || format!("cannot read the lease {}", path.display());
+            let mut file = match File::open(&path) {
+                // Its holder let go of it in this moment.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                opened => opened.context(ErrorKind::Store, failed)?,
+            };
+            if is_free(&file) {
+                let _ = std::fs::remove_file(&path);
+                continue;
+            }
+            let mut text = String::new();
+            file.read_to_string(&mut text).context(ErrorKind::Store, failed)?;
+            keys.extend(text.lines().filter_map(Digest::parse).map(LayerKey));
+        }
+        Ok(keys)
+    }
+}
+
+fn is_free(lease: &File) -> bool {
+    flock(lease, FlockOperation::NonBlockingLockShared).is_ok()
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// Removes the leases of dead processes, where nobody is at the gate. Nothing depends on its success.
+pub(super) fn sweep(folder: &Path) {
+    if files(folder).is_empty() {
+        return;
+    }
+    let Ok(gate) = File::open(folder) else { return };
+    if flock(&gate, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return;
+    }
+    for path in files(folder) {
+        if File::open(&path).is_ok_and(|file| is_free(&file)) {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}

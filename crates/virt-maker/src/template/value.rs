@@ -1,0 +1,120 @@
+//! Values of the expression language to and from nodes, and as text.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use minijinja::value::{Value, ValueKind};
+
+use super::literal::typed;
+use super::node::{Kind, Node, SourceFile};
+use super::parse::parse_text;
+
+/// A value of the command line: JSON where it is JSON, text otherwise.
+pub(super) fn command_line_value(name: &str, text: &str) -> Node {
+    let source = Arc::new(SourceFile {
+        path: Arc::new(PathBuf::from(format!("-p {name}"))),
+        folder: PathBuf::new(),
+        text: text.to_owned(),
+        via: None,
+        files: Arc::default(),
+    });
+    if serde_json::from_str::<serde_json::Value>(text).is_ok()
+        && let Ok(node) = parse_text(&source)
+    {
+        return node;
+    }
+    Node::new(Kind::String(text.to_owned()), 1, 1, source)
+}
+
+/// A node as a value of the engine.
+pub(super) fn to_value(node: &Node) -> Value {
+    match &node.kind {
+        Kind::Null => Value::from(()),
+        Kind::Bool(value) => Value::from(*value),
+        // `0644` stays text in an expression, so that it arrives as it was written.
+        Kind::Integer { value, text } if value.to_string() == *text => Value::from(*value),
+        Kind::Integer { text, .. } => Value::from(text.as_str()),
+        Kind::Float { value, .. } => Value::from(*value),
+        Kind::String(text) => Value::from(text.as_str()),
+        Kind::List(items) => Value::from(items.iter().map(to_value).collect::<Vec<_>>()),
+        Kind::Map(members) => {
+            let member = |(key, value): &(Node, Node)| (key.text().unwrap_or_default().to_owned(), to_value(value));
+            Value::from_pairs(members.iter().map(member))
+        }
+    }
+}
+
+/// The value of an expression, all of it at the expression's place.
+pub(super) fn from_value(value: &Value, place: &Node) -> Node {
+    let kind = match value.kind() {
+        ValueKind::Undefined | ValueKind::None => Kind::Null,
+        ValueKind::Bool => Kind::Bool(value.is_true()),
+        ValueKind::Number => match i64::try_from(value.clone()) {
+            Ok(integer) if value.is_integer() => Kind::Integer { value: integer, text: integer.to_string() },
+            _ => Kind::Float { value: f64::try_from(value.clone()).unwrap_or(f64::NAN), text: value.to_string() },
+        },
+        ValueKind::Seq | ValueKind::Iterable => {
+            let items = value.try_iter().into_iter().flatten();
+            Kind::List(items.map(|item| from_value(&item, place)).collect())
+        }
+        ValueKind::Map => {
+            let keys = value.try_iter().into_iter().flatten();
+            let member = |key: Value| {
+                let item = value.get_item(&key).unwrap_or_default();
+                (place.with(Kind::String(key.to_string())), from_value(&item, place))
+            };
+            Kind::Map(keys.map(member).collect())
+        }
+        _ => return typed(value.to_string(), place),
+    };
+    place.with(kind)
+}
+
+/// A value in text, as Python's `str` has it, or its `repr` within another one.
+pub(super) fn python_text(value: &Value, out: &mut String, inside: bool) {
+    match value.kind() {
+        ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
+        ValueKind::None => out.push_str("None"),
+        ValueKind::String if inside => {
+            let text = value.as_str().unwrap_or_default();
+            let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+            out.push(quote);
+            for character in text.chars() {
+                match character {
+                    '\n' => out.push_str("\\n"),
+                    '\r' => out.push_str("\\r"),
+                    '\t' => out.push_str("\\t"),
+                    '\\' => out.push_str("\\\\"),
+                    _ if character == quote => out.extend(['\\', quote]),
+                    other if other.is_control() => {
+                        let _ = write!(out, "\\x{:02x}", other as u32);
+                    }
+                    other => out.push(other),
+                }
+            }
+            out.push(quote);
+        }
+        ValueKind::Seq => {
+            out.push('[');
+            for (index, item) in value.try_iter().into_iter().flatten().enumerate() {
+                out.push_str(if index > 0 { ", " } else { "" });
+                python_text(&item, out, true);
+            }
+            out.push(']');
+        }
+        ValueKind::Map => {
+            out.push('{');
+            for (index, key) in value.try_iter().into_iter().flatten().enumerate() {
+                out.push_str(if index > 0 { ", " } else { "" });
+                python_text(&key, out, true);
+                out.push_str(": ");
+                python_text(&value.get_item(&key).unwrap_or_default(), out, true);
+            }
+            out.push('}');
+        }
+        _ => {
+            let _ = write!(out, "{value}");
+        }
+    }
+}
