@@ -138,7 +138,7 @@ fn boots(kind: Fs, root_first: bool) {
         file("/etc/inittab", "::sysinit:/etc/start\n::wait:/bin/sleep 1000\n", 0o644),
         file(
             "/etc/start",
-            "#!/bin/sh\nexec > /dev/ttyS0 2>&1\nmount -t proc proc /proc\necho \"@root $(df -m / | tail -n 1)\" \"$(grep ' / ' /proc/mounts)\"\n",
+            "#!/bin/sh\nexec > /dev/ttyS0 2>&1\nmount -t proc proc /proc\necho \"@root $(df -m / | tail -n 1)\" \"$(grep ' / ' /proc/mounts)\"\necho @end\n",
             0o755,
         ),
     ];
@@ -166,7 +166,7 @@ fn boots(kind: Fs, root_first: bool) {
     let version = name.strip_prefix("vmlinuz-").unwrap();
     let [kernel, initrd] = ["vmlinuz", "initrd.img"].map(|name| Path::new("/boot").join(format!("{name}-{version}")));
     let machine = testkit::Machine::boot_kernel(&kernel, &initrd, 1, &bench.path("a.img"), "raw");
-    let console = machine.wait_for("@root", std::time::Duration::from_secs(400));
+    let console = machine.wait_for("@end", std::time::Duration::from_secs(400));
     let said = console.lines().find(|line| line.contains("@root")).unwrap().to_owned();
     // `df -m`: the device, its size; then the line of /proc/mounts.
     let size: u64 = said.split_whitespace().nth(2).unwrap().parse().unwrap();
