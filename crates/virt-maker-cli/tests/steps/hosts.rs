@@ -201,6 +201,7 @@ fn windows_guests_are_served_on_the_disk_itself() {
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let mut command =
             bench.command(&["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "json"]);
+        #[expect(clippy::disallowed_methods, reason = "the program finds its own tools by it")]
         let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
         (crate::common::Ran::from(command.env("PATH", path).output().unwrap()), folder)
     };
