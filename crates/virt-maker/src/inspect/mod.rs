@@ -91,7 +91,6 @@ impl Inside {
                 parent: &Image { path: layer.path.clone(), format: layer.record.format },
                 overlay: &draft.image(),
                 work_dir: &work_dir,
-                caches: &[],
                 network_env: &opener.network_env,
                 caches: &[],
                 output: Arc::new(|_| {}),
