@@ -37,6 +37,7 @@ bench: build
 	@scripts/setup --bench
 	$(CARGO) run --locked --release -p bench -- $(BENCH_FLAGS)
 	$(if $(BENCH_FLAGS),,$(CARGO) run --locked --release -p bench --bin templates -- "$(target)/release/virt-maker")
+	$(if $(BENCH_FLAGS),,$(CARGO) run --locked --release -p bench --bin store -- "$(target)/release/virt-maker")
 
 torture: setup build
 	$(CARGO) run --locked --release -p torture -- $(TORTURE_FLAGS)

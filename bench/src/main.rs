@@ -4,6 +4,7 @@
 //! and the same work; a build that was to be cold or cached is checked to have been that. How each figure is taken is
 //! said at its function below and, for readers of the table, in `bench/README.md`.
 
+mod depth;
 mod exports;
 mod forks;
 mod machine;
@@ -27,7 +28,7 @@ use work::Operation;
 const USAGE: &str = "usage: bench [--quick] [--only NAME]... [--virt-maker FILE] [--base FILE.qcow2 --key FILE]
              [--results FOLDER] [--readme FILE]
 NAME: cold-chroot cold-vm cold-libguestfs virt-customize packer cached steps-chroot steps-vm steps-libguestfs
-      write write-vm appliance import forks many-cached sparsify compress cache-mount many-libguestfs";
+      write write-vm appliance import forks many-cached reads sparsify compress cache-mount many-libguestfs";
 
 /// Bytes that the big step writes.
 const PAYLOAD: u64 = 200 << 20;
@@ -61,6 +62,7 @@ const MEASURES: &[Measure] = &[
     ("write", |bench, _| write(bench, "chroot")),
     ("forks", forks::variants),
     ("many-cached", forks::many_cached),
+    ("reads", depth::reads),
     ("appliance", |bench, _| appliance(bench)),
     ("cold-vm", |bench, _| cold(bench, "vm", "cold_vm")),
     ("steps-vm", |bench, _| steps_vm(bench)),
@@ -360,10 +362,7 @@ fn write(bench: &Bench, engine: &str) -> Result<Vec<(&'static str, f64)>, Failur
              rm {from}; echo \"took $((end - begin)) ns\""
         )
     };
-    let took = |output: &str| {
-        let parse = |line: &str| line.trim().strip_prefix("took ")?.strip_suffix(" ns")?.parse().ok();
-        output.lines().find_map(parse).map(Duration::from_nanos).ok_or_else(|| format!("no time in: {output}"))
-    };
+    let took = |output: &str| measure::took(output).ok_or_else(|| format!("no time in: {output}"));
     let (mut guest, mut host, mut layer) = (Vec::new(), Vec::new(), 0);
     for index in 0..if bench.quick { 3 } else { 5 } {
         measure::run(&mut Command::new("sync"))?;

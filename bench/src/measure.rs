@@ -77,3 +77,9 @@ pub fn median(values: impl IntoIterator<Item = Duration>) -> Result<f64, Failure
     let middle = seconds.len() / 2;
     Ok(if seconds.len() % 2 == 1 { seconds[middle] } else { (seconds[middle - 1] + seconds[middle]) / 2.0 })
 }
+
+/// The time that a script said of itself: a line `took N ns`.
+pub fn took(output: &str) -> Option<Duration> {
+    let parse = |line: &str| line.trim().strip_prefix("took ")?.strip_suffix(" ns")?.parse().ok();
+    output.lines().find_map(parse).map(Duration::from_nanos)
+}

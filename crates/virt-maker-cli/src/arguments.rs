@@ -238,6 +238,9 @@ pub struct Plan {
     /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
     #[arg(long)]
     pub freeze: bool,
+    /// Say of each layer that is missing what changed, with old and new values.
+    #[arg(long)]
+    pub explain: bool,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,

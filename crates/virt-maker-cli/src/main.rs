@@ -4,6 +4,7 @@ mod arguments;
 mod commands;
 mod config;
 mod error;
+mod explain;
 mod html;
 mod lock;
 mod report;

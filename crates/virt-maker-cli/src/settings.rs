@@ -8,8 +8,10 @@ use std::path::PathBuf;
 
 use virt_maker::engine::select::EngineChoice;
 use virt_maker::spec::{SecretSource, Spec};
+use virt_maker::store::Limits;
 
 use crate::arguments::Engine;
+use crate::arguments::store::LimitArguments;
 use crate::config;
 use crate::error::Failure;
 
@@ -53,6 +55,16 @@ pub fn kernel(argument: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
 /// How steps are run.
 pub fn engine(argument: Option<Engine>) -> Result<EngineChoice, Failure> {
     Ok(config::engine(argument)?.value.into())
+}
+
+/// The limits of the store that `store` means.
+pub fn limits(given: &LimitArguments, store: Option<PathBuf>) -> Result<Limits, Failure> {
+    let (given, said) = (given.limits(), config::limits(&config::store(store)?)?);
+    Ok(Limits {
+        max_size: given.max_size.or(said.max_size.value),
+        min_free: given.min_free.or(said.min_free.value),
+        max_age: given.max_age.or(said.max_age.value),
+    })
 }
 
 /// How many images are worked on at once.

@@ -240,3 +240,71 @@ fn build_until(bench: &Bench, template: &Path, end: Instant) -> u32 {
     }
     rounds
 }
+
+/// Changes bytes of a layer's image, in place.
+fn change(image: &Path, offset: u64, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::OpenOptions::new().write(true).open(image).unwrap();
+    file.write_all_at(bytes, offset).unwrap();
+}
+
+#[test]
+fn verify_finds_damage_and_repair_drops_it_with_all_above() {
+    let before = HostState::capture();
+    let bench = Bench::new(tiny_guest(&TinyOptions { partitioned: true, ..TinyOptions::default() }));
+    let keys = two_branches(&bench);
+    let whole = json(&bench, &["cache", "verify"]);
+    assert_eq!((&whole["layers"], &whole["bad"]), (&5.into(), &Value::Array(Vec::new())), "{whole}");
+    assert!(whole["file_systems"].as_u64().unwrap() >= 5, "{whole}");
+    before.assert_nothing_left();
+
+    // A flipped bit in a layer that another lies on. It is tagged, and goes all the same.
+    bench.run(&["tag", &keys[2], "mine"]).exits(0);
+    let image = bench.image(&keys[2]);
+    change(&image, std::fs::metadata(&image).unwrap().len() - 1, b"X");
+    let found = bench.run(&["cache", "verify"]).exits(6).stdout;
+    // Found by the look at the file that every use takes, and with it what lies on it.
+    assert!(found.contains(&keys[2][..12]) && found.contains("not what was sealed"), "{found}");
+    assert!(found.contains("2 layers bad"), "{found}");
+    assert_eq!(bench.layers().len(), 5, "verify alone removes nothing");
+    let found = json(&bench, &["cache", "verify", "--repair"]);
+    let removed: Vec<_> = found["removed"].as_array().unwrap().iter().map(|gone| gone["key"].clone()).collect();
+    assert_eq!(removed, [keys[3].clone(), keys[2].clone()], "{found}");
+    assert_eq!(json(&bench, &["cache", "verify"])["bad"], Value::Array(Vec::new()));
+    let ran = bench.run(&["cat", "mine", "/one"]).exits(1);
+    assert!(ran.stderr.contains("collected at 20") && ran.stderr.contains("verify --repair"), "{}", ran.stderr);
+    assert_eq!(bench.build("chroot", &bench.path("a.yml"), &[]).exits(0).steps("layer_started"), [2, 3]);
+
+    // An overlay whose header names another file below it.
+    let image = bench.image(&keys[4]);
+    let name = std::fs::read(&image).unwrap();
+    let place = name.windows(12).position(|window| window == &keys[1].as_bytes()[..12]).unwrap();
+    change(&image, place as u64, b"../../../etc");
+    let found = bench.run(&["cache", "verify"]).exits(6).stdout;
+    assert!(found.contains(&keys[4][..12]) && found.contains("not what was sealed"), "{found}");
+    bench.run(&["cache", "verify", "--repair"]).exits(0);
+
+    bench.run(&["cache", "clean"]).exits(0);
+    before.assert_nothing_left();
+}
+
+/// A base that came with a damaged file system: its digest is right, and only the checker finds it.
+#[test]
+fn verify_looks_into_file_systems() {
+    let before = HostState::capture();
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("broken.raw");
+    let mut bytes = std::fs::read(tiny_guest(&TinyOptions { partitioned: true, ..TinyOptions::default() })).unwrap();
+    let magic = bytes.chunks(512).position(|sector| sector.len() > 57 && sector[56..58] == [0x53, 0xef]).unwrap() * 512;
+    // The count of free blocks.
+    bytes[magic + 12..magic + 16].copy_from_slice(&[1, 2, 0, 0]);
+    std::fs::write(&image, bytes).unwrap();
+    let bench = Bench::new(image);
+    bench.build("chroot", &bench.template("t.yml", &[], ""), &[]).exits(0);
+    let found = bench.run(&["cache", "verify"]).exits(6).stdout;
+    assert!(found.contains("is damaged") && found.contains("ext"), "{found}");
+    bench.run(&["cache", "verify", "--repair"]).exits(0);
+    assert!(bench.layers().is_empty());
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+    before.assert_nothing_left();
+}

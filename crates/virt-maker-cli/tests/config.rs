@@ -154,12 +154,34 @@ fn a_project_cannot_harm_its_user() {
     assert!(ran.stderr.contains("error: cannot run ") && ran.stderr.contains("evil"), "it may: {}", ran.stderr);
 }
 
+/// A build keeps the limits that the settings have for its store, unless the command line has others.
+#[test]
+fn a_build_keeps_the_limits() {
+    let mut world = World::new();
+    world.bench.base = testkit::tiny_guest(&testkit::TinyOptions::default());
+    let template = world.bench.template("t.yml", &[common::run("echo one > /one")], "");
+    let layers = |more: &[&str]| {
+        let mut arguments = vec!["build", template.to_str().unwrap(), "--engine", "chroot"];
+        arguments.extend_from_slice(more);
+        world.run(&arguments).exits(0);
+        fs::read_dir(world.bench.path("project/.layers/layers")).unwrap().count()
+    };
+    world.project("store = '.layers'\n");
+    assert_eq!(layers(&[]), 2);
+    world.project("store = '.layers'\n[cache]\nmax_size = '1K'\n");
+    assert_eq!(layers(&["--max-size", "10G"]), 2);
+    assert_eq!(layers(&[]), 0);
+    assert_eq!(layers(&["--max-size", "10G"]), 2);
+    world.run(&["cache", "gc"]).exits(0);
+    assert_eq!(fs::read_dir(world.bench.path("project/.layers/layers")).unwrap().count(), 0);
+}
+
 #[test]
 fn mistakes_have_their_places() {
     let world = World::new();
     world.user(
         "stroe = 'x'\nengine = 'chrot'\njobs = 0\nallow = ['nett']\nkernel = '~/k'\ntrust = 'x'\n\n[cache]\nmaxsize = 1\n\
-         max_age = 'soon'\nmin_free = 3\n",
+         max_age = 'soon'\nmin_free = 'three'\n",
     );
     let ran = world.run(&["config", "show"]).exits(1);
     let file = world.bench.path("xdg-config/virt-maker/config.toml");
@@ -172,7 +194,7 @@ fn mistakes_have_their_places() {
         ("expected a list, found `x`", 6, 9),
         ("there is no setting in `[cache]` called `maxsize`", 9, 1),
         ("expected a time such as `12h`, `30d` or `8w`, found `soon`", 10, 11),
-        ("expected a size such as `500M`, `20G` or `1T`, found `3`", 11, 12),
+        ("expected a size such as `500M`, `20G` or `1T`, found `three`", 11, 12),
     ] {
         let place = format!("error: {message}\n --> {}:{line}:{column}\n", file.display());
         // The margin is as wide as the number of the line.

@@ -217,6 +217,12 @@ fn unused_blocks_and_identity_are_left_out_with_vm_appliance() {
     finished("vm");
 }
 
+#[test]
+fn check_tells_what_an_image_carries_with_libguestfs() {
+    let _lock = appliance_lock();
+    check_tells_what_an_image_carries("libguestfs");
+}
+
 fn check_tells_what_an_image_carries(engine: &str) {
     let before = HostState::capture();
     let file = |path: &str, text: &str| (path.to_owned(), text.as_bytes().to_vec(), 0o600);

@@ -3,11 +3,15 @@
 //! Serialised, an event is one JSON object with a `type`; `docs/events.md` describes version [`VERSION`] of it.
 //! Fields may be added within a version; a field that goes or changes its meaning makes a new one.
 
+mod miss;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+
+pub use miss::{FieldChange, MissReason};
 
 use crate::diagnostic::Position;
 use crate::key::{Digest, LayerKey};
@@ -35,6 +39,14 @@ pub enum Event {
     },
     /// A layer that is there already. Comes for each, in plan order, before any work on its spec.
     LayerCached(LayerInfo),
+    /// A layer that has to be made, and why. Comes for each, in plan order, after those that are there.
+    LayerMissing {
+        /// The layer.
+        #[serde(flatten)]
+        layer: LayerInfo,
+        /// Why it is not there.
+        miss: MissReason,
+    },
     /// Which engine was taken, and why, in one line.
     EngineChosen {
         /// `chroot`, `vm`, `libguestfs`.

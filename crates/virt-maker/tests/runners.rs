@@ -1,15 +1,15 @@
 //! What every kind of runner says of itself: an example that it reads, and a schema that describes each argument.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 use virt_maker::template::{Node, parse};
 use virt_maker::{export, import, step};
 
 /// The arguments in an example, which names its kind.
-fn arguments(name: &str, example: &str) -> Node {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("example.yml");
+fn arguments(folder: &Path, name: &str, example: &str) -> Node {
+    let path = folder.join("example.yml");
     fs::write(&path, example).unwrap();
     let node = parse(&path).unwrap();
     assert_eq!(node.members().len(), 1, "{example}");
@@ -27,16 +27,20 @@ fn check(name: &str, about: &str, schema: &Value) {
 
 #[test]
 fn every_kind_describes_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    // The other template that the example of `layer` names.
+    fs::write(folder.join("base.yml"), "spec: {}\n").unwrap();
     for kind in import::KINDS {
         check(kind.name, kind.about, &(kind.arguments)());
-        assert!((kind.parse)(&arguments(kind.name, kind.example)).is_ok(), "{}", kind.example);
+        assert!((kind.parse)(&arguments(folder, kind.name, kind.example)).is_ok(), "{}", kind.example);
     }
     for kind in step::KINDS {
         check(kind.name, kind.about, &(kind.arguments)());
-        assert!((kind.parse)(&arguments(kind.name, kind.example)).is_ok(), "{}", kind.example);
+        assert!((kind.parse)(&arguments(folder, kind.name, kind.example)).is_ok(), "{}", kind.example);
     }
     for kind in export::KINDS {
         check(kind.name, kind.about, &(kind.arguments)());
-        assert!((kind.parse)(&arguments(kind.name, kind.example)).is_ok(), "{}", kind.example);
+        assert!((kind.parse)(&arguments(folder, kind.name, kind.example)).is_ok(), "{}", kind.example);
     }
 }

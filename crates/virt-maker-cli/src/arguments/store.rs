@@ -64,6 +64,17 @@ pub enum CacheCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Read every layer: its digest, its chain, and, as root, its file systems.
+    Verify {
+        /// Remove what is bad, and all that lies on it.
+        #[arg(long)]
+        repair: bool,
+        #[command(flatten)]
+        store: StoreArgument,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove all layers that are not in use, pinned or tagged, and all that was fetched.
     Clean {
         #[command(flatten)]

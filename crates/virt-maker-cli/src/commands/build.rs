@@ -71,7 +71,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         return Err(failure);
     }
     let result = build(&loaded.specs, &settings, &events);
-    let limits = arguments.limits.limits();
+    let limits = settings::limits(&arguments.limits, arguments.store.store.clone())?;
     if !limits.is_empty() && !settings.cancel.is_cancelled() {
         cache::after_build(&Store::open(&settings.store)?, &limits, &events, &settings.cancel);
     }

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::json;
 use similar::TextDiff;
 use virt_maker::guest::FileKind;
-use virt_maker::inspect::{Change, Changed, diff, open_both};
+use virt_maker::inspect::{Change, Changed, diff};
 
 use super::{looking, print_json};
 use crate::arguments::layers::Diff;
@@ -20,10 +20,7 @@ pub fn run(arguments: &Diff) -> Result<(), Failure> {
     let (store, opener) = looking::prepare(&arguments.opening)?;
     let (one, two) = (store.open_layer(&arguments.one)?, store.open_layer(&arguments.two)?);
     let keys = (one.0.record.key, two.0.record.key);
-    let (mut one, mut two) = open_both(&store, one, two, &opener)?;
-    let found = diff(&mut one, &mut two, arguments.content)?;
-    one.close();
-    two.close();
+    let found = diff(&store, one, two, &opener, arguments.content)?;
     if arguments.json {
         let change = |changed: &Changed| {
             let mut document = json!(changed);

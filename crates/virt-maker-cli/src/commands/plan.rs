@@ -6,18 +6,18 @@ use serde_json::json;
 use virt_maker::event::Events;
 use virt_maker::host::Cancel;
 use virt_maker::import::ImportContext;
-use virt_maker::plan::{MissReason, NodeState, Plan, PlanContext, make};
+use virt_maker::plan::{NodeState, Plan, PlanContext, make};
 use virt_maker::spec;
 use virt_maker::store::Store;
 
 use super::{loading, print_json};
 use crate::arguments;
 use crate::error::Failure;
-use crate::text::{duration, harmless};
-use crate::{lock, report, settings};
+use crate::text::harmless;
+use crate::{explain, lock, report, settings};
 
 /// Version of the JSON document.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Runs it.
 pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
@@ -49,7 +49,7 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     }
     let roots = (0..plan.nodes.len()).filter(|index| plan.nodes[*index].parent.is_none());
     for root in roots {
-        print(&plan, &children, root, "", "", &mut out)?;
+        print(&plan, &children, root, ("", ""), arguments.explain, &mut out)?;
     }
     let hits = plan.hits();
     writeln!(out, "{} layers: {hits} there, {} to make", plan.nodes.len(), plan.nodes.len() - hits)?;
@@ -70,14 +70,14 @@ fn print(
     plan: &Plan,
     children: &[Vec<usize>],
     index: usize,
-    first: &str,
-    rest: &str,
+    (first, rest): (&str, &str),
+    details: bool,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     let node = &plan.nodes[index];
     let (mark, why) = match &node.state {
         NodeState::Hit => ("hit ", String::new()),
-        NodeState::Miss { reason } => ("miss", format!("  ({})", reason_text(reason))),
+        NodeState::Miss { reason } => ("miss", format!("  ({})", explain::headline(reason))),
     };
     let info = &node.info;
     let mut summary = harmless(&info.summary);
@@ -85,32 +85,20 @@ fn print(
         summary.push_str(&format!("  [changes each time: {}]", info.volatile.join(", ")));
     }
     writeln!(out, "{first}{mark} {}  {}: {summary}{why}", info.key.short(), info.kind)?;
+    if let (true, NodeState::Miss { reason }) = (details, &node.state) {
+        for line in explain::details(reason) {
+            writeln!(out, "{rest}         {line}")?;
+        }
+    }
     let own = &children[index];
     if let [only] = own[..] {
-        return print(plan, children, only, rest, rest, out);
+        return print(plan, children, only, (rest, rest), details, out);
     }
     for (place, child) in own.iter().enumerate() {
         let last = place + 1 == own.len();
         let (branch, below) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-        print(plan, children, *child, &format!("{rest}{branch}"), &format!("{rest}{below}"), out)?;
+        let prefix = (format!("{rest}{branch}"), format!("{rest}{below}"));
+        print(plan, children, *child, (&prefix.0, &prefix.1), details, out)?;
     }
     Ok(())
-}
-
-fn reason_text(reason: &MissReason) -> String {
-    match reason {
-        MissReason::ParentMissing => "the layer under it is missing".into(),
-        MissReason::NeverMade => "never made".into(),
-        MissReason::Changed { other, field, old, new } => {
-            format!("differs from {} in {field}: `{}` is now `{}`", other.short(), harmless(old), harmless(new))
-        }
-        MissReason::Damaged { problem } => format!("cannot be used: {}", harmless(problem)),
-        MissReason::Forced => "forced".into(),
-        MissReason::AlwaysRun => "always run".into(),
-        MissReason::Expired { age, ttl } => {
-            let time = |seconds: &u64| duration(std::time::Duration::from_secs(*seconds));
-            format!("older than its ttl: {} of {}", time(age), time(ttl))
-        }
-        _ => "missing".into(),
-    }
 }

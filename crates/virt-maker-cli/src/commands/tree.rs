@@ -36,7 +36,7 @@ pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
         eprintln!("warning: {}", harmless(&problem));
     }
     if let Some(file) = &arguments.html {
-        return tree_page::write(file, &layers, &exports, &store.failures());
+        return tree_page::write(file, &store, &layers, &exports, &tags, &pins);
     }
     let mut tree = Tree::new(&layers, &exports);
     for tag in &tags {

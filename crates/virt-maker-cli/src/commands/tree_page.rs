@@ -1,6 +1,6 @@
 //! `virt-maker tree --html`: the picture of the store's forking tree.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use virt_maker::export::ExportRecord;
 use virt_maker::key::LayerKey;
-use virt_maker::store::{FailureRecord, Layer};
+use virt_maker::store::{Layer, Pin, Store, Tag};
 
 use crate::error::Failure;
 use crate::html::Page;
@@ -22,16 +22,37 @@ const BODY: &str = "<header><h1>virt-maker tree</h1><span id=\"sum\"></span>\
     <input type=\"search\" id=\"filter\" placeholder=\"find a step, a key, an artifact\" aria-label=\"filter\"></header>\n\
     <main><div id=\"rows\"></div><aside id=\"side\"></aside></main>";
 
+/// What is known of layers besides their records.
+#[derive(Default)]
+struct About {
+    exports: HashMap<LayerKey, Vec<String>>,
+    tags: HashMap<LayerKey, Vec<String>>,
+    pins: HashSet<LayerKey>,
+    /// The images that the layer was last a part of.
+    images: HashMap<LayerKey, Vec<String>>,
+}
+
 /// Writes the page. `layers` are in the order of their making.
 pub fn write(
     file: &Path,
+    store: &Store,
     layers: &[Layer],
     exports: &[ExportRecord],
-    failures: &[FailureRecord],
+    tags: &[Tag],
+    pins: &[Pin],
 ) -> Result<(), Failure> {
-    let mut exported: HashMap<LayerKey, Vec<String>> = HashMap::new();
+    let failures = store.failures();
+    let mut about = About { pins: pins.iter().map(|pin| pin.key).collect(), ..About::default() };
     for export in exports {
-        exported.entry(export.layer).or_default().push(export.target.display().to_string());
+        about.exports.entry(export.layer).or_default().push(export.target.display().to_string());
+    }
+    for tag in tags {
+        about.tags.entry(tag.key).or_default().push(tag.name.clone());
+    }
+    for note in store.build_notes() {
+        for layer in &note.layers {
+            about.images.entry(layer.key).or_default().push(note.title());
+        }
     }
     let mut room = LOGS_MAX;
     let mut log = |path: &Path| {
@@ -39,7 +60,7 @@ pub fn write(
         room = room.saturating_sub(text.len() as u64);
         text
     };
-    let layers: Vec<Value> = layers.iter().map(|layer| describe(layer, &exported, log(&layer.log()))).collect();
+    let layers: Vec<Value> = layers.iter().map(|layer| describe(layer, &about, log(&layer.log()))).collect();
     let failures: Vec<Value> = failures
         .iter()
         .map(|failure| {
@@ -63,13 +84,15 @@ pub fn write(
     Ok(page.write(file).map_err(place)?)
 }
 
-fn describe(layer: &Layer, exported: &HashMap<LayerKey, Vec<String>>, log: String) -> Value {
+fn describe(layer: &Layer, about: &About, log: String) -> Value {
     let record = &layer.record;
+    let used = layer.used.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     json!({
         "key": record.key, "parent": record.parent(), "role": record.material.role, "kind": record.material.kind,
         "summary": record.summary, "arguments": shown(&record.material.arguments), "inputs": record.material.inputs,
         "bytes": record.bytes, "duration": record.duration, "created": record.created, "engine": record.engine,
-        "exports": exported.get(&record.key), "log": log,
+        "used": used, "exports": about.exports.get(&record.key), "tags": about.tags.get(&record.key),
+        "pinned": about.pins.contains(&record.key), "images": about.images.get(&record.key), "log": log,
     })
 }
 

@@ -14,6 +14,7 @@ use virt_maker::diagnostic::{Diagnostic, Position};
 use virt_maker::error::{Context, Error, ErrorKind};
 use virt_maker::template::{Kind, Node, SourceFile, closest};
 
+use crate::arguments::store::{size, time};
 use crate::arguments::{Engine, Permission, permission};
 use crate::error::Failure;
 
@@ -143,7 +144,7 @@ impl Reader {
                         "max_size" => self.file.max_size = self.size(value),
                         "min_free" => self.file.min_free = self.size(value),
                         "max_age" => {
-                            let age = value.text().and_then(age);
+                            let age = value.text().and_then(|text| time(text).ok()).filter(|age| !age.is_zero());
                             self.file.max_age = self.located(age, value, "a time such as `12h`, `30d` or `8w`");
                         }
                         _ => self.unknown(&key, &CACHE_KEYS, "setting in `[cache]` called"),
@@ -216,7 +217,7 @@ impl Reader {
     }
 
     fn size(&mut self, node: Node) -> Option<Located<u64>> {
-        let size = node.text().and_then(size);
+        let size = node.text().and_then(|text| size(text).ok()).filter(|size| *size > 0);
         self.located(size, node, "a size such as `500M`, `20G` or `1T`")
     }
 
@@ -256,52 +257,5 @@ impl Reader {
             }
         };
         self.node(value.span().start, kind)
-    }
-}
-
-/// Bytes: a number with `K`, `M`, `G` or `T`, perhaps followed by `iB` or `B`; all are powers of 1024.
-fn size(text: &str) -> Option<u64> {
-    let text = text.strip_suffix('B').unwrap_or(text);
-    let text = text.strip_suffix('i').unwrap_or(text);
-    let shift = match text.as_bytes().last()? {
-        b'K' => 10,
-        b'M' => 20,
-        b'G' => 30,
-        b'T' => 40,
-        _ => return None,
-    };
-    text[..text.len() - 1].parse::<u64>().ok()?.checked_mul(1 << shift).filter(|bytes| *bytes > 0)
-}
-
-/// A time: a number with `s`, `m`, `h`, `d` or `w`.
-fn age(text: &str) -> Option<Duration> {
-    let unit = match text.as_bytes().last()? {
-        b's' => 1,
-        b'm' => 60,
-        b'h' => 3600,
-        b'd' => 86_400,
-        b'w' => 604_800,
-        _ => return None,
-    };
-    let seconds = text[..text.len() - 1].parse::<u64>().ok()?.checked_mul(unit)?;
-    (seconds > 0).then_some(Duration::from_secs(seconds))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_and_times() {
-        assert_eq!(size("20G"), Some(20 << 30));
-        assert_eq!(size("1TiB"), Some(1 << 40));
-        assert_eq!(size("512K"), Some(512 << 10));
-        for wrong in ["", "G", "20", "-1G", "1.5G", "0M", "99999999999T", "20Gi "] {
-            assert_eq!(size(wrong), None, "{wrong}");
-        }
-        assert_eq!(age("2d"), Some(Duration::from_secs(172_800)));
-        for wrong in ["", "d", "2", "0s", "2y", "é"] {
-            assert_eq!(age(wrong), None, "{wrong}");
-        }
     }
 }

@@ -45,6 +45,8 @@ for (const row of rows) {
   const badges = [
     ...(node.tags ?? []).map((name) => make('span', { class: 'badge tag', title: 'tag' }, name)),
     ...(node.exports ?? []).map((path) => make('span', { class: 'badge', title: path }, path.split('/').pop())),
+    node.pinned ? make('span', { class: 'badge tag' }, 'pinned') : null,
+    (node.images ?? []).length > 1 ? make('span', { class: 'badge shared', title: node.images.join('\n') }, node.images.length + ' images') : null,
     node.failed ? make('span', { class: 'badge failed' }, 'failed') : null,
   ];
   row.element = make('button', { class: 'row', style: `padding-left:${x(row) + 16}px`, on: () => choose(row) },
@@ -72,7 +74,8 @@ function choose(row) {
       ['took', node.failed ? null : duration(node.duration)],
       [node.failed ? 'failed' : 'made', age(data.now - node.created) + ' ago'],
       ['engine', node.engine],
-      ['used', node.uses === undefined || node.uses === null ? null : node.uses + (node.uses === 1 ? ' time' : ' times') + ' since'],
+      ['last used', node.used ? age(data.now - node.used) + ' ago' : null],
+      ['part of', (node.images ?? []).join(', ')],
       ['tags', (node.tags ?? []).join(', ')],
       ['pinned', node.pinned ? 'yes' : null],
       ['exported as', (node.exports ?? []).join(', ')],

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use virt_maker::event::{Event, ImageName, ImageState, LayerInfo, Outcome};
+use virt_maker::event::{Event, ImageName, ImageState, LayerInfo, MissReason, Outcome};
 use virt_maker::key::LayerKey;
 
 use super::Report;
+use crate::explain;
 use crate::text::{duration, harmless, size};
 
 pub(super) struct Plain<W> {
@@ -112,6 +113,11 @@ pub(super) fn summary(images: &[ImageState]) -> Vec<String> {
     good.into_iter().chain(bad).map(line).collect()
 }
 
+/// Whether a reason says more than that a layer is new.
+pub(super) fn worth_saying(reason: &MissReason) -> bool {
+    !matches!(reason, MissReason::ParentMissing | MissReason::NeverMade | MissReason::Forced | MissReason::AlwaysRun)
+}
+
 /// What a layer is, in one line.
 pub(super) fn title(info: &LayerInfo) -> String {
     let place = if info.index == 0 { "base".to_owned() } else { format!("{}/{}", info.index, info.steps) };
@@ -138,6 +144,10 @@ impl<W: Write + Send> Report for Plain<W> {
                 self.say(&format!("{of}{layers} layers, {cached} cached"))
             }
             Event::LayerCached(info) => self.say(&format!("cached  {}  {}", info.key.short(), title(info))),
+            Event::LayerMissing { layer, miss } if self.verbose > 0 || worth_saying(miss) => {
+                self.say(&format!("missing {}  {} ({})", layer.key.short(), title(layer), explain::headline(miss)))?;
+                explain::details(miss).iter().try_for_each(|line| writeln!(self.out, "             {line}"))
+            }
             Event::EngineChosen { engine, reason } => self.say(&format!("engine `{engine}`: {}", harmless(reason))),
             Event::SessionReady { os, elapsed, .. } => {
                 self.say(&format!("guest open after {}: {}", duration(*elapsed), harmless(os)))

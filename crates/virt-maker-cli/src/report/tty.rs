@@ -10,7 +10,8 @@ use virt_maker::event::{Event, ImageName};
 use virt_maker::key::LayerKey;
 
 use super::Report;
-use super::plain::{spent_text, summary, title, whose};
+use super::plain::{spent_text, summary, title, whose, worth_saying};
+use crate::explain;
 use crate::text::{duration, harmless, size};
 
 /// How often a spinner moves.
@@ -175,6 +176,10 @@ impl Report for Tty {
                     self.say(&format!("\x1b[32m=\x1b[0m {}", title(info)))?;
                 }
                 Ok(())
+            }
+            Event::LayerMissing { layer, miss } if self.verbose > 0 || worth_saying(miss) => {
+                self.say(&format!("\x1b[33m≠\x1b[0m {} \x1b[2m({})\x1b[0m", title(layer), explain::headline(miss)))?;
+                explain::details(miss).iter().try_for_each(|line| self.say(&format!("    \x1b[2m{line}\x1b[0m")))
             }
             Event::EngineChosen { engine, reason } => self.say(&format!("  engine {engine}: {}", harmless(reason))),
             Event::BuildStarted { images, .. } => {

@@ -176,7 +176,7 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events, images: &mut Vec<Im
     let cache_dir = store.cache_dir();
     let import = settings.import_context(&cache_dir, events);
     let context =
-        PlanContext { store: &store, import, force: settings.force, explain: false, events, cancel: &settings.cancel };
+        PlanContext { store: &store, import, force: settings.force, explain: true, events, cancel: &settings.cancel };
     // Leased before anything relies on what is there, so that nobody collects it while this build runs.
     let (plan, _lease) = spent.time("plan", || leased::plan(specs, &context))?;
     events.send(Event::BuildStarted {
@@ -188,6 +188,11 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events, images: &mut Vec<Im
     });
     for node in plan.nodes.iter().filter(|node| node.state == NodeState::Hit) {
         events.send(Event::LayerCached(node.info.clone()));
+    }
+    for node in &plan.nodes {
+        if let NodeState::Miss { reason } = &node.state {
+            events.send(Event::LayerMissing { layer: node.info.clone(), miss: reason.clone() });
+        }
     }
 
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);

@@ -121,6 +121,39 @@ pub fn virtual_size(path: &Path) -> Result<u64> {
     Ok(u64::from(word(24)) << 32 | u64::from(word(28)))
 }
 
+/// What the header of a qcow2 image says of the file below it: its name and its format; none where it has none.
+///
+/// Errors: it cannot be read, or is no qcow2 image.
+pub fn backing(path: &Path) -> std::io::Result<Option<(String, Option<String>)>> {
+    let broken = || std::io::Error::new(std::io::ErrorKind::InvalidData, "its header is broken");
+    let file = File::open(path)?;
+    let mut header = Vec::new();
+    (&file).take(4096).read_to_end(&mut header)?;
+    let get32 = |at: usize| Some(u32::from_be_bytes(*header.get(at..)?.first_chunk()?));
+    let get64 = |at: usize| Some(u64::from_be_bytes(*header.get(at..)?.first_chunk()?));
+    if get32(0) != Some(MAGIC) {
+        return Err(broken());
+    }
+    let (offset, length) = (get64(8).ok_or_else(broken)?, get32(16).ok_or_else(broken)? as usize);
+    if offset == 0 {
+        return Ok(None);
+    }
+    let name = usize::try_from(offset).ok().and_then(|offset| header.get(offset..)?.get(..length));
+    let name = String::from_utf8(name.ok_or_else(broken)?.to_vec()).map_err(|_| broken())?;
+    let mut at = get32(100).ok_or_else(broken)? as usize;
+    let mut format = None;
+    while let (Some(kind), Some(length)) = (get32(at), get32(at + 4)) {
+        let content = header.get(at + 8..).and_then(|rest| rest.get(..length as usize));
+        match (kind, content) {
+            (0, _) | (_, None) => break,
+            (BACKING_FORMAT, Some(content)) => format = String::from_utf8(content.to_vec()).ok(),
+            _ => {}
+        }
+        at += 8 + (length as usize).next_multiple_of(8);
+    }
+    Ok(Some((name, format)))
+}
+
 /// Writes another name of the backing file into an overlay that [`create`] made, for one that moves elsewhere.
 pub fn set_backing_name(path: &Path, name: &str) -> Result<()> {
     let change = || -> std::io::Result<()> {

@@ -20,7 +20,7 @@
 //! that is not sealed is thrown away after a crash. The seal alone syncs.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -31,6 +31,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// How long it may take to unplug a disk. qemu does it without asking the machine, and waits only for what is being
 /// written.
 const UNPLUGGED_WITHIN: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The stack of overlays of one session.
 pub struct BlockGraph {
@@ -93,6 +94,28 @@ impl BlockGraph {
         self.qmp.execute("device_add", device).map(drop)
     }
 
+    /// Takes the disk with this serial number out of the machine again; when this returns, the machine cannot write to it.
+    ///
+    /// That it is gone is asked for: the event that says so comes when qemu has given the device's memory back, which is
+    /// 50 ms later.
+    pub fn unplug(&mut self, serial: &str) -> Result<()> {
+        let begin = Instant::now();
+        self.qmp.execute("device_del", json!({"id": serial}))?;
+        while self.is_plugged(serial)? {
+            if begin.elapsed() > UNPLUGGED_WITHIN {
+                return Err(Error::new(ErrorKind::Internal, "qemu does not let go of the guest's disk"));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    fn is_plugged(&mut self, serial: &str) -> Result<bool> {
+        let devices = self.qmp.execute("qom-list", json!({"path": "/machine/peripheral"}))?;
+        let mut names = devices.as_array().into_iter().flatten().filter_map(|device| device.get("name"));
+        Ok(names.any(|name| name == serial))
+    }
+
     /// Plugs a raw image beside it, which is no part of the stack.
     pub fn plug_raw(&mut self, bus: &str, serial: &str, path: &Path) -> Result<()> {
         let node = json!({
@@ -105,12 +128,6 @@ impl BlockGraph {
             "write-cache": "on", "werror": "report", "rerror": "report",
         });
         self.qmp.execute("device_add", device).map(drop)
-    }
-
-    /// Takes the disk with this serial number out of the machine again; when this returns, the machine cannot write to it.
-    pub fn unplug(&mut self, serial: &str) -> Result<()> {
-        let gone = ("DEVICE_DELETED", serial);
-        self.qmp.execute_until("device_del", json!({"id": serial}), gone, UNPLUGGED_WITHIN)
     }
 
     /// The name by which the other end opens a file: without its folder where it works there.

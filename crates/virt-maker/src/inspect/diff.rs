@@ -7,13 +7,15 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::Inside;
-use crate::error::Result;
+use super::{Inside, Opener};
+use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Entry, FileKind, Guest};
+use crate::store::{Layer, Lease, Store};
 
 /// The longest file whose text is shown, in bytes.
 const TEXT_MAX: u64 = 1 << 20;
@@ -78,13 +80,89 @@ impl Facts {
     }
 }
 
-/// Compares two layers that are open. With `content`, texts of changed files are fetched.
-pub fn diff(one: &mut Inside, two: &mut Inside, content: bool) -> Result<Difference> {
-    let (before, after) = walk_both(one, two)?;
+/// Compares two layers. With `content`, texts of changed files are fetched.
+///
+/// Both are opened and listed at the same time, each by a thread of its own, for a session's helpers end with the thread
+/// that started them.
+pub fn diff(
+    store: &Store,
+    one: (Layer, Lease),
+    two: (Layer, Lease),
+    opener: &Opener,
+    content: bool,
+) -> Result<Difference> {
+    std::thread::scope(|scope| {
+        let open = |(layer, lease): (Layer, Lease)| {
+            let (jobs, todo) = channel();
+            scope.spawn(move || serve(&todo, || Inside::open(store, layer, lease, opener)));
+            Remote { jobs }
+        };
+        let (one, two) = (open(one), open(two));
+        let list = |guest: &mut dyn Guest| guest.walk("/", None);
+        let (before, after) = (one.ask(list)?, two.ask(list)?);
+        let (before, after) = (before.wait()?, after.wait()?);
+        compare(&before, &after, &one, &two, content)
+        // Dropping the two ends their threads, and these close the layers.
+    })
+}
+
+/// Something to do in a guest, or the reason why there is none.
+type Job = Box<dyn FnOnce(Result<&mut dyn Guest>) + Send>;
+
+/// A guest that another thread has open.
+struct Remote {
+    jobs: Sender<Job>,
+}
+
+/// What comes of a job.
+struct Answer<T>(Receiver<Result<T>>);
+
+impl Remote {
+    fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn Guest) -> Result<T> + Send + 'static,
+    ) -> Result<Answer<T>> {
+        let (reply, answer) = channel();
+        let job: Job = Box::new(move |guest| {
+            // Whoever asked may be gone, after an error of the other guest.
+            let _ = reply.send(guest.and_then(work));
+        });
+        self.jobs.send(job).map_err(|_| gone())?;
+        Ok(Answer(answer))
+    }
+}
+
+impl<T> Answer<T> {
+    fn wait(self) -> Result<T> {
+        self.0.recv().unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Internal, "the thread that has the layer open is gone")
+}
+
+/// Opens a guest and does jobs in it until nobody has more.
+fn serve(jobs: &Receiver<Job>, open: impl FnOnce() -> Result<Inside>) {
+    match open() {
+        Ok(mut inside) => {
+            jobs.iter().for_each(|job| job(Ok(inside.guest())));
+            inside.close();
+        }
+        // The first one to ask gets the reason; there is no second.
+        Err(error) => {
+            if let Ok(job) = jobs.recv() {
+                job(Err(error));
+            }
+        }
+    }
+}
+
+fn compare(before: &[Entry], after: &[Entry], one: &Remote, two: &Remote, content: bool) -> Result<Difference> {
     let before: HashMap<&[u8], &Entry> = before.iter().map(|entry| (&*entry.path, entry)).collect();
     let mut changes = Vec::new();
     let mut seen = 0;
-    for entry in &after {
+    for entry in after {
         let Some(old) = before.get(&*entry.path) else {
             changes.push((entry, None, Some(entry)));
             continue;
@@ -113,17 +191,6 @@ pub fn diff(one: &mut Inside, two: &mut Inside, content: bool) -> Result<Differe
     Ok(Difference { changes: list })
 }
 
-/// Both listings, made at the same time.
-fn walk_both(one: &mut Inside, two: &mut Inside) -> Result<(Vec<Entry>, Vec<Entry>)> {
-    std::thread::scope(|scope| {
-        let (first, second) = (&mut one.session, &mut two.session);
-        let first = scope.spawn(move || first.guest().walk("/", None));
-        let second = second.guest().walk("/", None);
-        let first = first.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok((first?, second?))
-    })
-}
-
 /// Nothing was written to it between the two.
 fn is_untouched(old: &Entry, new: &Entry) -> bool {
     old.changed != (0, 0)
@@ -139,19 +206,22 @@ fn differs(old: &Entry, new: &Entry) -> bool {
         || sized
 }
 
-fn same_bytes(old: &Entry, new: &Entry, one: &mut Inside, two: &mut Inside) -> Result<bool> {
+fn same_bytes(old: &Entry, new: &Entry, one: &Remote, two: &Remote) -> Result<bool> {
     // A name that is no text cannot be asked for; what was touched counts as changed then.
     let Ok(path) = std::str::from_utf8(&old.path) else { return Ok(false) };
     if old.kind != FileKind::File || (old.size, new.size) == (0, 0) {
         return Ok(true);
     }
-    Ok(digest(one.guest(), path)? == digest(two.guest(), path)?)
-}
-
-fn digest(guest: &mut dyn Guest, path: &str) -> Result<[u8; 32]> {
-    let mut hasher = Hasher(Sha256::new());
-    guest.read_to(path, &mut hasher)?;
-    Ok(hasher.0.finalize().into())
+    let digest = |remote: &Remote| {
+        let path = path.to_owned();
+        remote.ask(move |guest| {
+            let mut hasher = Hasher(Sha256::new());
+            guest.read_to(&path, &mut hasher)?;
+            Ok::<[u8; 32], Error>(hasher.0.finalize().into())
+        })
+    };
+    let (one, two) = (digest(one)?, digest(two)?);
+    Ok(one.wait()? == two.wait()?)
 }
 
 struct Hasher(Sha256);
@@ -168,20 +238,16 @@ impl Write for Hasher {
 }
 
 /// Both texts of a file, the empty text for one that is not there; none where one is no text, or too long.
-fn texts(
-    old: Option<&Entry>,
-    new: Option<&Entry>,
-    one: &mut Inside,
-    two: &mut Inside,
-) -> Result<Option<(String, String)>> {
-    let text = |entry: Option<&Entry>, inside: &mut Inside| {
+fn texts(old: Option<&Entry>, new: Option<&Entry>, one: &Remote, two: &Remote) -> Result<Option<(String, String)>> {
+    let text = |entry: Option<&Entry>, remote: &Remote| {
         let Some(entry) = entry else { return Ok(Some(String::new())) };
         let Ok(path) = std::str::from_utf8(&entry.path) else { return Ok(None) };
         if entry.kind != FileKind::File || entry.size > TEXT_MAX {
             return Ok(None);
         }
-        let bytes = inside.guest().read(path, TEXT_MAX)?;
-        Ok(String::from_utf8(bytes).ok().filter(|text| !text.contains('\0')))
+        let path = path.to_owned();
+        let bytes = remote.ask(move |guest| guest.read(&path, TEXT_MAX))?.wait()?;
+        Ok::<_, Error>(String::from_utf8(bytes).ok().filter(|text| !text.contains('\0')))
     };
     let (Some(before), Some(after)) = (text(old, one)?, text(new, two)?) else { return Ok(None) };
     Ok((before != after).then_some((before, after)))

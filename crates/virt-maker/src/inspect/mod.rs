@@ -5,10 +5,13 @@
 //! host. The layer is leased as long as it is open.
 
 mod diff;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
+
+pub use verify::{Bad, Verified, verify};
 
 pub use diff::{Change, Changed, Difference, Facts, diff};
 
@@ -88,8 +91,8 @@ impl Inside {
                 parent: &Image { path: layer.path.clone(), format: layer.record.format },
                 overlay: &draft.image(),
                 work_dir: &work_dir,
-                caches: &[],
                 network_env: &opener.network_env,
+                caches: &[],
                 output: Arc::new(|_| {}),
                 events: opener.events.clone(),
                 cancel: opener.cancel.clone(),
@@ -147,12 +150,6 @@ impl Inside {
         drop((lock, workspace));
         Ok(key)
     }
-}
-
-/// Opens two layers side by side.
-pub fn open_both(store: &Store, one: (Layer, Lease), two: (Layer, Lease), opener: &Opener) -> Result<(Inside, Inside)> {
-    // A helper ends with the thread that started it, so each session is opened by this one.
-    Ok((Inside::open(store, one.0, one.1, opener)?, Inside::open(store, two.0, two.1, opener)?))
 }
 
 /// 128 random bits, as text.

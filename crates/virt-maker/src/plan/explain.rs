@@ -1,102 +1,159 @@
-//! Why a layer is not there: what differs between it and the layer that is there in its stead.
+//! Why a layer is not there: that it was collected, or what differs between it and the layer that is there in its stead.
+//!
+//! The layer to compare with is the youngest of the same kind on the same parent. Where the parent is missing too, it is
+//! looked for on the layer that the parent was compared with, so that two steps that were changed are both explained. A
+//! step that is the same as the one which its parent was compared with only moved down: one was put in before it.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::{MissReason, NodeState, Plan};
+use super::{FieldChange, MissReason, NodeState, Plan};
 use crate::error::Result;
 use crate::key::{KeyMaterial, LayerKey};
 use crate::store::{LayerRecord, Store};
 
-/// Longest value that is quoted, in characters.
-const QUOTE: usize = 200;
+/// Longest value that is given, in bytes; a script is shorter.
+const VALUE_MAX: usize = 64 << 10;
 
-/// Turns each `NeverMade` into `Changed` where the parent has another layer of the same kind, the youngest of them.
+/// Gives each `NeverMade` and `ParentMissing` its reason, where there is one to be found.
 pub(super) fn explain(plan: &mut Plan, store: &Store) -> Result<()> {
-    let unexplained = NodeState::Miss { reason: MissReason::NeverMade };
-    if plan.nodes.iter().all(|node| node.state != unexplained) {
+    if plan.nodes.iter().all(|node| !is_open(&node.state)) {
         return Ok(());
     }
+    let collected = store.collected();
     let (layers, _) = store.layers()?;
-    let mut siblings: HashMap<(Option<LayerKey>, &str), &LayerRecord> = HashMap::new();
+    let records: HashMap<LayerKey, &LayerRecord> =
+        layers.iter().map(|layer| (layer.record.key, &layer.record)).collect();
+    let mut on: HashMap<Option<LayerKey>, Vec<&LayerRecord>> = HashMap::new();
     for layer in &layers {
-        let record = &layer.record;
-        let slot = siblings.entry((record.parent(), record.material.kind.as_str())).or_insert(record);
-        if record.created > slot.created {
-            *slot = record;
-        }
+        on.entry(layer.record.parent()).or_default().push(&layer.record);
     }
-    for node in &mut plan.nodes {
-        if node.state != (NodeState::Miss { reason: MissReason::NeverMade }) {
+    // For each node the layer that stands in its place, itself where it is there.
+    let mut instead: Vec<Option<LayerKey>> = Vec::with_capacity(plan.nodes.len());
+    for index in 0..plan.nodes.len() {
+        let node = &plan.nodes[index];
+        let open = is_open(&node.state);
+        if !open {
+            instead.push(records.contains_key(&node.info.key).then_some(node.info.key));
             continue;
         }
-        let place = (node.material.parent, node.material.kind.as_str());
-        if let Some(other) = siblings.get(&place)
-            && let Some((field, old, new)) = difference(&other.material, &node.material)
-        {
-            node.state = NodeState::Miss { reason: MissReason::Changed { other: other.key, field, old, new } };
+        let below = node.parent.and_then(|parent| instead[parent]);
+        // Another base stands in for a base; another step lies on what its parent was compared with.
+        let mut rivals = if node.parent.is_none() {
+            on.get(&None).cloned().unwrap_or_default()
+        } else {
+            below.and_then(|below| on.get(&Some(below))).cloned().unwrap_or_default()
+        };
+        rivals.retain(|record| record.material.kind == node.material.kind);
+        rivals.sort_by_key(|record| (record.created, record.key));
+        let twin = rivals.iter().find(|record| differences(&record.material, &node.material).is_empty());
+        let moved = below.filter(|below| {
+            records.get(below).is_some_and(|record| {
+                record.material.kind == node.material.kind && differences(&record.material, &node.material).is_empty()
+            })
+        });
+        let found = collected.get(&node.info.key).map(|gone| {
+            let reason = MissReason::Collected { at: gone.at, why: gone.why.clone() };
+            (Some(reason), twin.map(|record| record.key))
+        });
+        let (reason, stand_in) = found.unwrap_or_else(|| match (twin, moved, rivals.last()) {
+            (Some(twin), _, _) => (None, Some(twin.key)),
+            (None, Some(moved), _) => (None, Some(moved)),
+            (None, None, Some(other)) => {
+                let changes = differences(&other.material, &node.material);
+                (Some(MissReason::Changed { other: other.key, changes }), Some(other.key))
+            }
+            (None, None, None) => (None, None),
+        });
+        if let Some(reason) = reason {
+            plan.nodes[index].state = NodeState::Miss { reason };
         }
+        instead.push(stand_in);
     }
     Ok(())
 }
 
-/// The first thing that differs: its name, its value there and here.
-fn difference(there: &KeyMaterial, here: &KeyMaterial) -> Option<(String, String, String)> {
+/// Whether more may be found out about it.
+fn is_open(state: &NodeState) -> bool {
+    matches!(state, NodeState::Miss { reason: MissReason::NeverMade | MissReason::ParentMissing })
+}
+
+/// All that differs, the parent left out.
+fn differences(there: &KeyMaterial, here: &KeyMaterial) -> Vec<FieldChange> {
+    let mut found = Vec::new();
     if there.kind_version != here.kind_version {
-        return Some(("kind_version".into(), there.kind_version.to_string(), here.kind_version.to_string()));
+        let text = |version: u32| Some(version.to_string());
+        found.push(change("kind_version".into(), text(there.kind_version), text(here.kind_version)));
     }
-    if let Some(found) = value_difference("arguments", &there.arguments, &here.arguments) {
-        return Some(found);
-    }
+    compare("arguments", &there.arguments, &here.arguments, &mut found);
     let options = |material: &KeyMaterial| Value::Object(material.options.clone());
-    if let Some(found) = value_difference("options", &options(there), &options(here)) {
-        return Some(found);
-    }
+    compare("options", &options(there), &options(here), &mut found);
     for input in &here.inputs {
         let field = |what: &str| format!("inputs[{}].{what}", input.name);
         match there.inputs.iter().find(|other| other.name == input.name) {
-            None => return Some((field("digest"), "(not there)".into(), input.digest.to_string())),
-            Some(other) if other.digest != input.digest || other.kind != input.kind => {
-                return Some((field("digest"), other.digest.to_string(), input.digest.to_string()));
+            None => found.push(change(field("digest"), None, Some(input.digest.to_string()))),
+            Some(other) => {
+                if other.kind != input.kind {
+                    found.push(change(field("kind"), Some(other.kind.clone()), Some(input.kind.clone())));
+                }
+                if other.digest != input.digest {
+                    let (old, new) = (other.digest.to_string(), input.digest.to_string());
+                    found.push(change(field("digest"), Some(old), Some(new)));
+                }
+                if other.mode != input.mode {
+                    let text = |mode: u32| Some(format!("{mode:04o}"));
+                    found.push(change(field("mode"), text(other.mode), text(input.mode)));
+                }
             }
-            Some(other) if other.mode != input.mode => {
-                return Some((field("mode"), format!("{:04o}", other.mode), format!("{:04o}", input.mode)));
-            }
-            Some(_) => {}
         }
     }
-    let gone = there.inputs.iter().find(|other| here.inputs.iter().all(|input| input.name != other.name))?;
-    Some((format!("inputs[{}].digest", gone.name), gone.digest.to_string(), "(not there)".into()))
+    for gone in there.inputs.iter().filter(|other| here.inputs.iter().all(|input| input.name != other.name)) {
+        found.push(change(format!("inputs[{}].digest", gone.name), Some(gone.digest.to_string()), None));
+    }
+    // The same names and bytes in another order are another key too.
+    if found.is_empty() && there.inputs != here.inputs {
+        let order = |material: &KeyMaterial| {
+            Some(material.inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>().join(", "))
+        };
+        found.push(change("inputs".into(), order(there), order(here)));
+    }
+    found
 }
 
-fn value_difference(field: &str, there: &Value, here: &Value) -> Option<(String, String, String)> {
+fn change(field: String, old: Option<String>, new: Option<String>) -> FieldChange {
+    FieldChange { field, old, new }
+}
+
+fn compare(field: &str, there: &Value, here: &Value, found: &mut Vec<FieldChange>) {
     match (there, here) {
-        _ if there == here => None,
+        _ if there == here => {}
         (Value::Object(there), Value::Object(here)) => {
-            let names = here.keys().chain(there.keys().filter(|name| !here.contains_key(*name)));
-            names
-                .filter_map(|name| {
-                    let none = Value::Null;
-                    let (there, here) = (there.get(name).unwrap_or(&none), here.get(name).unwrap_or(&none));
-                    value_difference(&format!("{field}.{name}"), there, here)
-                })
-                .next()
+            for name in here.keys().chain(there.keys().filter(|name| !here.contains_key(*name))) {
+                let none = Value::Null;
+                let (there, here) = (there.get(name).unwrap_or(&none), here.get(name).unwrap_or(&none));
+                compare(&format!("{field}.{name}"), there, here, found);
+            }
         }
-        (Value::Array(there), Value::Array(here)) if there.len() == here.len() => there
-            .iter()
-            .zip(here)
-            .enumerate()
-            .find_map(|(index, (there, here))| value_difference(&format!("{field}[{index}]"), there, here)),
-        _ => Some((field.to_owned(), quote(there), quote(here))),
+        (Value::Array(there), Value::Array(here)) if there.len() == here.len() => {
+            for (index, (there, here)) in there.iter().zip(here).enumerate() {
+                compare(&format!("{field}[{index}]"), there, here, found);
+            }
+        }
+        _ => found.push(change(field.to_owned(), text(there), text(here))),
     }
 }
 
-fn quote(value: &Value) -> String {
-    let text = match value {
+fn text(value: &Value) -> Option<String> {
+    let mut text = match value {
+        Value::Null => return None,
         Value::String(text) => text.clone(),
-        Value::Null => "(not there)".into(),
         other => other.to_string(),
     };
-    if text.chars().count() > QUOTE { text.chars().take(QUOTE).chain(['…']).collect() } else { text }
+    if text.len() > VALUE_MAX {
+        let end = (0..=VALUE_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    Some(text)
 }

@@ -9,8 +9,9 @@ pub use make::{PlanContext, make};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::event::LayerInfo;
+pub use crate::event::{FieldChange, MissReason};
 use crate::import::ImportKey;
-use crate::key::{KeyMaterial, LayerKey};
+use crate::key::KeyMaterial;
 use crate::step::StepKey;
 use crate::store::Layer;
 
@@ -106,43 +107,5 @@ pub enum NodeState {
     Miss {
         /// Why.
         reason: MissReason,
-    },
-}
-
-/// Why a layer is not there.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-#[serde(tag = "reason", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum MissReason {
-    /// Its parent is missing, so it cannot be there.
-    ParentMissing,
-    /// Nothing like it was ever made on this parent.
-    NeverMade,
-    /// The parent has another layer of the same kind: what differs between the two.
-    Changed {
-        /// The layer that is there.
-        other: LayerKey,
-        /// What differs: `arguments.content`, `inputs[index.html].digest`, ...
-        field: String,
-        /// Value there.
-        old: String,
-        /// Value here.
-        new: String,
-    },
-    /// There is an entry, but it cannot be used.
-    Damaged {
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// `--force` was given.
-    Forced,
-    /// The step says `cache: always-run`.
-    AlwaysRun,
-    /// It is older than the step's `cache: {ttl: ...}` allows.
-    Expired {
-        /// Its age in seconds.
-        age: u64,
-        /// What is allowed.
-        ttl: u64,
     },
 }

@@ -58,23 +58,21 @@ fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Re
         let mut all = Problems::default();
         for spec in combinations {
             let mut found = Vec::new();
+            let typed = typed(spec, options, &mut found);
             // A template that is named twice, or comes in by `before` of two others, asks for the same image.
-            if let Some(typed) = typed(spec, options, &mut found)
-                && seen.insert((typed.template.clone(), typed.matrix.clone()))
-                && found.is_empty()
-            {
-                let node = spec.import.as_ref();
-                // The base may come later, or be on another host: that is no fault of the template.
-                if options.check_inputs
-                    && let Some(import) = node
-                    && let Err(error) = typed.import.runner.check()
-                {
-                    loaded.notes.push(import.diagnostic(format!("there is no base yet: {}", chain(&error))));
-                }
-                let at = node.and_then(|import| import.members().first()).map(|(key, _)| key);
-                match on_base(typed, at.unwrap_or(&spec.node), options, above, &mut loaded) {
+            let new = typed.filter(|typed| seen.insert((typed.template.clone(), typed.matrix.clone())));
+            if let Some(typed) = new.filter(|_| found.is_empty()) {
+                let at = spec.import.as_ref().and_then(|import| import.members().first()).map(|(key, _)| key);
+                let at = at.unwrap_or(&spec.node);
+                match on_base(typed, at, options, above, &mut loaded) {
                     Ok(typed) => {
                         one_export_a_file(spec, &typed, &mut targets, &mut found);
+                        // The base may come later, or be on another host: that is no fault of the template.
+                        if options.check_inputs
+                            && let Err(error) = typed.import.runner.check()
+                        {
+                            loaded.notes.push(at.diagnostic(format!("there is no base yet: {}", chain(&error))));
+                        }
                         loaded.specs.push(typed);
                     }
                     Err(error) if error.diagnostics().is_empty() => return Err(error),

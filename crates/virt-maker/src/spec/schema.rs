@@ -175,7 +175,7 @@ pub fn schema() -> Value {
     let one = |role: &str, about: &str| {
         json!({
             "description": about, "type": "object", "minProperties": 1, "maxProperties": 1,
-            "properties": of(role), "patternProperties": {"\\{\\{": {}},
+            "properties": of(role), "patternProperties": {"\\{\\{": {}}, "additionalProperties": false,
         })
     };
     let mut step = of("step");

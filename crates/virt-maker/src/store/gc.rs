@@ -30,6 +30,8 @@ mod tests;
 
 /// So many layers go while the gate is closed once.
 const BATCH: usize = 256;
+/// So many threads remove files.
+const REMOVERS: usize = 8;
 
 /// What a store may have. Sizes in bytes; only layers count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,7 +58,7 @@ pub enum Wish {
     Within(Limits),
     /// All that nobody uses or wants to keep.
     Everything,
-    /// These, and all on them, each with what is wrong with it.
+    /// These, and all on them, each with what is wrong with it. Tags and pins do not keep them, for nothing is left to keep.
     Bad(HashMap<LayerKey, String>),
 }
 
@@ -146,14 +148,14 @@ impl Store {
         let images = self.image_names()?;
         let tree = Tree::read(self)?;
         let gate = self.close_gate()?;
-        let protected = tree.protected(self, &gate)?;
+        let protected = tree.protected(self, &gate, wish)?;
         drop(gate);
         let free = rustix::fs::statvfs(self.root())
             .context(ErrorKind::Store, || "cannot ask for the free space")
             .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))?;
         let mut found = tree.choose(wish, &protected, free);
         if !dry_run {
-            self.remove_layers(&tree, &mut found, cancel)?;
+            self.remove_layers(&tree, wish, &mut found, cancel)?;
             self.forget_builds()?;
         }
         found.stray_images = self.strays(images, &found)?;
@@ -168,14 +170,14 @@ impl Store {
     }
 
     /// Takes the chosen layers out of the store, in their order. What was used or kept meanwhile is taken off the list.
-    fn remove_layers(&self, tree: &Tree, found: &mut Collection, cancel: &Cancel) -> Result<()> {
+    fn remove_layers(&self, tree: &Tree, wish: &Wish, found: &mut Collection, cancel: &Cancel) -> Result<()> {
         let workspace = self.workspace()?;
         let chosen = std::mem::take(&mut found.layers);
         let mut spared: HashSet<LayerKey> = HashSet::new();
         for batch in chosen.chunks(BATCH) {
             cancel.check()?;
             let gate = self.close_gate()?;
-            let protected = tree.protected(self, &gate)?;
+            let protected = tree.protected(self, &gate, wish)?;
             let mut gone = Vec::new();
             for victim in batch {
                 let folder = self.layer_dir(victim.key);
@@ -204,15 +206,28 @@ impl Store {
             drop(gate);
             let folder = self.root().join("layers");
             durable::sync_dir(&folder).context(ErrorKind::Store, || format!("cannot sync {}", folder.display()))?;
-            for (victim, away) in gone {
-                if let Some(name) = seal::image_of(&away) {
-                    let _ = fs::remove_file(self.images_dir().join(name));
-                }
-                let _ = fs::remove_dir_all(away);
-                found.layers.push(victim.clone());
-            }
+            self.remove_files(&gone);
+            found.layers.extend(gone.into_iter().map(|(victim, _)| victim.clone()));
         }
         Ok(())
+    }
+
+    /// Removes the images and the folders of layers that were taken out. Freeing blocks is a wait for the disk on some file
+    /// systems, for each file, so several wait at once. What cannot be removed here goes with the workspace.
+    fn remove_files(&self, gone: &[(&Victim, PathBuf)]) {
+        let share = gone.len().div_ceil(REMOVERS).max(1);
+        std::thread::scope(|scope| {
+            for part in gone.chunks(share) {
+                scope.spawn(move || {
+                    for (_, away) in part {
+                        if let Some(name) = seal::image_of(away) {
+                            let _ = fs::remove_file(self.images_dir().join(name));
+                        }
+                        let _ = fs::remove_dir_all(away);
+                    }
+                });
+            }
+        });
     }
 
     /// Notes of builds none of whose layers is there, or is being made.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
 use super::lease::ClosedGate;
-use super::{Layer, LayerRecord, Lookup, Store};
+use super::{Layer, LayerRecord, Lookup, Store, Wish};
 use crate::error::Result;
 use crate::key::LayerKey;
 
@@ -39,10 +39,12 @@ impl Tree {
     }
 
     /// What is leased, pinned or tagged, and all below it.
-    pub(super) fn protected(&self, store: &Store, gate: &ClosedGate<'_>) -> Result<HashSet<LayerKey>> {
+    pub(super) fn protected(&self, store: &Store, gate: &ClosedGate<'_>, wish: &Wish) -> Result<HashSet<LayerKey>> {
         let mut wanted = gate.leased()?;
-        wanted.extend(store.tags()?.iter().map(|tag| tag.key));
-        wanted.extend(store.pins()?.iter().map(|pin| pin.key));
+        if !matches!(wish, Wish::Bad(_)) {
+            wanted.extend(store.tags()?.iter().map(|tag| tag.key));
+            wanted.extend(store.pins()?.iter().map(|pin| pin.key));
+        }
         let mut protected = HashSet::with_capacity(wanted.len());
         for key in wanted {
             let mut next = Some(key);

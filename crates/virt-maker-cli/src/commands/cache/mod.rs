@@ -3,6 +3,7 @@
 mod gc;
 mod ls;
 mod usage;
+mod verify;
 
 use std::io::Write;
 
@@ -20,7 +21,11 @@ pub fn run(arguments: &Cache) -> Result<(), Failure> {
     match &arguments.command {
         CacheCommand::Ls { store, json } => ls::run(&open(store)?, *json),
         CacheCommand::Usage { human, store, json } => usage::run(&open(store)?, *human, *json),
-        CacheCommand::Gc { limits, dry_run, store, json } => gc::run(&open(store)?, &limits.limits(), *dry_run, *json),
+        CacheCommand::Gc { limits, dry_run, store, json } => {
+            let limits = settings::limits(limits, store.store.clone())?;
+            gc::run(&open(store)?, &limits, *dry_run, *json)
+        }
+        CacheCommand::Verify { repair, store, json } => verify::run(&open(store)?, *repair, *json),
         CacheCommand::Clean { store } => gc::clean(&open(store)?),
         CacheCommand::Pin { layers, store } => pin(&open(store)?, layers),
         CacheCommand::Unpin { layers, store } => unpin(&open(store)?, layers),

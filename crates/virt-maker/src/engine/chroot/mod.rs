@@ -10,10 +10,12 @@
 //!
 //! The price: the host's kernel reads the guest's file systems. Who does not trust a base takes an engine with a VM.
 
+mod file_systems;
 mod session;
 
 use std::path::{Path, PathBuf};
 
+pub use file_systems::{FileSystemChecker, FileSystems};
 pub use session::ChrootSession;
 
 use super::{Engine, OpenRequest, Session};

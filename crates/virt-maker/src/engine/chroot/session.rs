@@ -103,7 +103,7 @@ impl Session for ChrootSession {
     }
 }
 
-fn start_agent(engine: &ChrootEngine, work_dir: &Path, root: &Path) -> Result<(UnixStream, Helper)> {
+pub(super) fn start_agent(engine: &ChrootEngine, work_dir: &Path, root: &Path) -> Result<(UnixStream, Helper)> {
     let (ours, theirs) = UnixStream::pair().context(ErrorKind::Host, || "cannot make a socket pair")?;
     let helper = Helper::spawn(HelperCommand {
         name: "the agent",
@@ -119,7 +119,7 @@ fn start_agent(engine: &ChrootEngine, work_dir: &Path, root: &Path) -> Result<(U
     Ok((ours, helper))
 }
 
-fn start_daemon(work_dir: &Path, directory: &Path, agent: u32) -> Result<(Qmp, Helper)> {
+pub(super) fn start_daemon(work_dir: &Path, directory: &Path, agent: u32) -> Result<(Qmp, Helper)> {
     let (ours, theirs) = UnixStream::pair().context(ErrorKind::Host, || "cannot make a socket pair")?;
     let helper = Helper::spawn(HelperCommand {
         name: "qemu-storage-daemon",
@@ -144,6 +144,6 @@ fn start_daemon(work_dir: &Path, directory: &Path, agent: u32) -> Result<(Qmp, H
     Ok((qmp, helper))
 }
 
-fn path_text(path: &Path) -> Result<&str> {
+pub(super) fn path_text(path: &Path) -> Result<&str> {
     path.to_str().ok_or_else(|| Error::new(ErrorKind::Store, format!("the path {} is not UTF-8", path.display())))
 }

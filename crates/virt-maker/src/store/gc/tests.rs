@@ -162,7 +162,7 @@ fn a_layer_that_was_used_since_it_was_chosen_stays() {
     let mut found = tree.choose(&Wish::Everything, &HashSet::new(), 0);
     assert_eq!(found.layers.len(), 5);
     store.touch(old_tip.record.key);
-    store.remove_layers(&tree, &mut found, &Cancel::default()).unwrap();
+    store.remove_layers(&tree, &Wish::Everything, &mut found, &Cancel::default()).unwrap();
     assert_eq!(names(&found), ["tip", "used"]);
     assert_eq!((found.spared, found.left.0), (3, 3));
     for kept in [base, old, old_tip] {

@@ -1,0 +1,135 @@
+//! Measures a large store: `cargo run --release -p bench --bin store [-- VIRT_MAKER]`.
+//!
+//! - `tree`, `cache usage`, `cache ls`, and `plan --explain` of one template whose last step was changed, on a store of
+//!   10,000 layers: a base, ten steps that all share, and a thousand branches of ten steps. The layers are sealed as they
+//!   would be by a build, with nothing in them: what these commands read of them is the same;
+//! - `cache gc --max-size` that drops half of them, once.
+//!
+//! Each figure is the median of several runs of the whole process, with what it prints thrown away.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use virt_maker::disk::ImageFormat;
+use virt_maker::disk::overlay::{self, Backing};
+use virt_maker::event::Events;
+use virt_maker::host::Cancel;
+use virt_maker::import::ImportContext;
+use virt_maker::plan::{PlanContext, make};
+use virt_maker::spec::{HostAccess, load_all, load_options};
+use virt_maker::store::{LayerRecord, Store};
+
+type Failure = Box<dyn std::error::Error>;
+
+const BRANCHES: usize = 1000;
+const RUNS: usize = 7;
+
+fn main() -> Result<(), Failure> {
+    let program = std::env::args().nth(1).map_or_else(|| PathBuf::from("target/release/virt-maker"), PathBuf::from);
+    let program = fs::canonicalize(program)?;
+    let folder = std::env::temp_dir().join(format!("bench-store-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let measured = measure(&program, &folder);
+    fs::remove_dir_all(&folder)?;
+    measured
+}
+
+fn measure(program: &Path, folder: &Path) -> Result<(), Failure> {
+    fs::write(folder.join("base.img"), vec![0; 1 << 20])?;
+    write_template(folder, "matrix.yml", &format!("matrix:\n  index: '{{{{ range({BRANCHES}) | list }}}}'\n"), "")?;
+    write_template(folder, "one.yml", "params: {index: 7}\n", "and something else")?;
+    let records = fill(folder)?;
+    println!("a store of {} layers", records.len());
+    let reads: [(&str, &[&str]); 5] = [
+        ("tree", &["tree"]),
+        ("cache usage", &["cache", "usage"]),
+        ("cache ls", &["cache", "ls"]),
+        ("plan --explain, one template", &["plan", "--explain", "one.yml"]),
+        ("cache gc --dry-run", &["cache", "gc", "--max-size", "1", "--dry-run"]),
+    ];
+    for (what, arguments) in reads {
+        let mut times = Vec::new();
+        for _ in 0..RUNS {
+            times.push(time(program, folder, arguments)?);
+        }
+        times.sort();
+        print(what, times[RUNS / 2]);
+    }
+    let bytes: u64 = records.iter().map(|record| record.bytes).sum();
+    let limit = (bytes / 2).to_string();
+    print("cache gc of half of them", time(program, folder, &["cache", "gc", "--max-size", &limit])?);
+    let left = Store::open(&folder.join("store"))?.keys()?.len();
+    println!("{} layers dropped", records.len() - left);
+    Ok(())
+}
+
+fn print(what: &str, time: Duration) {
+    println!("{what}: {:.0} ms", time.as_secs_f64() * 1000.0);
+}
+
+fn time(program: &Path, folder: &Path, arguments: &[&str]) -> Result<Duration, Failure> {
+    let begin = Instant::now();
+    let status = Command::new(program)
+        .args(arguments)
+        .current_dir(folder)
+        .env("VIRT_MAKER_STORE", folder.join("store"))
+        .env("XDG_CACHE_HOME", folder.join("cache"))
+        .stdout(Stdio::null())
+        .status()?;
+    let time = begin.elapsed();
+    if status.success() { Ok(time) } else { Err(format!("{} failed: {status}", arguments.join(" ")).into()) }
+}
+
+fn write_template(folder: &Path, name: &str, head: &str, last: &str) -> Result<(), Failure> {
+    let mut text = format!("{head}spec:\n  import: {{download: {{url: base.img}}}}\n  steps:\n");
+    for step in 0..10 {
+        let _ = writeln!(text, "    - run: |\n        set -e\n        echo shared {step}\n        test -d /etc");
+    }
+    for step in 10..20 {
+        let more = if step == 19 { last } else { "" };
+        let _ = writeln!(
+            text,
+            "    - run: |\n        set -e\n        echo {{{{ index }}}} of its own {step}\n        echo {more}"
+        );
+    }
+    Ok(fs::write(folder.join(name), text)?)
+}
+
+/// Seals an empty layer for every node of the plan.
+fn fill(folder: &Path) -> Result<Vec<LayerRecord>, Failure> {
+    let store = Store::open(&folder.join("store"))?;
+    let (events, cancel, env) = (Events::none(), Cancel::default(), Default::default());
+    let access = HostAccess {
+        cache_dir: folder.join("cache"),
+        rights: Default::default(),
+        env: Default::default(),
+        events: events.clone(),
+        cancel: cancel.clone(),
+    };
+    let loaded = load_all(&[folder.join("matrix.yml")], &load_options(&[], None, &access))?;
+    let cache_dir = store.cache_dir();
+    let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };
+    let context = PlanContext { store: &store, import, force: false, explain: false, events: &events, cancel: &cancel };
+    let plan = make(&loaded.specs, &context)?;
+    let workspace = store.workspace()?;
+    let mut records: Vec<LayerRecord> = Vec::new();
+    for node in &plan.nodes {
+        let made = workspace.subfolder(&node.info.key.to_string())?;
+        let parent = node.parent.map(|parent| &records[parent]);
+        let format = if parent.is_some() { ImageFormat::Qcow2 } else { ImageFormat::Raw };
+        let mut draft = store.draft(made, node.material.clone(), format, 1 << 20)?;
+        match parent {
+            Some(parent) => {
+                let name = parent.image_name();
+                overlay::create(&draft.image(), 1 << 20, Backing { name: &name, format: parent.format })?;
+            }
+            None => fs::write(draft.image(), vec![0; 1 << 20])?,
+        }
+        draft.describe(node.info.summary.clone(), parent.map(|parent| parent.id.clone()), None, 0.0);
+        records.push(store.seal(draft)?.record);
+    }
+    Ok(records)
+}

@@ -1,0 +1,54 @@
+//! `virt-maker cache verify`: whether every layer is what its record says.
+
+use std::io::Write;
+
+use serde_json::json;
+use virt_maker::event::Events;
+use virt_maker::host::Cancel;
+use virt_maker::inspect::verify;
+use virt_maker::store::{Store, Wish};
+
+use crate::commands::print_json;
+use crate::error::Failure;
+use crate::text::harmless;
+use crate::{report, settings, signals};
+
+/// Version of the JSON document.
+const VERSION: u32 = 1;
+/// The exit code where something is bad and stays.
+const BAD: u8 = 6;
+
+pub(super) fn run(store: &Store, repair: bool, as_json: bool) -> Result<(), Failure> {
+    let cancel = Cancel::default();
+    signals::listen(&cancel)?;
+    let found = verify(store, &settings::agent(), &Events::new(report::warnings_only), &cancel)?;
+    let removed = match repair && !found.bad.is_empty() {
+        true => store.collect(&Wish::Bad(found.bad_keys()), false, &cancel)?.layers,
+        false => Vec::new(),
+    };
+    let stays = found.bad.iter().filter(|bad| removed.iter().all(|gone| gone.key != bad.key)).count();
+    if as_json {
+        let mut document = json!(found);
+        document["version"] = json!(VERSION);
+        document["removed"] = json!(removed);
+        print_json(&document)?;
+    } else {
+        let mut out = std::io::stdout().lock();
+        for bad in &found.bad {
+            writeln!(out, "{}  {}", bad.key.short(), harmless(&bad.summary))?;
+            bad.problems.iter().try_for_each(|problem| writeln!(out, "    {}", harmless(problem)))?;
+        }
+        for gone in &removed {
+            writeln!(out, "removed {}  {}", gone.key.short(), harmless(&gone.summary))?;
+        }
+        let (layers, systems, bad) = (found.layers, found.file_systems, found.bad.len());
+        writeln!(out, "{layers} layers verified, {systems} file systems checked, {bad} layers bad")?;
+        for (reason, layers) in &found.unchecked {
+            writeln!(out, "not checked in {layers} layers: {}", harmless(reason))?;
+        }
+        if repair && stays > 0 {
+            writeln!(out, "{stays} bad layers are in use and stay")?;
+        }
+    }
+    if stays > 0 { Err(Failure::Code(BAD)) } else { Ok(()) }
+}

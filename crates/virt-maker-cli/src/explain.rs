@@ -1,0 +1,113 @@
+//! Why a layer is missing, for people.
+
+use similar::{ChangeTag, TextDiff};
+use virt_maker::plan::{FieldChange, MissReason};
+use virt_maker::store::utc;
+
+use crate::text::{duration, harmless};
+
+/// Longest value that stands in a line, in characters.
+const SHORT: usize = 100;
+/// So many things that changed are listed.
+const LISTED: usize = 40;
+
+/// The reason in one line.
+pub fn headline(reason: &MissReason) -> String {
+    match reason {
+        MissReason::ParentMissing => "the layer under it is missing".into(),
+        MissReason::NeverMade => "never made".into(),
+        MissReason::Changed { other, changes } => {
+            let fields: Vec<_> = changes.iter().take(3).map(|change| harmless(&change.field)).collect();
+            let more = if changes.len() > fields.len() { ", ..." } else { "" };
+            format!("differs from {} in {}{more}", other.short(), fields.join(", "))
+        }
+        MissReason::Collected { at, why } => format!("collected at {} ({})", utc(*at), harmless(why)),
+        MissReason::Damaged { problem } => format!("cannot be used: {}", harmless(problem)),
+        MissReason::Forced => "forced".into(),
+        MissReason::AlwaysRun => "always run".into(),
+        MissReason::Expired { age, ttl } => {
+            let time = |seconds: &u64| duration(std::time::Duration::from_secs(*seconds));
+            format!("older than its ttl: {} of {}", time(age), time(ttl))
+        }
+        _ => "missing".into(),
+    }
+}
+
+/// What changed, with old and new values: a line for each, and a difference line by line where one has several lines.
+pub fn details(reason: &MissReason) -> Vec<String> {
+    let MissReason::Changed { changes, .. } = reason else { return Vec::new() };
+    let mut lines: Vec<String> = changes.iter().take(LISTED).flat_map(change_lines).collect();
+    if changes.len() > LISTED {
+        lines.push(format!("and {} more", changes.len() - LISTED));
+    }
+    lines
+}
+
+fn change_lines(change: &FieldChange) -> Vec<String> {
+    let field = harmless(&change.field);
+    let short = |text: &Option<String>| match text {
+        None => "(none)".to_owned(),
+        Some(text) => format!("`{}`", harmless(text.trim_end_matches('\n'))),
+    };
+    let long = |text: &Option<String>| {
+        text.as_ref().is_some_and(|text| text.trim_end_matches('\n').contains('\n') || text.chars().count() > SHORT)
+    };
+    if !long(&change.old) && !long(&change.new) {
+        return vec![format!("{field}: {} is now {}", short(&change.old), short(&change.new))];
+    }
+    let (old, new) = (change.old.as_deref().unwrap_or(""), change.new.as_deref().unwrap_or(""));
+    let diff = TextDiff::from_lines(old, new);
+    let mut lines = vec![format!("{field}:")];
+    for (number, group) in diff.grouped_ops(1).iter().enumerate() {
+        if number > 0 {
+            lines.push("  ...".into());
+        }
+        for change in group.iter().flat_map(|op| diff.iter_changes(op)) {
+            let mark = match change.tag() {
+                ChangeTag::Delete => '-',
+                ChangeTag::Insert => '+',
+                ChangeTag::Equal => ' ',
+            };
+            lines.push(format!("  {mark} {}", harmless(change.value().trim_end_matches(['\n', '\r']))));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use virt_maker::key::{Digest, LayerKey};
+
+    use super::*;
+
+    fn changed(changes: &[(&str, Option<&str>, Option<&str>)]) -> MissReason {
+        let own = |text: &Option<&str>| text.map(str::to_owned);
+        let changes = changes
+            .iter()
+            .map(|(field, old, new)| FieldChange { field: (*field).into(), old: own(old), new: own(new) })
+            .collect();
+        MissReason::Changed { other: LayerKey(Digest::of(b"x")), changes }
+    }
+
+    #[test]
+    fn short_values_stand_in_a_line_and_texts_are_compared_by_lines() {
+        let reason = changed(&[
+            (
+                "arguments.script",
+                Some("set -e\necho one\necho\u{1b}[31m two\n"),
+                Some("set -e\necho 1\necho\u{1b}[31m two\n"),
+            ),
+            ("options.network", None, Some("false")),
+        ]);
+        assert_eq!(headline(&reason), "differs from 2d711642b726 in arguments.script, options.network");
+        let expected = [
+            "arguments.script:",
+            "    set -e",
+            "  - echo one",
+            "  + echo 1",
+            "    echo\\u{1b}[31m two",
+            "options.network: (none) is now `false`",
+        ];
+        assert_eq!(details(&reason), expected);
+    }
+}
