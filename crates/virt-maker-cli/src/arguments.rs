@@ -42,6 +42,11 @@ pub enum Command {
     Diff(layers::Diff),
     /// Open a shell in a layer; what is changed there is thrown away, or kept as a layer of its own.
     Shell(layers::Shell),
+    /// Show the files of a layer in a folder, for reading, until Ctrl-C or `umount`.
+    Mount(layers::Mount),
+    /// Unmounts when the process that serves `mount` is gone; started by it.
+    #[command(hide = true)]
+    UnmountAfter(layers::Unmount),
     /// Give a layer a name, list names, or take one away.
     Tag(store::Tag),
     /// Look after the store: list, measure, collect, keep.
@@ -249,10 +254,13 @@ pub struct Plan {
 #[derive(Debug, Args)]
 pub struct Tree {
     #[command(flatten)]
-    pub store: StoreArgument,
+    pub opening: layers::Opening,
     /// Write a page that draws the tree: size, time, age, exports, failures, and of each layer its step and its log.
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     pub html: Option<PathBuf>,
+    /// Put on the page what files differ between each layer and its parent; opens them all, which takes a while.
+    #[arg(long, requires = "html")]
+    pub diffs: bool,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,

@@ -192,3 +192,71 @@ fn a_shell_is_thrown_away_or_kept() {
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
     before.assert_nothing_left();
 }
+
+/// A process that serves a mount, and the mount as it is seen.
+struct Mounted {
+    child: std::process::Child,
+    at: std::path::PathBuf,
+}
+
+impl Mounted {
+    fn start(bench: &Bench, layer: &str, engine: &str) -> Mounted {
+        let at = bench.path("mounted");
+        std::fs::create_dir_all(&at).unwrap();
+        let mut command = bench.command(&["mount", layer, at.to_str().unwrap(), "--engine", engine]);
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+        let line = lines.next().expect("it says where the layer is").unwrap();
+        assert!(line.contains("Ctrl-C"), "{line}");
+        Mounted { child, at }
+    }
+
+    fn is_there(&self) -> bool {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        mounts.lines().any(|line| line.split(' ').nth(1) == self.at.to_str())
+    }
+}
+
+#[test]
+fn a_layer_is_mounted_for_reading_and_nothing_is_left_however_it_ends() {
+    let before = HostState::capture();
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let steps =
+        [run("mkdir -p /d/e; echo one > /d/e/one; ln -s ../d/e/one /d/link; chmod 640 /d/e/one; seq 200000 > /d/long")];
+    let template = bench.template("t.yml", &steps, "");
+    bench.build("chroot", &template, &[]).exits(0);
+    let layer = template.to_str().unwrap();
+    for signal in ["-INT", "-KILL", "umount"] {
+        let mut mounted = Mounted::start(&bench, layer, "chroot");
+        let read = |name: &str| std::fs::read_to_string(mounted.at.join(name)).unwrap();
+        assert_eq!(read("d/e/one"), "one\n");
+        assert_eq!(std::fs::read_link(mounted.at.join("d/link")).unwrap(), std::path::Path::new("../d/e/one"));
+        assert_eq!(read("d/link"), "one\n");
+        assert_eq!(read("d/long").lines().count(), 200_000);
+        let stat = std::fs::metadata(mounted.at.join("d/e/one")).unwrap();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&stat.permissions()) & 0o7777, 0o640);
+        let mut names: Vec<_> =
+            std::fs::read_dir(mounted.at.join("d")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["e", "link", "long"]);
+        let denied = std::fs::write(mounted.at.join("d/new"), "x").unwrap_err();
+        assert_eq!(denied.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        // In use, so it is not collected.
+        bench.run(&["cache", "gc", "--max-size", "0"]).exits(0);
+        assert_eq!(read("d/e/one"), "one\n");
+        let done = match signal {
+            "umount" => std::process::Command::new("umount").arg(&mounted.at).status(),
+            signal => std::process::Command::new("kill").args([signal, &mounted.child.id().to_string()]).status(),
+        };
+        assert!(done.unwrap().success());
+        let status = mounted.child.wait().unwrap();
+        assert_eq!(status.code(), if signal == "-KILL" { None } else { Some(0) }, "{signal}");
+        before.assert_nothing_left();
+        assert!(!mounted.is_there());
+        // The folder of a killed process goes with the next one.
+        bench.run(&["tree"]).exits(0);
+        assert_eq!(bench.left_in_store(), Vec::<String>::new());
+    }
+    let ran = bench.run(&["mount", layer, "/nonexistent"]).exits(5);
+    assert!(ran.stderr.contains("/nonexistent"), "{}", ran.stderr);
+}

@@ -76,8 +76,11 @@ fn the_pages_show_the_tree_and_the_build_in_a_browser() {
     // Once the step is mended, its failure is no part of the picture any more.
     let mended = bench.template("db.yml", &with(&[run("echo db > /role"), run("true")]), "");
     bench.run(&["build", mended.to_str().unwrap(), "--engine", "chroot"]).exits(0);
-    let again = bench.run(&["tree", "--html", tree.to_str().unwrap()]).exits(0);
+    let again = bench.run(&["tree", "--html", tree.to_str().unwrap(), "--diffs", "--engine", "chroot"]).exits(0);
     assert_eq!(again.stderr, "");
+    let (dom, complaints) = opened(&tree);
+    assert_eq!(complaints, "");
+    assert!(dom.contains("A /common  (7 B, -rw-r--r--, 0:0)"), "a click on the layer shows what it changed: {dom}");
 
     let nowhere = bench.run(&["tree", "--html", "/nonexistent/tree.html"]).exits(5);
     assert!(nowhere.stderr.contains("/nonexistent/tree.html"), "{}", nowhere.stderr);

@@ -87,3 +87,19 @@ pub struct Shell {
     #[command(flatten)]
     pub opening: Opening,
 }
+
+#[derive(Debug, Args)]
+pub struct Mount {
+    /// The layer: a tag, the beginning of a key, or TEMPLATE[:STEP].
+    pub layer: String,
+    /// The folder where its files are to be seen, until Ctrl-C or `umount`.
+    pub dir: PathBuf,
+    #[command(flatten)]
+    pub opening: Opening,
+}
+
+#[derive(Debug, Args)]
+pub struct Unmount {
+    /// The folder.
+    pub dir: PathBuf,
+}

@@ -34,12 +34,7 @@ pub fn run(arguments: &Diff) -> Result<(), Failure> {
     }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for changed in &found.changes {
-        let mark = match changed.change {
-            Change::Added => 'A',
-            Change::Changed => 'C',
-            Change::Removed => 'D',
-        };
-        writeln!(out, "{mark} {}  {}", harmless(&changed.path), facts(changed))?;
+        writeln!(out, "{}", line(changed))?;
         if let Some((before, after)) = &changed.texts {
             for line in unified(before, after).lines() {
                 writeln!(out, "    {}", looking::harmless_lines(line))?;
@@ -47,6 +42,16 @@ pub fn run(arguments: &Diff) -> Result<(), Failure> {
         }
     }
     Ok(out.flush()?)
+}
+
+/// A file that differs, in one line.
+pub fn line(changed: &Changed) -> String {
+    let mark = match changed.change {
+        Change::Added => 'A',
+        Change::Changed => 'C',
+        Change::Removed => 'D',
+    };
+    format!("{mark} {}  {}", harmless(&changed.path), facts(changed))
 }
 
 fn unified(before: &str, after: &str) -> String {

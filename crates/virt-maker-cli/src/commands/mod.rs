@@ -17,6 +17,7 @@ mod looking;
 mod ls;
 mod man;
 mod migrate;
+mod mount;
 mod plan;
 mod render;
 mod runners;
@@ -48,6 +49,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Cp(arguments) => cp::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Shell(arguments) => shell::run(&arguments),
+        Command::Mount(arguments) => mount::run(&arguments),
+        Command::UnmountAfter(arguments) => mount::unmount_after(&arguments),
         Command::Tag(arguments) => tag::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Runners(arguments) => runners::run(&arguments),

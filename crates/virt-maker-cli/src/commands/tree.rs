@@ -20,7 +20,7 @@ const VERSION: u32 = 1;
 
 /// Runs it.
 pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
-    let store = Store::open(&settings::store(arguments.store.store.clone())?)?;
+    let store = Store::open(&settings::store(arguments.opening.store.store.clone())?)?;
     let (mut layers, problems) = store.layers()?;
     layers.sort_by_key(|layer| (layer.record.created, layer.record.key));
     let exports = export::list(&store.exports_dir());
@@ -36,7 +36,8 @@ pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
         eprintln!("warning: {}", harmless(&problem));
     }
     if let Some(file) = &arguments.html {
-        return tree_page::write(file, &store, &layers, &exports, &tags, &pins);
+        let diffs = if arguments.diffs { tree_page::diffs(&arguments.opening, &layers)? } else { HashMap::new() };
+        return tree_page::write(file, &store, &layers, &exports, &tags, &pins, diffs);
     }
     let mut tree = Tree::new(&layers, &exports);
     for tag in &tags {

@@ -10,6 +10,8 @@ use virt_maker::export::ExportRecord;
 use virt_maker::key::LayerKey;
 use virt_maker::store::{Layer, Pin, Store, Tag};
 
+use super::{diff, looking};
+use crate::arguments::layers::Opening;
 use crate::error::Failure;
 use crate::html::Page;
 
@@ -17,6 +19,8 @@ use crate::html::Page;
 const LOG_MAX: u64 = 16 << 10;
 /// Bytes of logs in all; a store of many thousands of layers would make a page that no browser opens.
 const LOGS_MAX: u64 = 16 << 20;
+/// Files that the page names of one layer.
+const DIFF_MAX: usize = 500;
 
 const BODY: &str = "<header><h1>virt-maker tree</h1><span id=\"sum\"></span>\
     <input type=\"search\" id=\"filter\" placeholder=\"find a step, a key, an artifact\" aria-label=\"filter\"></header>\n\
@@ -30,6 +34,36 @@ struct About {
     pins: HashSet<LayerKey>,
     /// The images that the layer was last a part of.
     images: HashMap<LayerKey, Vec<String>>,
+    /// What files differ from those of the parent.
+    diffs: HashMap<LayerKey, String>,
+}
+
+/// What files differ between each layer and its parent, where both are there. A layer that cannot be opened gets the
+/// reason in place of them.
+pub fn diffs(opening: &Opening, layers: &[Layer]) -> Result<HashMap<LayerKey, String>, Failure> {
+    let (store, opener) = looking::prepare(opening)?;
+    let known: HashSet<LayerKey> = layers.iter().map(|layer| layer.record.key).collect();
+    let mut found = HashMap::new();
+    for record in layers.iter().map(|layer| &layer.record) {
+        opener.cancel.check()?;
+        let Some(parent) = record.parent().filter(|parent| known.contains(parent)) else { continue };
+        let compare = || {
+            let open = |key: LayerKey| store.open_layer(&key.to_string());
+            virt_maker::inspect::diff(&store, open(parent)?, open(record.key)?, &opener, false)
+        };
+        let text = match compare() {
+            Ok(difference) => {
+                let mut lines: Vec<_> = difference.changes.iter().take(DIFF_MAX).map(diff::line).collect();
+                if difference.changes.len() > DIFF_MAX {
+                    lines.push(format!("… and {} more", difference.changes.len() - DIFF_MAX));
+                }
+                if lines.is_empty() { "no file differs".into() } else { lines.join("\n") }
+            }
+            Err(error) => format!("not known: {}", virt_maker::error::chain(&error)),
+        };
+        found.insert(record.key, text);
+    }
+    Ok(found)
 }
 
 /// Writes the page. `layers` are in the order of their making.
@@ -40,9 +74,10 @@ pub fn write(
     exports: &[ExportRecord],
     tags: &[Tag],
     pins: &[Pin],
+    diffs: HashMap<LayerKey, String>,
 ) -> Result<(), Failure> {
     let failures = store.failures();
-    let mut about = About { pins: pins.iter().map(|pin| pin.key).collect(), ..About::default() };
+    let mut about = About { pins: pins.iter().map(|pin| pin.key).collect(), diffs, ..About::default() };
     for export in exports {
         about.exports.entry(export.layer).or_default().push(export.target.display().to_string());
     }
@@ -92,7 +127,8 @@ fn describe(layer: &Layer, about: &About, log: String) -> Value {
         "summary": record.summary, "arguments": shown(&record.material.arguments), "inputs": record.material.inputs,
         "bytes": record.bytes, "duration": record.duration, "created": record.created, "engine": record.engine,
         "used": used, "exports": about.exports.get(&record.key), "tags": about.tags.get(&record.key),
-        "pinned": about.pins.contains(&record.key), "images": about.images.get(&record.key), "log": log,
+        "pinned": about.pins.contains(&record.key), "images": about.images.get(&record.key),
+        "diff": about.diffs.get(&record.key), "log": log,
     })
 }
 
