@@ -29,8 +29,10 @@ fn check(name: &str, about: &str, schema: &Value) {
 fn every_kind_describes_itself() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // The other template that the example of `layer` names.
+    // The other template that the example of `layer` names, and the playbook of `ansible`.
     fs::write(folder.join("base.yml"), "spec: {}\n").unwrap();
+    fs::create_dir(folder.join("ansible")).unwrap();
+    fs::write(folder.join("ansible/site.yml"), "[]\n").unwrap();
     for kind in import::KINDS {
         check(kind.name, kind.about, &(kind.arguments)());
         assert!((kind.parse)(&arguments(folder, kind.name, kind.example)).is_ok(), "{}", kind.example);
