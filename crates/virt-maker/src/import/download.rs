@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::host::decompress::{Compression, SIGNATURE};
 use super::resize::{Resize, ResizeArguments};
 use super::signed::Checksums;
+use super::text::decode;
 use super::{Import, ImportContext, ImportKey, ImportKind, Made, fetch, http, sources};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
@@ -136,25 +137,6 @@ fn read_resize(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Resize> {
             None
         }
     }
-}
-
-/// A path as a URL writes it, with `%20` for a blank.
-pub(super) fn decode(path: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut rest = path.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let (byte, tail) = match (first, tail) {
-            (b'%', [high, low, tail @ ..]) => {
-                let digit = |byte: &u8| char::from(*byte).to_digit(16);
-                ((digit(high)? * 16 + digit(low)?) as u8, tail)
-            }
-            (b'%', _) => return None,
-            (byte, tail) => (*byte, tail),
-        };
-        bytes.push(byte);
-        rest = tail;
-    }
-    String::from_utf8(bytes).ok()
 }
 
 impl Import for Download {

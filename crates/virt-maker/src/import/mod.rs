@@ -5,6 +5,7 @@ mod http;
 mod resize;
 mod signed;
 mod sources;
+mod text;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -197,7 +198,7 @@ pub fn fetch_checked(url: &str, wanted: Digest, context: &ImportContext<'_>) -> 
         Error::new(ErrorKind::Template, message).with_hint("compare with what its publisher says")
     };
     if let Some(path) = url.strip_prefix("file://") {
-        let path = download::decode(path).map(PathBuf::from).filter(|path| path.is_file());
+        let path = text::decode(path).map(PathBuf::from).filter(|path| path.is_file());
         let path = path.ok_or_else(|| Error::new(ErrorKind::Template, format!("{url} is no file of the host")))?;
         let found = digest::of_file(&path).context(ErrorKind::Template, failed)?;
         let file = File::open(&path).context(ErrorKind::Template, failed)?;

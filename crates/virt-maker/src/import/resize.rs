@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::ImportContext;
-use super::bootstrap::parse_size;
+use super::text::parse_size;
 use crate::diagnostic::Diagnostic;
 use crate::disk::table::{Partition, SECTOR, Table, copy_data, is_ext, number};
 use crate::disk::{ImageFormat, overlay};

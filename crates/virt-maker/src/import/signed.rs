@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ImportContext, download, fetch, http};
+use super::{ImportContext, fetch, http, text};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::Tool;
@@ -118,7 +118,7 @@ fn get(url: &str, context: &ImportContext<'_>) -> Result<Vec<u8>> {
         fs::read(path).context(ErrorKind::Base, failed)
     };
     if let Some(path) = url.strip_prefix("file://") {
-        return read(Path::new(&download::decode(path).unwrap_or_default()));
+        return read(Path::new(&text::decode(path).unwrap_or_default()));
     }
     if !url.contains("://") {
         return read(Path::new(url));

@@ -9,7 +9,7 @@ use super::mirror;
 use super::recipe::{DEBIAN_MIRROR, Distribution, Recipe};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::digest;
-use crate::import::{ImportContext, download, fetch, http};
+use crate::import::{ImportContext, fetch, http, text};
 use crate::key::Digest;
 
 /// What such sources begin with.
@@ -38,7 +38,7 @@ pub(in crate::import) fn look(source: &str, context: &ImportContext<'_>) -> Resu
     let url = source.strip_prefix(SCHEME).unwrap_or(source);
     let url = near(url, context)?.unwrap_or_else(|| url.to_owned());
     if let Some(path) = url.strip_prefix("file:") {
-        let path = download::decode(&format!("/{}", path.trim_start_matches('/'))).unwrap_or_default();
+        let path = text::decode(&format!("/{}", path.trim_start_matches('/'))).unwrap_or_default();
         let digest = digest::of_file(Path::new(&path));
         return digest.context(ErrorKind::Base, || format!("cannot read {path}, the release file of a suite"));
     }
