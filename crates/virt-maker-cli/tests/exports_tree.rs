@@ -54,7 +54,8 @@ fn archived(engine: &str) {
     assert!(engine == "libguestfs" || fs::metadata(bench.path("a.tar")).unwrap().size() < 20_000_000);
     assert_eq!(fs::metadata(bench.path("tree")).unwrap().permissions().mode() & 0o7777, 0o700);
     let plain = testkit::run(Command::new("zstd").arg("-dc").arg(bench.path("a.tar.zst"))).stdout;
-    assert!(plain == fs::read(bench.path("a.tar")).unwrap(), "the same bytes each time");
+    // Nothing is said about the bytes of libguestfs's own tar.
+    assert!(engine == "libguestfs" || plain == fs::read(bench.path("a.tar")).unwrap(), "the same bytes each time");
 
     // All of it is current until somebody changes something, wherever that is.
     let again = bench.build(engine, &template, &[]).exits(0);
