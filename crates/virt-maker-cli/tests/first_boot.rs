@@ -28,7 +28,7 @@ fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
     - grub_append: [virt_maker.test=yes]
     - firstboot: echo first > /order
     - firstboot: |
-        exec > /dev/ttyS0 2>&1
+        exec > /run/said 2>&1
         echo second >> /order
         echo \"@order $(cat /order | tr '\\n' ' ')\"
         echo \"@name $(hostname --fqdn)\"
@@ -37,7 +37,11 @@ fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
         for second in $(seq 120); do systemctl --quiet is-active ssh && break; sleep 1; done
         systemctl is-active ssh | sed 's/^/@ssh /'
         echo \"@key $(sha256sum < /etc/ssh/ssh_host_ed25519_key)\"
-        echo @done
+        # The login on the console takes it away from whoever has it open when it starts.
+        for second in $(seq 120); do systemctl --quiet is-active serial-getty@ttyS0 && break; sleep 1; done
+        sleep 1
+        cat /run/said > /dev/ttyS0
+        echo @done > /dev/ttyS0
   export:
     - raw: {path: a.img, clean: true, sparsify: true, shrink: true}
 ",
