@@ -39,7 +39,7 @@ fn a_guest_that_took_over_the_appliance_gets_a_clean_error() {
         ("deep", "recursion limit"),
         ("other", "names"),
         ("data", "the agent broke off"),
-        ("escape", r"\u{1b}[31mred\r\nnews"),
+        ("escape", r"\u{1b}[31mred\u{d}\u{a}news"),
         ("cut", "the machine that the guest runs in ended"),
         ("twice", "the agent broke off"),
         ("mute", "did not answer within"),
