@@ -6,20 +6,14 @@
 //!
 //! Each figure is the median of several runs of the whole process, with what it prints thrown away.
 
+#[path = "../fill.rs"]
+mod fill;
+
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-use virt_maker::disk::ImageFormat;
-use virt_maker::disk::overlay::{self, Backing};
-use virt_maker::event::Events;
-use virt_maker::host::Cancel;
-use virt_maker::import::ImportContext;
-use virt_maker::plan::{PlanContext, make};
-use virt_maker::spec::{HostAccess, load_all, load_options};
-use virt_maker::store::{LayerRecord, Store};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -43,7 +37,7 @@ fn measure(program: &Path, folder: &Path) -> Result<(), Failure> {
 
     write_matrix(folder)?;
     print("plan of 1,000 specs, empty store", median(program, folder, "empty", &["plan", "matrix.yml"])?);
-    let layers = fill(folder)?;
+    let layers = fill::fill(folder, "full")?.len();
     print(
         &format!("plan of 1,000 specs, store with {layers} layers"),
         median(program, folder, "full", &["plan", "matrix.yml"])?,
@@ -117,40 +111,4 @@ fn write_matrix(folder: &Path) -> Result<(), Failure> {
         let _ = writeln!(text, "    - run: echo {{{{ index }}}} of its own {step}");
     }
     Ok(fs::write(folder.join("matrix.yml"), text)?)
-}
-
-/// Seals an empty layer for every node of the plan.
-fn fill(folder: &Path) -> Result<usize, Failure> {
-    let store = Store::open(&folder.join("full"))?;
-    let (events, cancel, env) = (Events::none(), Cancel::default(), Default::default());
-    let access = HostAccess {
-        cache_dir: folder.join("cache"),
-        rights: Default::default(),
-        env: Default::default(),
-        events: events.clone(),
-        cancel: cancel.clone(),
-    };
-    let loaded = load_all(&[folder.join("matrix.yml")], &load_options(&[], None, &access))?;
-    let cache_dir = store.cache_dir();
-    let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };
-    let context = PlanContext { store: &store, import, force: false, explain: false, events: &events, cancel: &cancel };
-    let plan = make(&loaded.specs, &context)?;
-    let workspace = store.workspace()?;
-    let mut records: Vec<LayerRecord> = Vec::new();
-    for node in &plan.nodes {
-        let made = workspace.subfolder(&node.info.key.to_string())?;
-        let parent = node.parent.map(|parent| &records[parent]);
-        let format = if parent.is_some() { ImageFormat::Qcow2 } else { ImageFormat::Raw };
-        let mut draft = store.draft(made, node.material.clone(), format, 1 << 20)?;
-        match parent {
-            Some(parent) => {
-                let name = parent.image_name();
-                overlay::create(&draft.image(), 1 << 20, Backing { name: &name, format: parent.format })?;
-            }
-            None => fs::write(draft.image(), vec![0; 1 << 20])?,
-        }
-        draft.describe(node.info.summary.clone(), parent.map(|parent| parent.id.clone()), None, 0.0);
-        records.push(store.seal(draft)?.record);
-    }
-    Ok(records.len())
 }

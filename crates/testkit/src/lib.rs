@@ -7,6 +7,7 @@
 mod cache;
 mod command;
 mod debian;
+mod document;
 mod host_state;
 mod image;
 mod lvm;
@@ -18,6 +19,7 @@ pub mod tree;
 pub use cache::{ApplianceLock, appliance_lock, cache_dir};
 pub use command::{run, run_with_input};
 pub use debian::debian_guest;
+pub use document::blocks;
 pub use host_state::HostState;
 pub use image::{Volume, Volumes, copy_image, find_file_in_image, format_of, fsck_clean, md5, read_file_from_image};
 pub use lvm::{files_of_clean_lvm, lvm_guest};

@@ -13,17 +13,9 @@ use testkit::{TinyOptions, tiny_guest};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_virt-maker");
 
-/// Blocks of the README with the words of the comment before each; in order.
+/// The blocks of the document, each with the words of the comment before it; in order.
 fn blocks() -> Vec<(String, String)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
-    let text = fs::read_to_string(path).unwrap();
-    let found = text.split("<!-- test: ").skip(1).map(|part| {
-        let (words, rest) = part.split_once(" -->\n```").expect("a block follows the comment");
-        let (_, rest) = rest.split_once('\n').unwrap();
-        let (block, _) = rest.split_once("\n```").expect("the block ends");
-        (words.to_owned(), format!("{block}\n"))
-    });
-    found.collect()
+    testkit::blocks(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md"))
 }
 
 /// A folder with the README's files, as `web.yml`'s author would have it.

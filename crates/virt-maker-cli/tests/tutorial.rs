@@ -20,17 +20,9 @@ use testkit::{HostState, debian_guest};
 /// No step of it takes longer, on the slowest machine; only a hang does.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The blocks: the words of the comment, and the text.
+/// The blocks of the document, each with the words of the comment before it; in order.
 fn blocks() -> Vec<(String, String)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/tutorial.md");
-    let text = fs::read_to_string(path).unwrap();
-    let found = text.split("<!-- test: ").skip(1).map(|part| {
-        let (words, rest) = part.split_once(" -->\n```").expect("a block follows the comment");
-        let (_, rest) = rest.split_once('\n').unwrap();
-        let (block, _) = rest.split_once("\n```").expect("the block ends");
-        (words.to_owned(), format!("{block}\n"))
-    });
-    found.collect()
+    testkit::blocks(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/tutorial.md"))
 }
 
 struct World {
