@@ -17,13 +17,11 @@ use super::literal::typed;
 use super::node::{Kind, Node, Origin};
 use super::scope::Scope;
 use super::suggest;
-use super::value::{from_value, python_text};
+use super::value::{MADE_MAX, Made, TooMuch, from_value, python_text};
 use crate::diagnostic::Diagnostic;
 
 /// Instructions that one expression may take, so that none runs for ever.
 const FUEL: u64 = 1_000_000;
-/// Text that all expressions of a template may make, in bytes.
-const TEXT_MAX: usize = 64 << 20;
 /// Lines, and characters of one line, of a text with expressions: the engine counts both with 16 bits.
 const LINES: usize = 60_000;
 /// Longest value that a message quotes, in characters.
@@ -38,7 +36,7 @@ pub(super) struct Engine {
     environment: Environment<'static>,
     pub(super) shared: Arc<Shared>,
     names: RefCell<HashMap<String, Arc<[String]>>>,
-    made: Cell<usize>,
+    made: Made,
     /// How many texts had no value.
     failures: Cell<usize>,
 }
@@ -54,16 +52,17 @@ impl Engine {
         environment.set_syntax(syntax.expect("the default delimiters are valid"));
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_formatter(|out, _, value| {
+        let share = shared.clone();
+        environment.set_formatter(move |out, _, value| {
             let mut text = String::new();
-            python_text(value, &mut text, false);
+            python_text(value, &mut text, false).map_err(|TooMuch| share.fail(too_much(), None))?;
             Ok(out.write_str(&text)?)
         });
         environment.set_fuel(Some(FUEL));
         // Each text is compiled once, however often it is evaluated.
         environment.set_loader(|name| Ok(name.strip_prefix(OWN).map(str::to_owned)));
         functions::add_to(&mut environment, &shared);
-        Engine { environment, shared, names: RefCell::default(), made: Cell::new(0), failures: Cell::new(0) }
+        Engine { environment, shared, names: RefCell::default(), made: Made::default(), failures: Cell::new(0) }
     }
 
     /// Renders a node and all below it.
@@ -114,14 +113,14 @@ impl Engine {
         }
         check_length(text, node)?;
         let evaluated = match whole_expression(text) {
-            Some(expression) => self.evaluate(text, expression, node, scope).map(|value| {
+            Some(expression) => self.evaluate(text, expression, node, scope).and_then(|value| {
                 // Blanks and line breaks around it belong to a text, and to nothing else.
                 let scalar = matches!(value.kind(), ValueKind::String | ValueKind::Number);
                 if !scalar || text.trim() == text {
-                    return from_value(&value, node);
+                    return from_value(&value, node, &self.made).map_err(|TooMuch| told(node, too_much()));
                 }
                 let (lead, tail) = (text.len() - text.trim_start().len(), text.trim_end().len());
-                typed(format!("{}{value}{}", &text[..lead], &text[tail..]), node)
+                Ok(typed(format!("{}{value}{}", &text[..lead], &text[tail..]), node))
             }),
             None => self.text(text, node, scope).map(|text| typed(text, node)),
         };
@@ -153,11 +152,7 @@ impl Engine {
         self.begin(node);
         let run = || self.environment.get_template(&format!("{OWN}{text}"))?.render(scope.context());
         let made = run().map_err(|error| self.diagnose(node, text, &error, scope))?;
-        self.made.set(self.made.get().saturating_add(made.len()));
-        if self.made.get() > TEXT_MAX {
-            let message = format!("the expressions of this template make more than {} MiB of text", TEXT_MAX >> 20);
-            return Err(Some(Box::new(node.diagnostic(message))));
-        }
+        self.made.add(made.len()).map_err(|TooMuch| told(node, too_much()))?;
         Ok(made)
     }
 
@@ -277,6 +272,14 @@ impl Engine {
     }
 }
 
+fn told(node: &Node, message: String) -> Failed {
+    Some(Box::new(node.diagnostic(message)))
+}
+
+fn too_much() -> String {
+    format!("the expressions of this template make more than {} MiB", MADE_MAX >> 20)
+}
+
 fn too_long(text: &str) -> bool {
     text.len() > LINES && (text.lines().count() > LINES || text.lines().any(|line| line.len() > LINES))
 }
@@ -285,7 +288,7 @@ fn too_long(text: &str) -> bool {
 fn check_length(text: &str, node: &Node) -> Result<(), Failed> {
     if too_long(text) {
         let message = format!("a text with expressions may have {LINES} lines, and {LINES} bytes in a line");
-        return Err(Some(Box::new(node.diagnostic(message))));
+        return Err(told(node, message));
     }
     Ok(())
 }
@@ -339,6 +342,24 @@ mod tests {
             frozen: None,
             state: Default::default(),
         }))
+    }
+
+    /// The engine's repeated lists are lazy: only what is made of them shows their size.
+    #[test]
+    fn repeated_lists_are_bounded() {
+        let place = command_line_value("x", "\"\"");
+        for text in [
+            "{{ ['text' * 10000] * 99999 }}",
+            "{{ [1] * 99999999 }}",
+            "{{ enumerate([1] * 99999999) }}",
+            "as text: {{ ['text' * 10000] * 99999 }}",
+            "as text: {{ [1] * 99999999 }}",
+        ] {
+            let problem = engine().string(text, &place, &Scope::default()).unwrap_err().unwrap();
+            let most = if text.contains("enumerate") { "100000 items" } else { "64 MiB" };
+            assert!(problem.message.contains(most), "{text}: {problem:?}");
+        }
+        assert!(engine().string("{{ ['text'] * 1000 }}", &place, &Scope::default()).is_ok());
     }
 
     /// The engine counts columns with 16 bits, and its errors count one further.

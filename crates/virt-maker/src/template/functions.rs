@@ -19,6 +19,9 @@ use super::value::to_value;
 /// Largest file that an expression may read, in bytes.
 const FILE_MAX: u64 = 16 << 20;
 
+/// Most items that a function takes: a repeated list has no bound of its own.
+const ITEMS_MAX: usize = 100_000;
+
 /// Downloads a URL to a path that does not exist yet; the error is a sentence.
 pub type Fetch = Arc<dyn Fn(&str, &Path) -> Result<(), String> + Send + Sync>;
 
@@ -66,7 +69,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fail(&self, message: impl Into<String>, hint: Option<String>) -> Error {
+    pub(super) fn fail(&self, message: impl Into<String>, hint: Option<String>) -> Error {
         let message = message.into();
         self.state().failure = Some((message.clone(), hint));
         Error::new(ErrorKind::InvalidOperation, message)
@@ -164,8 +167,16 @@ pub(super) fn add_to(environment: &mut Environment<'static>, shared: &Arc<Shared
     });
     let share = shared.clone();
     environment.add_function("cache_dir", move || share.cache_dir.display().to_string());
-    environment.add_function("enumerate", |items: Value| -> Result<Value, Error> {
-        Ok(items.try_iter()?.enumerate().map(|(index, item)| Value::from(vec![Value::from(index), item])).collect())
+    let share = shared.clone();
+    environment.add_function("enumerate", move |items: Value| -> Result<Value, Error> {
+        let mut pairs = Vec::new();
+        for (index, item) in items.try_iter()?.enumerate() {
+            if index == ITEMS_MAX {
+                return Err(share.fail(format!("enumerate() takes at most {ITEMS_MAX} items"), None));
+            }
+            pairs.push(Value::from(vec![Value::from(index), item]));
+        }
+        Ok(Value::from(pairs))
     });
     environment.add_function("at_least", |minimum: Value, value: Value| if value < minimum { minimum } else { value });
     let share = shared.clone();

@@ -1,5 +1,6 @@
 //! Values of the expression language to and from nodes, and as text.
 
+use std::cell::Cell;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +10,27 @@ use minijinja::value::{Value, ValueKind};
 use super::literal::typed;
 use super::node::{Kind, Node, SourceFile};
 use super::parse::parse_text;
+
+/// What all expressions of a template may make, in bytes.
+pub(super) const MADE_MAX: usize = 64 << 20;
+/// What a value counts besides its text, in bytes: a list may be repeated without any.
+const VALUE: usize = 64;
+
+/// An expression makes more than it may.
+#[derive(Debug)]
+pub(super) struct TooMuch;
+
+/// What the expressions of a template have made so far.
+#[derive(Default)]
+pub(super) struct Made(Cell<usize>);
+
+impl Made {
+    /// Counts so many bytes more.
+    pub fn add(&self, bytes: usize) -> Result<(), TooMuch> {
+        self.0.set(self.0.get().saturating_add(bytes));
+        if self.0.get() > MADE_MAX { Err(TooMuch) } else { Ok(()) }
+    }
+}
 
 /// A value of the command line: JSON where it is JSON, text otherwise.
 pub(super) fn command_line_value(name: &str, text: &str) -> Node {
@@ -46,7 +68,11 @@ pub(super) fn to_value(node: &Node) -> Value {
 }
 
 /// The value of an expression, all of it at the expression's place.
-pub(super) fn from_value(value: &Value, place: &Node) -> Node {
+///
+/// The engine's lists are lazy, so their size is seen only here.
+pub(super) fn from_value(value: &Value, place: &Node, made: &Made) -> Result<Node, TooMuch> {
+    made.add(VALUE)?;
+    let text = |text: String| made.add(text.len()).map(|()| text);
     let kind = match value.kind() {
         ValueKind::Undefined | ValueKind::None => Kind::Null,
         ValueKind::Bool => Kind::Bool(value.is_true()),
@@ -56,23 +82,26 @@ pub(super) fn from_value(value: &Value, place: &Node) -> Node {
         },
         ValueKind::Seq | ValueKind::Iterable => {
             let items = value.try_iter().into_iter().flatten();
-            Kind::List(items.map(|item| from_value(&item, place)).collect())
+            Kind::List(items.map(|item| from_value(&item, place, made)).collect::<Result<_, _>>()?)
         }
         ValueKind::Map => {
             let keys = value.try_iter().into_iter().flatten();
             let member = |key: Value| {
                 let item = value.get_item(&key).unwrap_or_default();
-                (place.with(Kind::String(key.to_string())), from_value(&item, place))
+                Ok((place.with(Kind::String(text(key.to_string())?)), from_value(&item, place, made)?))
             };
-            Kind::Map(keys.map(member).collect())
+            Kind::Map(keys.map(member).collect::<Result<_, _>>()?)
         }
-        _ => return typed(value.to_string(), place),
+        _ => return Ok(typed(text(value.to_string())?, place)),
     };
-    place.with(kind)
+    Ok(place.with(kind))
 }
 
 /// A value in text, as Python's `str` has it, or its `repr` within another one.
-pub(super) fn python_text(value: &Value, out: &mut String, inside: bool) {
+pub(super) fn python_text(value: &Value, out: &mut String, inside: bool) -> Result<(), TooMuch> {
+    if out.len() > MADE_MAX {
+        return Err(TooMuch);
+    }
     match value.kind() {
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::None => out.push_str("None"),
@@ -95,11 +124,11 @@ pub(super) fn python_text(value: &Value, out: &mut String, inside: bool) {
             }
             out.push(quote);
         }
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
             for (index, item) in value.try_iter().into_iter().flatten().enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
-                python_text(&item, out, true);
+                python_text(&item, out, true)?;
             }
             out.push(']');
         }
@@ -107,9 +136,9 @@ pub(super) fn python_text(value: &Value, out: &mut String, inside: bool) {
             out.push('{');
             for (index, key) in value.try_iter().into_iter().flatten().enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
-                python_text(&key, out, true);
+                python_text(&key, out, true)?;
                 out.push_str(": ");
-                python_text(&value.get_item(&key).unwrap_or_default(), out, true);
+                python_text(&value.get_item(&key).unwrap_or_default(), out, true)?;
             }
             out.push('}');
         }
@@ -117,4 +146,5 @@ pub(super) fn python_text(value: &Value, out: &mut String, inside: bool) {
             let _ = write!(out, "{value}");
         }
     }
+    Ok(())
 }
