@@ -17,13 +17,15 @@ use super::literal::typed;
 use super::node::{Kind, Node, Origin};
 use super::scope::Scope;
 use super::suggest;
-use super::value::{MADE_MAX, Made, TooMuch, from_value, python_text};
+use super::value::{Made, from_value, python_text};
 use crate::diagnostic::Diagnostic;
 
 /// Instructions that one expression may take, so that none runs for ever.
 const FUEL: u64 = 1_000_000;
 /// Lines, and characters of one line, of a text with expressions: the engine counts both with 16 bits.
 const LINES: usize = 60_000;
+/// All that is in `{{ }}` and `{% %}` of one text, in bytes: a chain of operators takes a level of the stack for each.
+const EXPRESSIONS: usize = 32 << 10;
 /// Longest value that a message quotes, in characters.
 const QUOTE: usize = 60;
 /// Marks a template of the engine that is its own text; a name without it (`{% include 'x' %}`) finds nothing.
@@ -55,7 +57,7 @@ impl Engine {
         let share = shared.clone();
         environment.set_formatter(move |out, _, value| {
             let mut text = String::new();
-            python_text(value, &mut text, false).map_err(|TooMuch| share.fail(too_much(), None))?;
+            python_text(value, &mut text).map_err(|problem| share.fail(problem.to_string(), None))?;
             Ok(out.write_str(&text)?)
         });
         environment.set_fuel(Some(FUEL));
@@ -117,7 +119,7 @@ impl Engine {
                 // Blanks and line breaks around it belong to a text, and to nothing else.
                 let scalar = matches!(value.kind(), ValueKind::String | ValueKind::Number);
                 if !scalar || text.trim() == text {
-                    return from_value(&value, node, &self.made).map_err(|TooMuch| told(node, too_much()));
+                    return from_value(&value, node, &self.made).map_err(|problem| told(node, problem.to_string()));
                 }
                 let (lead, tail) = (text.len() - text.trim_start().len(), text.trim_end().len());
                 Ok(typed(format!("{}{value}{}", &text[..lead], &text[tail..]), node))
@@ -152,7 +154,7 @@ impl Engine {
         self.begin(node);
         let run = || self.environment.get_template(&format!("{OWN}{text}"))?.render(scope.context());
         let made = run().map_err(|error| self.diagnose(node, text, &error, scope))?;
-        self.made.add(made.len()).map_err(|TooMuch| told(node, too_much()))?;
+        self.made.add(made.len()).map_err(|problem| told(node, problem.to_string()))?;
         Ok(made)
     }
 
@@ -185,7 +187,7 @@ impl Engine {
         if let Some(names) = self.names.borrow().get(text) {
             return names.clone();
         }
-        if too_long(text) {
+        if too_long(text) || expressions(text) > EXPRESSIONS {
             // Evaluating it says so.
             return Arc::new([]);
         }
@@ -276,10 +278,6 @@ fn told(node: &Node, message: String) -> Failed {
     Some(Box::new(node.diagnostic(message)))
 }
 
-fn too_much() -> String {
-    format!("the expressions of this template make more than {} MiB", MADE_MAX >> 20)
-}
-
 fn too_long(text: &str) -> bool {
     text.len() > LINES && (text.lines().count() > LINES || text.lines().any(|line| line.len() > LINES))
 }
@@ -290,7 +288,39 @@ fn check_length(text: &str, node: &Node) -> Result<(), Failed> {
         let message = format!("a text with expressions may have {LINES} lines, and {LINES} bytes in a line");
         return Err(told(node, message));
     }
+    if expressions(text) > EXPRESSIONS {
+        return Err(told(node, format!("all expressions of a text may have {} KiB", EXPRESSIONS >> 10)));
+    }
     Ok(())
+}
+
+/// Length of all that is in `{{ }}` and `{% %}`, in bytes; that of the whole text where it is short enough for all.
+fn expressions(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    if bytes.len() <= EXPRESSIONS {
+        return bytes.len();
+    }
+    let (mut length, mut quote, mut inside, mut braces, mut at) = (0, None, false, 0, 0);
+    while at < bytes.len() {
+        let pair = &bytes[at..(at + 2).min(bytes.len())];
+        match (inside, quote) {
+            (false, _) if matches!(pair, b"{{" | b"{%") => {
+                (inside, braces) = (true, 0);
+                at += 1;
+            }
+            (false, _) => {}
+            (true, Some(mark)) if bytes[at] == mark => quote = None,
+            (true, Some(_)) if bytes[at] == b'\\' => at += 1,
+            (true, None) if matches!(bytes[at], b'"' | b'\'') => quote = Some(bytes[at]),
+            (true, None) if bytes[at] == b'{' => braces += 1,
+            (true, None) if bytes[at] == b'}' && braces > 0 => braces -= 1,
+            (true, None) if matches!(pair, b"}}" | b"%}") => inside = false,
+            _ => {}
+        }
+        length += usize::from(inside);
+        at += 1;
+    }
+    length
 }
 
 /// Whether a text has anything to evaluate.
@@ -330,6 +360,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::host::on_deep_stack;
     use crate::template::functions::Rights;
     use crate::template::value::command_line_value;
 
@@ -344,16 +375,45 @@ mod tests {
         }))
     }
 
+    /// The engine goes down a level of the stack for each operator of a chain, and for each list in a list.
+    #[test]
+    fn nothing_is_nested_without_a_bound() {
+        let place = command_line_value("x", "\"\"");
+        let message = |text: &str| {
+            let problem = engine().string(text, &place, &Scope::default()).err()?;
+            Some(problem.unwrap().message)
+        };
+        let lists = "{% set ns = namespace(x=1) %}{% for i in range(90000) %}{% set ns.x = [ns.x] %}{% endfor %}";
+        on_deep_stack(|| {
+            for (begin, more) in
+                [("", "-"), ("", "- "), ("", "not "), ("1", "+1"), ("l", ".a"), ("l", "[0]"), ("l", "|d")]
+            {
+                let _ = message(&format!("{{{{ {begin}{}1 }}}}", more.repeat((EXPRESSIONS - 20) / more.len())));
+                let told = message(&format!("{{{{ {{1:{{2:3}}}}\n{begin}{}\n }}}}", more.repeat(40_000 / more.len())))
+                    .unwrap();
+                assert!(told.contains("32 KiB"), "{told}");
+            }
+            assert!(message(&format!("{}\n{{{{ 1 }}}}", "-\n".repeat(EXPRESSIONS))).is_none());
+            for end in ["{{ ns.x }}", "{{ ns.x|tojson }}", "{{ ns.x|pprint }}"] {
+                let told = message(&format!("{lists}{end}")).unwrap();
+                assert!(told.contains("100 levels"), "{told}");
+            }
+            assert!(message(&format!("{lists}{{{{ ns.x|string|length }}}}")).is_none());
+            let told = message("{{ (['text' * 10000] * 99999)|tojson|length }}").unwrap();
+            assert!(told.contains("64 MiB"), "{told}");
+            Ok(())
+        })
+        .unwrap();
+    }
+
     /// The engine's repeated lists are lazy: only what is made of them shows their size.
     #[test]
     fn repeated_lists_are_bounded() {
         let place = command_line_value("x", "\"\"");
         for text in [
             "{{ ['text' * 10000] * 99999 }}",
-            "{{ [1] * 99999999 }}",
             "{{ enumerate([1] * 99999999) }}",
             "as text: {{ ['text' * 10000] * 99999 }}",
-            "as text: {{ [1] * 99999999 }}",
         ] {
             let problem = engine().string(text, &place, &Scope::default()).unwrap_err().unwrap();
             let most = if text.contains("enumerate") { "100000 items" } else { "64 MiB" };

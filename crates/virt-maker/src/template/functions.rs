@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind};
+use minijinja::{Environment, Error, ErrorKind, filters};
 
 use super::host;
 use super::node::{Node, SourceFile};
 use super::parse::parse_text;
 use super::suggest;
-use super::value::to_value;
+use super::value::{check_extent, to_value};
 
 /// Largest file that an expression may read, in bytes.
 const FILE_MAX: u64 = 16 << 20;
@@ -213,6 +213,18 @@ pub(super) fn add_to(environment: &mut Environment<'static>, shared: &Arc<Shared
             Ok(node) => Ok(to_value(&node)),
             Err(problem) => Err(share.fail(format!("from_yaml(): {}", problem.message), None)),
         }
+    });
+    // What these write is indented more for each level: a deep value would make gigabytes of blanks. The engine's own,
+    // which count what they write, cannot be called from here.
+    let share = shared.clone();
+    environment.add_filter("pprint", move |value: &Value| {
+        check_extent(value).map_err(|problem| share.fail(problem.to_string(), None))?;
+        Ok(filters::pprint(value))
+    });
+    let share = shared.clone();
+    environment.add_filter("tojson", move |value: &Value, indent: Option<Value>, named: Kwargs| {
+        check_extent(value).map_err(|problem| share.fail(problem.to_string(), None))?;
+        filters::tojson(value, indent, named)
     });
     let share = shared.clone();
     environment.add_function("download", move |url: String, filepath: String| download(&share, &url, filepath));
