@@ -93,6 +93,17 @@ impl Tree {
         used
     }
 
+    /// How many builds took each layer, or anything on it. `order` has parents before children.
+    pub(super) fn hits(&self, order: &[usize]) -> Vec<u64> {
+        let mut hits: Vec<u64> = self.layers.iter().map(|layer| layer.uses).collect();
+        for place in order.iter().rev() {
+            if let Some(parent) = self.parent[*place] {
+                hits[parent] += hits[*place];
+            }
+        }
+        hits
+    }
+
     /// All layers with parents before children, and how deep each lies.
     pub(super) fn order(&self) -> (Vec<usize>, Vec<usize>) {
         let mut depth = vec![usize::MAX; self.layers.len()];
@@ -121,6 +132,8 @@ pub struct Listed {
     pub layer: Layer,
     /// When it, or anything on it, was last used.
     pub used: SystemTime,
+    /// How many images were built that took it, or anything on it that is still there, from the store.
+    pub hits: u64,
     /// Why it can never be used, where it cannot.
     pub problem: Option<String>,
     /// A live process uses it.
@@ -145,7 +158,7 @@ impl Store {
             tags.entry(tag.key).or_default().push(tag.name);
         }
         let (order, _) = tree.order();
-        let used = tree.used(&order);
+        let (used, hits) = (tree.used(&order), tree.hits(&order));
         let mut problems = tree.unusable(&HashMap::new(), &order);
         let mut layers: Vec<_> = std::mem::take(&mut tree.layers).into_iter().map(Some).collect();
         let mut listed = Vec::with_capacity(layers.len());
@@ -154,6 +167,7 @@ impl Store {
             let key = layer.record.key;
             listed.push(Listed {
                 used: used[place],
+                hits: hits[place],
                 problem: problems.remove(&place),
                 leased: leased.contains(&key),
                 pinned: pinned.contains(&key),
