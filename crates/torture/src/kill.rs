@@ -1,5 +1,6 @@
 //! SIGKILL at random moments: nothing is left on the host, no bad layer is taken for good, the next build succeeds.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use testkit::{HostState, read_file_from_image};
@@ -40,8 +41,8 @@ pub fn run(options: &Options, random: &mut Random) -> String {
         };
         let whole_build = |round: u64| {
             let [one, two] = templates(round);
-            let arguments = [&World::build_arguments(engine, &[&one, &two])[..], &DEPTH].concat();
-            let ran = world.run(&arguments).exits(0);
+            let both: [&Path; 2] = [&one, &two];
+            let ran = world.run(&[&World::build_arguments(engine, &both)[..], &DEPTH].concat()).exits(0);
             assert_eq!(ran.of("warning").count(), 0, "{:?}", ran.of("warning").collect::<Vec<_>>());
             for name in ["one", "two"] {
                 let text = read_file_from_image(&world.path(&format!("{name}.raw")), "/steps");

@@ -57,7 +57,7 @@ fn a_deep_chain_is_flattened_and_stays_what_it_was() {
     // Those that lie on a flat one read through it.
     assert_eq!(bench.run(&["cat", "t.yml:7", "/steps", "--engine", "chroot"]).exits(0).stdout, lines(7));
 
-    let named = bench.run(&["cache", "flatten", "t.yml:5", "t.yml"]).exits(0).stdout;
+    let named = bench.run(&["cache", "flatten", "t.yml:5", "t.yml:8"]).exits(0).stdout;
     assert_eq!(named.matches("lies on its base already").count(), 1, "{named}");
     assert!(named.contains("3 images became 2"), "{named}");
     assert_eq!(bench.run(&["cache", "gc", "--max-size", "0"]).exits(0).stderr, "");

@@ -69,7 +69,7 @@ pub use names::{Pin, Tag, check_tag};
 pub use notes::{BuildNote, NotedLayer};
 pub use record::{FlatImage, Layer, LayerRecord, RECORD_VERSION};
 pub use seal::Draft;
-pub use tree::{Damaged, Listed};
+pub use tree::{Damaged, Listed, hits};
 pub use usage::{Share, TemplateUsage, Usage};
 pub use workspace::Workspace;
 

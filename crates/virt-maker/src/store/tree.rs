@@ -93,17 +93,6 @@ impl Tree {
         used
     }
 
-    /// How many builds took each layer, or anything on it. `order` has parents before children.
-    pub(super) fn hits(&self, order: &[usize]) -> Vec<u64> {
-        let mut hits: Vec<u64> = self.layers.iter().map(|layer| layer.uses).collect();
-        for place in order.iter().rev() {
-            if let Some(parent) = self.parent[*place] {
-                hits[parent] += hits[*place];
-            }
-        }
-        hits
-    }
-
     /// All layers with parents before children, and how deep each lies.
     pub(super) fn order(&self) -> (Vec<usize>, Vec<usize>) {
         let mut depth = vec![usize::MAX; self.layers.len()];
@@ -144,6 +133,22 @@ pub struct Listed {
     pub tags: Vec<String>,
 }
 
+/// How many images were built that took each layer, or anything on it that is still there, from the store.
+pub fn hits(layers: &[Layer]) -> HashMap<LayerKey, u64> {
+    let parents: HashMap<LayerKey, Option<LayerKey>> =
+        layers.iter().map(|layer| (layer.record.key, layer.record.parent())).collect();
+    let mut hits: HashMap<LayerKey, u64> = parents.keys().map(|key| (*key, 0)).collect();
+    for layer in layers.iter().filter(|layer| layer.uses > 0) {
+        // A key covers its parent's, so there is no way back to where it began.
+        let below = |key: &LayerKey| parents.get(key).copied().flatten();
+        for key in std::iter::successors(Some(layer.record.key), below) {
+            *hits.entry(key).or_default() += layer.uses;
+        }
+    }
+    hits.retain(|key, _| parents.contains_key(key));
+    hits
+}
+
 /// An entry whose record cannot be used, and why.
 pub type Damaged = (LayerKey, String);
 
@@ -158,7 +163,7 @@ impl Store {
             tags.entry(tag.key).or_default().push(tag.name);
         }
         let (order, _) = tree.order();
-        let (used, hits) = (tree.used(&order), tree.hits(&order));
+        let (used, mut hits) = (tree.used(&order), hits(&tree.layers));
         let mut problems = tree.unusable(&HashMap::new(), &order);
         let mut layers: Vec<_> = std::mem::take(&mut tree.layers).into_iter().map(Some).collect();
         let mut listed = Vec::with_capacity(layers.len());
@@ -167,7 +172,7 @@ impl Store {
             let key = layer.record.key;
             listed.push(Listed {
                 used: used[place],
-                hits: hits[place],
+                hits: hits.remove(&key).unwrap_or_default(),
                 problem: problems.remove(&place),
                 leased: leased.contains(&key),
                 pinned: pinned.contains(&key),
