@@ -4,7 +4,9 @@
 //! ```text
 //! STORE/CACHEDIR.TAG     tells backup programs to leave the folder out
 //! STORE/store.json       {"format": 4}
-//! STORE/layers/KEY/      one sealed layer: layer.json (record), log.txt, uses (a byte for each)
+//! STORE/layers/KEY/      one sealed layer: layer.json (record), log.txt, uses (a byte for each),
+//!                        children (keys of what was sealed on it)
+//! STORE/bases            keys of bases that were sealed
 //! STORE/images/KEY-ID.*  its image, qcow2 or raw; ID says which making of it
 //! STORE/locks/KEY        flock: whoever holds it makes that layer
 //! STORE/leases/NAME      flock: what a live process uses; the folder itself is the gate
@@ -38,6 +40,7 @@
 //! taken from the root of the tree towards its leaves, so no two processes wait for each other. Readers take no lock;
 //! who wants a layer to stay takes a [`Lease`] before looking for it, because [`gc`](Store::collect) may run at any time.
 
+mod children;
 mod collected;
 mod failure;
 mod find;

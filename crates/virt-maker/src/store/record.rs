@@ -12,6 +12,8 @@ use crate::key::{Digest, KeyMaterial, LayerKey};
 
 /// The version of the record's form; a record of another version is a miss.
 pub const RECORD_VERSION: u32 = 3;
+/// The file in the layer's folder that names what was sealed on it.
+pub(super) const CHILDREN: &str = "children";
 /// Hexadecimal digits of an `id`.
 pub(super) const ID_DIGITS: usize = 32;
 /// Its name in the layer's folder.

@@ -139,8 +139,10 @@ pub(super) fn seal(draft: Draft, target: &Path) -> Result<Layer> {
     let replaced = put_in_place(&draft.folder, target).context(ErrorKind::Store, failed)?;
     durable::sync_dir(target.parent().expect("a layer lies in a folder")).context(ErrorKind::Store, failed)?;
     if replaced {
+        super::children::keep(&draft.folder, target);
         remove_other_images(&draft.images, &record);
     }
+    super::children::note(target.parent().expect("a layer lies in a folder"), &record);
     Ok(Layer { record, path, folder: target.to_owned(), flat: false, used: SystemTime::now(), uses: 0 })
 }
 
