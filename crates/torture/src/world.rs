@@ -23,6 +23,7 @@ pub struct World {
 pub struct Ran {
     pub code: Option<i32>,
     pub events: Vec<Value>,
+    pub stdout: String,
     pub stderr: String,
 }
 
@@ -41,6 +42,11 @@ impl World {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The guest that templates begin with.
+    pub fn base(&self) -> &Path {
+        &self.base
     }
 
     pub fn store(&self) -> PathBuf {
@@ -139,9 +145,9 @@ impl World {
 
 impl Ran {
     fn from(output: Output) -> Ran {
-        let stdout = String::from_utf8_lossy(&output.stdout);
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let events = stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        Ran { code: output.status.code(), events, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
+        Ran { code: output.status.code(), events, stdout, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
     }
 
     #[track_caller]
