@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// A frame that holds one JSON message.
 pub const FRAME_MESSAGE: u8 = 1;
 /// A frame that holds raw bytes; an empty one ends a transfer.
@@ -141,6 +141,12 @@ pub enum Request {
     /// Sends the whole tree as a tar stream, with numeric owners and extended attributes. Answer: data frames, an empty
     /// one, then [`Reply::Done`]; or, at any point, [`Reply::Failed`].
     Archive,
+    /// The SELinux label of every file that can have one. Answer: data frames with whole entries ([`crate::label`]), an
+    /// empty one, then [`Reply::Done`]; or, at any point, [`Reply::Failed`].
+    Labels,
+    /// Gives files their SELinux labels. Data frames follow with whole entries ([`crate::label`]), then an empty one.
+    /// Answer: [`Reply::Done`].
+    SetLabels,
     /// Brings every mounted file system to a clean state on its disk and blocks writes. Answer: [`Reply::Done`].
     Freeze,
     /// Ends a freeze. Answer: [`Reply::Done`].

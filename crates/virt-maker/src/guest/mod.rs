@@ -4,10 +4,12 @@
 //! root or with `RESOLVE_IN_ROOT`. What a guest says is data.
 
 pub mod packages;
+pub mod selinux;
 
 use std::io::{Read, Write};
 use std::path::Path;
 
+pub use virt_maker_agent::label::Labelled;
 pub use virt_maker_agent::protocol::{Attributes, CacheFolder, Exit, FileKind, OsRelease, Run, Secrets, Stat};
 pub use virt_maker_agent::walk::Entry;
 
@@ -62,6 +64,12 @@ pub trait Guest {
     /// Writes the whole tree, with all its file systems, as a tar to a file of the host that does not exist yet: numeric
     /// owners, modes, times, links, devices, extended attributes. Sockets are left away.
     fn archive(&mut self, target: &Path) -> Result<()>;
+
+    /// The SELinux labels of all files that can have one, in no particular order.
+    fn labels(&mut self) -> Result<Vec<Labelled>>;
+
+    /// Gives files their SELinux labels, in this order; nothing else of them changes.
+    fn set_labels(&mut self, labels: &[Labelled]) -> Result<()>;
 
     /// Discards the blocks that no mounted file system uses, so that the overlay on top reads as zeroes there. File
     /// systems that cannot do it are left alone. An engine that cannot says so.

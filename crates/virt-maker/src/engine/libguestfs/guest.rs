@@ -13,7 +13,7 @@ use super::command::random_token;
 use super::ffi::{CallError, Handle};
 use super::session::LibguestfsSession;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, Entry, Exit, FileKind, Guest, OsRelease, Run, Stat};
+use crate::guest::{Attributes, Entry, Exit, FileKind, Guest, Labelled, OsRelease, Run, Stat};
 
 /// What goes with one call, in bytes; more is streamed.
 const INLINE: usize = 1 << 20;
@@ -299,6 +299,14 @@ impl Guest for LibguestfsSession {
 
     fn read_to(&mut self, path: &str, out: &mut dyn Write) -> Result<u64> {
         self.copy_out(path, out)
+    }
+
+    fn labels(&mut self) -> Result<Vec<Labelled>> {
+        self.list_labels()
+    }
+
+    fn set_labels(&mut self, labels: &[Labelled]) -> Result<()> {
+        self.write_labels(labels)
     }
 
     fn trim(&mut self) -> Result<()> {
