@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::label::Labelled;
 use crate::protocol::{
-    Attributes, Exit, Failure, Frame, Mounted, Reply, Request, Run, Sandbox, Stat, VERSION, read_frame, write_data,
-    write_message,
+    Attributes, Exit, Failure, Frame, Mounted, Reply, Request, Run, Sandbox, Space, Stat, VERSION, read_frame,
+    write_data, write_message,
 };
 use crate::walk::Entry;
 
@@ -117,6 +117,14 @@ impl Client {
         match self.call(&Request::Stat { path: path.to_string() })? {
             Reply::Stat { stat } => Ok(stat),
             other => self.unexpected("stat", &other),
+        }
+    }
+
+    /// How much room the file system has that a path is on.
+    pub fn space(&mut self, path: &str) -> Result<Space> {
+        match self.call(&Request::Space { path: path.to_string() })? {
+            Reply::Space(space) => Ok(space),
+            other => self.unexpected("space", &other),
         }
     }
 

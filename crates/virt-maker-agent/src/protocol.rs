@@ -112,6 +112,11 @@ pub enum Request {
         /// Absolute path in the guest.
         path: String,
     },
+    /// How much room the file system has that a path is on. Answer: [`Reply::Space`].
+    Space {
+        /// Absolute path in the guest.
+        path: String,
+    },
     /// Names in a folder, sorted, without `.` and `..`. Answer: [`Reply::Names`].
     ReadDir {
         /// Absolute path in the guest.
@@ -280,6 +285,8 @@ pub enum Reply {
         /// What is there.
         stat: Option<Stat>,
     },
+    /// Answer to `Space`.
+    Space(Space),
     /// Answer to `ReadDir`.
     Names {
         /// File names; bytes that are not UTF-8 are replaced.
@@ -334,6 +341,15 @@ pub struct OsRelease {
     pub version_id: String,
     /// `PRETTY_NAME`.
     pub pretty_name: String,
+}
+
+/// The room in a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space {
+    /// Free bytes, without those that are kept for root: programs of a step run without that right.
+    pub free: u64,
+    /// All bytes.
+    pub total: u64,
 }
 
 /// What is at a path.

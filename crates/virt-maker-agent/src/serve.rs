@@ -148,6 +148,7 @@ fn answer(
         Request::Symlink { target, path } => done(files::symlink(root, &target, &path)),
         Request::SetAttributes { path, attributes } => done(files::set_attributes(root, &path, attributes)),
         Request::Stat { path } => Ok(files::stat(root, &path).map(|stat| Reply::Stat { stat })),
+        Request::Space { path } => Ok(files::space(root, &path).map(Reply::Space)),
         Request::ReadDir { path } => Ok(files::read_dir(root, &path).map(|names| Reply::Names { names })),
         Request::Walk { path, depth } => walker::walk::<Entry>(link, root, &path, depth),
         Request::Labels => walker::walk::<Labelled>(link, root, "/", None),

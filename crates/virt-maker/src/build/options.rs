@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, CacheFolder, Entry, Exit, Guest, Labelled, OsRelease, Run, Secrets, Stat};
+use crate::guest::{Attributes, CacheFolder, Entry, Exit, Guest, Labelled, OsRelease, Run, Secrets, Space, Stat};
 use crate::spec::{SecretSource, Spec, StepEntry};
 use crate::template::StepOptions;
 
@@ -121,6 +121,10 @@ impl Guest for Optioned<'_> {
 
     fn stat(&mut self, path: &str) -> Result<Option<Stat>> {
         self.guest()?.stat(path)
+    }
+
+    fn space(&mut self, path: &str) -> Result<Space> {
+        self.guest()?.space(path)
     }
 
     fn read_dir(&mut self, path: &str) -> Result<Vec<String>> {

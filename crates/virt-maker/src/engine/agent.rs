@@ -14,7 +14,7 @@ use virt_maker_agent::protocol::{Failure, FailureKind, Mounted, Request};
 use super::LogSink;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::guest::{Attributes, Entry, Exit, Guest, Labelled, OsRelease, Run, Stat};
+use crate::guest::{Attributes, Entry, Exit, Guest, Labelled, OsRelease, Run, Space, Stat};
 use crate::host::{Guard, RawTerminal};
 
 /// How much later than the agent's own timeout the helper is killed: an agent that is well answers long before.
@@ -224,6 +224,10 @@ impl Guest for AgentGuest {
 
     fn stat(&mut self, path: &str) -> Result<Option<Stat>> {
         self.within(Some(PATIENCE), |client| client.stat(path))
+    }
+
+    fn space(&mut self, path: &str) -> Result<Space> {
+        self.within(Some(PATIENCE), |client| client.space(path))
     }
 
     fn read_dir(&mut self, path: &str) -> Result<Vec<String>> {

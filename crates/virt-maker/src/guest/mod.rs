@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 pub use virt_maker_agent::label::Labelled;
-pub use virt_maker_agent::protocol::{Attributes, CacheFolder, Exit, FileKind, OsRelease, Run, Secrets, Stat};
+pub use virt_maker_agent::protocol::{Attributes, CacheFolder, Exit, FileKind, OsRelease, Run, Secrets, Space, Stat};
 pub use virt_maker_agent::walk::Entry;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -44,6 +44,9 @@ pub trait Guest {
 
     /// What is at a path, not following a final symlink; `None` where nothing is.
     fn stat(&mut self, path: &str) -> Result<Option<Stat>>;
+
+    /// How much room the file system has that a path is on, links followed within the guest.
+    fn space(&mut self, path: &str) -> Result<Space>;
 
     /// Names in a folder, sorted.
     fn read_dir(&mut self, path: &str) -> Result<Vec<String>>;
