@@ -11,7 +11,8 @@
 //!   only meanwhile) and [`tty`].
 //! - [`init`]: what an appliance needs besides.
 //! - [`keeper`]: the process namespace that ends with the agent.
-//! - [`files`]: file operations, over [`guest`] (names that cannot lead out).
+//! - [`files`]: file operations, over [`guest`] (names that cannot lead out); [`walker`] lists, [`archive`] packs, [`labels`]
+//!   reads and sets SELinux labels.
 //!
 //! # What must hold
 //! - Everything is mounted in a mount namespace of the agent's own, which it makes before anything else. So nothing
@@ -27,6 +28,7 @@ mod guest;
 mod init;
 mod interface;
 mod keeper;
+mod labels;
 mod link;
 mod loopdev;
 mod lvm;
