@@ -70,6 +70,7 @@ fn main() -> ExitCode {
     if wanted.is_empty() {
         wanted = CAMPAIGNS.iter().collect();
     }
+    disk::own_mounts();
     let seed = seed.unwrap_or_else(random::new_seed);
     println!("seed {seed}");
     for (name, run) in wanted {

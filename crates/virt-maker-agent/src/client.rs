@@ -11,9 +11,10 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::label::Labelled;
 use crate::protocol::{
-    Attributes, Exit, Failure, Frame, Mounted, Reply, Request, Run, Sandbox, Stat, VERSION, read_frame, write_data,
-    write_message,
+    Attributes, Exit, Failure, Frame, Mounted, Reply, Request, Run, Sandbox, Space, Stat, VERSION, read_frame,
+    write_data, write_message,
 };
 use crate::walk::Entry;
 
@@ -116,6 +117,14 @@ impl Client {
         match self.call(&Request::Stat { path: path.to_string() })? {
             Reply::Stat { stat } => Ok(stat),
             other => self.unexpected("stat", &other),
+        }
+    }
+
+    /// How much room the file system has that a path is on.
+    pub fn space(&mut self, path: &str) -> Result<Space> {
+        match self.call(&Request::Space { path: path.to_string() })? {
+            Reply::Space(space) => Ok(space),
+            other => self.unexpected("space", &other),
         }
     }
 
@@ -249,6 +258,45 @@ impl Client {
             Ok(())
         })?;
         Ok(entries)
+    }
+
+    /// The SELinux labels of all files that can have one, in no particular order.
+    pub fn labels(&mut self) -> Result<Vec<Labelled>> {
+        self.send(&Request::Labels)?;
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        self.take(|mut frame| {
+            bytes += frame.len();
+            if bytes > WALK_MAX {
+                return Err(format!("more than {WALK_MAX} bytes of names"));
+            }
+            while !frame.is_empty() {
+                entries.push(Labelled::decode(&mut frame).ok_or("a label that cannot be read")?);
+            }
+            Ok(())
+        })?;
+        Ok(entries)
+    }
+
+    /// Gives files their SELinux labels, in this order.
+    pub fn set_labels(&mut self, labels: &[Labelled]) -> Result<()> {
+        self.send(&Request::SetLabels)?;
+        let mut frame = Vec::with_capacity(CHUNK);
+        for entry in labels {
+            entry.encode(&mut frame);
+            if frame.len() >= CHUNK {
+                self.transfer(&frame)?;
+                frame.clear();
+            }
+        }
+        if !frame.is_empty() {
+            self.transfer(&frame)?;
+        }
+        self.transfer(&[])?;
+        match self.finish()? {
+            Reply::Done => Ok(()),
+            other => self.unexpected("labels", &other),
+        }
     }
 
     /// Takes the data frames of a transfer and its final reply.

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
-use virt_maker_agent::protocol::{Attributes, FileKind, MAX_FRAME, Stat};
+use virt_maker_agent::protocol::{Attributes, FileKind, MAX_FRAME, Space, Stat};
 
 use crate::failure::{Result, cannot, refused};
 use crate::guest::{GuestPath, folder_of, open_folder, open_in, temporary_name};
@@ -233,6 +233,16 @@ pub fn stat(root: impl AsFd, path: &str) -> Result<Option<Stat>> {
         size: stat.st_size as u64,
         target,
     }))
+}
+
+/// How much room the file system has that a path is on.
+pub fn space(root: impl AsFd, path: &str) -> Result<Space> {
+    let path = GuestPath::parse(path)?;
+    let failed = |error| cannot(format_args!("look at the file system of {path}"), error);
+    let file = open_in(root, &path.relative(), OFlags::PATH).map_err(failed)?;
+    let stat = rustix::fs::fstatvfs(&file).map_err(failed)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(Space { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
 }
 
 /// Names in a folder, sorted.

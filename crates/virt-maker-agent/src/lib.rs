@@ -6,12 +6,14 @@
 //! appliance. It knows nothing of templates, layers or keys.
 //!
 //! Here are the parts that are pure or that the host needs too: the [`protocol`] and the host's end of it
-//! ([`client`]), partition tables ([`partition`]), signatures of file systems ([`probe`]), listings ([`walk`]) and the guest's [`fstab`].
+//! ([`client`]), partition tables ([`partition`]), signatures of file systems ([`probe`]), listings ([`walk`], [`label`])
+//! and the guest's [`fstab`].
 //! What acts on a guest is private to the program (`main.rs` lists it).
 
 pub mod appliance;
 pub mod client;
 pub mod fstab;
+pub mod label;
 pub mod partition;
 pub mod probe;
 pub mod protocol;

@@ -11,7 +11,8 @@
 //!   only meanwhile) and [`tty`].
 //! - [`init`]: what an appliance needs besides.
 //! - [`keeper`]: the process namespace that ends with the agent.
-//! - [`files`]: file operations, over [`guest`] (names that cannot lead out).
+//! - [`files`]: file operations, over [`guest`] (names that cannot lead out); [`walker`] lists, [`archive`] packs, [`labels`]
+//!   reads and sets SELinux labels.
 //!
 //! # What must hold
 //! - Everything is mounted in a mount namespace of the agent's own, which it makes before anything else. So nothing
@@ -27,6 +28,7 @@ mod guest;
 mod init;
 mod interface;
 mod keeper;
+mod labels;
 mod link;
 mod loopdev;
 mod lvm;
@@ -141,7 +143,9 @@ fn own_mounts() -> Result<()> {
     // SAFETY: the agent has one thread, so nothing else can rely on the namespace that is left here.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
         .map_err(|error| system("make a mount namespace (the agent must run as root)", error))?;
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+    // Nothing that is mounted here is seen outside; what the host unmounts goes from here too, so that no session keeps
+    // a disk of the host busy.
+    rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .map_err(|error| system("make the mounts private", error))?;
     Ok(())
 }

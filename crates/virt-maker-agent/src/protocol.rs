@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// A frame that holds one JSON message.
 pub const FRAME_MESSAGE: u8 = 1;
 /// A frame that holds raw bytes; an empty one ends a transfer.
@@ -112,6 +112,11 @@ pub enum Request {
         /// Absolute path in the guest.
         path: String,
     },
+    /// How much room the file system has that a path is on. Answer: [`Reply::Space`].
+    Space {
+        /// Absolute path in the guest.
+        path: String,
+    },
     /// Names in a folder, sorted, without `.` and `..`. Answer: [`Reply::Names`].
     ReadDir {
         /// Absolute path in the guest.
@@ -141,6 +146,12 @@ pub enum Request {
     /// Sends the whole tree as a tar stream, with numeric owners and extended attributes. Answer: data frames, an empty
     /// one, then [`Reply::Done`]; or, at any point, [`Reply::Failed`].
     Archive,
+    /// The SELinux label of every file that can have one. Answer: data frames with whole entries ([`crate::label`]), an
+    /// empty one, then [`Reply::Done`]; or, at any point, [`Reply::Failed`].
+    Labels,
+    /// Gives files their SELinux labels. Data frames follow with whole entries ([`crate::label`]), then an empty one.
+    /// Answer: [`Reply::Done`].
+    SetLabels,
     /// Brings every mounted file system to a clean state on its disk and blocks writes. Answer: [`Reply::Done`].
     Freeze,
     /// Ends a freeze. Answer: [`Reply::Done`].
@@ -274,6 +285,8 @@ pub enum Reply {
         /// What is there.
         stat: Option<Stat>,
     },
+    /// Answer to `Space`.
+    Space(Space),
     /// Answer to `ReadDir`.
     Names {
         /// File names; bytes that are not UTF-8 are replaced.
@@ -328,6 +341,15 @@ pub struct OsRelease {
     pub version_id: String,
     /// `PRETTY_NAME`.
     pub pretty_name: String,
+}
+
+/// The room in a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space {
+    /// Free bytes, without those that are kept for root: programs of a step run without that right.
+    pub free: u64,
+    /// All bytes.
+    pub total: u64,
 }
 
 /// What is at a path.

@@ -6,7 +6,9 @@
 use std::path::PathBuf;
 
 use rustix::mount::MountFlags;
+use virt_maker_agent::label::Labelled;
 use virt_maker_agent::protocol::{FailureKind, Frame, Reply, Request, Sandbox, VERSION};
+use virt_maker_agent::walk::Entry;
 
 use crate::archive;
 use crate::caches::Cache;
@@ -14,6 +16,7 @@ use crate::command;
 use crate::failure::{Result, failure, refused, system};
 use crate::files::{self, NewFile};
 use crate::init;
+use crate::labels::{self, Labeller};
 use crate::link::{Broken, Link};
 use crate::mounts::Guest;
 use crate::sandbox::Plan;
@@ -122,6 +125,10 @@ fn answer(
         let begun = writable(guest).and_then(|guest| NewFile::begin(guest.root(), &path, attributes));
         return receive_file(link, begun);
     }
+    if let Request::SetLabels = request {
+        let begun = writable(guest).and_then(|guest| Labeller::new(guest.root()));
+        return labels::receive(link, begun);
+    }
     let guest = match (&request, guest.as_mut()) {
         (Request::Freeze | Request::Thaw, Some(guest)) => guest,
         (_, _) => match writable(guest) {
@@ -141,8 +148,10 @@ fn answer(
         Request::Symlink { target, path } => done(files::symlink(root, &target, &path)),
         Request::SetAttributes { path, attributes } => done(files::set_attributes(root, &path, attributes)),
         Request::Stat { path } => Ok(files::stat(root, &path).map(|stat| Reply::Stat { stat })),
+        Request::Space { path } => Ok(files::space(root, &path).map(Reply::Space)),
         Request::ReadDir { path } => Ok(files::read_dir(root, &path).map(|names| Reply::Names { names })),
-        Request::Walk { path, depth } => walker::walk(link, root, &path, depth),
+        Request::Walk { path, depth } => walker::walk::<Entry>(link, root, &path, depth),
+        Request::Labels => walker::walk::<Labelled>(link, root, "/", None),
         Request::Remove { path } => done(files::remove(root, &path)),
         Request::Rename { from, to } => done(files::rename(root, &from, &to)),
         Request::Archive => match archive::send(link, root)? {
@@ -161,7 +170,8 @@ fn answer(
         | Request::Mount { .. }
         | Request::Unmount
         | Request::Cancel
-        | Request::Write { .. } => Ok(Err(refused("this request was handled before"))),
+        | Request::Write { .. }
+        | Request::SetLabels => Ok(Err(refused("this request was handled before"))),
     }
 }
 

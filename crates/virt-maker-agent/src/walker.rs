@@ -1,10 +1,11 @@
-//! Lists a tree of the guest: every entry with what its inode says.
+//! Lists a tree of the guest: every entry with what its inode says, or with what else is wanted of it ([`Listed`]).
 //!
 //! What must hold: below the path that was asked for no symlink is followed; folders are opened by their paths within
 //! the root, so the depth of a tree costs no descriptors; a tree whose paths are too long for the kernel is a failure and
 //! not an endless walk.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::CStr;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -18,15 +19,28 @@ use crate::link::{Broken, Link};
 /// Bytes in a frame before it is sent.
 const FRAME: usize = 256 << 10;
 
+/// What is sent of each file.
+pub trait Listed: Sized {
+    /// Looks at `name` in `folder`, or at `folder` itself where the name is empty (with `AtFlags::EMPTY_PATH`). Gives
+    /// whether it is a folder, and what is sent of it, if anything.
+    fn look(folder: &OwnedFd, name: &CStr, path: Vec<u8>, flags: AtFlags) -> rustix::io::Result<(bool, Option<Self>)>;
+
+    /// Appends it to a frame.
+    fn put(&self, frame: &mut Vec<u8>);
+
+    /// Takes one off a frame; `None` where it is broken.
+    fn take(frame: &mut &[u8]) -> Option<Self>;
+}
+
 /// Sends all entries at and below `path`.
-pub fn walk(
+pub fn walk<T: Listed>(
     link: &mut Link,
     root: &OwnedFd,
     path: &str,
     depth: Option<u32>,
 ) -> std::result::Result<Result<Reply>, Broken> {
     let mut frame = Vec::with_capacity(FRAME + (4 << 10));
-    let mut folders = match first(root, path, &mut frame) {
+    let mut folders = match first::<T>(root, path, &mut frame) {
         Ok(folders) => folders,
         Err(problem) => return Ok(Err(problem)),
     };
@@ -35,28 +49,28 @@ pub fn walk(
         level += 1;
         let mut next = Vec::new();
         for (shown, real) in folders {
-            if let Err(error) = list(root, &shown, &real, &mut frame, &mut next) {
+            if let Err(error) = list::<T>(root, &shown, &real, &mut frame, &mut next) {
                 let name = String::from_utf8_lossy(&shown);
                 return Ok(Err(cannot(format_args!("list {name:?}"), error)));
             }
             if frame.len() >= FRAME {
-                send(link, &mut frame)?;
+                send::<T>(link, &mut frame)?;
             }
         }
         folders = next;
     }
-    send(link, &mut frame)?;
+    send::<T>(link, &mut frame)?;
     link.send_data(&[])?;
     Ok(Ok(Reply::Done))
 }
 
 /// One folder may fill more than a frame: entries are sent in pieces that the protocol allows.
-fn send(link: &mut Link, frame: &mut Vec<u8>) -> std::result::Result<(), Broken> {
+fn send<T: Listed>(link: &mut Link, frame: &mut Vec<u8>) -> std::result::Result<(), Broken> {
     let mut rest = &frame[..];
     while !rest.is_empty() {
         let mut end = rest;
         while !end.is_empty() && rest.len() - end.len() < FRAME {
-            if Entry::decode(&mut end).is_none() {
+            if T::take(&mut end).is_none() {
                 return Err(Broken::Protocol("an entry of the agent's own is broken"));
             }
         }
@@ -72,18 +86,17 @@ fn send(link: &mut Link, frame: &mut Vec<u8>) -> std::result::Result<(), Broken>
 type Folder = (Vec<u8>, Vec<u8>);
 
 /// The entry of the path itself, and the path as a folder if it is one.
-fn first(root: &OwnedFd, path: &str, frame: &mut Vec<u8>) -> Result<Vec<Folder>> {
+fn first<T: Listed>(root: &OwnedFd, path: &str, frame: &mut Vec<u8>) -> Result<Vec<Folder>> {
     let path = GuestPath::parse(path)?;
     let failed = |error| cannot(format_args!("look at {path}"), error);
     let opened = open_in(root, &path.relative(), OFlags::PATH).map_err(failed)?;
-    let entry = entry(&opened, c"", path.to_string().into_bytes(), AtFlags::EMPTY_PATH).map_err(failed)?;
-    let folder = entry.kind == FileKind::Directory;
-    entry.encode(frame);
+    let (folder, entry) = T::look(&opened, c"", path.to_string().into_bytes(), AtFlags::EMPTY_PATH).map_err(failed)?;
+    entry.into_iter().for_each(|entry| entry.put(frame));
     let shown = if path.depth() == 0 { Vec::new() } else { path.to_string().into_bytes() };
     Ok(if folder { vec![(shown, path.relative().into_bytes())] } else { Vec::new() })
 }
 
-fn list(
+fn list<T: Listed>(
     root: &OwnedFd,
     shown: &[u8],
     real: &[u8],
@@ -99,11 +112,11 @@ fn list(
         }
         let join = |folder: &[u8]| [folder, b"/", name.to_bytes()].concat();
         let path = join(shown);
-        let entry = entry(&folder, name, path.clone(), AtFlags::SYMLINK_NOFOLLOW)?;
-        if entry.kind == FileKind::Directory {
+        let (is_folder, entry) = T::look(&folder, name, path.clone(), AtFlags::SYMLINK_NOFOLLOW)?;
+        if is_folder {
             folders.push((path, join(real)));
         }
-        entry.encode(frame);
+        entry.into_iter().for_each(|entry| entry.put(frame));
     }
     Ok(())
 }
@@ -119,31 +132,42 @@ fn open_folder(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
     }
 }
 
-fn entry(folder: impl AsFd, name: &std::ffi::CStr, path: Vec<u8>, flags: AtFlags) -> rustix::io::Result<Entry> {
-    let stat = rustix::fs::statx(&folder, name, flags, StatxFlags::BASIC_STATS)?;
-    let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
-        FileType::RegularFile => FileKind::File,
-        FileType::Directory => FileKind::Directory,
-        FileType::Symlink => FileKind::Symlink,
-        _ => FileKind::Other,
-    };
-    let target = match kind {
-        FileKind::Symlink => rustix::fs::readlinkat(&folder, name, Vec::new())?.into_bytes(),
-        _ => Vec::new(),
-    };
-    let time = |time: rustix::fs::StatxTimestamp| (time.tv_sec, time.tv_nsec);
-    let device = (u64::from(stat.stx_rdev_major) << 32) | u64::from(stat.stx_rdev_minor);
-    Ok(Entry {
-        path,
-        kind,
-        mode: u32::from(stat.stx_mode) & 0o7777,
-        uid: stat.stx_uid,
-        gid: stat.stx_gid,
-        size: stat.stx_size,
-        inode: stat.stx_ino,
-        device: if kind == FileKind::Other { device } else { 0 },
-        modified: time(stat.stx_mtime),
-        changed: time(stat.stx_ctime),
-        target,
-    })
+impl Listed for Entry {
+    fn look(folder: &OwnedFd, name: &CStr, path: Vec<u8>, flags: AtFlags) -> rustix::io::Result<(bool, Option<Entry>)> {
+        let stat = rustix::fs::statx(folder, name, flags, StatxFlags::BASIC_STATS)?;
+        let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
+            FileType::RegularFile => FileKind::File,
+            FileType::Directory => FileKind::Directory,
+            FileType::Symlink => FileKind::Symlink,
+            _ => FileKind::Other,
+        };
+        let target = match kind {
+            FileKind::Symlink => rustix::fs::readlinkat(folder, name, Vec::new())?.into_bytes(),
+            _ => Vec::new(),
+        };
+        let time = |time: rustix::fs::StatxTimestamp| (time.tv_sec, time.tv_nsec);
+        let device = (u64::from(stat.stx_rdev_major) << 32) | u64::from(stat.stx_rdev_minor);
+        let entry = Entry {
+            path,
+            kind,
+            mode: u32::from(stat.stx_mode) & 0o7777,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            size: stat.stx_size,
+            inode: stat.stx_ino,
+            device: if kind == FileKind::Other { device } else { 0 },
+            modified: time(stat.stx_mtime),
+            changed: time(stat.stx_ctime),
+            target,
+        };
+        Ok((kind == FileKind::Directory, Some(entry)))
+    }
+
+    fn put(&self, frame: &mut Vec<u8>) {
+        self.encode(frame);
+    }
+
+    fn take(frame: &mut &[u8]) -> Option<Entry> {
+        Entry::decode(frame)
+    }
 }

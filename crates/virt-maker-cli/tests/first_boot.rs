@@ -16,13 +16,20 @@ fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
     let _lock = appliance_lock();
     let before = HostState::capture();
     let bench = Bench::new(std::path::PathBuf::from("/nonexistent"));
+    // Both begin on the same base in the same store.
+    for engine in ["chroot", "vm"] {
+        boots_as_a_new_machine(&bench, engine);
+    }
+    before.assert_nothing_left();
+}
+
+fn boots_as_a_new_machine(bench: &Bench, engine: &str) {
     let template = bench.path("t.yml");
-    fs::write(
-        &template,
-        "spec:
+    let text = "spec:
   import:
     bootstrap: {suite: bookworm, size: 2G, packages: [openssh-server]}
   steps:
+    - run: echo made with ENGINE
     - run: systemd-machine-id-setup; sha256sum < /etc/machine-id; sha256sum < /etc/ssh/ssh_host_ed25519_key
     - hostname: fresh.example.org
     - grub_append: [virt_maker.test=yes]
@@ -44,13 +51,12 @@ fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
         echo @done > /dev/ttyS0
   export:
     - raw: {path: a.img, clean: true, sparsify: true, shrink: true}
-",
-    )
-    .unwrap();
-    let ran = bench.build("chroot", &template, &[]).exits(0);
+";
+    fs::write(&template, text.replace("ENGINE", engine)).unwrap();
+    let ran = bench.build(engine, &template, &[]).exits(0);
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
     let old: Vec<&str> = said.lines().filter(|line| line.ends_with("  -")).collect();
-    assert_eq!(old.len(), 2, "{said}");
+    assert_eq!(old.len(), 2, "{engine}: {said}");
     testkit::fsck_clean(&bench.path("a.img"), "raw");
     let bytes = fs::metadata(bench.path("a.img")).unwrap().len();
     assert!(bytes < 800 << 20, "shrunk from 2 GiB to {bytes}");
@@ -60,12 +66,11 @@ fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
     for expected in
         ["@order first second", "@name fresh.example.org", "@kernel virt_maker.test=yes", "@id 33 ", "@ssh active"]
     {
-        assert!(console.contains(expected), "{expected}: {console}");
+        assert!(console.contains(expected), "{engine}: {expected}: {console}");
     }
     for digest in old {
         assert!(!console.contains(digest), "what is not to be shared came along: {console}");
     }
     assert!(console.contains("@key ") && !console.contains("@key e3b0c442"), "{console}");
     drop(machine);
-    before.assert_nothing_left();
 }

@@ -378,6 +378,8 @@ fn files(guest: &mut dyn Guest) {
     let full = failure(guest.write("/data/full", &mut std::io::repeat(1).take(20_000_000), NONE));
     assert_eq!(full.kind(), ErrorKind::Guest, "{full:?}");
     assert!(full.to_string().contains("full"), "{full}");
+    let space = guest.space("/data").unwrap();
+    assert!(space.free < 20_000_000 && space.free < space.total && space.total > 1_000_000, "{space:?}");
     assert_eq!(guest.read_dir("/data").unwrap(), ["beat", "big", "lost+found"], "no half file is left");
 
     // Links: replaced and not followed at the end, inside the root on the way.

@@ -77,6 +77,7 @@ impl Place {
             overlay: None,
             tree: None,
             look: false,
+            labels: 0,
             scratch: self.folder.path(),
             layers: &serde_json::json!({"layers": ["one", "two"]}),
             events: &self.events,

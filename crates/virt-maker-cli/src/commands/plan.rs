@@ -7,7 +7,7 @@ use virt_maker::event::Events;
 use virt_maker::host::Cancel;
 use virt_maker::import::ImportContext;
 use virt_maker::plan::{NodeState, Plan, PlanContext, make};
-use virt_maker::spec;
+use virt_maker::spec::{self, Spec};
 use virt_maker::store::Store;
 
 use super::{loading, print_json};
@@ -38,7 +38,7 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     let context = PlanContext { store: &store, import, force: false, explain: true, events: &events, cancel: &cancel };
     let plan = make(&loaded.specs, &context)?;
     if arguments.json {
-        return print_json(&document(&plan));
+        return print_json(&document(&plan, &loaded.specs));
     }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut children = vec![Vec::new(); plan.nodes.len()];
@@ -51,18 +51,41 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     for root in roots {
         print(&plan, &children, root, ("", ""), arguments.explain, &mut out)?;
     }
+    for line in labels(&plan, &loaded.specs, arguments.explain) {
+        writeln!(out, "{line}")?;
+    }
     let hits = plan.hits();
     writeln!(out, "{} layers: {hits} there, {} to make", plan.nodes.len(), plan.nodes.len() - hits)?;
     Ok(out.flush()?)
 }
 
-fn document(plan: &Plan) -> serde_json::Value {
+/// What is said of SELinux labels: they are no layer, but part of each export.
+fn labels(plan: &Plan, specs: &[Spec], explain: bool) -> Vec<String> {
+    let exported = || (0..specs.len()).filter(|spec| !specs[*spec].exports.is_empty());
+    let count = |wanted| exported().filter(|spec| plan.labels(*spec) == wanted).count();
+    let images = |count: usize| if count == 1 { "1 image".to_owned() } else { format!("{count} images") };
+    let mut lines = Vec::new();
+    if count(Some(true)) > 0 {
+        lines.push(format!("SELinux labels: for the files of {}, once at each export", images(count(Some(true)))));
+    }
+    if explain && count(None) > 0 {
+        lines.push(format!(
+            "SELinux labels: for {}, at each export if the guest loads a policy, which is known when a step has run",
+            images(count(None))
+        ));
+    }
+    lines
+}
+
+fn document(plan: &Plan, specs: &[Spec]) -> serde_json::Value {
     let node = |node: &virt_maker::plan::PlanNode| {
         let parent = node.parent.map(|parent| plan.nodes[parent].info.key);
         json!({"layer": node.info, "parent": parent, "state": node.state})
     };
     let tips: Vec<_> = plan.tips.iter().map(|tip| plan.nodes[*tip].info.key).collect();
-    json!({"version": VERSION, "nodes": plan.nodes.iter().map(node).collect::<Vec<_>>(), "tips": tips})
+    let labels: Vec<_> = (0..specs.len()).map(|spec| plan.labels(spec)).collect();
+    let nodes: Vec<_> = plan.nodes.iter().map(node).collect();
+    json!({"version": VERSION, "nodes": nodes, "tips": tips, "selinux_labels": labels})
 }
 
 /// Prints a node and what is on it. A single child continues in its parent's column, so that a chain stays a column.

@@ -101,7 +101,7 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("qemu_guest_agent", "needs the network"),
     ("unattended_upgrades", "needs the network"),
     ("cloud_init", "needs a guest with cloud-init"),
-    ("selinux", "needs a guest with SELinux; tested with its files"),
+    ("selinux", "needs a guest with SELinux; tested with one"),
     ("inject_virtio_win", "needs a Windows guest"),
     ("inject_qemu_ga", "needs a Windows guest"),
 ];

@@ -5,7 +5,9 @@ use std::io::Write;
 
 use testkit::{TinyOptions, tiny_guest};
 
-use crate::common::{Bench, on_chroot_and_vm};
+use crate::case;
+use crate::common::{self, Bench, on_chroot_and_vm};
+use crate::http_server::{Fault, Server};
 
 on_chroot_and_vm!(scripts_on_the_host_need_permission, what_a_guest_lacks_is_named, hostile_archives_are_refused);
 
@@ -228,31 +230,45 @@ fn windows_guests_are_served_on_the_disk_itself() {
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
 }
 
-/// A disk that is full is one error that says so, for every step that writes.
+/// A file over HTTP, by the digest that the template names: fetched once, gone on with where a connection breaks, and never put into
+/// the guest when it is another one.
 #[test]
-fn a_full_guest_is_named() {
+fn downloads_over_http_are_checked() {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
-    let big = bench.path("big");
-    fs::write(&big, vec![7; 80 << 20]).unwrap();
-    testkit::run(
-        std::process::Command::new("tar")
-            .arg("-cf")
-            .arg(bench.path("big.tar"))
-            .arg("-C")
-            .arg(bench.folder.path())
-            .arg("big"),
-    );
-    let sum = testkit::run(std::process::Command::new("sha256sum").arg(&big)).stdout;
-    let sum = String::from_utf8(sum).unwrap().split_whitespace().next().unwrap().to_owned();
-    for step in [
-        format!("copy: {{dest: /big, source: '{}'}}", big.display()),
-        format!("unpack: {{source: '{}', dest: /srv}}", bench.path("big.tar").display()),
-        format!("download_to: {{url: 'file://{}', checksum: 'sha256:{sum}', dest: /big}}", big.display()),
+    let body: Vec<u8> = (0..300_000_u32).map(|number| (number >> 3) as u8).collect();
+    let server = Server::new(&body);
+    let sum = crate::sha256(&body);
+    let step = |name: &str, sum: &str| {
+        format!(
+            "download_to: {{url: '{}{name}', checksum: 'sha256:{sum}', dest: /opt/tool, chmod: '0755'}}",
+            server.url()
+        )
+    };
+    // It breaks twice on the way.
+    server.fail([Fault::DropAfter(100_000), Fault::DropAfter(0)]);
+    let cases = [case(step("?a", &sum), "+ /opt directory 0755 0:0\n+ /opt/tool file 0755 0:0 ...")];
+    crate::check(&bench, "chroot", &cases, &[]);
+    let ranges: Vec<_> = server.requests().into_iter().filter_map(|request| request.range).collect();
+    assert_eq!(ranges.first().map(String::as_str), Some("bytes=100000-"), "{ranges:?}");
+    // In another store, under another name: what is there is not fetched again, and a digest is what counts.
+    let template = bench.template("two.yml", &[step("?b", &sum), "mkdir: /x".to_owned(), step("?c", &sum)], "");
+    bench.build("chroot", &template, &[]).exits(0);
+    let image =
+        bench.layers().into_iter().map(|(_, image)| image).find(|image| common::format_of(image) == "qcow2").unwrap();
+    assert_eq!(testkit::tree::tree_of_image(&image, "qcow2")["/opt/tool"].content, sum);
+    let (layers, _) = (bench.layers().len(), server.requests());
+
+    for (faults, sum, expected) in [
+        (vec![], &crate::sha256(b"another"), vec!["wrong checksum"]),
+        (vec![Fault::Status("404 Not Found")], &crate::sha256(b"x"), vec!["404"]),
+        (vec![Fault::Status("503 Service Unavailable"); 20], &crate::sha256(b"y"), vec!["503"]),
     ] {
-        let template = bench.template("t.yml", std::slice::from_ref(&step), "");
-        let ran = bench.build("chroot", &template, &[]).exits(4);
-        assert!(ran.stderr.contains("full"), "{step}: {}", ran.stderr);
-        assert_eq!(bench.layers().len(), 1, "{step}");
-        assert_eq!(bench.left_in_store(), Vec::<String>::new());
+        server.fail(faults);
+        let ran = bench.build("chroot", &bench.template("t.yml", &[step("?d", sum)], ""), &[]);
+        assert!([1, 4, 5].contains(&ran.status.unwrap()), "{}", ran.stderr);
+        for text in expected.into_iter().chain(["step 1 of 1 (`download_to`) failed", "t.yml:5:7", &server.address]) {
+            assert!(ran.stderr.contains(text), "{text}: {}", ran.stderr);
+        }
+        assert_eq!((bench.layers().len(), bench.left_in_store()), (layers, Vec::new()));
     }
 }

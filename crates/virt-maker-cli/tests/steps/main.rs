@@ -3,8 +3,13 @@
 //! All steps of one guest run in one session of each engine, one layer each. The difference between a layer and the one
 //! below it has to be the lines of its case, and nothing else; and so it is the same on each engine.
 
+#[path = "../../../virt-maker/tests/http_server/mod.rs"]
+#[expect(dead_code, reason = "these tests need a part of it")]
+mod http_server;
+
 #[path = "../common/mod.rs"]
 mod common;
+mod full;
 mod hosts;
 mod packages;
 mod tiny;

@@ -7,6 +7,7 @@ use super::{Build, finish};
 use crate::error::Result;
 use crate::event::Event;
 use crate::export::{self, ExportContext, Published};
+use crate::guest::selinux;
 use crate::plan::Plan;
 use crate::store::Layer;
 
@@ -30,6 +31,7 @@ impl Build<'_> {
                 overlay: None,
                 tree: None,
                 look: spec.steps.iter().any(|step| !step.options.secrets.is_empty()),
+                labels: if tip.record.selinux == Some(true) { selinux::VERSION } else { 0 },
                 scratch: workspace.path(),
                 layers: &layers,
                 events,

@@ -9,10 +9,23 @@ use crate::disk::overlay;
 use crate::engine::Session;
 use crate::error::{Context, Error, ErrorKind, Result, StepFailure};
 use crate::event::{Event, LayerInfo};
+use crate::guest::{Guest, Space};
 use crate::store::{Draft, FailureRecord, LayerRecord};
 
 /// With less than this many bytes free, a disk counts as full.
 const DISK_FULL: u64 = 1 << 20;
+
+/// What programs say where a disk has no room: the system's own words, then apt, dnf and pacman.
+const NO_SPACE: [&str; 4] = [
+    "No space left on device",
+    "You don't have enough free space in",
+    "more space needed on the",
+    "not enough free disk space",
+];
+/// Where a program says so, a file system with less than this many bytes free may be the one that it speaks of.
+const FEW: u64 = 64 << 20;
+/// Places in a guest that may be file systems of their own.
+const PLACES: [&str; 7] = ["/", "/usr", "/var", "/boot", "/home", "/opt", "/srv"];
 
 impl Build<'_> {
     /// Moves the log of an import or a step that failed out of its workspace, which is about to go.
@@ -67,6 +80,11 @@ impl Build<'_> {
         if error.kind() == ErrorKind::Cancelled {
             return error;
         }
+        let mut session = session;
+        let error = match &mut session {
+            Some(session) => explain_full_guest(error, session.guest(), &last_lines),
+            None => error,
+        };
         let log = self.save_log(&draft.log(), info);
         if let Some(log) = &log {
             let material = draft.record().material.clone();
@@ -87,7 +105,6 @@ impl Build<'_> {
             OnFailure::Discard => drop(session),
             OnFailure::Shell => {
                 self.events.send(Event::StepFailed { key: info.key, failure: failure.clone() });
-                let mut session = session;
                 if let Some(Err(error)) = session.as_mut().map(|session| session.shell()) {
                     self.events.warn(format!("no shell could be opened: {}", crate::error::chain(&error)));
                 }
@@ -126,6 +143,33 @@ impl Build<'_> {
         overlay::set_backing_name(&path, &format!("../../images/{}", parent.image_name()))?;
         Ok(path)
     }
+}
+
+/// A full file system of the guest reaches a step as a program that failed: this says what it was, where the program said so
+/// or where nothing is left. A package manager has removed what it could not install by the time that it gives up.
+fn explain_full_guest(error: Error, guest: &mut dyn Guest, last_lines: &[String]) -> Error {
+    if error.kind() != ErrorKind::Step {
+        return error;
+    }
+    let said = last_lines.iter().any(|line| NO_SPACE.iter().any(|words| line.contains(words)));
+    let mut full: Vec<(&str, Space)> = Vec::new();
+    for path in PLACES {
+        let Ok(space) = guest.space(path) else { continue };
+        let few = space.free < DISK_FULL || said && space.free < (space.total / 10).max(FEW);
+        if few && full.iter().all(|(_, known)| *known != space) {
+            full.push((path, space));
+        }
+    }
+    // A small one may always be full; the root is not.
+    if full.is_empty() || !said && full[0].0 != "/" {
+        return error;
+    }
+    let left =
+        |(path, space): &(&str, Space)| format!("{} of {} MiB are left on {path}", space.free >> 20, space.total >> 20);
+    let message = format!("the guest's disk is full: {}", full.iter().map(left).collect::<Vec<_>>().join(", "));
+    Error::new(ErrorKind::Step, message)
+        .with_source(error)
+        .with_hint("give it a larger disk: `resize` of the import, as in `resize: {size: 10G, expand: /dev/sda1}`")
 }
 
 /// Seconds since 1970.

@@ -1,4 +1,4 @@
-//! Opening the guest once more for an export: to clean it, to see its packages, to drop unused blocks.
+//! Opening the guest once more for an export: to clean it, to label its files, to see its packages, to drop unused blocks.
 //!
 //! It is opened on an overlay that is never sealed: the layer stays as it is, and other exports of it too.
 
@@ -14,7 +14,7 @@ use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
 use crate::export::{Extras, Finished};
-use crate::guest::{Secrets, packages};
+use crate::guest::{Guest, Secrets, packages, selinux};
 use crate::hygiene;
 use crate::plan::Plan;
 use crate::spec::Spec;
@@ -40,6 +40,9 @@ pub(super) fn finish(build: &Build<'_>, spec: &Spec, tip: &Layer, extras: &Extra
         for finding in hygiene::clean(guest).context(ErrorKind::Export, failed)? {
             build.events.send(Event::Trace { source: "clean", message: finding.to_string() });
         }
+    }
+    if tip.record.selinux == Some(true) {
+        label(guest, build)?;
     }
     let mut list = Value::Null;
     if extras.manifest {
@@ -67,6 +70,28 @@ pub(super) fn finish(build: &Build<'_>, spec: &Spec, tip: &Layer, extras: &Extra
     log.end()?;
     build.shared.spent.add("finish", begin.elapsed());
     Ok(Finished { overlay: draft.image(), packages: list, workspace })
+}
+
+/// Gives the files their SELinux labels, after all that writes some.
+fn label(guest: &mut dyn Guest, build: &Build<'_>) -> Result<()> {
+    let labelled = selinux::relabel(guest, &build.settings.cancel).map_err(|error| match error.kind() {
+        // Such as a host that enforces a policy of its own, and does not know the guest's labels.
+        ErrorKind::Internal => error.with_hint("with `--engine vm` no policy of this host is in the way"),
+        _ => error,
+    });
+    let Some(done) = labelled.context(ErrorKind::Export, || "cannot label the guest's files for SELinux")? else {
+        return Ok(());
+    };
+    let policy = done.policy.escape_debug();
+    if done.unreadable > 0 {
+        let count = done.unreadable;
+        build
+            .events
+            .warn(format!("{count} rules of the guest's SELinux policy `{policy}` cannot be read and are left out"));
+    }
+    let message = format!("{} files labelled by the policy `{policy}`", done.labelled);
+    build.events.send(Event::Trace { source: "selinux", message });
+    Ok(())
 }
 
 /// What a manifest says of the layers of a spec.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, CacheFolder, Entry, Exit, Guest, OsRelease, Run, Secrets, Stat};
+use crate::guest::{Attributes, CacheFolder, Entry, Exit, Guest, Labelled, OsRelease, Run, Secrets, Space, Stat};
 use crate::spec::{SecretSource, Spec, StepEntry};
 use crate::template::StepOptions;
 
@@ -123,6 +123,10 @@ impl Guest for Optioned<'_> {
         self.guest()?.stat(path)
     }
 
+    fn space(&mut self, path: &str) -> Result<Space> {
+        self.guest()?.space(path)
+    }
+
     fn read_dir(&mut self, path: &str) -> Result<Vec<String>> {
         self.guest()?.read_dir(path)
     }
@@ -145,6 +149,14 @@ impl Guest for Optioned<'_> {
 
     fn archive(&mut self, target: &Path) -> Result<()> {
         self.guest()?.archive(target)
+    }
+
+    fn labels(&mut self) -> Result<Vec<Labelled>> {
+        self.guest()?.labels()
+    }
+
+    fn set_labels(&mut self, labels: &[Labelled]) -> Result<()> {
+        self.guest()?.set_labels(labels)
     }
 
     fn trim(&mut self) -> Result<()> {

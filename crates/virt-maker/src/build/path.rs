@@ -12,6 +12,7 @@ use crate::disk::overlay::{self, Backing};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::guest::selinux;
 use crate::import;
 use crate::key::LayerKey;
 use crate::plan::{Part, Plan, PlanNode, usable};
@@ -170,6 +171,7 @@ impl Walk<'_> {
                 return Err(build.step_failed(error, Some(session), &draft, &parent, &node.info, lines));
             }
             build.events.send(Event::StepFinished { key: node.info.key, elapsed });
+            draft.set_selinux(selinux::policy(session.guest())?.is_some());
             draft.describe(
                 node.info.summary.clone(),
                 Some(parent.id.clone()),

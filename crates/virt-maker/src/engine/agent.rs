@@ -14,7 +14,7 @@ use virt_maker_agent::protocol::{Failure, FailureKind, Mounted, Request};
 use super::LogSink;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::guest::{Attributes, Entry, Exit, Guest, OsRelease, Run, Stat};
+use crate::guest::{Attributes, Entry, Exit, Guest, Labelled, OsRelease, Run, Space, Stat};
 use crate::host::{Guard, RawTerminal};
 
 /// How much later than the agent's own timeout the helper is killed: an agent that is well answers long before.
@@ -226,6 +226,10 @@ impl Guest for AgentGuest {
         self.within(Some(PATIENCE), |client| client.stat(path))
     }
 
+    fn space(&mut self, path: &str) -> Result<Space> {
+        self.within(Some(PATIENCE), |client| client.space(path))
+    }
+
     fn read_dir(&mut self, path: &str) -> Result<Vec<String>> {
         self.within(Some(PATIENCE), |client| client.read_dir(path))
     }
@@ -253,6 +257,14 @@ impl Guest for AgentGuest {
         // As long as the content takes.
         self.within(None, |client| client.archive(&mut file))?;
         file.error.map_or_else(|| file.to.flush(), Err).context(ErrorKind::Export, failed)
+    }
+
+    fn labels(&mut self) -> Result<Vec<Labelled>> {
+        self.within(Some(PATIENCE), |client| client.labels())
+    }
+
+    fn set_labels(&mut self, labels: &[Labelled]) -> Result<()> {
+        self.within(Some(PATIENCE), |client| client.set_labels(labels))
     }
 
     fn trim(&mut self) -> Result<()> {

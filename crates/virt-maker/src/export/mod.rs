@@ -74,6 +74,8 @@ pub struct ExportContext<'a> {
     pub tree: Option<&'a Path>,
     /// The guest is opened in any case, to be looked into.
     pub look: bool,
+    /// The guest is opened in any case, to get its SELinux labels: the version of how ([`crate::guest::selinux::VERSION`]), or 0.
+    pub labels: u32,
     /// A private folder on the host.
     pub scratch: &'a Path,
     /// What is known of the layers, for manifests.

@@ -55,6 +55,9 @@ pub struct ExportRecord {
     pub kind: String,
     kind_version: u32,
     arguments: serde_json::Value,
+    /// See [`ExportContext::labels`].
+    #[serde(default)]
+    labels: u32,
     /// SHA-256 of the file.
     pub digest: Digest,
     stat: Stat,
@@ -129,6 +132,7 @@ pub fn publish(
             && record.kind == kind.name
             && record.kind_version == kind.version
             && record.arguments == export.arguments()
+            && record.labels == context.labels
     };
     let known = read(&place, context.events);
     let ours = known.as_ref().is_some_and(|record| record.kind == kind.name && record.target == target);
@@ -154,7 +158,7 @@ pub fn publish(
     let temporary = Temporary::create(&folder, &target, context.cancel)?;
     let archive = convert::Removed(temporary.path.with_extension("plain"));
     let finished = match extras {
-        Some(extras) if extras.needs_guest() || context.look => {
+        Some(extras) if extras.needs_guest() || context.look || context.labels > 0 => {
             Some(finish(extras, &archive.0).map_err(|error| place_of(error, &folder))?)
         }
         _ => None,
@@ -195,6 +199,7 @@ pub fn publish(
         kind: kind.name.to_owned(),
         kind_version: kind.version,
         arguments: export.arguments(),
+        labels: context.labels,
         digest,
         stat,
     };

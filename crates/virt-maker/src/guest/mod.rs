@@ -4,11 +4,13 @@
 //! root or with `RESOLVE_IN_ROOT`. What a guest says is data.
 
 pub mod packages;
+pub mod selinux;
 
 use std::io::{Read, Write};
 use std::path::Path;
 
-pub use virt_maker_agent::protocol::{Attributes, CacheFolder, Exit, FileKind, OsRelease, Run, Secrets, Stat};
+pub use virt_maker_agent::label::Labelled;
+pub use virt_maker_agent::protocol::{Attributes, CacheFolder, Exit, FileKind, OsRelease, Run, Secrets, Space, Stat};
 pub use virt_maker_agent::walk::Entry;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -43,6 +45,9 @@ pub trait Guest {
     /// What is at a path, not following a final symlink; `None` where nothing is.
     fn stat(&mut self, path: &str) -> Result<Option<Stat>>;
 
+    /// How much room the file system has that a path is on, links followed within the guest.
+    fn space(&mut self, path: &str) -> Result<Space>;
+
     /// Names in a folder, sorted.
     fn read_dir(&mut self, path: &str) -> Result<Vec<String>>;
 
@@ -62,6 +67,12 @@ pub trait Guest {
     /// Writes the whole tree, with all its file systems, as a tar to a file of the host that does not exist yet: numeric
     /// owners, modes, times, links, devices, extended attributes. Sockets are left away.
     fn archive(&mut self, target: &Path) -> Result<()>;
+
+    /// The SELinux labels of all files that can have one, in no particular order.
+    fn labels(&mut self) -> Result<Vec<Labelled>>;
+
+    /// Gives files their SELinux labels, in this order; nothing else of them changes.
+    fn set_labels(&mut self, labels: &[Labelled]) -> Result<()>;
 
     /// Discards the blocks that no mounted file system uses, so that the overlay on top reads as zeroes there. File
     /// systems that cannot do it are left alone. An engine that cannot says so.

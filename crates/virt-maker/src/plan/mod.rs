@@ -33,6 +33,12 @@ impl Plan {
         path
     }
 
+    /// Whether the files of a spec get SELinux labels at its exports, as far as the layers tell that are there: `None` where
+    /// none of them does.
+    pub fn labels(&self, spec: usize) -> Option<bool> {
+        self.path(spec).iter().rev().find_map(|node| self.nodes[*node].layer.as_ref()?.record.selinux)
+    }
+
     /// How many layers are there already.
     pub fn hits(&self) -> usize {
         self.nodes.iter().filter(|node| node.state == NodeState::Hit).count()

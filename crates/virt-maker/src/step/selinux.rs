@@ -1,7 +1,8 @@
 //! `selinux`: the mode that SELinux has from the next boot on, and relabelling.
 //!
-//! Labels cannot be set from outside of a kernel that enforces the guest's policy, so `relabel` leaves the usual mark:
-//! the guest labels all its files at its next boot, before anything else, and then boots again by itself.
+//! Labels of a guest whose SELinux is on are given at each export ([`crate::guest::selinux`]), and not by steps. What `relabel`
+//! leaves is the usual mark: a guest that is exported without (its mode is `disabled` now, its policy is not there yet) labels all
+//! its files at a later boot, before anything else, and then boots again by itself.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -11,12 +12,13 @@ use super::support::{paths, texts};
 use super::{Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
+use crate::guest::selinux::{CONFIG, MARK};
 use crate::guest::{Attributes, Guest};
 use crate::template::{Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
     name: "selinux",
-    about: "Sets the mode of SELinux from the next boot on, or has that boot relabel all files.",
+    about: "Sets the mode of SELinux from the next boot on, or has all files relabelled.",
     arguments: arguments::<Wanted>,
     example: "selinux: permissive",
     needs: &[],
@@ -35,11 +37,9 @@ enum Wanted {
     Permissive,
     /// No policy is loaded.
     Disabled,
-    /// The next boot relabels all files.
+    /// All files are relabelled: at each export where SELinux is on then, else by the first boot that loads a policy.
     Relabel,
 }
-
-const CONFIG: &str = "/etc/selinux/config";
 
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     Ok(Box::new(from_node::<Wanted>(node)?))
@@ -72,7 +72,7 @@ impl Step for Wanted {
         }
         if *self == Wanted::Relabel {
             let attributes = Attributes { mode: Some(0o644), uid: Some(0), gid: Some(0) };
-            return guest.write("/.autorelabel", &mut "".as_bytes(), attributes);
+            return guest.write(MARK, &mut "".as_bytes(), attributes);
         }
         texts::change(guest, CONFIG, |text| {
             let is_mode = |line: &str| line.trim_start().starts_with("SELINUX=");

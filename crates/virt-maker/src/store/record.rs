@@ -101,6 +101,9 @@ pub struct LayerRecord {
     pub duration: f64,
     /// The engine that ran the step; none for a base. Not part of the key.
     pub engine: Option<String>,
+    /// Whether the guest loads an SELinux policy when it boots, as it was when the layer was sealed; none where nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selinux: Option<bool>,
     /// The version of virt-maker that made it.
     pub tool: String,
     /// The same image in another form, if it was flattened: then its file is either of the two.

@@ -58,6 +58,7 @@ impl Draft {
             created: 0,
             duration: 0.0,
             engine: None,
+            selinux: None,
             tool: env!("CARGO_PKG_VERSION").into(),
             flat: None,
         };
@@ -103,6 +104,11 @@ impl Draft {
         self.record.parent_id = parent_id;
         self.record.engine = engine;
         self.record.duration = duration;
+    }
+
+    /// Says whether the guest loads an SELinux policy when it boots.
+    pub fn set_selinux(&mut self, on: bool) {
+        self.record.selinux = Some(on);
     }
 }
 

@@ -10,6 +10,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::guest::Space;
 
 /// An opaque `guestfs_h`.
 #[repr(C)]
@@ -46,6 +47,7 @@ struct RawSpace {
     frsize: i64,
     blocks: i64,
     bfree: i64,
+    bavail: i64,
 }
 
 /// What `lstatns` and `statns` say.
@@ -545,8 +547,8 @@ impl Handle {
         }
     }
 
-    /// Free bytes of the file system that a path is on, those kept for root included.
-    pub(super) fn free_bytes(&mut self, path: &str) -> Result<u64, CallError> {
+    /// The room in the file system that a path is on.
+    pub(super) fn space(&mut self, path: &str) -> Result<Space, CallError> {
         let path = c(path).map_err(CallError::nul)?;
         // SAFETY: the struct is ours until it is freed; its head has this layout.
         unsafe {
@@ -554,9 +556,10 @@ impl Handle {
             if stat.is_null() {
                 return Err(self.error("statvfs"));
             }
-            let RawSpace { frsize, bfree, .. } = *stat;
+            let RawSpace { frsize, blocks, bavail, .. } = *stat;
             (self.library.free_statvfs)(stat);
-            Ok((frsize as u64).saturating_mul(bfree as u64))
+            let bytes = |count: i64| (frsize as u64).saturating_mul(count as u64);
+            Ok(Space { free: bytes(bavail), total: bytes(blocks) })
         }
     }
 

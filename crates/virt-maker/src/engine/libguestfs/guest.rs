@@ -13,7 +13,7 @@ use super::command::random_token;
 use super::ffi::{CallError, Handle};
 use super::session::LibguestfsSession;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, Entry, Exit, FileKind, Guest, OsRelease, Run, Stat};
+use crate::guest::{Attributes, Entry, Exit, FileKind, Guest, Labelled, OsRelease, Run, Space, Stat};
 
 /// What goes with one call, in bytes; more is streamed.
 const INLINE: usize = 1 << 20;
@@ -82,8 +82,8 @@ impl LibguestfsSession {
             // This call alone gives no errno for a write that failed. What it wrote is removed by now, so a full disk has
             // no more room than for what was sent.
             let (folder, _) = self.split(path)?;
-            let space = self.appliance.handle.free_bytes(folder);
-            if error.errno == 0 && space.is_ok_and(|free| free <= sent) {
+            let space = self.appliance.handle.space(folder);
+            if error.errno == 0 && space.is_ok_and(|space| space.free <= sent) {
                 error.errno = libc::ENOSPC;
             }
             return Err(self.appliance.error(ErrorKind::Step, what, error));
@@ -258,6 +258,11 @@ impl Guest for LibguestfsSession {
         Ok(Some(Stat { kind, mode: raw.mode & 0o7777, uid: raw.uid, gid: raw.gid, size: raw.size, target }))
     }
 
+    fn space(&mut self, path: &str) -> Result<Space> {
+        self.appliance.cancel.check()?;
+        self.call(&format!("cannot look at the file system of {path}"), |g| g.space(path))
+    }
+
     fn read_dir(&mut self, path: &str) -> Result<Vec<String>> {
         self.appliance.cancel.check()?;
         let mut names = self.call(&format!("cannot list {path}"), |g| g.ls(path))?;
@@ -299,6 +304,14 @@ impl Guest for LibguestfsSession {
 
     fn read_to(&mut self, path: &str, out: &mut dyn Write) -> Result<u64> {
         self.copy_out(path, out)
+    }
+
+    fn labels(&mut self) -> Result<Vec<Labelled>> {
+        self.list_labels()
+    }
+
+    fn set_labels(&mut self, labels: &[Labelled]) -> Result<()> {
+        self.write_labels(labels)
     }
 
     fn trim(&mut self) -> Result<()> {

@@ -28,6 +28,7 @@ mod command;
 mod ffi;
 mod guest;
 mod inspect;
+mod label;
 mod launch;
 mod output;
 mod session;

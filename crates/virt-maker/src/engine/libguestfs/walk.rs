@@ -33,26 +33,33 @@ impl LibguestfsSession {
         let depth = depth.map_or_else(String::new, |depth| format!(" -maxdepth {depth}"));
         // A mount point is named with a dot, so that find looks into what is mounted there.
         let dot = if self.mode(path)? == libc::S_IFDIR { "/." } else { "" };
-        let command =
-            format!("find {}{dot}{depth} -printf '{FORMAT}' > {LISTING} && stat -c %s {LISTING}", quoted(&start));
+        let text = self.listing(&format!("find {}{dot}{depth} -printf '{FORMAT}'", quoted(&start)), &what)?;
+        let fields: Vec<&[u8]> = text.split(|byte| *byte == 0).collect();
+        let shown = path.trim_end_matches('/');
+        let entries = fields.chunks_exact(FIELDS).map(|fields| entry(fields, &start, shown));
+        entries.collect::<Option<Vec<_>>>().ok_or_else(|| Error::new(ErrorKind::Internal, what))
+    }
+
+    /// What a command of the appliance's shell writes, of any length.
+    pub(super) fn listing(&mut self, command: &str, what: &str) -> Result<Vec<u8>> {
+        self.appliance.cancel.check()?;
+        let failed = |session: &Self, error| session.appliance.error(ErrorKind::Step, what, error);
+        let broken = || Error::new(ErrorKind::Internal, what);
+        let command = format!("{command} > {LISTING} && stat -c %s {LISTING}");
         let length = self.appliance.handle.appliance_sh(&command).map_err(|error| failed(self, error))?;
-        let length: u64 = length.trim().parse().map_err(|_| Error::new(ErrorKind::Internal, what.clone()))?;
+        let length: u64 = length.trim().parse().map_err(|_| broken())?;
         let mut text = Vec::with_capacity(length as usize);
         for piece in 0..length.div_ceil(PIECE) {
             self.appliance.cancel.check()?;
             let command =
                 format!("dd if={LISTING} bs={PIECE} skip={piece} count=1 2>/dev/null | od -An -v -tx1 | tr -d ' \\n'");
             let digits = self.appliance.handle.appliance_sh(&command).map_err(|error| failed(self, error))?;
-            let broken = || Error::new(ErrorKind::Internal, what.clone());
             for pair in digits.trim().as_bytes().chunks(2) {
                 let pair = std::str::from_utf8(pair).map_err(|_| broken())?;
                 text.push(u8::from_str_radix(pair, 16).map_err(|_| broken())?);
             }
         }
-        let fields: Vec<&[u8]> = text.split(|byte| *byte == 0).collect();
-        let shown = path.trim_end_matches('/');
-        let entries = fields.chunks_exact(FIELDS).map(|fields| entry(fields, &start, shown));
-        entries.collect::<Option<Vec<_>>>().ok_or_else(|| Error::new(ErrorKind::Internal, what))
+        Ok(text)
     }
 
     /// What is at a path, links followed: `S_IFREG` and so on.
