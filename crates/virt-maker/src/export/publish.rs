@@ -412,7 +412,8 @@ fn sweep(folder: &Path, prefix: &str) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(base) = name.strip_suffix(".lock").filter(|name| name.starts_with(prefix)) else { continue };
-        let Ok(guard) = File::open(entry.path()) else { continue };
+        // Only who may write to it may lock it for himself on a network file system.
+        let Ok(guard) = File::options().read(true).write(true).open(entry.path()) else { continue };
         if flock(&guard, FlockOperation::NonBlockingLockExclusive).is_ok() {
             for ending in ["tmp", "plain", "padding", "small", "part", "lock"] {
                 remove(&folder.join(format!("{base}.{ending}")));
