@@ -1,9 +1,10 @@
-//! An image that was cleaned and shrunk boots as a new machine: with an identity of its own, SSH host keys of its own, and what the
+//! A qcow2 that was cleaned and shrunk boots as a new machine: with an identity of its own, SSH host keys of its own, and what the
 //! template wanted of its first boot.
 
 mod common;
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use common::Bench;
@@ -43,7 +44,7 @@ fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
         cat /run/said > /dev/ttyS0
         echo @done > /dev/ttyS0
   export:
-    - raw: {path: a.img, clean: true, sparsify: true, shrink: true}
+    - qcow2: {path: a.qcow2, clean: true, sparsify: true, shrink: true}
 ",
     )
     .unwrap();
@@ -51,11 +52,15 @@ fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
     let old: Vec<&str> = said.lines().filter(|line| line.ends_with("  -")).collect();
     assert_eq!(old.len(), 2, "{said}");
-    testkit::fsck_clean(&bench.path("a.img"), "raw");
-    let bytes = fs::metadata(bench.path("a.img")).unwrap().len();
+    let image = bench.path("a.qcow2");
+    testkit::fsck_clean(&image, "qcow2");
+    let info = testkit::run(Command::new("qemu-img").args(["info", "-f", "qcow2", "--output=json"]).arg(&image)).stdout;
+    let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
+    assert!(info["backing-filename"].is_null(), "{info}");
+    let bytes = info["virtual-size"].as_u64().unwrap();
     assert!(bytes < 800 << 20, "shrunk from 2 GiB to {bytes}");
 
-    let machine = Machine::boot(&bench.path("a.img"), "raw");
+    let machine = Machine::boot(&image, "qcow2");
     let console = machine.wait_for("@done", PATIENCE);
     for expected in
         ["@order first second", "@name fresh.example.org", "@kernel virt_maker.test=yes", "@id 33 ", "@ssh active"]
