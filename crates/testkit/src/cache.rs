@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
@@ -44,10 +45,24 @@ pub(crate) fn fixture(stem: &str, extension: &str, recipe: &[u8], build: impl Fn
     target
 }
 
-/// The lock under which appliances and machines run: one at a time for all test processes, since two of them starve
-/// each other on a small host. Held until it is dropped.
+/// Appliances and machines that all test processes may run at the same time: more starve each other on a small host.
+const APPLIANCES: usize = 2;
+
+/// The lock under which appliances and machines run, [`APPLIANCES`] of them for all test processes. Held until it is
+/// dropped.
 pub fn appliance_lock() -> ApplianceLock {
-    ApplianceLock(lock_file(&cache_dir().join("appliance.lock")))
+    let slots: Vec<File> =
+        (0..APPLIANCES).map(|slot| open_lock(&cache_dir().join(format!("appliance-{slot}.lock")))).collect();
+    loop {
+        for slot in &slots {
+            match flock(slot, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return ApplianceLock(slot.try_clone().expect("a descriptor can be copied")),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::WOULDBLOCK) => {}
+                Err(error) => panic!("cannot lock a slot for an appliance: {error}"),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// See [`appliance_lock`].
@@ -55,7 +70,7 @@ pub struct ApplianceLock(#[expect(dead_code, reason = "the lock is held as long 
 
 /// Opens and locks `path` exclusively; the lock goes when the file is dropped, or with the process.
 pub(crate) fn lock_file(path: &Path) -> File {
-    let file = File::options().create(true).truncate(false).write(true).open(path).expect("a lock file");
+    let file = open_lock(path);
     loop {
         match flock(&file, FlockOperation::LockExclusive) {
             Ok(()) => return file,
@@ -63,4 +78,8 @@ pub(crate) fn lock_file(path: &Path) -> File {
             Err(error) => panic!("cannot lock {}: {error}", path.display()),
         }
     }
+}
+
+fn open_lock(path: &Path) -> File {
+    File::options().create(true).truncate(false).write(true).open(path).expect("a lock file")
 }

@@ -44,8 +44,8 @@ pub enum Bus {
 }
 
 impl Machine {
-    /// Starts a PC with BIOS, 512 MB, the image as its disk on virtio and a network with a DHCP server. Only one such
-    /// machine should run at a time: hold [`crate::appliance_lock`].
+    /// Starts a PC with BIOS, 512 MB, the image as its disk on virtio and a network with a DHCP server. Few such
+    /// machines should run at a time: hold [`crate::appliance_lock`].
     pub fn boot(image: &Path, format: &str) -> Machine {
         Machine::boot_on(Bus::Virtio, image, format)
     }

@@ -1,9 +1,21 @@
-//! A disk of our own: an ext4 in a file, mounted through a loop device.
+//! A disk of our own: an ext4 in a file, mounted through a loop device, which nobody else sees.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+use rustix::mount::MountPropagationFlags;
+use rustix::thread::UnshareFlags;
+
+/// Gives this process, and all that it starts, mounts of their own. Whoever else runs on this host meanwhile cannot take
+/// a disk of ours into a namespace of his, where it would stay mounted after we unmounted it.
+pub fn own_mounts() {
+    // SAFETY: no other thread runs yet that could rely on the namespace that is left here.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.expect("the campaign runs as root");
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .expect("the namespace is ours");
+}
 
 /// It is unmounted and removed when dropped.
 pub struct Disk {

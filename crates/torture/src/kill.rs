@@ -1,5 +1,6 @@
 //! SIGKILL at random moments: nothing is left on the host, no bad layer is taken for good, the next build succeeds.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use testkit::{HostState, read_file_from_image};
@@ -12,9 +13,11 @@ use crate::world::World;
 const ROUNDS: [(&str, u64, u64); 3] = [("chroot", 700, 20), ("vm", 250, 4), ("libguestfs", 50, 1)];
 /// A build is run to its end after so many kills.
 const EACH: u64 = 10;
+/// So few images that flattening has something to do in every build.
+const DEPTH: [&str; 2] = ["--max-depth", "3"];
 
 pub fn run(options: &Options, random: &mut Random) -> String {
-    let (mut kills, mut builds, mut hits) = (0, 0, 0);
+    let (mut kills, mut builds, mut hits, mut flattened) = (0, 0, 0, 0);
     for (engine, whole, short) in ROUNDS {
         let _turn = testkit::appliance_lock();
         let rounds = if options.short { short } else { whole };
@@ -38,7 +41,8 @@ pub fn run(options: &Options, random: &mut Random) -> String {
         };
         let whole_build = |round: u64| {
             let [one, two] = templates(round);
-            let ran = world.build(engine, &[&one, &two]).exits(0);
+            let both: [&Path; 2] = [&one, &two];
+            let ran = world.run(&[&World::build_arguments(engine, &both)[..], &DEPTH].concat()).exits(0);
             assert_eq!(ran.of("warning").count(), 0, "{:?}", ran.of("warning").collect::<Vec<_>>());
             for name in ["one", "two"] {
                 let text = read_file_from_image(&world.path(&format!("{name}.raw")), "/steps");
@@ -54,17 +58,19 @@ pub fn run(options: &Options, random: &mut Random) -> String {
         let whole = begin.elapsed().as_micros() as u64;
         for round in 2..rounds + 2 {
             let [one, two] = templates(round);
-            // Every third one hits a collection that runs beside the build.
-            let collect = round % 3 == 0;
-            let arguments = World::build_arguments(engine, &[&one, &two]).join("\n");
-            let arguments: Vec<&str> = arguments.lines().collect();
-            let mut build = world.start(&arguments);
+            let mut build = world.start(&[&World::build_arguments(engine, &[&one, &two])[..], &DEPTH].concat());
             std::thread::sleep(Duration::from_micros(random.below(whole)));
-            if collect {
-                let mut collection = world.start(&["cache", "gc", "--max-size", "40M"]);
-                std::thread::sleep(Duration::from_micros(random.below(30_000)));
-                let _ = collection.kill();
-                let _ = collection.wait();
+            // What runs beside the build is hit too: a collection, or flattening.
+            let beside: Option<&[&str]> = match round % 3 {
+                0 => Some(&["cache", "gc", "--max-size", "40M"]),
+                1 => Some(&["cache", "flatten", "--max-depth", "3"]),
+                _ => None,
+            };
+            if let Some(beside) = beside {
+                let mut beside = world.start(beside);
+                std::thread::sleep(Duration::from_micros(random.below(60_000)));
+                let _ = beside.kill();
+                let _ = beside.wait();
                 kills += 1;
             }
             hits += u64::from(build.try_wait().ok().flatten().is_none());
@@ -80,8 +86,10 @@ pub fn run(options: &Options, random: &mut Random) -> String {
         }
         world.whole_store(true);
         before.assert_nothing_left();
+        flattened += world.flat_layers();
     }
+    assert!(flattened > 0, "no layer was ever flattened");
     format!(
-        "{kills} kills, {hits} of them of builds that were under way, {builds} builds after them, nothing damaged and nothing left"
+        "{kills} kills, {hits} of them of builds that were under way, {builds} builds after them, {flattened} layers flattened, nothing damaged and nothing left"
     )
 }

@@ -1,7 +1,7 @@
 //! `make torture`: a campaign against the store.
 //!
 //! Builds are killed, the power is cut under them, disks are filled, bits are flipped, and a crowd works on one store,
-//! each with real engines on real guests. After every blow the store is looked at by other means than virt-maker's
+//! and what means harm is fed to it, each with real engines on real guests. After every blow the store is looked at by other means than virt-maker's
 //! own: each record against the bytes of its image, each file system by its own checker. `docs/reliability.md` has the
 //! figures.
 //!
@@ -10,6 +10,7 @@
 mod crowd;
 mod disk;
 mod full;
+mod hostile;
 mod kill;
 mod power;
 mod random;
@@ -23,7 +24,7 @@ use std::time::Instant;
 use random::Random;
 
 const USAGE: &str = "usage: torture [--short] [--seed N] [--virt-maker FILE] [CAMPAIGN]...
-CAMPAIGN: kill power full rot crowd";
+CAMPAIGN: kill power full rot crowd hostile";
 
 /// How a campaign is run.
 pub struct Options {
@@ -36,8 +37,14 @@ pub struct Options {
 /// A campaign: its name, and what says in one line what it did. It panics at the first thing that must not be.
 type Campaign = (&'static str, fn(&Options, &mut Random) -> String);
 
-const CAMPAIGNS: &[Campaign] =
-    &[("kill", kill::run), ("power", power::run), ("full", full::run), ("rot", rot::run), ("crowd", crowd::run)];
+const CAMPAIGNS: &[Campaign] = &[
+    ("kill", kill::run),
+    ("power", power::run),
+    ("full", full::run),
+    ("rot", rot::run),
+    ("crowd", crowd::run),
+    ("hostile", hostile::run),
+];
 
 fn main() -> ExitCode {
     let mut options = Options { short: false, binary: beside("virt-maker") };
@@ -63,6 +70,7 @@ fn main() -> ExitCode {
     if wanted.is_empty() {
         wanted = CAMPAIGNS.iter().collect();
     }
+    disk::own_mounts();
     let seed = seed.unwrap_or_else(random::new_seed);
     println!("seed {seed}");
     for (name, run) in wanted {

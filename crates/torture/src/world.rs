@@ -23,6 +23,7 @@ pub struct World {
 pub struct Ran {
     pub code: Option<i32>,
     pub events: Vec<Value>,
+    pub stdout: String,
     pub stderr: String,
 }
 
@@ -41,6 +42,11 @@ impl World {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The guest that templates begin with.
+    pub fn base(&self) -> &Path {
+        &self.base
     }
 
     pub fn store(&self) -> PathBuf {
@@ -103,7 +109,11 @@ impl World {
         for (key, record) in &records {
             let text = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
             let image = self.store().join("images").join(format!("{key}-{}.{}", text("id"), text("format")));
-            assert_eq!(sha256(&image), text("digest"), "layer {key}: its bytes are not what was sealed");
+            let (found, flat) = (sha256(&image), record["flat"]["digest"].as_str());
+            assert!(
+                found == text("digest") || Some(&*found) == flat,
+                "layer {key}: its bytes are neither what was sealed nor what was flattened"
+            );
             if let Some(parent) = record["material"]["parent"].as_str() {
                 assert!(records.contains_key(parent), "layer {key} has no parent in the store");
             }
@@ -112,6 +122,13 @@ impl World {
             }
         }
         records.len()
+    }
+
+    /// How many layers were flattened.
+    pub fn flat_layers(&self) -> usize {
+        let folders = fs::read_dir(self.store().join("layers")).into_iter().flatten().flatten();
+        let texts = folders.filter_map(|folder| fs::read_to_string(folder.path().join("layer.json")).ok());
+        texts.filter(|text| text.contains("\"flat\": {")).count()
     }
 
     /// What is in the store besides layers, records and caches: work, locks, and images that no layer has.
@@ -128,9 +145,9 @@ impl World {
 
 impl Ran {
     fn from(output: Output) -> Ran {
-        let stdout = String::from_utf8_lossy(&output.stdout);
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let events = stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        Ran { code: output.status.code(), events, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
+        Ran { code: output.status.code(), events, stdout, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
     }
 
     #[track_caller]

@@ -143,7 +143,9 @@ fn own_mounts() -> Result<()> {
     // SAFETY: the agent has one thread, so nothing else can rely on the namespace that is left here.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
         .map_err(|error| system("make a mount namespace (the agent must run as root)", error))?;
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+    // Nothing that is mounted here is seen outside; what the host unmounts goes from here too, so that no session keeps
+    // a disk of the host busy.
+    rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .map_err(|error| system("make the mounts private", error))?;
     Ok(())
 }

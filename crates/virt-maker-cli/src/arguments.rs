@@ -202,6 +202,8 @@ pub struct Build {
     pub kernel: KernelArgument,
     #[command(flatten, next_help_heading = "Limits of the store, after the build")]
     pub limits: store::LimitArguments,
+    #[command(flatten, next_help_heading = None)]
+    pub depth: store::DepthArgument,
     /// What is shown while it builds.
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,

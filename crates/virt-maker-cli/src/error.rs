@@ -11,6 +11,8 @@ use crate::text::harmless;
 pub const USAGE: u8 = 2;
 /// Whoever reads standard output went away.
 pub const BROKEN_PIPE: u8 = 3;
+/// How much of a source line is shown, in characters.
+const LINE_MAX: usize = 200;
 
 /// Why a command ended.
 #[derive(Debug)]
@@ -104,9 +106,10 @@ fn render_diagnostic(diagnostic: &Diagnostic) -> String {
         let margin = " ".repeat(number.len());
         text.push_str(&format!("{margin}--> {position}\n"));
         if let Some(line) = &diagnostic.source_line {
+            let (shown, before) = excerpt(line, position.column.saturating_sub(1));
             // A tab counts as one column, and is shown as one.
-            let indent = " ".repeat(position.column.saturating_sub(1));
-            text.push_str(&format!("{margin} |\n{number} | {}\n{margin} | {indent}^\n", harmless(line)));
+            let indent = " ".repeat(before);
+            text.push_str(&format!("{margin} |\n{number} | {}\n{margin} | {indent}^\n", harmless(&shown)));
         }
     }
     for note in &diagnostic.notes {
@@ -119,6 +122,18 @@ fn render_diagnostic(diagnostic: &Diagnostic) -> String {
         text.push_str(&format!("  hint: {}\n", harmless(hint)));
     }
     text
+}
+
+/// What is shown of a line, and how many characters of that stand before its character number `at`, from 0.
+fn excerpt(line: &str, at: usize) -> (String, usize) {
+    let length = line.chars().count();
+    if length <= LINE_MAX {
+        return (line.to_owned(), at);
+    }
+    let begin = at.saturating_sub(LINE_MAX / 2).min(length - LINE_MAX);
+    let part: String = line.chars().skip(begin).take(LINE_MAX).collect();
+    let (lead, tail) = (if begin > 0 { "…" } else { "" }, if begin + LINE_MAX < length { "…" } else { "" });
+    (format!("{lead}{part}{tail}"), at - begin + lead.chars().count())
 }
 
 /// Something about settings that a person should know, with its place.
@@ -178,6 +193,17 @@ mod tests {
         };
         let expected = "error: unknown step `rum`\n  --> a.yml:12:7\n   |\n12 |     - rum: ls\n   |       ^\n  hint: did you mean `run`?\n";
         assert_eq!(render(&Error::template(vec![diagnostic])), expected);
+    }
+
+    #[test]
+    fn long_lines_are_shown_around_the_place() {
+        let line: String = (0..1000).map(|number| char::from(b'a' + (number % 26) as u8)).collect();
+        for at in [0, 1, 99, 100, 500, 950, 999] {
+            let (shown, before) = excerpt(&line, at);
+            assert_eq!(shown.chars().nth(before), line.chars().nth(at), "{at}: {shown}");
+            assert!(shown.chars().count() <= LINE_MAX + 2, "{at}: {shown}");
+        }
+        assert_eq!(excerpt("short", 3), ("short".into(), 3));
     }
 
     #[test]

@@ -67,6 +67,12 @@ pub fn limits(given: &LimitArguments, store: Option<PathBuf>) -> Result<Limits, 
     })
 }
 
+/// How many images a chain may have before a layer is flattened, in the store that `store` means.
+pub fn max_depth(given: Option<usize>, store: Option<PathBuf>) -> Result<usize, Failure> {
+    let said = config::limits(&config::store(store)?)?;
+    Ok(given.unwrap_or(said.max_depth.value))
+}
+
 /// How many images are worked on at once.
 pub fn jobs(argument: Option<NonZeroUsize>) -> Result<Option<NonZeroUsize>, Failure> {
     Ok(config::jobs(argument)?.value)

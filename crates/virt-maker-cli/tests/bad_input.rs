@@ -3,11 +3,10 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use common::{Bench, on_chroot_and_vm, run};
-use testkit::{HostState, Roots, TinyOptions, tiny_guest};
+use testkit::{HostState, Roots, TinyOptions, Victim, hostile_images, tiny_guest};
 
 on_chroot_and_vm!(guests, steps);
 
@@ -67,34 +66,12 @@ fn bases() {
     wrong = wrong.replace("'}", &format!("', checksum: 'sha256:{}'}}", "0".repeat(64)));
     refused(&bench, &wrong, 1, &["checksum", &"0".repeat(64)]);
 
-    // qcow2 files that mean harm, or more than we know.
-    let good = bench.path("good.qcow2");
-    let convert = std::process::Command::new("qemu-img")
-        .args(["convert", "-f", "raw", "-O", "qcow2"])
-        .args([&guest, &good])
-        .status()
-        .unwrap();
-    assert!(convert.success());
-    let bad = |name: &str, change: &dyn Fn(&fs::File)| {
-        let path = bench.path(name);
-        fs::copy(&good, &path).unwrap();
-        change(&fs::OpenOptions::new().write(true).open(&path).unwrap());
-        path
-    };
-    let backed = bad("backed.qcow2", &|file| {
-        file.write_all_at(b"/etc/shadow", 512).unwrap();
-        file.write_all_at(&512u64.to_be_bytes(), 8).unwrap();
-        file.write_all_at(&11u32.to_be_bytes(), 16).unwrap();
-    });
-    refused(&bench, &base(&backed), 1, &["backing file"]);
-    let external = bad("external.qcow2", &|file| file.write_all_at(&4u64.to_be_bytes(), 72).unwrap());
-    refused(&bench, &base(&external), 1, &["external data file"]);
-    let unknown = bad("unknown.qcow2", &|file| file.write_all_at(&(1u64 << 40).to_be_bytes(), 72).unwrap());
-    refused(&bench, &base(&unknown), 1, &["feature"]);
-    let huge = bad("huge.qcow2", &|file| file.write_all_at(&(1u64 << 60).to_be_bytes(), 24).unwrap());
-    refused(&bench, &base(&huge), 1, &["size"]);
-    let short = bad("short.qcow2", &|file| file.set_len(200_000).unwrap());
-    refused(&bench, &base(&short), 1, &["short.qcow2"]);
+    // Images that mean harm, or more than we know.
+    let victim = Victim::new();
+    for image in hostile_images(&guest, bench.folder.path(), &victim.secret()) {
+        refused(&bench, &base(&image.path), 1, image.words);
+        victim.assert_untouched(image.name);
+    }
     assert!(bench.layers().is_empty());
     before.assert_nothing_left();
 }

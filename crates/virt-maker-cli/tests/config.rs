@@ -66,13 +66,15 @@ fn the_nearest_one_who_says_something_wins() {
     assert_eq!(setting(&shown, "store"), (&Value::from(store.to_str().unwrap()), "default"));
     assert_eq!(setting(&shown, "engine"), (&Value::from("auto"), "default"));
     assert_eq!(setting(&shown, "jobs"), (&Value::Null, "default"));
+    assert_eq!(setting(&shown, "cache.max_depth"), (&64.into(), "default"));
 
-    world.user("engine = 'libguestfs'\njobs = 3\nstore = '/srv/mine'\n[cache]\nmax_size = '2G'\nmax_age = '30d'\n");
+    world.user("engine = 'libguestfs'\njobs = 3\nstore = '/srv/mine'\n[cache]\nmax_size = '2G'\nmax_age = '30d'\nmax_depth = 10\n");
     let shown = world.show(&[]);
     assert_eq!(setting(&shown, "store"), (&"/srv/mine".into(), "user"));
     assert_eq!(setting(&shown, "engine"), (&"libguestfs".into(), "user"));
     assert_eq!(setting(&shown, "cache.max_size"), (&(2u64 << 30).into(), "user"));
     assert_eq!(setting(&shown, "cache.max_age"), (&2_592_000.into(), "user"));
+    assert_eq!(setting(&shown, "cache.max_depth"), (&10.into(), "user"));
 
     world.project("engine = 'vm'\nstore = '.layers'\n[cache]\nmin_free = '1G'\n");
     let shown = world.show(&[]);
@@ -181,7 +183,7 @@ fn mistakes_have_their_places() {
     let world = World::new();
     world.user(
         "stroe = 'x'\nengine = 'chrot'\njobs = 0\nallow = ['nett']\nkernel = '~/k'\ntrust = 'x'\n\n[cache]\nmaxsize = 1\n\
-         max_age = 'soon'\nmin_free = 'three'\n",
+         max_age = 'soon'\nmin_free = 'three'\nmax_depth = 2\n",
     );
     let ran = world.run(&["config", "show"]).exits(1);
     let file = world.bench.path("xdg-config/virt-maker/config.toml");
@@ -195,6 +197,7 @@ fn mistakes_have_their_places() {
         ("there is no setting in `[cache]` called `maxsize`", 9, 1),
         ("expected a time such as `12h`, `30d` or `8w`, found `soon`", 10, 11),
         ("expected a size such as `500M`, `20G` or `1T`, found `three`", 11, 12),
+        ("expected a number of images, 3 to 256, found `2`", 12, 13),
     ] {
         let place = format!("error: {message}\n --> {}:{line}:{column}\n", file.display());
         // The margin is as wide as the number of the line.

@@ -1,4 +1,4 @@
-//! A qcow2 that was cleaned and shrunk boots as a new machine: with an identity of its own, SSH host keys of its own, and what the
+//! An image that was cleaned and shrunk boots as a new machine: with an identity of its own, SSH host keys of its own, and what the
 //! template wanted of its first boot.
 
 mod common;
@@ -17,13 +17,20 @@ fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
     let _lock = appliance_lock();
     let before = HostState::capture();
     let bench = Bench::new(std::path::PathBuf::from("/nonexistent"));
+    // Both begin on the same base in the same store.
+    for (engine, format) in [("chroot", "qcow2"), ("vm", "raw")] {
+        boots_as_a_new_machine(&bench, engine, format);
+    }
+    before.assert_nothing_left();
+}
+
+fn boots_as_a_new_machine(bench: &Bench, engine: &str, format: &str) {
     let template = bench.path("t.yml");
-    fs::write(
-        &template,
-        "spec:
+    let text = "spec:
   import:
     bootstrap: {suite: bookworm, size: 2G, packages: [openssh-server]}
   steps:
+    - run: echo made with ENGINE
     - run: systemd-machine-id-setup; sha256sum < /etc/machine-id; sha256sum < /etc/ssh/ssh_host_ed25519_key
     - hostname: fresh.example.org
     - grub_append: [virt_maker.test=yes]
@@ -44,33 +51,31 @@ fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
         cat /run/said > /dev/ttyS0
         echo @done > /dev/ttyS0
   export:
-    - qcow2: {path: a.qcow2, clean: true, sparsify: true, shrink: true}
-",
-    )
-    .unwrap();
-    let ran = bench.build("chroot", &template, &[]).exits(0);
+    - FORMAT: {path: a.img, clean: true, sparsify: true, shrink: true}
+";
+    fs::write(&template, text.replace("ENGINE", engine).replace("FORMAT", format)).unwrap();
+    let ran = bench.build(engine, &template, &[]).exits(0);
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
     let old: Vec<&str> = said.lines().filter(|line| line.ends_with("  -")).collect();
-    assert_eq!(old.len(), 2, "{said}");
-    let image = bench.path("a.qcow2");
-    testkit::fsck_clean(&image, "qcow2");
-    let info = testkit::run(Command::new("qemu-img").args(["info", "-f", "qcow2", "--output=json"]).arg(&image)).stdout;
+    assert_eq!(old.len(), 2, "{engine}: {said}");
+    let image = bench.path("a.img");
+    testkit::fsck_clean(&image, format);
+    let info = testkit::run(Command::new("qemu-img").args(["info", "-f", format, "--output=json"]).arg(&image)).stdout;
     let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
     assert!(info["backing-filename"].is_null(), "{info}");
     let bytes = info["virtual-size"].as_u64().unwrap();
     assert!(bytes < 800 << 20, "shrunk from 2 GiB to {bytes}");
 
-    let machine = Machine::boot(&image, "qcow2");
+    let machine = Machine::boot(&image, format);
     let console = machine.wait_for("@done", PATIENCE);
     for expected in
         ["@order first second", "@name fresh.example.org", "@kernel virt_maker.test=yes", "@id 33 ", "@ssh active"]
     {
-        assert!(console.contains(expected), "{expected}: {console}");
+        assert!(console.contains(expected), "{engine}: {expected}: {console}");
     }
     for digest in old {
         assert!(!console.contains(digest), "what is not to be shared came along: {console}");
     }
     assert!(console.contains("@key ") && !console.contains("@key e3b0c442"), "{console}");
     drop(machine);
-    before.assert_nothing_left();
 }

@@ -5,10 +5,20 @@ mod common;
 use std::process::Command;
 
 use common::{Bench, run};
-use testkit::debian_guest;
+use testkit::{appliance_lock, debian_guest};
 
 #[test]
-fn steps_of_the_library_do_what_they_say() {
+fn steps_of_the_library_do_what_they_say_with_chroot() {
+    do_what_they_say("chroot");
+}
+
+#[test]
+fn steps_of_the_library_do_what_they_say_with_vm_appliance() {
+    let _lock = appliance_lock();
+    do_what_they_say("vm");
+}
+
+fn do_what_they_say(engine: &str) {
     let bench = Bench::new(debian_guest());
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE me@there";
     let mut openssl = Command::new("openssl");
@@ -41,7 +51,7 @@ fn steps_of_the_library_do_what_they_say() {
         ),
     ];
     let template = bench.template("t.yml", &steps, "");
-    let ran = bench.build("chroot", &template, &[]).exits(0);
+    let ran = bench.build(engine, &template, &[]).exits(0);
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
     for expected in [
         "/usr/share/zoneinfo/Europe/Berlin\n",
@@ -61,6 +71,6 @@ fn steps_of_the_library_do_what_they_say() {
         "datasource_list: [ NoCloud, None ]\n",
         "instance-id: nocloud\n#cloud-config\n",
     ] {
-        assert!(said.contains(expected), "{expected}: {said}");
+        assert!(said.contains(expected), "{engine}: {expected}: {said}");
     }
 }

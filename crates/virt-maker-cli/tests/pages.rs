@@ -76,10 +76,14 @@ fn the_pages_show_the_tree_and_the_build_in_a_browser() {
     // Once the step is mended, its failure is no part of the picture any more.
     let mended = bench.template("db.yml", &with(&[run("echo db > /role"), run("true")]), "");
     bench.run(&["build", mended.to_str().unwrap(), "--engine", "chroot"]).exits(0);
+    bench.run(&["build", mended.to_str().unwrap(), "--engine", "chroot"]).exits(0);
     let again = bench.run(&["tree", "--html", tree.to_str().unwrap(), "--diffs", "--engine", "chroot"]).exits(0);
     assert_eq!(again.stderr, "");
     let (dom, complaints) = opened(&tree);
     assert_eq!(complaints, "");
+    // The mended one found three layers, and then all of its four: each of them counts for the three.
+    let hits: Vec<_> = dom.split("class=\"hits\"").skip(1).map(|rest| rest.split(['>', '<']).nth(1).unwrap()).collect();
+    assert_eq!(hits, ["2×", "2×", "2×", "", "2×", "1×", ""], "{dom}");
     assert!(dom.contains("A /common  (7 B, -rw-r--r--, 0:0)"), "a click on the layer shows what it changed: {dom}");
 
     let nowhere = bench.run(&["tree", "--html", "/nonexistent/tree.html"]).exits(5);

@@ -135,6 +135,20 @@ pub enum Event {
         /// Bytes that its overlay takes on the disk.
         bytes: u64,
     },
+    /// A layer that lay deep in a chain of images has one that lies right on the base now; nothing else of it changed.
+    LayerFlattened {
+        /// The layer.
+        key: LayerKey,
+        /// How many images its chain had.
+        images: usize,
+        /// Bytes that its image takes on the disk now.
+        bytes: u64,
+        /// Time it took.
+        #[serde(serialize_with = "seconds")]
+        elapsed: Duration,
+        /// Work on the chain waited for it; else it was done beside the work.
+        waited: bool,
+    },
     /// The step failed; the build of its spec ends with an error that says more.
     StepFailed {
         /// The layer that is not made.

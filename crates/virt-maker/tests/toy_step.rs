@@ -35,6 +35,7 @@ spec:
         force: false,
         force_export: false,
         jobs: None,
+        max_depth: virt_maker::store::Depth::DEFAULT,
         fail_fast: false,
         on_failure: OnFailure::Discard,
         network_env: Default::default(),

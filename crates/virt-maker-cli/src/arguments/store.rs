@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use virt_maker::store::Limits;
+use virt_maker::store::{Depth, Limits};
 
 use super::StoreArgument;
 
@@ -75,6 +75,19 @@ pub enum CacheCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Give layers whose chain of images is too long an image right on their base; keys and contents stay.
+    Flatten {
+        /// Only these layers, however deep they lie: tags, beginnings of keys, or TEMPLATE[:STEP].
+        #[arg(conflicts_with = "max_depth")]
+        layers: Vec<String>,
+        #[command(flatten)]
+        depth: DepthArgument,
+        #[command(flatten)]
+        store: StoreArgument,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove all layers that are not in use, pinned or tagged, and all that was fetched.
     Clean {
         #[command(flatten)]
@@ -115,6 +128,22 @@ pub struct LimitArguments {
 impl LimitArguments {
     pub fn limits(&self) -> Limits {
         Limits { max_size: self.max_size, min_free: self.min_free, max_age: self.max_age }
+    }
+}
+
+/// How deep chains of images may get.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct DepthArgument {
+    /// How many images a chain may have before a layer gets one that lies right on the base [default: what the settings say, or 64].
+    #[arg(long, value_name = "N", value_parser = depth)]
+    pub max_depth: Option<usize>,
+}
+
+/// Reads a limit of the depth.
+pub fn depth(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(depth) if (Depth::LEAST..=Depth::MOST).contains(&depth) => Ok(depth),
+        _ => Err(format!("expected a number of images, {} to {}", Depth::LEAST, Depth::MOST)),
     }
 }
 

@@ -37,6 +37,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         force: arguments.force,
         force_export: arguments.force_export,
         jobs: jobs(arguments)?,
+        max_depth: settings::max_depth(arguments.depth.max_depth, arguments.store.store.clone())?,
         fail_fast: arguments.fail_fast,
         on_failure: arguments.on_failure.into(),
         network_env: settings::proxies(),

@@ -33,6 +33,7 @@ pub fn run(arguments: &Check) -> Result<(), Failure> {
         force: false,
         force_export: false,
         jobs: None,
+        max_depth: virt_maker::store::Depth::DEFAULT,
         fail_fast: false,
         on_failure: OnFailure::Discard,
         network_env: settings::proxies(),

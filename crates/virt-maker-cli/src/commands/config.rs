@@ -91,6 +91,7 @@ fn rows() -> Result<Vec<Row>, Failure> {
     let seconds = limits.max_age.value.map(|age| age.as_secs());
     let max_age = Value { value: seconds, origin: limits.max_age.origin };
     rows.push(Row { text: seconds.map(text::age), ..row("cache.max_age", max_age) });
+    rows.push(row("cache.max_depth", limits.max_depth));
     Ok(rows)
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use virt_maker::export::{self, ExportRecord};
 use virt_maker::key::LayerKey;
-use virt_maker::store::{Layer, Store};
+use virt_maker::store::{Layer, Store, hits};
 
 use super::{print_json, tree_page};
 use crate::arguments;
@@ -16,7 +16,7 @@ use crate::settings;
 use crate::text::{age, duration, harmless, size};
 
 /// Version of the JSON document.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Runs it.
 pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
@@ -26,7 +26,13 @@ pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
     let exports = export::list(&store.exports_dir());
     let (tags, pins) = (store.tags()?, store.pins()?);
     if arguments.json {
-        let list: Vec<_> = layers.iter().map(|layer| json!(layer.record)).collect();
+        let hits = hits(&layers);
+        let document = |layer: &Layer| {
+            let mut document = json!(layer.record);
+            document["hits"] = json!(hits.get(&layer.record.key));
+            document
+        };
+        let list: Vec<_> = layers.iter().map(document).collect();
         let document = json!({
             "version": VERSION, "layers": list, "exports": exports, "tags": tags, "pins": pins, "problems": problems,
         });

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use virt_maker::export::ExportRecord;
 use virt_maker::key::LayerKey;
-use virt_maker::store::{Layer, Pin, Store, Tag};
+use virt_maker::store::{Layer, Pin, Store, Tag, hits};
 
 use super::{diff, looking};
 use crate::arguments::layers::Opening;
@@ -36,6 +36,7 @@ struct About {
     images: HashMap<LayerKey, Vec<String>>,
     /// What files differ from those of the parent.
     diffs: HashMap<LayerKey, String>,
+    hits: HashMap<LayerKey, u64>,
 }
 
 /// What files differ between each layer and its parent, where both are there. A layer that cannot be opened gets the
@@ -77,7 +78,8 @@ pub fn write(
     diffs: HashMap<LayerKey, String>,
 ) -> Result<(), Failure> {
     let failures = store.failures();
-    let mut about = About { pins: pins.iter().map(|pin| pin.key).collect(), diffs, ..About::default() };
+    let hits = hits(layers);
+    let mut about = About { pins: pins.iter().map(|pin| pin.key).collect(), diffs, hits, ..About::default() };
     for export in exports {
         about.exports.entry(export.layer).or_default().push(export.target.display().to_string());
     }
@@ -126,7 +128,7 @@ fn describe(layer: &Layer, about: &About, log: String) -> Value {
         "key": record.key, "parent": record.parent(), "role": record.material.role, "kind": record.material.kind,
         "summary": record.summary, "arguments": shown(&record.material.arguments), "inputs": record.material.inputs,
         "bytes": record.bytes, "duration": record.duration, "created": record.created, "engine": record.engine,
-        "used": used, "exports": about.exports.get(&record.key), "tags": about.tags.get(&record.key),
+        "used": used, "hits": about.hits.get(&record.key), "flat": layer.flat, "exports": about.exports.get(&record.key), "tags": about.tags.get(&record.key),
         "pinned": about.pins.contains(&record.key), "images": about.images.get(&record.key),
         "diff": about.diffs.get(&record.key), "log": log,
     })

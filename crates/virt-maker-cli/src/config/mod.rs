@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use virt_maker::diagnostic::{Diagnostic, Position};
+use virt_maker::store::Depth;
 
 use crate::arguments::{Engine, Permission};
 use crate::error::{Failure, print_warning};
@@ -55,6 +56,8 @@ pub struct Limits {
     pub min_free: Value<Option<u64>>,
     /// How long a layer that nobody uses is kept.
     pub max_age: Value<Option<Duration>>,
+    /// Images that a chain may have before a layer is flattened.
+    pub max_depth: Value<usize>,
 }
 
 /// Both files, as far as they are obeyed.
@@ -129,9 +132,10 @@ impl Files {
                 project.max_size.take().map(|limit| limit.node),
                 project.min_free.take().map(|limit| limit.node),
                 project.max_age.take().map(|limit| limit.node),
+                project.max_depth.take().map(|limit| limit.node),
             ];
             for node in limits.iter().flatten() {
-                refuse(node, "what a store that is not its own drops".into());
+                refuse(node, "what a store that is not its own drops or takes".into());
             }
         }
         self.refused = refused;
@@ -244,5 +248,7 @@ pub fn limits(store: &Value<PathBuf>) -> Result<Limits, Failure> {
         max_size: or_default(of_files(project.max_size.as_ref(), user.max_size.as_ref())),
         min_free: or_default(of_files(project.min_free.as_ref(), user.min_free.as_ref())),
         max_age: or_default(of_files(project.max_age.as_ref(), user.max_age.as_ref())),
+        max_depth: of_files(project.max_depth.as_ref(), user.max_depth.as_ref())
+            .unwrap_or(Value { value: Depth::DEFAULT, origin: Origin::Default }),
     })
 }

@@ -14,14 +14,14 @@ use virt_maker::diagnostic::{Diagnostic, Position};
 use virt_maker::error::{Context, Error, ErrorKind};
 use virt_maker::template::{Kind, Node, SourceFile, closest};
 
-use crate::arguments::store::{size, time};
+use crate::arguments::store::{depth, size, time};
 use crate::arguments::{Engine, Permission, permission};
 use crate::error::Failure;
 
 /// Settings of both files.
 const KEYS: [&str; 6] = ["store", "engine", "jobs", "kernel", "allow", "cache"];
 /// Those of `[cache]`.
-const CACHE_KEYS: [&str; 3] = ["max_size", "min_free", "max_age"];
+const CACHE_KEYS: [&str; 4] = ["max_size", "min_free", "max_age", "max_depth"];
 /// What only the user's own file may have.
 const TRUST: &str = "trust";
 /// Nobody needs more, and a file that is larger is none of ours.
@@ -52,6 +52,7 @@ pub struct File {
     pub max_size: Option<Located<u64>>,
     pub min_free: Option<Located<u64>>,
     pub max_age: Option<Located<Duration>>,
+    pub max_depth: Option<Located<usize>>,
 }
 
 /// Reads a file; one that is not there says nothing. `own` is the user's own file.
@@ -146,6 +147,10 @@ impl Reader {
                         "max_age" => {
                             let age = value.text().and_then(|text| time(text).ok()).filter(|age| !age.is_zero());
                             self.file.max_age = self.located(age, value, "a time such as `12h`, `30d` or `8w`");
+                        }
+                        "max_depth" => {
+                            let depth = value.text().and_then(|text| depth(text).ok());
+                            self.file.max_depth = self.located(depth, value, "a number of images, 3 to 256");
                         }
                         _ => self.unknown(&key, &CACHE_KEYS, "setting in `[cache]` called"),
                     }

@@ -54,6 +54,7 @@ for (const row of rows) {
     ...badges,
     bar('size', node.bytes / largest, node.failed ? '' : size(node.bytes)),
     bar('time', node.duration / slowest, node.failed ? '' : duration(node.duration)),
+    make('span', { class: 'hits', title: 'hits: images that were built on it' }, node.hits ? node.hits + '×' : ''),
     make('span', { class: 'age' }, age(data.now - node.created)));
   area.append(row.element);
 }
@@ -74,6 +75,8 @@ function choose(row) {
       ['took', node.failed ? null : duration(node.duration)],
       [node.failed ? 'failed' : 'made', age(data.now - node.created) + ' ago'],
       ['engine', node.engine],
+      ['hits', node.failed ? null : String(node.hits ?? 0)],
+      ['image', node.flat ? 'right on the base' : null],
       ['last used', node.used ? age(data.now - node.used) + ' ago' : null],
       ['part of', (node.images ?? []).join(', ')],
       ['tags', (node.tags ?? []).join(', ')],

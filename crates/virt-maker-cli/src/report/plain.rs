@@ -171,6 +171,10 @@ impl<W: Write + Send> Report for Plain<W> {
             Event::LayerSealed { key, bytes } if self.verbose > 0 => {
                 self.say(&format!("sealed  {}  {}", key.short(), size(*bytes)))
             }
+            Event::LayerFlattened { key, images, bytes, elapsed, waited } if self.verbose > 0 || *waited => {
+                let took = duration(*elapsed);
+                self.say(&format!("flat    {}  {images} images became 2, {} in {took}", key.short(), size(*bytes)))
+            }
             Event::StepFailed { key, .. } | Event::ImportFailed { key, .. } => {
                 self.flush_line(*key)?;
                 self.say(&format!("failed  {}", key.short()))

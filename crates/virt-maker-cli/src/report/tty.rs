@@ -251,6 +251,10 @@ impl Report for Tty {
                 let spent = spent_text(spent);
                 if spent.is_empty() { Ok(()) } else { self.say(&format!("  \x1b[2m{spent}\x1b[0m")) }
             }
+            Event::LayerFlattened { key, images, elapsed, waited: true, .. } => {
+                let took = duration(*elapsed);
+                self.say(&format!("  layer {}: a chain of {images} images became one of 2 in {took}", key.short()))
+            }
             Event::StoreCollected { layers, bytes, unmet } => {
                 let more = if unmet.is_empty() { String::new() } else { format!("; not met: {}", unmet.join(", ")) };
                 self.say(&format!("  store: {layers} layers collected, {}{more}", size(*bytes)))

@@ -11,7 +11,7 @@ use crate::event::Event;
 use crate::import;
 use crate::plan::{Part, Plan, PlanNode};
 use crate::step::StepContext;
-use crate::store::{KeyLock, Layer};
+use crate::store::{Depth, KeyLock, Layer};
 
 /// Whether a node is such a step.
 pub(super) fn is_one(build: &Build<'_>, node: &PlanNode) -> bool {
@@ -22,7 +22,14 @@ pub(super) fn is_one(build: &Build<'_>, node: &PlanNode) -> bool {
 }
 
 /// Runs the step of a node on `parent`, and seals its layer.
-pub(super) fn run(build: &Build<'_>, plan: &Plan, index: usize, parent: Layer, lock: KeyLock) -> Result<()> {
+pub(super) fn run(
+    build: &Build<'_>,
+    plan: &Plan,
+    index: usize,
+    parent: Layer,
+    mut depth: Depth,
+    lock: KeyLock,
+) -> Result<()> {
     let node = &plan.nodes[index];
     let (spec, Part::Step(number, key)) = &node.origin else {
         return Err(Error::new(ErrorKind::Internal, "an import in the place of a step"));
@@ -59,5 +66,8 @@ pub(super) fn run(build: &Build<'_>, plan: &Plan, index: usize, parent: Layer, l
     drop(lock);
     build.events.send(Event::LayerSealed { key: layer.record.key, bytes: layer.record.bytes });
     build.shared.made(layer.record.key);
+    if depth.add(false) {
+        build.shared.flattener.ask(layer.record.key);
+    }
     Ok(())
 }

@@ -23,7 +23,7 @@ pub(super) fn plan(specs: &[Spec], context: &PlanContext<'_>) -> Result<(Plan, L
     let mut gone = false;
     for layer in ends.iter().filter_map(|node| node.layer.as_ref()) {
         gone |= !layer.folder.exists();
-        store.touch(layer.record.key);
+        store.count_use(layer.record.key);
     }
     if gone {
         plan = plan::make(specs, context)?;

@@ -20,6 +20,7 @@ mod disk_step;
 mod exports;
 mod failure;
 mod finish;
+mod flatten;
 mod leaks;
 mod leased;
 mod log;
@@ -53,6 +54,7 @@ use crate::key::LayerKey;
 use crate::plan::{NodeState, PlanContext, PlanNode};
 use crate::spec::Spec;
 use crate::store::Store;
+use flatten::Flattener;
 use schedule::Schedule;
 use slots::Slots;
 use spent::Spent;
@@ -90,6 +92,8 @@ pub struct Settings {
     /// How many images are worked on at once. `None`: as many as the host has CPUs, and as many sessions of an engine as
     /// are good for it ([`crate::engine::Engine::sessions_at_once`]).
     pub jobs: Option<NonZeroUsize>,
+    /// How many images may lie in a chain before a layer is flattened; see [`crate::store::Depth`].
+    pub max_depth: usize,
     /// Stop everything at the first failure. Else only the images that need what failed are given up.
     pub fail_fast: bool,
     /// What to do when a step fails.
@@ -140,6 +144,7 @@ struct Shared {
     /// Layers that this build made: with `force` these are good, and all others are not.
     fresh: Mutex<HashSet<LayerKey>>,
     spent: Spent,
+    flattener: Arc<Flattener>,
 }
 
 impl Shared {
@@ -208,6 +213,7 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events, images: &mut Vec<Im
         sessions: AtomicU32::new(0),
         fresh: Mutex::default(),
         spent,
+        flattener: Arc::new(Flattener::new(&store, events, settings.max_depth)),
     };
     let results = Results::default();
     let workers = settings.jobs.map_or(cores, NonZeroUsize::get).min(specs.len()).max(1);
@@ -223,6 +229,7 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events, images: &mut Vec<Im
         }
         worker(1).work(&plan, &results);
     });
+    shared.flattener.stop();
     let (artifacts, errors) = results.end();
     *images = worker(1).images(&plan, &errors);
     if !errors.is_empty() || settings.cancel.is_cancelled() {

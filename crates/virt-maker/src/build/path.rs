@@ -14,27 +14,31 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::guest::selinux;
 use crate::import;
+use crate::key::LayerKey;
 use crate::plan::{Part, Plan, PlanNode, usable};
 use crate::step::StepContext;
-use crate::store::{Draft, KeyLock, Layer, LayerRecord, Lookup, Store, Workspace};
+use crate::store::{Depth, Draft, KeyLock, Layer, LayerRecord, Lookup, Store, Workspace};
 
 /// Makes what is missing of a path (indices of nodes, from the base) and returns its last layer.
 pub(super) fn ensure(build: &Build<'_>, plan: &Plan, path: &[usize]) -> Result<Layer> {
     loop {
         build.settings.cancel.check()?;
-        let (parent, missing) = deepest(build, plan, path);
+        let Found { layer: parent, missing, depth, deep } = deepest(build, plan, path);
         // What is there may be the work of others, or a base: other branches on it may begin.
         let there = &path[..path.len() - missing.len()];
         there.iter().for_each(|node| build.shared.schedule.sealed(plan.nodes[*node].info.key));
         let Some(first) = missing.first() else {
             return parent.ok_or_else(|| Error::new(ErrorKind::Internal, "a path without layers"));
         };
+        if build.flatten_before_work(&depth, &deep)? {
+            continue;
+        }
         let node = &plan.nodes[*first];
         let lock = build.lock(node.info.key)?;
         // Whoever had the lock may have made the layer in the meantime, or its parent may have been replaced.
-        let (again, still_missing) = deepest(build, plan, path);
+        let again = deepest(build, plan, path);
         let id = |layer: &Option<Layer>| layer.as_ref().map(|layer| layer.record.id.clone());
-        if still_missing.first() != Some(first) || id(&again) != id(&parent) {
+        if again.missing.first() != Some(first) || id(&again.layer) != id(&parent) {
             continue;
         }
         match (&node.origin.1, parent) {
@@ -47,28 +51,45 @@ pub(super) fn ensure(build: &Build<'_>, plan: &Plan, path: &[usize]) -> Result<L
                 }
             }
             (Part::Step(..), Some(parent)) if disk_step::is_one(build, node) => {
-                disk_step::run(build, plan, *first, parent, lock)?;
+                disk_step::run(build, plan, *first, parent, depth, lock)?;
             }
-            (Part::Step(..), Some(parent)) => run_session(build, plan, missing, parent, lock)?,
+            (Part::Step(..), Some(parent)) => {
+                run_session(build, plan, missing, parent, depth, lock)?;
+            }
             (Part::Step(..), None) => return Err(Error::new(ErrorKind::Internal, "a step without a parent")),
         }
     }
 }
 
-/// The deepest layer of a path that is there and usable, and the nodes after it.
-fn deepest<'p>(build: &Build<'_>, plan: &Plan, path: &'p [usize]) -> (Option<Layer>, &'p [usize]) {
-    let mut parent: Option<Layer> = None;
-    for (depth, index) in path.iter().enumerate() {
+/// What is there of a path.
+struct Found<'p> {
+    /// The deepest layer that is there and usable.
+    layer: Option<Layer>,
+    /// The nodes after it.
+    missing: &'p [usize],
+    /// How many images lie in its chain.
+    depth: Depth,
+    /// The layers that should be flat and are not.
+    deep: Vec<LayerKey>,
+}
+
+fn deepest<'p>(build: &Build<'_>, plan: &Plan, path: &'p [usize]) -> Found<'p> {
+    let depth = build.shared.flattener.depth();
+    let mut found = Found { layer: None, missing: path, depth, deep: Vec::new() };
+    for (place, index) in path.iter().enumerate() {
         let key = plan.nodes[*index].info.key;
-        let found = usable(build.store, key, parent.as_ref().map(|layer| &*layer.record.id));
-        match found {
+        match usable(build.store, key, found.layer.as_ref().map(|layer| &*layer.record.id)) {
             Lookup::Present(layer) if build.shared.is_made(key) || taken(build, &plan.nodes[*index], &layer) => {
-                parent = Some(*layer)
+                if found.depth.add(layer.flat) {
+                    found.deep.push(key);
+                }
+                found.layer = Some(*layer);
+                found.missing = &path[place + 1..];
             }
-            _ => return (parent, &path[depth..]),
+            _ => break,
         }
     }
-    (parent, &[])
+    found
 }
 
 /// Whether a layer that was there before this build may be used by it.
@@ -78,7 +99,16 @@ fn taken(build: &Build<'_>, node: &PlanNode, layer: &Layer) -> bool {
 
 /// Opens one session on `parent` and runs the steps of `missing` in it, as far as their locks can be had at once.
 /// Returns after all that ran is sealed.
-fn run_session(build: &Build<'_>, plan: &Plan, missing: &[usize], parent: Layer, lock: KeyLock) -> Result<()> {
+///
+/// Ends also where the chain under the session has got too deep: the next one opens what was flattened meanwhile.
+fn run_session(
+    build: &Build<'_>,
+    plan: &Plan,
+    missing: &[usize],
+    parent: Layer,
+    depth: Depth,
+    lock: KeyLock,
+) -> Result<()> {
     let workspace = build.store.workspace()?;
     let first = draft_on(build.store, &workspace, &plan.nodes[missing[0]], &parent.record)?;
     let log = StepLog::new(build.events);
@@ -90,8 +120,8 @@ fn run_session(build: &Build<'_>, plan: &Plan, missing: &[usize], parent: Layer,
     let caches = Caches::take(&build.store.cache_dir(), names, &build.settings.cancel)?;
     let Opened { session, engine, number, slot } =
         session::open(build, &workspace, &parent, &first, &log, &caches.disks)?;
-    let sealer = Sealer::start(build.store, build.events, &build.shared.schedule);
-    let walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine, session: number };
+    let sealer = Sealer::start(build.store, build.events, &build.shared.schedule, &build.shared.flattener);
+    let walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine, session: number, depth };
     let ran = walk.run(build, missing, &parent.record, first, lock, session);
     drop(slot);
 
@@ -113,6 +143,8 @@ struct Walk<'a> {
     sealer: &'a Sealer,
     engine: &'static str,
     session: u32,
+    /// Of the chain that the session was opened on.
+    depth: Depth,
 }
 
 impl Walk<'_> {
@@ -127,6 +159,7 @@ impl Walk<'_> {
         mut session: Box<dyn Session>,
     ) -> Result<()> {
         let mut parent = parent.clone();
+        let mut depth = self.depth;
         for (place, index) in missing.iter().enumerate() {
             let node = &self.plan.nodes[*index];
             let begin = Instant::now();
@@ -147,7 +180,9 @@ impl Walk<'_> {
             );
 
             let begin = Instant::now();
+            let deep = depth.add(false);
             let next = match missing.get(place + 1) {
+                Some(_) if depth.is_too_deep() => None,
                 // No session may be open for it, so this one ends.
                 Some(index) if disk_step::is_one(build, &self.plan.nodes[*index]) => None,
                 Some(index) => build.store.try_lock(self.plan.nodes[*index].info.key)?.map(|lock| (*index, lock)),
@@ -156,13 +191,13 @@ impl Walk<'_> {
             let Some((index, next_lock)) = next else {
                 session.finish()?;
                 build.shared.spent.add("session", begin.elapsed());
-                return self.sealer.seal(draft, lock);
+                return self.sealer.seal(draft, lock, deep);
             };
             let next = draft_on(build.store, self.workspace, &self.plan.nodes[index], draft.record())?;
             session.checkpoint(&next.image())?;
             build.shared.spent.add("checkpoint", begin.elapsed());
             parent = draft.record().clone();
-            self.sealer.seal(std::mem::replace(&mut draft, next), std::mem::replace(&mut lock, next_lock))?;
+            self.sealer.seal(std::mem::replace(&mut draft, next), std::mem::replace(&mut lock, next_lock), deep)?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use super::flatten::Flattener;
 use super::schedule::Schedule;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
@@ -14,24 +15,30 @@ use crate::store::{Draft, KeyLock, Layer, Store};
 
 /// A queue of drafts and the thread that seals them.
 pub(super) struct Sealer {
-    queue: Option<Sender<(Draft, KeyLock)>>,
+    queue: Option<Sender<(Draft, KeyLock, bool)>>,
     thread: Option<JoinHandle<(Vec<Layer>, Result<()>)>>,
 }
 
 impl Sealer {
-    /// Each layer is told to `schedule` as soon as it is sealed.
-    pub(super) fn start(store: &Store, events: &Events, schedule: &Arc<Schedule>) -> Sealer {
+    /// Each layer is told to `schedule` as soon as it is sealed, and to `flattener` where it lies too deep.
+    pub(super) fn start(
+        store: &Store,
+        events: &Events,
+        schedule: &Arc<Schedule>,
+        flattener: &Arc<Flattener>,
+    ) -> Sealer {
         let (queue, drafts) = channel();
-        let (store, events, schedule) = (store.clone(), events.clone(), schedule.clone());
-        let thread = std::thread::spawn(move || seal_all(&drafts, &store, &events, &schedule));
+        let (store, events) = (store.clone(), events.clone());
+        let (schedule, flattener) = (schedule.clone(), flattener.clone());
+        let thread = std::thread::spawn(move || seal_all(&drafts, &store, &events, &schedule, &flattener));
         Sealer { queue: Some(queue), thread: Some(thread) }
     }
 
-    /// Hands over a draft that is complete, with the lock of its key, which is let go after the seal. An error means
-    /// that an earlier seal failed; [`Sealer::finish`] says why.
-    pub(super) fn seal(&self, draft: Draft, lock: KeyLock) -> Result<()> {
+    /// Hands over a draft that is complete, with the lock of its key, which is let go after the seal; `deep` where its layer is
+    /// to be flattened. An error means that an earlier seal failed; [`Sealer::finish`] says why.
+    pub(super) fn seal(&self, draft: Draft, lock: KeyLock, deep: bool) -> Result<()> {
         let queue = self.queue.as_ref().expect("the queue is there until the sealer is finished");
-        queue.send((draft, lock)).map_err(|_| Error::new(ErrorKind::Store, "a layer could not be sealed"))
+        queue.send((draft, lock, deep)).map_err(|_| Error::new(ErrorKind::Store, "a layer could not be sealed"))
     }
 
     /// Waits for all seals. Returns the layers that were sealed, and the error of the one that was not.
@@ -45,19 +52,23 @@ impl Sealer {
 }
 
 fn seal_all(
-    drafts: &Receiver<(Draft, KeyLock)>,
+    drafts: &Receiver<(Draft, KeyLock, bool)>,
     store: &Store,
     events: &Events,
     schedule: &Schedule,
+    flattener: &Flattener,
 ) -> (Vec<Layer>, Result<()>) {
     let mut sealed = Vec::new();
-    for (draft, lock) in drafts {
+    for (draft, lock, deep) in drafts {
         match store.seal(draft) {
             Ok(layer) => {
                 events.send(Event::LayerSealed { key: layer.record.key, bytes: layer.record.bytes });
                 // Only the lock keeps others from the key, so it goes before anybody is sent there.
                 drop(lock);
                 schedule.sealed(layer.record.key);
+                if deep {
+                    flattener.ask(layer.record.key);
+                }
                 sealed.push(layer);
             }
             // Returning drops the queue's end, and with it all drafts and locks that are in it.

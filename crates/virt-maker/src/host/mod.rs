@@ -11,6 +11,7 @@ mod helper;
 pub mod memory;
 mod process;
 mod script;
+mod stack;
 pub mod subordinate;
 mod terminal;
 
@@ -19,6 +20,7 @@ pub use guard::Guard;
 pub use helper::{CHANNEL_FD, Helper, HelperCommand};
 pub use process::Tool;
 pub use script::{Output, Script};
+pub(crate) use stack::on_deep_stack;
 pub use terminal::RawTerminal;
 
 /// Where a program is, by this process's search path; none where it is not.

@@ -14,7 +14,7 @@ use crate::error::{ErrorKind, Result, chain};
 use crate::event::{Event, Events};
 use crate::host::{Cancel, digest};
 use crate::key::LayerKey;
-use crate::store::{Layer, Listed, Store};
+use crate::store::{Layer, Listed, Lookup, Store};
 
 /// A layer with what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,7 +58,7 @@ pub fn verify(store: &Store, agent: &Path, events: &Events, cancel: &Cancel) -> 
     for (key, problem) in damaged {
         found.bad.push(Bad { key, summary: String::new(), problems: vec![problem] });
     }
-    let mut problems = read_all(&listed, events, cancel)?;
+    let mut problems = read_all(store, &listed, events, cancel)?;
     let mut unchecked: Vec<(String, usize)> = Vec::new();
     let mut note = |reason: String| match unchecked.iter_mut().find(|(known, _)| *known == reason) {
         Some((_, count)) => *count += 1,
@@ -102,7 +102,7 @@ pub fn verify(store: &Store, agent: &Path, events: &Events, cancel: &Cancel) -> 
 }
 
 /// Reads every image, on two processors at most, for the disk is the limit; for each layer what is wrong.
-fn read_all(listed: &[Listed], events: &Events, cancel: &Cancel) -> Result<Vec<Vec<String>>> {
+fn read_all(store: &Store, listed: &[Listed], events: &Events, cancel: &Cancel) -> Result<Vec<Vec<String>>> {
     let parents: HashMap<LayerKey, &Layer> = listed.iter().map(|one| (one.layer.record.key, &one.layer)).collect();
     let problems = Mutex::new(vec![Vec::new(); listed.len()]);
     let next = AtomicUsize::new(0);
@@ -112,8 +112,17 @@ fn read_all(listed: &[Listed], events: &Events, cancel: &Cancel) -> Result<Vec<V
                 loop {
                     let place = next.fetch_add(1, Ordering::Relaxed);
                     let Some(one) = listed.get(place).filter(|_| !cancel.is_cancelled()) else { return };
-                    let parent = one.layer.record.parent().and_then(|key| parents.get(&key).copied());
-                    let found = read_one(&one.layer, parent);
+                    let parent = |layer: &Layer| layer.record.parent().and_then(|key| parents.get(&key).copied());
+                    let base = std::iter::successors(Some(&one.layer), |layer| parent(layer)).last();
+                    let (parent, base) = (parent(&one.layer), base.filter(|base| base.record.parent().is_none()));
+                    let mut found = read_one(&one.layer, parent, base);
+                    // It may have been flattened since the list was made.
+                    if !found.is_empty()
+                        && let Lookup::Present(now) = store.lookup(one.layer.record.key)
+                        && now.flat != one.layer.flat
+                    {
+                        found = read_one(&now, parent, base);
+                    }
                     problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[place] = found;
                     let (done, total) = (place as u64 + 1, Some(listed.len() as u64));
                     let message = format!("{done} of {} read", total.unwrap_or_default());
@@ -126,7 +135,8 @@ fn read_all(listed: &[Listed], events: &Events, cancel: &Cancel) -> Result<Vec<V
     Ok(problems.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
-fn read_one(layer: &Layer, parent: Option<&Layer>) -> Vec<String> {
+/// What is wrong with one image. The file below it is the image of the layer's parent, of a flat one that of its base.
+fn read_one(layer: &Layer, parent: Option<&Layer>, base: Option<&Layer>) -> Vec<String> {
     let record = &layer.record;
     let mut problems = Vec::new();
     match digest::of_file(&layer.path) {
@@ -135,10 +145,11 @@ fn read_one(layer: &Layer, parent: Option<&Layer>) -> Vec<String> {
         Err(error) => problems.push(format!("its image cannot be read: {error}")),
     }
     if record.format == ImageFormat::Qcow2 {
-        let expected = parent.map(|parent| (parent.record.image_name(), Some(parent.record.format.name().to_owned())));
+        let below = if layer.flat { base } else { parent };
+        let expected = below.map(|parent| (parent.record.image_name(), Some(parent.record.format.name().to_owned())));
         match overlay::backing(&layer.path) {
             // Whose parent is gone is said elsewhere.
-            Ok(found) if found == expected || (parent.is_none() && record.parent().is_some()) => {}
+            Ok(found) if found == expected || (below.is_none() && record.parent().is_some()) => {}
             Ok(found) => {
                 let name = found.map_or("none".to_owned(), |(name, _)| name.escape_debug().to_string());
                 problems.push(format!("its image names another one below it: {name}"));

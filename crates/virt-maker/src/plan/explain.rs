@@ -5,73 +5,92 @@
 //! step that is the same as the one which its parent was compared with only moved down: one was put in before it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use serde_json::Value;
 
 use super::{FieldChange, MissReason, NodeState, Plan};
-use crate::error::Result;
 use crate::key::{KeyMaterial, LayerKey};
-use crate::store::{LayerRecord, Store};
+use crate::store::{LayerRecord, Lookup, Store};
 
 /// Longest value that is given, in bytes; a script is shorter.
 const VALUE_MAX: usize = 64 << 10;
 
+/// What is known of the store so far. Only what lies on the layers that are compared is read, however large the store is.
+struct Known<'a> {
+    store: &'a Store,
+    records: HashMap<LayerKey, LayerRecord>,
+    on: HashMap<Option<LayerKey>, Vec<LayerKey>>,
+}
+
+impl Known<'_> {
+    fn record(&mut self, key: LayerKey) -> Option<&LayerRecord> {
+        if let Entry::Vacant(place) = self.records.entry(key)
+            && let Lookup::Present(layer) = self.store.lookup(key)
+        {
+            place.insert(layer.record);
+        }
+        self.records.get(&key)
+    }
+
+    /// The layers of a kind on `parent`, the oldest first; bases for `None`.
+    fn rivals(&mut self, parent: Option<LayerKey>, kind: &str) -> Vec<&LayerRecord> {
+        let keys = self.on.entry(parent).or_insert_with(|| {
+            let mut found = self.store.children(parent);
+            found.sort_by_key(|layer| (layer.record.created, layer.record.key));
+            let keys = found.iter().map(|layer| layer.record.key).collect();
+            self.records.extend(found.into_iter().map(|layer| (layer.record.key, layer.record)));
+            keys
+        });
+        let records = keys.iter().filter_map(|key| self.records.get(key));
+        records.filter(|record| record.material.kind == kind).collect()
+    }
+}
+
 /// Gives each `NeverMade` and `ParentMissing` its reason, where there is one to be found.
-pub(super) fn explain(plan: &mut Plan, store: &Store) -> Result<()> {
+pub(super) fn explain(plan: &mut Plan, store: &Store) {
     if plan.nodes.iter().all(|node| !is_open(&node.state)) {
-        return Ok(());
+        return;
     }
     let collected = store.collected();
-    let (layers, _) = store.layers()?;
-    let records: HashMap<LayerKey, &LayerRecord> =
-        layers.iter().map(|layer| (layer.record.key, &layer.record)).collect();
-    let mut on: HashMap<Option<LayerKey>, Vec<&LayerRecord>> = HashMap::new();
-    for layer in &layers {
-        on.entry(layer.record.parent()).or_default().push(&layer.record);
-    }
+    let mut known = Known { store, records: HashMap::new(), on: HashMap::new() };
     // For each node the layer that stands in its place, itself where it is there.
     let mut instead: Vec<Option<LayerKey>> = Vec::with_capacity(plan.nodes.len());
     for index in 0..plan.nodes.len() {
         let node = &plan.nodes[index];
-        let open = is_open(&node.state);
-        if !open {
-            instead.push(records.contains_key(&node.info.key).then_some(node.info.key));
+        let key = node.info.key;
+        if !is_open(&node.state) {
+            let there = node.state == NodeState::Hit || known.record(key).is_some();
+            instead.push(there.then_some(key));
             continue;
         }
         let below = node.parent.and_then(|parent| instead[parent]);
-        // Another base stands in for a base; another step lies on what its parent was compared with.
-        let mut rivals = if node.parent.is_none() {
-            on.get(&None).cloned().unwrap_or_default()
-        } else {
-            below.and_then(|below| on.get(&Some(below))).cloned().unwrap_or_default()
+        let same = |record: &LayerRecord| {
+            record.material.kind == node.material.kind && differences(&record.material, &node.material).is_empty()
         };
-        rivals.retain(|record| record.material.kind == node.material.kind);
-        rivals.sort_by_key(|record| (record.created, record.key));
-        let twin = rivals.iter().find(|record| differences(&record.material, &node.material).is_empty());
-        let moved = below.filter(|below| {
-            records.get(below).is_some_and(|record| {
-                record.material.kind == node.material.kind && differences(&record.material, &node.material).is_empty()
-            })
-        });
-        let found = collected.get(&node.info.key).map(|gone| {
-            let reason = MissReason::Collected { at: gone.at, why: gone.why.clone() };
-            (Some(reason), twin.map(|record| record.key))
-        });
-        let (reason, stand_in) = found.unwrap_or_else(|| match (twin, moved, rivals.last()) {
-            (Some(twin), _, _) => (None, Some(twin.key)),
-            (None, Some(moved), _) => (None, Some(moved)),
-            (None, None, Some(other)) => {
+        let moved = below.filter(|below| known.record(*below).is_some_and(same));
+        // Another base stands in for a base; another step lies on what its parent was compared with.
+        let rivals = match (node.parent, below) {
+            (None, _) => known.rivals(None, &node.material.kind),
+            (Some(_), Some(below)) => known.rivals(Some(below), &node.material.kind),
+            (Some(_), None) => Vec::new(),
+        };
+        let twin = rivals.iter().find(|record| same(record)).map(|record| record.key);
+        let (reason, stand_in) = match (collected.get(&key), twin, moved, rivals.last()) {
+            (Some(gone), twin, ..) => (Some(MissReason::Collected { at: gone.at, why: gone.why.clone() }), twin),
+            (None, Some(twin), ..) => (None, Some(twin)),
+            (None, None, Some(moved), _) => (None, Some(moved)),
+            (None, None, None, Some(other)) => {
                 let changes = differences(&other.material, &node.material);
                 (Some(MissReason::Changed { other: other.key, changes }), Some(other.key))
             }
-            (None, None, None) => (None, None),
-        });
+            (None, None, None, None) => (None, None),
+        };
         if let Some(reason) = reason {
             plan.nodes[index].state = NodeState::Miss { reason };
         }
         instead.push(stand_in);
     }
-    Ok(())
 }
 
 /// Whether more may be found out about it.

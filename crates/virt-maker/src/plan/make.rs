@@ -22,7 +22,7 @@ pub struct PlanContext<'a> {
     pub import: ImportContext<'a>,
     /// Take every layer as missing.
     pub force: bool,
-    /// Say for each miss what differs from the layer that is there in its stead; reads every record of the store.
+    /// Say for each miss what differs from the layer that is there in its stead; reads what lies on the layers compared.
     pub explain: bool,
     /// Warnings about damaged layers.
     pub events: &'a Events,
@@ -92,7 +92,7 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
     }
     apply_policies(&mut plan);
     if context.explain {
-        explain::explain(&mut plan, context.store)?;
+        explain::explain(&mut plan, context.store);
     }
     Ok(plan)
 }

@@ -1,7 +1,8 @@
 //! The JSON Schema of templates, for editors: the frame from the types here, the arguments of runners from theirs.
 //!
-//! Every value may be an expression, so each schema allows a text with one in it. A step of one's own may have any name,
-//! so the names of steps are offered and not demanded.
+//! Every value and every key may be an expression, or text that reads as a value, so each schema allows such a text. A
+//! step of one's own may have any name, so the names of steps are offered and not demanded. What an import or an export
+//! must have may come from the template that `from` or `to` takes in, so it is demanded only where there is neither.
 
 use std::collections::BTreeMap;
 
@@ -172,12 +173,15 @@ pub fn schema() -> Value {
         };
         all.iter().filter(|runner| runner.role == role).map(described).collect()
     };
-    let one = |role: &str, about: &str| {
+    let one = |about: &str, runners: Map<String, Value>| {
         json!({
             "description": about, "type": "object", "minProperties": 1, "maxProperties": 1,
-            "properties": of(role), "patternProperties": {"\\{\\{": {}}, "additionalProperties": false,
+            "properties": runners, "patternProperties": {"\\{\\{": {}}, "additionalProperties": false,
         })
     };
+    let (mut imports, mut exports) = (of("import"), of("export"));
+    let of_import = json!({"properties": take_demands(&mut imports)});
+    let of_export = json!({"properties": take_demands(&mut exports)});
     let mut step = of("step");
     let options = loose(&options_schema());
     step.extend(options["anyOf"][0]["properties"].as_object().cloned().unwrap_or_default());
@@ -208,11 +212,11 @@ pub fn schema() -> Value {
             {
                 "type": "object", "additionalProperties": false,
                 "properties": {
-                    "import": one("import", "Where the base comes from."),
+                    "import": one("Where the base comes from.", imports),
                     "steps": {"$ref": "#/$defs/steps"},
                     "export": {"anyOf": [
-                        one("export", "What is made of the result."),
-                        {"type": "array", "items": one("export", "What is made of the result.")},
+                        {"$ref": "#/$defs/export"},
+                        {"type": "array", "items": {"allOf": [{"$ref": "#/$defs/export"}, of_export.clone()]}},
                         {"$ref": "#/$defs/expression"},
                     ]},
                 },
@@ -222,26 +226,55 @@ pub fn schema() -> Value {
     });
     root["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
     root["title"] = "virt-maker template".into();
+    root["if"] = json!({"anyOf": [{"required": ["from"]}, {"required": ["to"]}]});
+    root["else"] = json!({"properties": {"spec": {"properties": {"import": of_import, "export": of_export}}}});
     root["$defs"] = json!({
-        "expression": {"description": "An expression.", "type": "string", "pattern": "\\{[{%#]"},
+        "expression": {
+            "description": "An expression, or the text of a value.", "type": "string",
+            "pattern": "\\{[{%#]|^\\s*([\\[{(+.0-9-]|(True|False|None)\\s*$)",
+        },
         "steps": {"anyOf": [
             {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/step"}, {"$ref": "#/$defs/steps"}]}},
             {"$ref": "#/$defs/expression"},
             {"type": "null"},
         ]},
+        "export": one("What is made of the result.", exports),
         "step": {"type": "object", "minProperties": 1, "properties": step},
     });
     root
 }
 
+/// Takes away what runners demand of their arguments, and gives it back by runner. In a list of arguments that may
+/// also be written shorter, it is demanded of the long form.
+fn take_demands(runners: &mut Map<String, Value>) -> Map<String, Value> {
+    let mut demands = Map::new();
+    for (name, schema) in runners {
+        let has_some = |schema: &&mut Value| schema.get("required").is_some();
+        let mut forms: Vec<&mut Value> = match schema.get_mut("anyOf") {
+            Some(Value::Array(forms)) => forms.iter_mut().filter(has_some).collect(),
+            _ => vec![schema],
+        };
+        if let [form] = forms.as_mut_slice()
+            && let Some(required) = form.as_object_mut().and_then(|members| members.remove("required"))
+        {
+            // A key that is an expression may be the one that is wanted.
+            let plain = json!({"propertyNames": {"not": {"pattern": "\\{\\{"}}});
+            demands.insert(name.clone(), json!({"if": plain, "then": {"required": required}}));
+        }
+    }
+    demands
+}
+
 /// A schema that an expression fits too, at every depth. Where text is wanted, a number is text as it was written.
 fn loose(schema: &Value) -> Value {
     let mut inner = schema.clone();
+    let mut closed = false;
     if let Some(members) = inner.as_object_mut() {
         for (key, value) in members.iter_mut() {
             match (key.as_str(), value) {
                 ("properties", Value::Object(properties)) => {
-                    properties.values_mut().for_each(|value| *value = loose(value))
+                    properties.values_mut().for_each(|value| *value = loose(value));
+                    closed = true;
                 }
                 ("items" | "additionalProperties", value @ Value::Object(_)) => *value = loose(value),
                 ("anyOf" | "oneOf", Value::Array(options)) => *options = alternatives(options),
@@ -256,6 +289,9 @@ fn loose(schema: &Value) -> Value {
                 }
                 _ => {}
             }
+        }
+        if closed && members.get("additionalProperties") == Some(&Value::Bool(false)) {
+            members.insert("patternProperties".into(), json!({"\\{\\{": {}}));
         }
     }
     if inner.get("anyOf").is_some() {

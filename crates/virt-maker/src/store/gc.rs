@@ -150,9 +150,7 @@ impl Store {
         let gate = self.close_gate()?;
         let protected = tree.protected(self, &gate, wish)?;
         drop(gate);
-        let free = rustix::fs::statvfs(self.root())
-            .context(ErrorKind::Store, || "cannot ask for the free space")
-            .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))?;
+        let free = self.free_bytes()?;
         let mut found = tree.choose(wish, &protected, free);
         if !dry_run {
             self.remove_layers(&tree, wish, &mut found, cancel)?;
@@ -181,7 +179,7 @@ impl Store {
             let mut gone = Vec::new();
             for victim in batch {
                 let folder = self.layer_dir(victim.key);
-                let used = victim.stamp.is_some() && stamp(&folder) != victim.stamp;
+                let used = victim.stamp.is_some() && record::used(&folder) != victim.stamp;
                 if used || protected.contains(&victim.key) || spared.contains(&victim.key) {
                     // Nothing below a layer that stays may go.
                     spared.extend([Some(victim.key), victim.parent].into_iter().flatten());
@@ -271,11 +269,6 @@ impl Store {
         });
         Ok(images)
     }
-}
-
-/// When a layer was last used, by its record.
-fn stamp(folder: &std::path::Path) -> Option<SystemTime> {
-    fs::metadata(folder.join(record::FILE)).and_then(|stat| stat.modified()).ok()
 }
 
 impl Tree {

@@ -1,10 +1,12 @@
 //! The store: the folder that holds the layers.
 //!
-//! # Layout (format 3; `docs/store-format.md` is its reference)
+//! # Layout (format 4; `docs/store-format.md` is its reference)
 //! ```text
 //! STORE/CACHEDIR.TAG     tells backup programs to leave the folder out
-//! STORE/store.json       {"format": 3}
-//! STORE/layers/KEY/      one sealed layer: layer.json (record), log.txt
+//! STORE/store.json       {"format": 4}
+//! STORE/layers/KEY/      one sealed layer: layer.json (record), log.txt, uses (a byte for each),
+//!                        children (keys of what was sealed on it)
+//! STORE/bases            keys of bases that were sealed
 //! STORE/images/KEY-ID.*  its image, qcow2 or raw; ID says which making of it
 //! STORE/locks/KEY        flock: whoever holds it makes that layer
 //! STORE/leases/NAME      flock: what a live process uses; the folder itself is the gate
@@ -29,6 +31,8 @@
 //! - A layer is read-only for good. One that is made anew (`--force`) replaces the old folder as a whole and gets a
 //!   new `id` and so another image; every layer records the `id` of the parent it was made on, so a layer whose parent
 //!   was replaced is a miss, never a wrong hit.
+//! - An image that lies deep in a chain may be replaced by one with the same content right on the base ([`flat`]). It
+//!   keeps its name, so nothing that lies on it has to know.
 //! - What cannot be read or does not fit is a miss with a reason ([`Lookup::Damaged`]), not an error.
 //!
 //! # Concurrency
@@ -36,9 +40,11 @@
 //! taken from the root of the tree towards its leaves, so no two processes wait for each other. Readers take no lock;
 //! who wants a layer to stay takes a [`Lease`] before looking for it, because [`gc`](Store::collect) may run at any time.
 
+mod children;
 mod collected;
 mod failure;
 mod find;
+mod flat;
 mod gc;
 mod lease;
 mod lock;
@@ -58,14 +64,15 @@ use std::path::{Path, PathBuf};
 
 pub use collected::{Collected, utc};
 pub use failure::FailureRecord;
+pub use flat::{Depth, Flattened};
 pub use gc::{Collection, Limits, Victim, Why, Wish};
 pub use lease::Lease;
 pub use lock::KeyLock;
 pub use names::{Pin, Tag, check_tag};
 pub use notes::{BuildNote, NotedLayer};
-pub use record::{Layer, LayerRecord, RECORD_VERSION};
+pub use record::{FlatImage, Layer, LayerRecord, RECORD_VERSION};
 pub use seal::Draft;
-pub use tree::{Damaged, Listed};
+pub use tree::{Damaged, Listed, hits};
 pub use usage::{Share, TemplateUsage, Usage};
 pub use workspace::Workspace;
 
@@ -75,7 +82,7 @@ use crate::host::durable;
 use crate::key::{KeyMaterial, LayerKey};
 
 /// The version of the layout that this program reads and writes.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This folder holds layers of virtual machine images that virt-maker can make again.\n\
@@ -204,29 +211,57 @@ impl Store {
     /// where that time is another one than at the seal.
     pub fn lookup(&self, key: LayerKey) -> Lookup {
         let folder = self.layer_dir(key);
-        let (text, used) = match record::read(&folder) {
-            Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !folder.exists() => return Lookup::Absent,
-            Err(error) => return Lookup::Damaged(format!("its record cannot be read: {error}")),
-        };
-        let record = match LayerRecord::parse(&text) {
-            Ok(record) if record.key == key => record,
-            Ok(record) => return Lookup::Damaged(format!("its record is that of layer {}", record.key.short())),
-            Err(problem) => return Lookup::Damaged(problem),
-        };
-        let path = self.images_dir().join(record.image_name());
-        match fs::metadata(&path) {
-            Ok(file) if file.is_file() && file.len() == record.length => {
-                if (file.mtime(), file.mtime_nsec()) != record.modified
-                    && let Err(problem) = seal::check_bytes(&path, &record)
-                {
-                    return Lookup::Damaged(problem);
+        let absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound && !folder.exists();
+        let mut found = record::read(&folder);
+        loop {
+            let (text, used, uses) = match found {
+                Ok(read) => read,
+                Err(error) if absent(&error) => return Lookup::Absent,
+                Err(error) => return Lookup::Damaged(format!("its record cannot be read: {error}")),
+            };
+            let problem = match self.judge(key, &text) {
+                Ok((record, path, flat)) => {
+                    return Lookup::Present(Box::new(Layer { record, path, folder, flat, used, uses }));
                 }
-                Lookup::Present(Box::new(Layer { record, path, folder, used }))
+                Err(problem) => problem,
+            };
+            // Who flattens a layer changes its record first and its file then, and who collects one takes its folder first:
+            // a look between may find the file of now beside the record of before.
+            found = record::read(&folder);
+            match &found {
+                Ok((again, ..)) if *again == text => return Lookup::Damaged(problem),
+                Err(error) if !absent(error) => return Lookup::Damaged(problem),
+                _ => {}
             }
-            Ok(file) => Lookup::Damaged(format!("its file has {} bytes instead of {}", file.len(), record.length)),
-            Err(error) => Lookup::Damaged(format!("its file cannot be read: {error}")),
         }
+    }
+
+    /// Whether this text is the record of a layer that can be used; with its image, and whether that is the flat form.
+    fn judge(&self, key: LayerKey, text: &[u8]) -> std::result::Result<(LayerRecord, PathBuf, bool), String> {
+        let mut record = LayerRecord::parse(text)?;
+        if record.key != key {
+            return Err(format!("its record is that of layer {}", record.key.short()));
+        }
+        let path = self.images_dir().join(record.image_name());
+        let file = fs::metadata(&path).map_err(|error| format!("its file cannot be read: {error}"))?;
+        let time = (file.mtime(), file.mtime_nsec());
+        let fits = |length: u64| file.is_file() && file.len() == length;
+        let flat = record.flat.as_ref();
+        if fits(record.length) && time == record.modified {
+            return Ok((record, path, false));
+        }
+        if flat.is_some_and(|flat| fits(flat.length) && time == flat.modified) {
+            record.take_flat();
+            return Ok((record, path, true));
+        }
+        if !fits(record.length) && !flat.is_some_and(|flat| fits(flat.length)) {
+            return Err(format!("its file has {} bytes instead of {}", file.len(), record.length));
+        }
+        let flat = seal::check_bytes(&path, &record)?;
+        if flat {
+            record.take_flat();
+        }
+        Ok((record, path, flat))
     }
 
     /// The keys of all entries, in no particular order; entries that are no layers are left out.

@@ -11,11 +11,15 @@ use crate::host::checked;
 use crate::key::{Digest, KeyMaterial, LayerKey};
 
 /// The version of the record's form; a record of another version is a miss.
-pub const RECORD_VERSION: u32 = 2;
+pub const RECORD_VERSION: u32 = 3;
+/// The file in the layer's folder that names what was sealed on it.
+pub(super) const CHILDREN: &str = "children";
 /// Hexadecimal digits of an `id`.
 pub(super) const ID_DIGITS: usize = 32;
 /// Its name in the layer's folder.
 pub(super) const FILE: &str = "layer.json";
+/// The file in the layer's folder that has a byte for each use; its time is that of the last one.
+pub(super) const USES: &str = "uses";
 /// The file of a draft that has no record yet: the name of its image.
 pub(super) const IMAGE_FILE: &str = "draft";
 
@@ -28,8 +32,12 @@ pub struct Layer {
     pub path: PathBuf,
     /// Its folder, absolute.
     pub folder: PathBuf,
+    /// Its image lies right on the base ([`super::flat`]), and not on that of its parent.
+    pub flat: bool,
     /// When it was last used by itself; one that lies on it may have been used later.
     pub used: SystemTime,
+    /// How many builds found it as the last of their layers that was there.
+    pub uses: u64,
 }
 
 impl Layer {
@@ -39,14 +47,24 @@ impl Layer {
     }
 }
 
-/// The text of the record in a layer's folder, and when the layer was last used: that is the time of the file, which a
-/// use sets without writing to it.
-pub(super) fn read(folder: &Path) -> std::io::Result<(Vec<u8>, SystemTime)> {
+/// The text of the record in a layer's folder, when the layer was last used, and how often.
+pub(super) fn read(folder: &Path) -> std::io::Result<(Vec<u8>, SystemTime, u64)> {
     let mut file = std::fs::File::open(folder.join(FILE))?;
     let stat = file.metadata()?;
     let mut text = Vec::with_capacity(stat.len() as usize + 1);
     file.read_to_end(&mut text)?;
-    Ok((text, stat.modified()?))
+    // One that was never used has no such file: it was used when it was made.
+    let (used, uses) = match std::fs::metadata(folder.join(USES)) {
+        Ok(uses) => (uses.modified()?, uses.len()),
+        Err(_) => (stat.modified()?, 0),
+    };
+    Ok((text, used, uses))
+}
+
+/// When a layer was last used, by what is in its folder.
+pub(super) fn used(folder: &Path) -> Option<SystemTime> {
+    let stat = std::fs::metadata(folder.join(USES)).or_else(|_| std::fs::metadata(folder.join(FILE)));
+    stat.and_then(|stat| stat.modified()).ok()
 }
 
 /// What is written beside a layer.
@@ -88,6 +106,22 @@ pub struct LayerRecord {
     pub selinux: Option<bool>,
     /// The version of virt-maker that made it.
     pub tool: String,
+    /// The same image in another form, if it was flattened: then its file is either of the two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flat: Option<FlatImage>,
+}
+
+/// The image of a layer as [`super::flat`] writes it: all that was written since the base, right on the base.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FlatImage {
+    /// See [`LayerRecord::length`].
+    pub length: u64,
+    /// See [`LayerRecord::bytes`].
+    pub bytes: u64,
+    /// See [`LayerRecord::digest`].
+    pub digest: Digest,
+    /// See [`LayerRecord::modified`].
+    pub modified: (i64, i64),
 }
 
 impl LayerRecord {
@@ -95,6 +129,14 @@ impl LayerRecord {
     /// header of a child names its backing file by it.
     pub fn image_name(&self) -> String {
         format!("{}{}.{}", image_prefix(self.key), self.id, self.format.name())
+    }
+
+    /// Says of the image what is so of its flat form, where that is what lies in the store.
+    pub(super) fn take_flat(&mut self) {
+        if let Some(flat) = &self.flat {
+            (self.length, self.bytes, self.digest, self.modified) =
+                (flat.length, flat.bytes, flat.digest, flat.modified);
+        }
     }
 
     /// Key of the parent.

@@ -7,7 +7,7 @@
 //! it, whoever sweeps the draft after a crash finds the image that goes with it. After the rename the layer is whole, because
 //! everything in it was synced before; a crash before the last fsync can only lose the whole layer, which is a miss.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -60,6 +60,7 @@ impl Draft {
             engine: None,
             selinux: None,
             tool: env!("CARGO_PKG_VERSION").into(),
+            flat: None,
         };
         let place = folder.join(record::IMAGE_FILE);
         fs::write(&place, record.image_name())
@@ -144,26 +145,31 @@ pub(super) fn seal(draft: Draft, target: &Path) -> Result<Layer> {
     let replaced = put_in_place(&draft.folder, target).context(ErrorKind::Store, failed)?;
     durable::sync_dir(target.parent().expect("a layer lies in a folder")).context(ErrorKind::Store, failed)?;
     if replaced {
+        super::children::keep(&draft.folder, target);
         remove_other_images(&draft.images, &record);
     }
-    Ok(Layer { record, path, folder: target.to_owned(), used: SystemTime::now() })
+    super::children::note(target.parent().expect("a layer lies in a folder"), &record);
+    Ok(Layer { record, path, folder: target.to_owned(), flat: false, used: SystemTime::now(), uses: 0 })
 }
 
-/// Whether an image that was written to since its seal, or copied, still has the bytes that were sealed; the error says in
-/// words that it has not. Where it has, it gets the time back that it had, so that the next look is cheap again.
-pub(super) fn check_bytes(path: &Path, record: &LayerRecord) -> std::result::Result<(), String> {
-    match digest::of_file(path) {
-        Ok(found) if found == record.digest => {}
-        Ok(_) => return Err("the bytes of its file are not what was sealed".into()),
-        Err(error) => return Err(format!("its file cannot be read: {error}")),
-    }
-    let (tv_sec, tv_nsec) = record.modified;
+/// Whether an image that was written to since its seal, or copied, still has the bytes that were sealed, and whether these
+/// are those of its flat form; the error says in words that it has neither. Where it has, it gets the time back that it
+/// had, so that the next look is cheap again.
+pub(super) fn check_bytes(path: &Path, record: &LayerRecord) -> std::result::Result<bool, String> {
+    let failed = |error: std::io::Error| format!("its file cannot be read: {error}");
+    let file = File::open(path).map_err(failed)?;
+    let found = digest::of_file(path).map_err(failed)?;
+    let (flat, (tv_sec, tv_nsec)) = match &record.flat {
+        _ if found == record.digest => (false, record.modified),
+        Some(flat) if found == flat.digest => (true, flat.modified),
+        _ => return Err("the bytes of its file are not what was sealed".into()),
+    };
     let time = rustix::fs::Timespec { tv_sec, tv_nsec };
     let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
     let times = rustix::fs::Timestamps { last_access: omit, last_modification: time };
-    // Only speed depends on it: a store may be one that can only be read.
-    let _ = rustix::fs::utimensat(CWD, path, &times, rustix::fs::AtFlags::empty());
-    Ok(())
+    // Only speed depends on it: a store may be one that can only be read. The name may mean another file by now.
+    let _ = rustix::fs::futimens(&file, &times);
+    Ok(flat)
 }
 
 /// Removes the images of other makings of this key, whatever has become of their records. Nothing names them any more;

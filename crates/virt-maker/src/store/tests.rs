@@ -224,10 +224,10 @@ fn other_formats_and_other_folders_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let newer = folder.path().join("newer");
     fs::create_dir(&newer).unwrap();
-    fs::write(newer.join("store.json"), "{\"format\": 4}").unwrap();
+    fs::write(newer.join("store.json"), "{\"format\": 5}").unwrap();
     let error = Store::open(&newer).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store);
-    assert!(error.to_string().contains("has format 4; this version knows format 3"), "{error}");
+    assert!(error.to_string().contains("has format 5; this version knows format 4"), "{error}");
 
     let home = folder.path().join("home");
     fs::create_dir(&home).unwrap();

@@ -121,6 +121,8 @@ pub struct Listed {
     pub layer: Layer,
     /// When it, or anything on it, was last used.
     pub used: SystemTime,
+    /// How many images were built that took it, or anything on it that is still there, from the store.
+    pub hits: u64,
     /// Why it can never be used, where it cannot.
     pub problem: Option<String>,
     /// A live process uses it.
@@ -129,6 +131,22 @@ pub struct Listed {
     pub pinned: bool,
     /// Its names.
     pub tags: Vec<String>,
+}
+
+/// How many images were built that took each layer, or anything on it that is still there, from the store.
+pub fn hits(layers: &[Layer]) -> HashMap<LayerKey, u64> {
+    let parents: HashMap<LayerKey, Option<LayerKey>> =
+        layers.iter().map(|layer| (layer.record.key, layer.record.parent())).collect();
+    let mut hits: HashMap<LayerKey, u64> = parents.keys().map(|key| (*key, 0)).collect();
+    for layer in layers.iter().filter(|layer| layer.uses > 0) {
+        // A key covers its parent's, so there is no way back to where it began.
+        let below = |key: &LayerKey| parents.get(key).copied().flatten();
+        for key in std::iter::successors(Some(layer.record.key), below) {
+            *hits.entry(key).or_default() += layer.uses;
+        }
+    }
+    hits.retain(|key, _| parents.contains_key(key));
+    hits
 }
 
 /// An entry whose record cannot be used, and why.
@@ -145,7 +163,7 @@ impl Store {
             tags.entry(tag.key).or_default().push(tag.name);
         }
         let (order, _) = tree.order();
-        let used = tree.used(&order);
+        let (used, mut hits) = (tree.used(&order), hits(&tree.layers));
         let mut problems = tree.unusable(&HashMap::new(), &order);
         let mut layers: Vec<_> = std::mem::take(&mut tree.layers).into_iter().map(Some).collect();
         let mut listed = Vec::with_capacity(layers.len());
@@ -154,6 +172,7 @@ impl Store {
             let key = layer.record.key;
             listed.push(Listed {
                 used: used[place],
+                hits: hits.remove(&key).unwrap_or_default(),
                 problem: problems.remove(&place),
                 leased: leased.contains(&key),
                 pinned: pinned.contains(&key),

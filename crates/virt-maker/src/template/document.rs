@@ -21,6 +21,7 @@ use super::scope::Scope;
 use super::value::command_line_value;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Result};
+use crate::host::on_deep_stack;
 
 /// Keys that a template may have.
 pub const KEYS: [&str; 13] = [
@@ -142,6 +143,10 @@ pub fn resolve(paths: &[PathBuf], options: &LoadOptions) -> Result<Loaded> {
 
 /// The same, with what could be resolved beside the errors.
 pub(crate) fn resolve_all(paths: &[PathBuf], options: &LoadOptions) -> Result<(Loaded, Vec<Diagnostic>)> {
+    on_deep_stack(|| resolve_here(paths, options))
+}
+
+fn resolve_here(paths: &[PathBuf], options: &LoadOptions) -> Result<(Loaded, Vec<Diagnostic>)> {
     let mut loaded = Loaded::default();
     let mut problems = Vec::new();
     let mut known = Vec::new();
@@ -402,6 +407,10 @@ fn check_mapping(node: &Node) -> Result<(), Vec<Diagnostic>> {
 
 /// The definitions of a template, for lists of runners.
 pub fn definitions(path: &Path, options: &LoadOptions) -> Result<Definitions> {
+    on_deep_stack(|| definitions_here(path, options))
+}
+
+fn definitions_here(path: &Path, options: &LoadOptions) -> Result<Definitions> {
     let files = Arc::new(Files::new(options.working_dir.clone()));
     let node = parse_file(path, path, None, &files)?;
     let shared = Arc::new(Shared {

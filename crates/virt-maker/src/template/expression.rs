@@ -17,15 +17,15 @@ use super::literal::typed;
 use super::node::{Kind, Node, Origin};
 use super::scope::Scope;
 use super::suggest;
-use super::value::{from_value, python_text};
+use super::value::{Made, from_value, python_text};
 use crate::diagnostic::Diagnostic;
 
 /// Instructions that one expression may take, so that none runs for ever.
 const FUEL: u64 = 1_000_000;
-/// Text that all expressions of a template may make, in bytes.
-const TEXT_MAX: usize = 64 << 20;
 /// Lines, and characters of one line, of a text with expressions: the engine counts both with 16 bits.
 const LINES: usize = 60_000;
+/// All that is in `{{ }}` and `{% %}` of one text, in bytes: a chain of operators takes a level of the stack for each.
+const EXPRESSIONS: usize = 32 << 10;
 /// Longest value that a message quotes, in characters.
 const QUOTE: usize = 60;
 /// Marks a template of the engine that is its own text; a name without it (`{% include 'x' %}`) finds nothing.
@@ -38,7 +38,7 @@ pub(super) struct Engine {
     environment: Environment<'static>,
     pub(super) shared: Arc<Shared>,
     names: RefCell<HashMap<String, Arc<[String]>>>,
-    made: Cell<usize>,
+    made: Made,
     /// How many texts had no value.
     failures: Cell<usize>,
 }
@@ -54,16 +54,17 @@ impl Engine {
         environment.set_syntax(syntax.expect("the default delimiters are valid"));
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_formatter(|out, _, value| {
+        let share = shared.clone();
+        environment.set_formatter(move |out, _, value| {
             let mut text = String::new();
-            python_text(value, &mut text, false);
+            python_text(value, &mut text).map_err(|problem| share.fail(problem.to_string(), None))?;
             Ok(out.write_str(&text)?)
         });
         environment.set_fuel(Some(FUEL));
         // Each text is compiled once, however often it is evaluated.
         environment.set_loader(|name| Ok(name.strip_prefix(OWN).map(str::to_owned)));
         functions::add_to(&mut environment, &shared);
-        Engine { environment, shared, names: RefCell::default(), made: Cell::new(0), failures: Cell::new(0) }
+        Engine { environment, shared, names: RefCell::default(), made: Made::default(), failures: Cell::new(0) }
     }
 
     /// Renders a node and all below it.
@@ -114,14 +115,14 @@ impl Engine {
         }
         check_length(text, node)?;
         let evaluated = match whole_expression(text) {
-            Some(expression) => self.evaluate(text, expression, node, scope).map(|value| {
+            Some(expression) => self.evaluate(text, expression, node, scope).and_then(|value| {
                 // Blanks and line breaks around it belong to a text, and to nothing else.
                 let scalar = matches!(value.kind(), ValueKind::String | ValueKind::Number);
                 if !scalar || text.trim() == text {
-                    return from_value(&value, node);
+                    return from_value(&value, node, &self.made).map_err(|problem| told(node, problem.to_string()));
                 }
                 let (lead, tail) = (text.len() - text.trim_start().len(), text.trim_end().len());
-                typed(format!("{}{value}{}", &text[..lead], &text[tail..]), node)
+                Ok(typed(format!("{}{value}{}", &text[..lead], &text[tail..]), node))
             }),
             None => self.text(text, node, scope).map(|text| typed(text, node)),
         };
@@ -153,11 +154,7 @@ impl Engine {
         self.begin(node);
         let run = || self.environment.get_template(&format!("{OWN}{text}"))?.render(scope.context());
         let made = run().map_err(|error| self.diagnose(node, text, &error, scope))?;
-        self.made.set(self.made.get().saturating_add(made.len()));
-        if self.made.get() > TEXT_MAX {
-            let message = format!("the expressions of this template make more than {} MiB of text", TEXT_MAX >> 20);
-            return Err(Some(Box::new(node.diagnostic(message))));
-        }
+        self.made.add(made.len()).map_err(|problem| told(node, problem.to_string()))?;
         Ok(made)
     }
 
@@ -190,7 +187,7 @@ impl Engine {
         if let Some(names) = self.names.borrow().get(text) {
             return names.clone();
         }
-        if too_long(text) {
+        if too_long(text) || expressions(text) > EXPRESSIONS {
             // Evaluating it says so.
             return Arc::new([]);
         }
@@ -277,6 +274,10 @@ impl Engine {
     }
 }
 
+fn told(node: &Node, message: String) -> Failed {
+    Some(Box::new(node.diagnostic(message)))
+}
+
 fn too_long(text: &str) -> bool {
     text.len() > LINES && (text.lines().count() > LINES || text.lines().any(|line| line.len() > LINES))
 }
@@ -285,9 +286,41 @@ fn too_long(text: &str) -> bool {
 fn check_length(text: &str, node: &Node) -> Result<(), Failed> {
     if too_long(text) {
         let message = format!("a text with expressions may have {LINES} lines, and {LINES} bytes in a line");
-        return Err(Some(Box::new(node.diagnostic(message))));
+        return Err(told(node, message));
+    }
+    if expressions(text) > EXPRESSIONS {
+        return Err(told(node, format!("all expressions of a text may have {} KiB", EXPRESSIONS >> 10)));
     }
     Ok(())
+}
+
+/// Length of all that is in `{{ }}` and `{% %}`, in bytes; that of the whole text where it is short enough for all.
+fn expressions(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    if bytes.len() <= EXPRESSIONS {
+        return bytes.len();
+    }
+    let (mut length, mut quote, mut inside, mut braces, mut at) = (0, None, false, 0, 0);
+    while at < bytes.len() {
+        let pair = &bytes[at..(at + 2).min(bytes.len())];
+        match (inside, quote) {
+            (false, _) if matches!(pair, b"{{" | b"{%") => {
+                (inside, braces) = (true, 0);
+                at += 1;
+            }
+            (false, _) => {}
+            (true, Some(mark)) if bytes[at] == mark => quote = None,
+            (true, Some(_)) if bytes[at] == b'\\' => at += 1,
+            (true, None) if matches!(bytes[at], b'"' | b'\'') => quote = Some(bytes[at]),
+            (true, None) if bytes[at] == b'{' => braces += 1,
+            (true, None) if bytes[at] == b'}' && braces > 0 => braces -= 1,
+            (true, None) if matches!(pair, b"}}" | b"%}") => inside = false,
+            _ => {}
+        }
+        length += usize::from(inside);
+        at += 1;
+    }
+    length
 }
 
 /// Whether a text has anything to evaluate.
@@ -327,6 +360,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::host::on_deep_stack;
     use crate::template::functions::Rights;
     use crate::template::value::command_line_value;
 
@@ -339,6 +373,53 @@ mod tests {
             frozen: None,
             state: Default::default(),
         }))
+    }
+
+    /// The engine goes down a level of the stack for each operator of a chain, and for each list in a list.
+    #[test]
+    fn nothing_is_nested_without_a_bound() {
+        let place = command_line_value("x", "\"\"");
+        let message = |text: &str| {
+            let problem = engine().string(text, &place, &Scope::default()).err()?;
+            Some(problem.unwrap().message)
+        };
+        let lists = "{% set ns = namespace(x=1) %}{% for i in range(90000) %}{% set ns.x = [ns.x] %}{% endfor %}";
+        on_deep_stack(|| {
+            for (begin, more) in
+                [("", "-"), ("", "- "), ("", "not "), ("1", "+1"), ("l", ".a"), ("l", "[0]"), ("l", "|d")]
+            {
+                let _ = message(&format!("{{{{ {begin}{}1 }}}}", more.repeat((EXPRESSIONS - 20) / more.len())));
+                let told = message(&format!("{{{{ {{1:{{2:3}}}}\n{begin}{}\n }}}}", more.repeat(40_000 / more.len())))
+                    .unwrap();
+                assert!(told.contains("32 KiB"), "{told}");
+            }
+            assert!(message(&format!("{}\n{{{{ 1 }}}}", "-\n".repeat(EXPRESSIONS))).is_none());
+            for end in ["{{ ns.x }}", "{{ ns.x|tojson }}", "{{ ns.x|pprint }}"] {
+                let told = message(&format!("{lists}{end}")).unwrap();
+                assert!(told.contains("100 levels"), "{told}");
+            }
+            assert!(message(&format!("{lists}{{{{ ns.x|string|length }}}}")).is_none());
+            let told = message("{{ (['text' * 10000] * 99999)|tojson|length }}").unwrap();
+            assert!(told.contains("64 MiB"), "{told}");
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    /// The engine's repeated lists are lazy: only what is made of them shows their size.
+    #[test]
+    fn repeated_lists_are_bounded() {
+        let place = command_line_value("x", "\"\"");
+        for text in [
+            "{{ ['text' * 10000] * 99999 }}",
+            "{{ enumerate([1] * 99999999) }}",
+            "as text: {{ ['text' * 10000] * 99999 }}",
+        ] {
+            let problem = engine().string(text, &place, &Scope::default()).unwrap_err().unwrap();
+            let most = if text.contains("enumerate") { "100000 items" } else { "64 MiB" };
+            assert!(problem.message.contains(most), "{text}: {problem:?}");
+        }
+        assert!(engine().string("{{ ['text'] * 1000 }}", &place, &Scope::default()).is_ok());
     }
 
     /// The engine counts columns with 16 bits, and its errors count one further.

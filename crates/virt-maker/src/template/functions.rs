@@ -8,16 +8,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind};
+use minijinja::{Environment, Error, ErrorKind, filters};
 
 use super::host;
 use super::node::{Node, SourceFile};
 use super::parse::parse_text;
 use super::suggest;
-use super::value::to_value;
+use super::value::{check_extent, to_value};
 
 /// Largest file that an expression may read, in bytes.
 const FILE_MAX: u64 = 16 << 20;
+
+/// Most items that a function takes: a repeated list has no bound of its own.
+const ITEMS_MAX: usize = 100_000;
 
 /// Downloads a URL to a path that does not exist yet; the error is a sentence.
 pub type Fetch = Arc<dyn Fn(&str, &Path) -> Result<(), String> + Send + Sync>;
@@ -66,7 +69,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fail(&self, message: impl Into<String>, hint: Option<String>) -> Error {
+    pub(super) fn fail(&self, message: impl Into<String>, hint: Option<String>) -> Error {
         let message = message.into();
         self.state().failure = Some((message.clone(), hint));
         Error::new(ErrorKind::InvalidOperation, message)
@@ -164,8 +167,16 @@ pub(super) fn add_to(environment: &mut Environment<'static>, shared: &Arc<Shared
     });
     let share = shared.clone();
     environment.add_function("cache_dir", move || share.cache_dir.display().to_string());
-    environment.add_function("enumerate", |items: Value| -> Result<Value, Error> {
-        Ok(items.try_iter()?.enumerate().map(|(index, item)| Value::from(vec![Value::from(index), item])).collect())
+    let share = shared.clone();
+    environment.add_function("enumerate", move |items: Value| -> Result<Value, Error> {
+        let mut pairs = Vec::new();
+        for (index, item) in items.try_iter()?.enumerate() {
+            if index == ITEMS_MAX {
+                return Err(share.fail(format!("enumerate() takes at most {ITEMS_MAX} items"), None));
+            }
+            pairs.push(Value::from(vec![Value::from(index), item]));
+        }
+        Ok(Value::from(pairs))
     });
     environment.add_function("at_least", |minimum: Value, value: Value| if value < minimum { minimum } else { value });
     let share = shared.clone();
@@ -202,6 +213,18 @@ pub(super) fn add_to(environment: &mut Environment<'static>, shared: &Arc<Shared
             Ok(node) => Ok(to_value(&node)),
             Err(problem) => Err(share.fail(format!("from_yaml(): {}", problem.message), None)),
         }
+    });
+    // What these write is indented more for each level: a deep value would make gigabytes of blanks. The engine's own,
+    // which count what they write, cannot be called from here.
+    let share = shared.clone();
+    environment.add_filter("pprint", move |value: &Value| {
+        check_extent(value).map_err(|problem| share.fail(problem.to_string(), None))?;
+        Ok(filters::pprint(value))
+    });
+    let share = shared.clone();
+    environment.add_filter("tojson", move |value: &Value, indent: Option<Value>, named: Kwargs| {
+        check_extent(value).map_err(|problem| share.fail(problem.to_string(), None))?;
+        filters::tojson(value, indent, named)
     });
     let share = shared.clone();
     environment.add_function("download", move |url: String, filepath: String| download(&share, &url, filepath));

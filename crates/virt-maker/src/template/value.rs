@@ -1,6 +1,7 @@
 //! Values of the expression language to and from nodes, and as text.
 
-use std::fmt::Write;
+use std::cell::Cell;
+use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +10,67 @@ use minijinja::value::{Value, ValueKind};
 use super::literal::typed;
 use super::node::{Kind, Node, SourceFile};
 use super::parse::parse_text;
+
+/// What all expressions of a template may make, in bytes.
+pub(super) const MADE_MAX: usize = 64 << 20;
+/// What a value counts besides its text, in bytes: a list may be repeated without any.
+const VALUE: usize = 64;
+
+/// How deep a value may be nested.
+const DEPTH: usize = 100;
+
+/// An expression makes more than it may.
+#[derive(Debug)]
+pub(super) enum Excess {
+    /// All expressions together make too much.
+    Bytes,
+    /// A value is nested too deeply.
+    Depth,
+}
+
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Excess::Bytes => write!(f, "the expressions of this template make more than {} MiB", MADE_MAX >> 20),
+            Excess::Depth => write!(f, "a value is nested deeper than {DEPTH} levels"),
+        }
+    }
+}
+
+/// What the expressions of a template have made so far.
+#[derive(Default)]
+pub(super) struct Made(Cell<usize>);
+
+impl Made {
+    /// Counts so many bytes more.
+    pub fn add(&self, bytes: usize) -> Result<(), Excess> {
+        self.0.set(self.0.get().saturating_add(bytes));
+        if self.0.get() > MADE_MAX { Err(Excess::Bytes) } else { Ok(()) }
+    }
+}
+
+/// An error where a value is more than all expressions may make, or nested too deeply.
+pub(super) fn check_extent(value: &Value) -> Result<(), Excess> {
+    extent(value, &Made::default(), 0)
+}
+
+fn extent(value: &Value, made: &Made, depth: usize) -> Result<(), Excess> {
+    if depth > DEPTH {
+        return Err(Excess::Depth);
+    }
+    made.add(VALUE + value.as_str().map_or(0, str::len))?;
+    let is_map = value.kind() == ValueKind::Map;
+    if !is_map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        return Ok(());
+    }
+    for item in value.try_iter().into_iter().flatten() {
+        extent(&item, made, depth + 1)?;
+        if is_map {
+            extent(&value.get_item(&item).unwrap_or_default(), made, depth + 1)?;
+        }
+    }
+    Ok(())
+}
 
 /// A value of the command line: JSON where it is JSON, text otherwise.
 pub(super) fn command_line_value(name: &str, text: &str) -> Node {
@@ -46,7 +108,18 @@ pub(super) fn to_value(node: &Node) -> Value {
 }
 
 /// The value of an expression, all of it at the expression's place.
-pub(super) fn from_value(value: &Value, place: &Node) -> Node {
+///
+/// The engine's lists are lazy, so their size is seen only here.
+pub(super) fn from_value(value: &Value, place: &Node, made: &Made) -> Result<Node, Excess> {
+    nested_value(value, place, made, 0)
+}
+
+fn nested_value(value: &Value, place: &Node, made: &Made, depth: usize) -> Result<Node, Excess> {
+    if depth > DEPTH {
+        return Err(Excess::Depth);
+    }
+    made.add(VALUE)?;
+    let text = |text: String| made.add(text.len()).map(|()| text);
     let kind = match value.kind() {
         ValueKind::Undefined | ValueKind::None => Kind::Null,
         ValueKind::Bool => Kind::Bool(value.is_true()),
@@ -56,27 +129,38 @@ pub(super) fn from_value(value: &Value, place: &Node) -> Node {
         },
         ValueKind::Seq | ValueKind::Iterable => {
             let items = value.try_iter().into_iter().flatten();
-            Kind::List(items.map(|item| from_value(&item, place)).collect())
+            Kind::List(items.map(|item| nested_value(&item, place, made, depth + 1)).collect::<Result<_, _>>()?)
         }
         ValueKind::Map => {
             let keys = value.try_iter().into_iter().flatten();
             let member = |key: Value| {
                 let item = value.get_item(&key).unwrap_or_default();
-                (place.with(Kind::String(key.to_string())), from_value(&item, place))
+                Ok((place.with(Kind::String(text(key.to_string())?)), nested_value(&item, place, made, depth + 1)?))
             };
-            Kind::Map(keys.map(member).collect())
+            Kind::Map(keys.map(member).collect::<Result<_, _>>()?)
         }
-        _ => return typed(value.to_string(), place),
+        _ => return Ok(typed(text(value.to_string())?, place)),
     };
-    place.with(kind)
+    Ok(place.with(kind))
 }
 
-/// A value in text, as Python's `str` has it, or its `repr` within another one.
-pub(super) fn python_text(value: &Value, out: &mut String, inside: bool) {
+/// A value in text, as Python's `str` has it.
+pub(super) fn python_text(value: &Value, out: &mut String) -> Result<(), Excess> {
+    nested_text(value, out, 0)
+}
+
+/// The same, or its `repr` within another one, so deep in it.
+fn nested_text(value: &Value, out: &mut String, depth: usize) -> Result<(), Excess> {
+    if out.len() > MADE_MAX {
+        return Err(Excess::Bytes);
+    }
+    if depth > DEPTH {
+        return Err(Excess::Depth);
+    }
     match value.kind() {
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::None => out.push_str("None"),
-        ValueKind::String if inside => {
+        ValueKind::String if depth > 0 => {
             let text = value.as_str().unwrap_or_default();
             let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
             out.push(quote);
@@ -95,11 +179,11 @@ pub(super) fn python_text(value: &Value, out: &mut String, inside: bool) {
             }
             out.push(quote);
         }
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
             for (index, item) in value.try_iter().into_iter().flatten().enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
-                python_text(&item, out, true);
+                nested_text(&item, out, depth + 1)?;
             }
             out.push(']');
         }
@@ -107,9 +191,9 @@ pub(super) fn python_text(value: &Value, out: &mut String, inside: bool) {
             out.push('{');
             for (index, key) in value.try_iter().into_iter().flatten().enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
-                python_text(&key, out, true);
+                nested_text(&key, out, depth + 1)?;
                 out.push_str(": ");
-                python_text(&value.get_item(&key).unwrap_or_default(), out, true);
+                nested_text(&value.get_item(&key).unwrap_or_default(), out, depth + 1)?;
             }
             out.push('}');
         }
@@ -117,4 +201,5 @@ pub(super) fn python_text(value: &Value, out: &mut String, inside: bool) {
             let _ = write!(out, "{value}");
         }
     }
+    Ok(())
 }

@@ -11,7 +11,7 @@ use crate::error::Failure;
 use crate::text::{age, harmless, size};
 
 /// Version of the JSON document.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 pub(super) fn run(store: &Store, as_json: bool) -> Result<(), Failure> {
     let (mut layers, damaged) = store.listing()?;
@@ -27,9 +27,9 @@ pub(super) fn run(store: &Store, as_json: bool) -> Result<(), Failure> {
     for listed in &layers {
         let record = &listed.layer.record;
         let (bytes, last) = (size(record.bytes), age(since(listed.used)));
-        write!(out, "{}  {bytes:>10}  used {last:>6} ago", record.key.short())?;
+        write!(out, "{}  {bytes:>10}  {:>5} hits, used {last:>6} ago", record.key.short(), listed.hits)?;
         write!(out, "  {}: {}", record.material.kind, harmless(&record.summary))?;
-        let marks = [(listed.leased, "in use"), (listed.pinned, "pinned")];
+        let marks = [(listed.leased, "in use"), (listed.pinned, "pinned"), (listed.layer.flat, "flat")];
         for mark in marks.iter().filter(|(is, _)| *is).map(|(_, mark)| mark) {
             write!(out, "  [{mark}]")?;
         }
@@ -62,6 +62,8 @@ fn document(listed: &Listed) -> serde_json::Value {
         "bytes": record.bytes,
         "created": record.created,
         "used": listed.used.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        "hits": listed.hits,
+        "flat": listed.layer.flat,
         "in_use": listed.leased,
         "pinned": listed.pinned,
         "tags": listed.tags,

@@ -1,5 +1,6 @@
 //! `virt-maker cache`: what the store has, what takes its space, and keeping it to its size.
 
+mod flatten;
 mod gc;
 mod ls;
 mod usage;
@@ -26,6 +27,10 @@ pub fn run(arguments: &Cache) -> Result<(), Failure> {
             gc::run(&open(store)?, &limits, *dry_run, *json)
         }
         CacheCommand::Verify { repair, store, json } => verify::run(&open(store)?, *repair, *json),
+        CacheCommand::Flatten { layers, depth, store, json } => {
+            let limit = settings::max_depth(depth.max_depth, store.store.clone())?;
+            flatten::run(&open(store)?, layers, limit, *json)
+        }
         CacheCommand::Clean { store } => gc::clean(&open(store)?),
         CacheCommand::Pin { layers, store } => pin(&open(store)?, layers),
         CacheCommand::Unpin { layers, store } => unpin(&open(store)?, layers),

@@ -13,6 +13,7 @@ use super::{QEMU, VmOptions};
 use crate::engine::user_network::NETDEV;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::{CHANNEL_FD, Helper, HelperCommand};
+use crate::store::Depth;
 
 /// Raise it when the machine or what happens in it before the save changes in a way that nothing else shows.
 pub const VERSION: u32 = 1;
@@ -27,8 +28,11 @@ pub const STATE_FD: i32 = CHANNEL_FD + 5;
 /// Name of the bus that disks are plugged into.
 pub const DISK_BUS: &str = "scsi.0";
 /// What qemu needs besides the machine's memory, in bytes of address space: its own code and libraries, threads with
-/// their heaps, translated code, caches of images. A qemu that wants more than that has lost its way.
-const OVERHEAD: u64 = 4 << 30;
+/// their heaps, translated code, and for each image of the deepest chain its caches of tables, which it reserves whole
+/// and fills as it reads. A qemu that wants more than that has lost its way.
+const OVERHEAD: u64 = (4 << 30) + 2 * Depth::MOST as u64 * IMAGE;
+/// Of one image: 32 MiB of a cache, measured on a disk of 40 GiB; no disk gets more.
+const IMAGE: u64 = 34 << 20;
 /// How much memory translated code gets, in MiB, under TCG.
 const TRANSLATED_MIB: u32 = 256;
 
