@@ -24,8 +24,11 @@ use crate::diagnostic::Diagnostic;
 const FUEL: u64 = 1_000_000;
 /// Lines, and characters of one line, of a text with expressions: the engine counts both with 16 bits.
 const LINES: usize = 60_000;
-/// All that is in `{{ }}` and `{% %}` of one text, in bytes: a chain of operators takes a level of the stack for each.
-const EXPRESSIONS: usize = 32 << 10;
+/// What is in one `{{ }}` or `{% %}`, in bytes: a chain of operators takes a level of the stack for each, and time that
+/// grows with the square of their number.
+const EXPRESSION: usize = 8 << 10;
+/// The same for all of one text.
+const EXPRESSIONS: usize = 64 << 10;
 /// Longest value that a message quotes, in characters.
 const QUOTE: usize = 60;
 /// Marks a template of the engine that is its own text; a name without it (`{% include 'x' %}`) finds nothing.
@@ -187,7 +190,7 @@ impl Engine {
         if let Some(names) = self.names.borrow().get(text) {
             return names.clone();
         }
-        if too_long(text) || expressions(text) > EXPRESSIONS {
+        if too_long(text) || too_large(text) {
             // Evaluating it says so.
             return Arc::new([]);
         }
@@ -288,24 +291,25 @@ fn check_length(text: &str, node: &Node) -> Result<(), Failed> {
         let message = format!("a text with expressions may have {LINES} lines, and {LINES} bytes in a line");
         return Err(told(node, message));
     }
-    if expressions(text) > EXPRESSIONS {
-        return Err(told(node, format!("all expressions of a text may have {} KiB", EXPRESSIONS >> 10)));
+    if too_large(text) {
+        let (one, all) = (EXPRESSION >> 10, EXPRESSIONS >> 10);
+        return Err(told(node, format!("an expression may have {one} KiB, and all of a text {all} KiB")));
     }
     Ok(())
 }
 
-/// Length of all that is in `{{ }}` and `{% %}`, in bytes; that of the whole text where it is short enough for all.
-fn expressions(text: &str) -> usize {
+/// Whether there is too much in `{{ }}` and `{% %}`.
+fn too_large(text: &str) -> bool {
     let bytes = text.as_bytes();
-    if bytes.len() <= EXPRESSIONS {
-        return bytes.len();
+    if bytes.len() <= EXPRESSION {
+        return false;
     }
-    let (mut length, mut quote, mut inside, mut braces, mut at) = (0, None, false, 0, 0);
+    let (mut one, mut all, mut quote, mut inside, mut braces, mut at) = (0, 0, None, false, 0, 0);
     while at < bytes.len() {
         let pair = &bytes[at..(at + 2).min(bytes.len())];
         match (inside, quote) {
             (false, _) if matches!(pair, b"{{" | b"{%") => {
-                (inside, braces) = (true, 0);
+                (inside, braces, one) = (true, 0, 0);
                 at += 1;
             }
             (false, _) => {}
@@ -317,10 +321,13 @@ fn expressions(text: &str) -> usize {
             (true, None) if matches!(pair, b"}}" | b"%}") => inside = false,
             _ => {}
         }
-        length += usize::from(inside);
+        (one, all) = (one + usize::from(inside), all + usize::from(inside));
+        if one > EXPRESSION || all > EXPRESSIONS {
+            return true;
+        }
         at += 1;
     }
-    length
+    false
 }
 
 /// Whether a text has anything to evaluate.
@@ -388,12 +395,14 @@ mod tests {
             for (begin, more) in
                 [("", "-"), ("", "- "), ("", "not "), ("1", "+1"), ("l", ".a"), ("l", "[0]"), ("l", "|d")]
             {
-                let _ = message(&format!("{{{{ {begin}{}1 }}}}", more.repeat((EXPRESSIONS - 20) / more.len())));
-                let told = message(&format!("{{{{ {{1:{{2:3}}}}\n{begin}{}\n }}}}", more.repeat(40_000 / more.len())))
-                    .unwrap();
-                assert!(told.contains("32 KiB"), "{told}");
+                let _ = message(&format!("{{{{ {begin}{}1 }}}}", more.repeat((EXPRESSION - 20) / more.len())));
+                let told = message(&format!("{{{{ {{1:{{2:3}}}}\n{begin}{}\n }}}}", more.repeat(9_000 / more.len())));
+                assert!(told.as_deref().is_some_and(|told| told.contains("8 KiB")), "{told:?}");
             }
-            assert!(message(&format!("{}\n{{{{ 1 }}}}", "-\n".repeat(EXPRESSIONS))).is_none());
+            assert!(message(&format!("{}\n{{{{ 1 }}}}", "-\n".repeat(EXPRESSION))).is_none());
+            let _ = message(&format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}\n".repeat(EXPRESSIONS / 11)));
+            let told = message(&format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}\n".repeat(8_000)));
+            assert!(told.as_deref().is_some_and(|told| told.contains("64 KiB")), "{told:?}");
             for end in ["{{ ns.x }}", "{{ ns.x|tojson }}", "{{ ns.x|pprint }}"] {
                 let told = message(&format!("{lists}{end}")).unwrap();
                 assert!(told.contains("100 levels"), "{told}");
