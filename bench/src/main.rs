@@ -7,6 +7,7 @@
 mod depth;
 mod exports;
 mod forks;
+mod look;
 mod machine;
 mod maker;
 mod measure;
@@ -28,7 +29,7 @@ use work::Operation;
 const USAGE: &str = "usage: bench [--quick] [--only NAME]... [--virt-maker FILE] [--base FILE.qcow2 --key FILE]
              [--results FOLDER] [--readme FILE]
 NAME: cold-chroot cold-vm cold-libguestfs virt-customize packer cached steps-chroot steps-vm steps-libguestfs
-      write write-vm appliance import forks many-cached reads sparsify compress cache-mount many-libguestfs";
+      write write-vm appliance import forks many-cached reads diff sparsify compress cache-mount many-libguestfs";
 
 /// Bytes that the big step writes.
 const PAYLOAD: u64 = 200 << 20;
@@ -63,6 +64,7 @@ const MEASURES: &[Measure] = &[
     ("forks", forks::variants),
     ("many-cached", forks::many_cached),
     ("reads", depth::reads),
+    ("diff", look::diff),
     ("appliance", |bench, _| appliance(bench)),
     ("cold-vm", |bench, _| cold(bench, "vm", "cold_vm")),
     ("steps-vm", |bench, _| steps_vm(bench)),

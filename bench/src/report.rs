@@ -59,6 +59,7 @@ const ROWS: &[(&str, &str, &str, Rule)] = &[
     ("the same / one variant, cold", "forked_chroot", "forked_one", Rule::AtMostTimes(4.0)),
     ("200 templates of 20 steps in one call, all cached", "many_cached", "", Rule::Seconds(0.25)),
     ("time to read 128 MiB in the guest, depth 64 / depth 1", "read_deep", "read_shallow", Rule::AtMostTimes(1.25)),
+    ("`diff` of two neighbours in an image with 4 GB in it (`chroot`)", "diff_chroot", "", Rule::Seconds(0.3)),
     ("`chroot` session opened on a base", "open_chroot_1", "", Rule::None),
     ("the same on a chain of 110 layers", "open_chroot_110", "", Rule::None),
     ("one `libguestfs` step over `guestfs_sh` alone", "step_libguestfs", "guestfs_sh", Rule::Overhead(0.2)),

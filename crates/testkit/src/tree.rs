@@ -11,6 +11,9 @@ use sha2::{Digest, Sha256};
 
 use crate::command::run;
 
+/// Longer texts are compared by their digest alone, in bytes.
+const TEXT_MAX: usize = 4 << 10;
+
 /// One file of a guest: everything that two engines must leave alike. Times and inode numbers are not in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -26,6 +29,8 @@ pub struct Entry {
     pub links: u64,
     /// SHA-256 of the content, or the target of a link, in hexadecimal.
     pub content: String,
+    /// The text of a short file that is one.
+    pub text: Option<String>,
     /// Extended attributes, in hexadecimal.
     pub xattrs: BTreeMap<String, String>,
 }
@@ -98,19 +103,23 @@ fn walk(folder: &Path, name: &str, tree: &mut BTreeMap<String, Entry>) {
         let stat = fs::symlink_metadata(&path).expect("its attributes");
         let kind = stat.file_type();
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let mut text = None;
         let (kind, content) = if kind.is_dir() {
             ("directory", String::new())
         } else if kind.is_symlink() {
             ("symlink", fs::read_link(&path).expect("a link").display().to_string())
         } else if kind.is_file() {
-            ("file", hex(&Sha256::digest(fs::read(&path).expect("a file"))))
+            let bytes = fs::read(&path).expect("a file");
+            let digest = hex(&Sha256::digest(&bytes));
+            text = String::from_utf8(bytes).ok().filter(|text| text.len() <= TEXT_MAX && !text.contains('\0'));
+            ("file", digest)
         } else {
             ("other", format!("{} {}", kind.is_char_device(), stat.rdev()))
         };
         let links = if kind == "file" { stat.nlink() } else { 1 };
         let xattrs = xattrs(&path);
         let mode = stat.mode() & 0o7777;
-        tree.insert(name.clone(), Entry { kind, mode, uid: stat.uid(), gid: stat.gid(), links, content, xattrs });
+        tree.insert(name.clone(), Entry { kind, mode, uid: stat.uid(), gid: stat.gid(), links, content, text, xattrs });
         if kind == "directory" {
             walk(&path, &name, tree);
         }

@@ -21,6 +21,7 @@ pub fn run(options: &Options, _: &mut Random) -> String {
         members += images(&field) + guests(&field) + archives(&field) + texts(&field);
         before.assert_nothing_left();
         assert_eq!(field.world.left_in_store(), Vec::<String>::new());
+        println!("hostile: done on {engine}");
     }
     format!(
         "{members} members of the corpus on {}, each refused or harmless; the host was not touched",

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use virt_maker_agent::client::ClientError;
+use virt_maker_agent::label::Labelled;
 use virt_maker_agent::protocol::{Attributes, FailureKind, FileKind, Request};
 
 fn guest() -> (Lab, Agent) {
@@ -200,4 +201,35 @@ fn no_operation_follows_a_link_out_of_the_guest() {
     }
     assert_eq!(fs::read(outside.join("secret")).unwrap(), b"host");
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+}
+
+/// Labels are attributes: read for all files, set on links and odd names themselves, and never through a link.
+#[test]
+fn labels_are_read_and_set() {
+    let (_lab, mut agent) = guest();
+    let client = &mut agent.client;
+    let real = Request::Mkdir { path: "/etc/real".into(), attributes: Attributes::default(), parents: false };
+    client.done(&real).unwrap();
+    client.write("/etc/real/file", &mut &b"x"[..], attributes(0o4755, 3, 4)).unwrap();
+    client.done(&Request::Symlink { target: "real".into(), path: "/etc/link".into() }).unwrap();
+    let label = |path: &str, kind, label: &str| Labelled { kind, path: path.into(), label: label.into() };
+    let wanted = [
+        label("/", b'd', "a:b:root_t:s0"),
+        label("/etc/link", b'l', "a:b:link_t:s0"),
+        label("/etc/real/file", b'f', "a:b:file_t:s0"),
+    ];
+    client.set_labels(&wanted).unwrap();
+    let found = client.labels().unwrap();
+    assert!(wanted.iter().all(|wanted| found.contains(wanted)), "{found:?}");
+    assert_eq!(found.iter().filter(|entry| !entry.label.is_empty()).count(), wanted.len());
+    let stat = client.stat("/etc/real/file").unwrap().unwrap();
+    assert_eq!((stat.mode, stat.uid, stat.gid), (0o4755, 3, 4));
+    // One that fails ends the rest, and the conversation goes on.
+    for path in ["/etc/link/file", "/etc/no/file", "/etc/real/none"] {
+        let problem = failed(client.set_labels(&[label(path, b'f', "x:y:z"), label("/etc", b'd', "x:y:z")]));
+        assert!(problem.message.contains("label"), "{problem:?}");
+    }
+    let found = client.labels().unwrap();
+    assert!(found.contains(&label("/etc/real/file", b'f', "a:b:file_t:s0")));
+    assert!(found.contains(&label("/etc", b'd', "")));
 }

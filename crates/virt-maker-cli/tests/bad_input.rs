@@ -131,6 +131,25 @@ fn hosts() {
     assert_eq!((&engine["name"], &engine["works"]), (&"chroot".into(), &false.into()));
 }
 
+/// File systems on which locks fail, or do nothing: so it looks to the program under a tracer that answers for the kernel.
+#[test]
+fn a_store_without_working_locks_is_refused() {
+    let bench = Bench::new(PathBuf::from("/nonexistent"));
+    bench.run(&["tree"]).exits(0);
+    for (answer, words) in [("error=ENOLCK", "No locks available"), ("retval=0", "a second lock was given")] {
+        let program = bench.command(&["tree"]);
+        let mut traced = std::process::Command::new("strace");
+        traced.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", &format!("inject=flock:{answer}")]);
+        traced.arg(program.get_program()).args(program.get_args()).current_dir(bench.folder.path());
+        traced.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let ran = common::Ran::from(traced.output().unwrap()).exits(6);
+        for words in ["has no working locks", words, "--store"] {
+            assert!(ran.stderr.contains(words), "{}", ran.stderr);
+        }
+    }
+    bench.run(&["tree"]).exits(0);
+}
+
 fn steps(engine: &str) {
     let before = HostState::capture();
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{Bench, run};
 use serde_json::Value;
-use testkit::{HostState, TinyOptions, tiny_guest};
+use testkit::{Fs, HostState, TinyOptions, tiny_guest};
 
 fn json(bench: &Bench, arguments: &[&str]) -> Value {
     let ran = bench.run(&[arguments, &["--json"]].concat()).exits(0);
@@ -336,5 +336,30 @@ fn verify_looks_into_file_systems() {
     bench.run(&["cache", "verify", "--repair"]).exits(0);
     assert!(bench.layers().is_empty());
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
+    before.assert_nothing_left();
+}
+
+/// The same of XFS: what was built on it is clean, and one whose superblock is damaged is found.
+#[test]
+fn verify_looks_into_xfs() {
+    let before = HostState::capture();
+    let guest = tiny_guest(&TinyOptions { partitioned: true, ..TinyOptions::with_fs(Fs::Xfs) });
+    let bench = Bench::new(guest.clone());
+    let steps = [run("echo one > /one"), run("dd if=/dev/urandom of=/two bs=64k count=8; rm /one")];
+    bench.build("chroot", &bench.template("t.yml", &steps, ""), &[]).exits(0);
+    let whole = json(&bench, &["cache", "verify"]);
+    assert_eq!((&whole["layers"], &whole["file_systems"]), (&3.into(), &3.into()), "{whole}");
+    assert_eq!((&whole["bad"], &whole["unchecked"]), (&Value::Array(Vec::new()), &Value::Array(Vec::new())));
+
+    let image = bench.path("broken.raw");
+    let mut bytes = std::fs::read(guest).unwrap();
+    let magic = bytes.chunks(512).position(|sector| sector.starts_with(b"XFSB")).unwrap() * 512;
+    // The count of inodes.
+    bytes[magic + 128..magic + 136].copy_from_slice(&77u64.to_be_bytes());
+    std::fs::write(&image, bytes).unwrap();
+    let broken = Bench::new(image);
+    broken.build("chroot", &broken.template("t.yml", &[], ""), &[]).exits(0);
+    let found = broken.run(&["cache", "verify"]).exits(6).stdout;
+    assert!(found.contains("xfs is damaged") && found.contains("1 layers bad"), "{found}");
     before.assert_nothing_left();
 }

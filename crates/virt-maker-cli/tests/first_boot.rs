@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use common::Bench;
@@ -17,13 +18,13 @@ fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
     let before = HostState::capture();
     let bench = Bench::new(std::path::PathBuf::from("/nonexistent"));
     // Both begin on the same base in the same store.
-    for engine in ["chroot", "vm"] {
-        boots_as_a_new_machine(&bench, engine);
+    for (engine, format) in [("chroot", "qcow2"), ("vm", "raw")] {
+        boots_as_a_new_machine(&bench, engine, format);
     }
     before.assert_nothing_left();
 }
 
-fn boots_as_a_new_machine(bench: &Bench, engine: &str) {
+fn boots_as_a_new_machine(bench: &Bench, engine: &str, format: &str) {
     let template = bench.path("t.yml");
     let text = "spec:
   import:
@@ -50,18 +51,22 @@ fn boots_as_a_new_machine(bench: &Bench, engine: &str) {
         cat /run/said > /dev/ttyS0
         echo @done > /dev/ttyS0
   export:
-    - raw: {path: a.img, clean: true, sparsify: true, shrink: true}
+    - FORMAT: {path: a.img, clean: true, sparsify: true, shrink: true}
 ";
-    fs::write(&template, text.replace("ENGINE", engine)).unwrap();
+    fs::write(&template, text.replace("ENGINE", engine).replace("FORMAT", format)).unwrap();
     let ran = bench.build(engine, &template, &[]).exits(0);
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
     let old: Vec<&str> = said.lines().filter(|line| line.ends_with("  -")).collect();
     assert_eq!(old.len(), 2, "{engine}: {said}");
-    testkit::fsck_clean(&bench.path("a.img"), "raw");
-    let bytes = fs::metadata(bench.path("a.img")).unwrap().len();
+    let image = bench.path("a.img");
+    testkit::fsck_clean(&image, format);
+    let info = testkit::run(Command::new("qemu-img").args(["info", "-f", format, "--output=json"]).arg(&image)).stdout;
+    let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
+    assert!(info["backing-filename"].is_null(), "{info}");
+    let bytes = info["virtual-size"].as_u64().unwrap();
     assert!(bytes < 800 << 20, "shrunk from 2 GiB to {bytes}");
 
-    let machine = Machine::boot(&bench.path("a.img"), "raw");
+    let machine = Machine::boot(&image, format);
     let console = machine.wait_for("@done", PATIENCE);
     for expected in
         ["@order first second", "@name fresh.example.org", "@kernel virt_maker.test=yes", "@id 33 ", "@ssh active"]

@@ -193,6 +193,41 @@ fn a_shell_is_thrown_away_or_kept() {
     before.assert_nothing_left();
 }
 
+/// What libguestfs lists, copies and compares is what chroot does, in a guest with a second file system; an appliance takes seconds
+/// to start, so it is asked for little.
+#[test]
+fn libguestfs_sees_what_chroot_sees() {
+    let _lock = testkit::appliance_lock();
+    let before = HostState::capture();
+    let options = TinyOptions { partitioned: true, separate_home: true, ..TinyOptions::default() };
+    let bench = Bench::new(tiny_guest(&options));
+    let steps = [
+        run(
+            "mkdir -p /home/d/sub; echo one > /home/d/one; echo two > /home/d/sub/two; chown 7:8 /home/d/one; chmod 6750 /home/d/one; \
+             ln -s one /home/d/link; mkfifo /home/d/pipe; touch \"/home/d/$(printf 'a\\033[31mb\\nc')\"; ln -s /home/d /linked; \
+             echo same > /same; echo text > /text",
+        ),
+        run(
+            "echo ONE > /home/d/one; rm /home/d/sub/two; echo new > /home/new; touch /same; echo other > /text; mkdir /made",
+        ),
+    ];
+    bench.build("chroot", &bench.template("t.yml", &steps, ""), &[]).exits(0);
+    let diff = |engine| document(&bench, engine, &["diff", "t.yml:1", "t.yml:2"]);
+    let found = diff("libguestfs");
+    assert_eq!(found, diff("chroot"));
+    let changes: Vec<_> = found["changes"].as_array().unwrap().iter().map(|change| &change["path"]).collect();
+    for path in ["/home/d/one", "/home/d/sub/two", "/home/new", "/made", "/text"] {
+        assert!(changes.contains(&&json!(path)), "{path}: {found}");
+    }
+    assert!(!changes.contains(&&json!("/same")), "{found}");
+    let target = bench.path("copied");
+    // By way of a link, which is followed in the guest.
+    said(&bench, "libguestfs", &["cp", "t.yml:1:/linked/", target.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(target.join("sub/two")).unwrap(), "two\n");
+    assert_eq!(fs::read_link(target.join("link")).unwrap(), std::path::Path::new("one"));
+    before.assert_nothing_left();
+}
+
 /// A process that serves a mount, and the mount as it is seen.
 struct Mounted {
     child: std::process::Child,

@@ -3,9 +3,10 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{Bench, Ran, image_of, run};
 use testkit::{Fs, HostState, TinyOptions, appliance_lock, fsck_clean, read_file_from_image, tiny_guest};
@@ -13,20 +14,24 @@ use testkit::{Fs, HostState, TinyOptions, appliance_lock, fsck_clean, read_file_
 /// `nobody`: it owns nothing and is in no group that may use KVM.
 const USER: u32 = 65534;
 
-/// Runs the program as an ordinary user whose home is this bench's folder.
+/// Runs the program as an ordinary user whose home is this bench's folder, and who can gain no right by any program.
 fn as_user(bench: &Bench, arguments: &[&str]) -> Ran {
+    Ran::from(user(bench, &["--no-new-privs", "--bounding-set=-all"], arguments).output().unwrap())
+}
+
+fn user(bench: &Bench, rights: &[&str], arguments: &[&str]) -> Command {
     let home = bench.path("home");
     let mut command = Command::new("setpriv");
     command
-        .args([format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".into(), "--no-new-privs".into()])
-        .args(["--inh-caps=-all", "--bounding-set=-all"])
+        .args([format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".into(), "--inh-caps=-all".into()])
+        .args(rights)
         .arg(home.join("virt-maker"))
         .args(arguments)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", &home)
         .current_dir(&home);
-    Ran::from(command.output().unwrap())
+    command
 }
 
 /// A home with the program, its agent, and a base image, all of it the user's own.
@@ -99,6 +104,46 @@ fn ten_steps_with_libguestfs_take_one_session_and_an_edit_runs_only_what_follows
     assert_eq!(edited.steps("layer_started"), [7, 8, 9, 10]);
     let text = read_file_from_image(&bench.path("home/out.img"), "/steps");
     assert_eq!(String::from_utf8(text).unwrap(), "1\n2\n3\n4\n5\n6\nseven\n8\n9\n10\n");
+    before.assert_nothing_left();
+}
+
+/// `mount` works through the set-uid `fusermount3`, for the user alone; where that may not gain rights there is one error.
+#[test]
+fn a_layer_of_an_appliance_is_mounted_by_its_user() {
+    let _lock = appliance_lock();
+    let before = HostState::capture();
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    home(&bench);
+    // The saved machine of the tests is root's, so the user has one of their own.
+    fs::write(
+        bench.path("home/t.yml"),
+        "spec:\n  import:\n    download: {url: base.img}\n  steps:\n    - run: mkdir /d; echo one > /d/one; chmod 600 /d/one\n",
+    )
+    .unwrap();
+    let at = bench.path("home/at");
+    fs::create_dir(&at).unwrap();
+    own(&bench);
+    as_user(&bench, &["build", "t.yml", "--engine", "vm"]).exits(0);
+    let denied = as_user(&bench, &["mount", "t.yml", "at", "--engine", "vm"]).exits(5);
+    assert!(
+        denied.stderr.contains("fusermount3") && denied.stderr.matches("error: ").count() == 1,
+        "{}",
+        denied.stderr
+    );
+
+    let mut command = user(&bench, &[], &["mount", "t.yml", "at", "--engine", "vm"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let line =
+        BufReader::new(child.stdout.take().unwrap()).lines().next().expect("it says where the layer is").unwrap();
+    assert!(line.contains("Ctrl-C"), "{line}");
+    let cat = |user: u32| {
+        let rights = [format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".into()];
+        Command::new("setpriv").args(rights).arg("cat").arg(at.join("d/one")).output().unwrap()
+    };
+    assert_eq!(String::from_utf8_lossy(&cat(USER).stdout), "one\n");
+    assert!(!cat(USER - 1).status.success(), "it is nobody else's");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
     before.assert_nothing_left();
 }
 

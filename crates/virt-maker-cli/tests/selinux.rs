@@ -183,6 +183,24 @@ fn a_policy_without_rules_is_an_error() {
     assert!(!bench.path("a.img").exists());
 }
 
+/// What cannot be read says nothing: the steps are kept, and nobody labels.
+#[test]
+fn a_configuration_that_leads_nowhere_is_a_warning() {
+    let bench = Bench::new(tiny_guest(&TinyOptions {
+        files: vec![("/etc/selinux/here".into(), CONFIG.into(), 0o644)],
+        links: vec![("/etc/selinux/config".into(), "/no/such/file".into())],
+        ..TinyOptions::default()
+    }));
+    let template = bench.template("t.yml", &["hostname: x".to_owned()], "raw: {path: a.img}");
+    let ran = bench.build("chroot", &template, &["-vv"]).exits(0);
+    assert!(ran.stdout.contains("whether the guest has SELinux is not known"), "{}", ran.stdout);
+    assert_eq!(said(&ran), [""; 0]);
+    // A link within the guest is followed.
+    let steps = ["link: {path: /etc/selinux/config, target: here}".to_owned()];
+    let ran = bench.build("chroot", &bench.template("u.yml", &steps, "raw: {path: b.img}"), &[]).exits(1);
+    assert!(ran.stderr.contains("no rules for it"), "{}", ran.stderr);
+}
+
 /// The policy of Debian, with its 5,600 rules, on a real guest; the guest's own `setfiles` then finds nothing to relabel.
 #[test]
 fn the_setfiles_of_a_real_guest_agrees() {

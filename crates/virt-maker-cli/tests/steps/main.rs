@@ -1,7 +1,8 @@
 //! Every kind of step, on each engine: what is there before, the step, and exactly what it changes.
 //!
-//! All steps of one guest run in one session of each engine, one layer each. The difference between a layer and the one
-//! below it has to be the lines of its case, and nothing else; and so it is the same on each engine.
+//! What each changes stands in [`fixtures`], or, for the many little cases that differ in a word, in lines of the test. All
+//! steps of one guest run in one session of each engine, one layer each. The difference between a layer and the one below it
+//! has to be what its case says, and nothing else; and so it is the same on each engine.
 
 #[path = "../../../virt-maker/tests/http_server/mod.rs"]
 #[expect(dead_code, reason = "these tests need a part of it")]
@@ -9,12 +10,12 @@ mod http_server;
 
 #[path = "../common/mod.rs"]
 mod common;
+mod fixtures;
 mod full;
 mod hosts;
 mod packages;
 mod tiny;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use common::Bench;
@@ -27,12 +28,20 @@ pub struct Case {
     /// As it stands in a template.
     pub step: String,
     /// What it changes.
-    pub changes: &'static str,
+    pub changes: Expected,
+}
+
+/// Where it stands what a step changes.
+pub enum Expected {
+    /// In these lines.
+    Lines(&'static str),
+    /// In this file; see [`fixtures`].
+    File(PathBuf),
 }
 
 /// A step and its changes.
 pub fn case(step: impl Into<String>, changes: &'static str) -> Case {
-    Case { step: step.into(), changes }
+    Case { step: step.into(), changes: Expected::Lines(changes) }
 }
 
 /// Builds the cases on an engine, and compares each layer with its case. Returns what was said, for more looks.
@@ -50,7 +59,11 @@ pub fn check(bench: &Bench, engine: &str, cases: &[Case], more: &[&str]) -> comm
         let (path, format) = image(&store, key);
         testkit::fsck_clean(&path, format);
         let after = tree_of_image(&path, format);
-        compare(engine, case, &difference(&before, &after));
+        let found = difference(&before, &after);
+        match &case.changes {
+            Expected::Lines(lines) => compare(engine, &case.step, lines, &found),
+            Expected::File(file) => fixtures::compare(engine, &case.step, file, &found),
+        }
         before = after;
     }
     ran
@@ -62,10 +75,10 @@ fn image(store: &std::path::Path, key: &str) -> (PathBuf, &'static str) {
     (path, format)
 }
 
-fn compare(engine: &str, case: &Case, found: &BTreeMap<String, (Option<Entry>, Option<Entry>)>) {
+fn compare(engine: &str, step: &str, changes: &str, found: &fixtures::Difference) {
     let mut expected = Vec::new();
     let mut any = Vec::new();
-    for line in case.changes.lines().map(str::trim).filter(|line| !line.is_empty()) {
+    for line in changes.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.splitn(6, ' ').collect();
         if words[0] == "-" {
             expected.push(line.to_owned());
@@ -94,7 +107,7 @@ fn compare(engine: &str, case: &Case, found: &BTreeMap<String, (Option<Entry>, O
     let mut found: Vec<String> = found.iter().map(shown).collect();
     found.sort();
     expected.sort();
-    assert_eq!(found, expected, "`{}` on engine {engine}", case.step);
+    assert_eq!(found, expected, "`{step}` on engine {engine}");
 }
 
 fn sha256(bytes: &[u8]) -> String {

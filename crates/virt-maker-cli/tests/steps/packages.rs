@@ -4,7 +4,7 @@
 use testkit::{TinyOptions, appliance_lock, tiny_guest};
 
 use crate::common::{Bench, on_chroot_and_vm, run};
-use crate::{case, check};
+use crate::{case, check, fixtures};
 
 on_chroot_and_vm!(
     package_managers_are_told_what_to_do,
@@ -117,35 +117,19 @@ fn sources_of_dnf_and_zypper(engine: &str) {
 /// The steps that need a real guest's programs, on a real Debian.
 fn on_debian(engine: &str) {
     let bench = Bench::new(testkit::debian_guest());
-    let steps = [
-        "user: {name: deploy, groups: [adm, users], shell: /bin/bash, uid: 1500, password_hash: '$6$salt$hash'}"
-            .to_owned(),
-        "user: {name: deploy, shell: /bin/sh}".to_owned(),
-        "user: {name: daemon1, system: true}".to_owned(),
-        "service: {disable: [apt-daily.timer], mask: apt-daily-upgrade.timer}".to_owned(),
-        "install: [tini]".to_owned(),
-        "remove: tini".to_owned(),
-        "firstboot: echo hello".to_owned(),
-        "update:".to_owned(),
-        run("id deploy; grep ^deploy: /etc/passwd /etc/shadow; ls -ld /home/deploy; id daemon1; ls -d /home/daemon1; \
-            ls -l /etc/systemd/system/apt-daily-upgrade.timer; ls /etc/systemd/system/timers.target.wants; ls /usr/bin/tini; \
-            systemctl is-enabled virt-maker-firstboot.service; systemd-analyze verify virt-maker-firstboot.service; true"),
-    ];
+    let cases = fixtures::load("steps/debian", &[]);
+    let mut steps: Vec<String> = cases.iter().map(|case| case.step.clone()).collect();
+    steps.push("update:".to_owned());
+    steps.push(run(
+        "id deploy; systemctl is-enabled virt-maker-firstboot.service; systemd-analyze verify virt-maker-firstboot.service; true",
+    ));
     let template = bench.template("t.yml", &steps, "");
     let ran = bench.build(engine, &template, &[]).exits(0);
+    fixtures::compare_by_diff(&bench, engine, &cases, &ran.sealed());
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
-    for expected in [
-        "uid=1500(deploy) gid=1500(deploy) groups=1500(deploy),4(adm),100(users)",
-        "/etc/passwd:deploy:x:1500:1500::/home/deploy:/bin/sh",
-        "/etc/shadow:deploy:$6$salt$hash:",
-        "/etc/systemd/system/apt-daily-upgrade.timer -> /dev/null",
-        "cannot access '/home/daemon1'",
-        "cannot access '/usr/bin/tini'",
-        "enabled",
-    ] {
+    for expected in ["uid=1500(deploy) gid=1500(deploy) groups=1500(deploy),4(adm),100(users)", "enabled"] {
         assert!(said.contains(expected), "{engine}: {expected}: {said}");
     }
-    assert!(!said.contains("apt-daily.timer\n") || said.contains("Removed"), "{said}");
     assert!(!said.contains("virt-maker-firstboot.service:"), "{said}");
 }
 

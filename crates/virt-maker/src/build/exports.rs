@@ -22,7 +22,11 @@ impl Build<'_> {
         for entry in &specs[index].exports {
             let begin = Instant::now();
             let kind = entry.kind.name.to_owned();
-            events.send(Event::ExportStarted { kind: kind.clone(), path: entry.runner.target(), worker: self.worker });
+            events.send(Event::ExportStarted {
+                kind: kind.clone(),
+                path: entry.runner.common().target.clone(),
+                worker: self.worker,
+            });
             let workspace = self.store.workspace()?;
             let context = ExportContext {
                 layer: &tip.path,
@@ -49,7 +53,7 @@ impl Build<'_> {
                 &mut finish,
             );
             let done = done.inspect_err(|error| {
-                let (path, message) = (entry.runner.target(), crate::error::chain(error));
+                let (path, message) = (entry.runner.common().target.clone(), crate::error::chain(error));
                 events.send(Event::ExportFailed { path, message });
             })?;
             self.shared.spent.add("export", begin.elapsed());

@@ -171,7 +171,17 @@ impl Walk<'_> {
                 return Err(build.step_failed(error, Some(session), &draft, &parent, &node.info, lines));
             }
             build.events.send(Event::StepFinished { key: node.info.key, elapsed });
-            draft.set_selinux(selinux::policy(session.guest())?.is_some());
+            match selinux::policy(session.guest()) {
+                Ok(policy) => draft.set_selinux(policy.is_some()),
+                // Such as a link that leads nowhere: no reason to give up what the step has done.
+                Err(error) => {
+                    build.settings.cancel.check()?;
+                    let message = crate::error::chain(&error);
+                    build
+                        .events
+                        .warn(format!("whether the guest has SELinux is not known, so nothing labels it: {message}"));
+                }
+            }
             draft.describe(
                 node.info.summary.clone(),
                 Some(parent.id.clone()),

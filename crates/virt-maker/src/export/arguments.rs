@@ -47,11 +47,16 @@ pub(super) struct Arguments {
 
 /// Arguments that were checked.
 #[derive(Debug)]
-pub(super) struct Common {
+pub struct Common {
+    /// The artifact's path, absolute.
     pub target: PathBuf,
+    /// Whether a missing folder of the target is made.
     pub create_dir: bool,
-    pub compress: Option<Compress>,
-    pub level: Option<u32>,
+    /// How the whole file is compressed, or the data inside.
+    pub(super) compress: Option<Compress>,
+    /// At which level.
+    pub(super) level: Option<u32>,
+    /// What is wanted besides the artifact's own bytes.
     pub extras: Extras,
 }
 
@@ -118,7 +123,7 @@ impl Common {
     }
 
     /// What shapes the artifact.
-    pub(super) fn key(&self) -> Value {
+    pub fn key(&self) -> Value {
         let Extras { sparsify, shrink, clean, pre_script, post_script, .. } = &self.extras;
         let mut key = json!({
             "compress": self.compress.map(Compress::name),

@@ -55,8 +55,8 @@ pub(super) fn compress_file(
 fn stream(compress: Compress, level: Option<u32>, input: &mut impl Read, output: impl Write) -> io::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
     let mut output = match compress {
-        Compress::Gzip => pieces::compress(input, output, threads as usize, &|piece| {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level.unwrap_or(6)));
+        Compress::Gzip => pieces::compress(input, output, threads as usize, &|piece, room| {
+            let mut encoder = flate2::write::GzEncoder::new(room, flate2::Compression::new(level.unwrap_or(6)));
             encoder.write_all(piece)?;
             encoder.finish()
         })?,
@@ -70,10 +70,10 @@ fn stream(compress: Compress, level: Option<u32>, input: &mut impl Read, output:
             io::copy(input, &mut encoder)?;
             encoder.finish()?
         }
-        Compress::Lz4 => pieces::compress(input, output, threads as usize, &|piece| {
+        Compress::Lz4 => pieces::compress(input, output, threads as usize, &|piece, room| {
             let info =
                 lz4_flex::frame::FrameInfo::new().block_size(lz4_flex::frame::BlockSize::Max4MB).content_checksum(true);
-            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
+            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, room);
             encoder.write_all(piece)?;
             encoder.finish().map_err(io::Error::from)
         })?,

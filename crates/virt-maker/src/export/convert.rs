@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::arguments::Common;
 use super::compress::{Compress, compress_file};
-use super::{Export, ExportContext, Extras};
+use super::{Export, ExportContext};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::disk::overlay::{self, Backing};
@@ -63,20 +63,8 @@ pub(super) fn parse(node: &Node, format: Target) -> Result<Box<dyn Export>, Vec<
 }
 
 impl Export for ImageExport {
-    fn target(&self) -> PathBuf {
-        self.common.target.clone()
-    }
-
-    fn create_dir(&self) -> bool {
-        self.common.create_dir
-    }
-
-    fn arguments(&self) -> serde_json::Value {
-        self.common.key()
-    }
-
-    fn extras(&self) -> Option<&Extras> {
-        Some(&self.common.extras)
+    fn common(&self) -> &Common {
+        &self.common
     }
 
     fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()> {

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::arguments::{Arguments, Common};
-use super::{Export, ExportContext, ExportKind, Extras};
+use super::{Export, ExportContext, ExportKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::Tool;
@@ -64,20 +64,8 @@ fn parse(node: &Node) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
 }
 
 impl Export for DirExport {
-    fn target(&self) -> PathBuf {
-        self.common.target.clone()
-    }
-
-    fn create_dir(&self) -> bool {
-        self.common.create_dir
-    }
-
-    fn arguments(&self) -> serde_json::Value {
-        self.common.key()
-    }
-
-    fn extras(&self) -> Option<&Extras> {
-        Some(&self.common.extras)
+    fn common(&self) -> &Common {
+        &self.common
     }
 
     fn is_folder(&self) -> bool {

@@ -11,6 +11,7 @@ mod shrink;
 
 use std::path::{Path, PathBuf};
 
+pub use arguments::Common;
 pub use publish::{ExportRecord, From, Published, list, publish};
 
 use crate::disk::ImageFormat;
@@ -132,23 +133,18 @@ pub type Finish<'a> = dyn FnMut(&Extras, &Path) -> Result<Finished> + 'a;
 
 /// One export of a spec.
 pub trait Export: Send + Sync {
-    /// The artifact's path, absolute.
-    fn target(&self) -> PathBuf;
-
-    /// Whether a missing folder of the target is made.
-    fn create_dir(&self) -> bool;
+    /// What it has in common with every other kind.
+    fn common(&self) -> &Common;
 
     /// Arguments that shape the bytes of the artifact (so not its path).
-    fn arguments(&self) -> serde_json::Value;
+    fn arguments(&self) -> serde_json::Value {
+        self.common().key()
+    }
 
     /// Whether it runs programs that the template names on the host, which needs the user's permission.
     fn runs_on_host(&self) -> bool {
-        self.extras().is_some_and(|extras| extras.pre_script.is_some() || extras.post_script.is_some())
-    }
-
-    /// What is wanted besides the artifact's own bytes.
-    fn extras(&self) -> Option<&Extras> {
-        None
+        let Extras { pre_script, post_script, .. } = &self.common().extras;
+        pre_script.is_some() || post_script.is_some()
     }
 
     /// Whether the artifact is a folder, and not a file.

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::arguments::{Arguments, Common};
 use super::convert::{Removed, Target, convert};
-use super::{Export, ExportContext, ExportKind, Extras};
+use super::{Export, ExportContext, ExportKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::digest;
@@ -121,22 +121,14 @@ fn parse(node: &Node) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
 }
 
 impl Export for OvaExport {
-    fn target(&self) -> PathBuf {
-        self.common.target.clone()
-    }
-
-    fn create_dir(&self) -> bool {
-        self.common.create_dir
+    fn common(&self) -> &Common {
+        &self.common
     }
 
     fn arguments(&self) -> serde_json::Value {
         let mut key = self.common.key();
         key["machine"] = json!([self.name, self.cpus, self.memory]);
         key
-    }
-
-    fn extras(&self) -> Option<&Extras> {
-        Some(&self.common.extras)
     }
 
     fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()> {

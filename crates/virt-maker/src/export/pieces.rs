@@ -9,14 +9,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 /// Length of a piece before compression, in bytes: long enough that the format's own overhead does not count.
 const PIECE: u64 = 4 << 20;
 
-/// Compresses `input` piece by piece with `one`, on `threads` threads, and writes the results in their order.
-pub(super) fn compress<W: Write>(
-    input: &mut impl Read,
-    mut output: W,
-    threads: usize,
-    one: &(dyn Fn(&[u8]) -> io::Result<Vec<u8>> + Sync),
-) -> io::Result<W> {
-    type Job = (Vec<u8>, SyncSender<io::Result<Vec<u8>>>);
+/// Compresses one piece into a buffer.
+pub(super) type One<'a> = dyn Fn(&[u8], Vec<u8>) -> io::Result<Vec<u8>> + Sync + 'a;
+
+/// Compresses `input` piece by piece with `one`, on `threads` threads, and writes the results in their order. `one` appends to
+/// the empty buffer that it is given, and gives it back.
+pub(super) fn compress<W: Write>(input: &mut impl Read, mut output: W, threads: usize, one: &One<'_>) -> io::Result<W> {
+    type Answer = (Vec<u8>, io::Result<Vec<u8>>);
+    type Job = (Vec<u8>, Vec<u8>, SyncSender<Answer>);
     let threads = threads.max(1);
     std::thread::scope(|scope| {
         let (jobs, queue) = sync_channel::<Job>(threads);
@@ -26,16 +26,20 @@ pub(super) fn compress<W: Write>(
             scope.spawn(move || {
                 loop {
                     let job = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
-                    let Ok((piece, answer)) = job else { return };
+                    let Ok((piece, room, answer)) = job else { return };
+                    let done = one(&piece, room);
                     // Nobody waits for it after an error.
-                    let _ = answer.send(one(&piece));
+                    let _ = answer.send((piece, done));
                 }
             });
         }
-        let mut waiting: VecDeque<Receiver<io::Result<Vec<u8>>>> = VecDeque::new();
+        let mut waiting: VecDeque<Receiver<Answer>> = VecDeque::new();
+        // Buffers go round: fresh ones cost more than some formats take to compress what is in them.
+        let (mut pieces, mut rooms) = (Vec::new(), Vec::new());
         let mut any = false;
         loop {
-            let mut piece = Vec::new();
+            let mut piece = pieces.pop().unwrap_or_else(|| Vec::with_capacity(PIECE as usize));
+            piece.clear();
             input.take(PIECE).read_to_end(&mut piece)?;
             let ended = (piece.len() as u64) < PIECE;
             // A file without a single piece would be no file of its format.
@@ -43,13 +47,17 @@ pub(super) fn compress<W: Write>(
                 any = true;
                 let (answer, result) = sync_channel(1);
                 let gone = |_| io::Error::other("a thread that compresses ended");
-                jobs.send((piece, answer)).map_err(gone)?;
+                jobs.send((piece, rooms.pop().unwrap_or_default(), answer)).map_err(gone)?;
                 waiting.push_back(result);
             }
             while waiting.len() > 2 * threads || (ended && !waiting.is_empty()) {
                 let Some(result) = waiting.pop_front() else { break };
-                let bytes = result.recv().map_err(|_| io::Error::other("a thread that compresses ended"))??;
+                let (piece, bytes) = result.recv().map_err(|_| io::Error::other("a thread that compresses ended"))?;
+                let mut bytes = bytes?;
                 output.write_all(&bytes)?;
+                bytes.clear();
+                pieces.push(piece);
+                rooms.push(bytes);
             }
             if ended {
                 drop(jobs);

@@ -124,7 +124,7 @@ pub fn publish(
     finish: &mut Finish<'_>,
 ) -> Result<Published> {
     let From { layer, layer_id } = from;
-    let target = export.target();
+    let target = export.common().target.clone();
     let place = records.join(format!("{}.json", Digest::of(target.as_os_str().as_encoded_bytes())));
     let wanted = |record: &ExportRecord| {
         record.layer == layer
@@ -138,8 +138,8 @@ pub fn publish(
     let ours = known.as_ref().is_some_and(|record| record.kind == kind.name && record.target == target);
     let folder = prepare_folder(export, &target, ours)?;
     let record = known.filter(|record| !force && wanted(record));
-    let extras = export.extras();
-    let (checksum, manifest) = extras.map_or((false, false), |extras| (extras.checksum, extras.manifest));
+    let extras = &export.common().extras;
+    let Extras { checksum, manifest, .. } = *extras;
     if let Some(record) = record
         && let Some(published) = current(&record, &place, context)?
         && (!manifest || beside::manifest_path(&target).is_file())
@@ -149,30 +149,27 @@ pub fn publish(
         }
         return Ok(published);
     }
-    let script = |text: &Option<String>, when: &str| match (text, extras) {
-        (Some(text), Some(extras)) => run_script(text, when, extras, &target, context),
-        _ => Ok(()),
+    let script = |text: &Option<String>, when: &str| match text {
+        Some(text) => run_script(text, when, extras, &target, context),
+        None => Ok(()),
     };
-    let (before, after) = extras.map_or((&None, &None), |extras| (&extras.pre_script, &extras.post_script));
-    script(before, "before")?;
+    script(&extras.pre_script, "before")?;
     let temporary = Temporary::create(&folder, &target, context.cancel)?;
     let archive = convert::Removed(temporary.path.with_extension("plain"));
-    let finished = match extras {
-        Some(extras) if extras.needs_guest() || context.look || context.labels > 0 => {
-            Some(finish(extras, &archive.0).map_err(|error| place_of(error, &folder))?)
-        }
-        _ => None,
+    let finished = match extras.needs_guest() || context.look || context.labels > 0 {
+        true => Some(finish(extras, &archive.0).map_err(|error| place_of(error, &folder))?),
+        false => None,
     };
     let overlay = finished.as_ref().map(|finished| &*finished.overlay);
-    let tree = extras.filter(|extras| extras.tree).map(|_| &*archive.0);
+    let tree = extras.tree.then_some(&*archive.0);
     let context = &ExportContext { overlay, tree, ..*context };
 
-    let shrunk = match extras {
-        Some(extras) if extras.shrink => {
+    let shrunk = match extras.shrink {
+        true => {
             let place = temporary.path.with_extension("small");
             Some(shrink::shrink(place, context).map_err(|error| place_of(error, &folder))?)
         }
-        _ => None,
+        false => None,
     };
     let smaller = shrunk.as_ref().map(|shrunk| ExportContext {
         layer: &shrunk.disk.0,
@@ -211,7 +208,7 @@ pub fn publish(
         let packages = finished.as_ref().map_or(&serde_json::Value::Null, |finished| &finished.packages);
         beside::write_manifest(&published, kind.name, context.layers, packages)?;
     }
-    script(after, "after")?;
+    script(&extras.post_script, "after")?;
     write_record(&place, &record).context(ErrorKind::Store, || "cannot note what was exported")?;
     Ok(published)
 }
@@ -308,7 +305,7 @@ fn prepare_folder(export: &dyn Export, target: &Path, ours: bool) -> Result<Path
             let message = format!("{} is a file; the artifact wants it to be a folder", folder.display());
             return Err(Error::new(ErrorKind::Export, message));
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !export.create_dir() => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !export.common().create_dir => {
             let message = format!("the folder {} of the artifact does not exist", folder.display());
             return Err(Error::new(ErrorKind::Export, message).with_hint("make it, or say `create_dir: true`"));
         }
@@ -412,7 +409,8 @@ fn sweep(folder: &Path, prefix: &str) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(base) = name.strip_suffix(".lock").filter(|name| name.starts_with(prefix)) else { continue };
-        let Ok(guard) = File::open(entry.path()) else { continue };
+        // Only who may write to it may lock it for himself on a network file system.
+        let Ok(guard) = File::options().read(true).write(true).open(entry.path()) else { continue };
         if flock(&guard, FlockOperation::NonBlockingLockExclusive).is_ok() {
             for ending in ["tmp", "plain", "padding", "small", "part", "lock"] {
                 remove(&folder.join(format!("{base}.{ending}")));

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::arguments::{Arguments, Common};
 use super::compress::{Compress, compress_file};
-use super::{Export, ExportContext, ExportKind, Extras};
+use super::{Export, ExportContext, ExportKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::template::{Node, arguments, from_node};
@@ -67,20 +67,8 @@ fn parse(node: &Node) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
 }
 
 impl Export for TarExport {
-    fn target(&self) -> PathBuf {
-        self.common.target.clone()
-    }
-
-    fn create_dir(&self) -> bool {
-        self.common.create_dir
-    }
-
-    fn arguments(&self) -> serde_json::Value {
-        self.common.key()
-    }
-
-    fn extras(&self) -> Option<&Extras> {
-        Some(&self.common.extras)
+    fn common(&self) -> &Common {
+        &self.common
     }
 
     fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()> {

@@ -94,7 +94,7 @@ fn one_export_a_file(
     problems: &mut Vec<Diagnostic>,
 ) {
     for (item, export) in resolved.exports.iter().zip(&spec.exports) {
-        let target = export.runner.target();
+        let target = export.runner.common().target.clone();
         if let Some(other) = targets.get(&target) {
             let message = format!("another export writes {} too", target.display().to_string().escape_debug());
             let mut problem = item.members().first().map_or(item, |(key, _)| key).diagnostic(message);

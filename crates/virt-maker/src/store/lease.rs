@@ -4,7 +4,7 @@
 //! when the holder dies, and a lease without a lock protects nothing. A lease protects its layers and all below them.
 //!
 //! # The gate
-//! Whoever takes a lease holds a shared lock on the folder `leases/` (the gate) while writing it, and looks for the
+//! Whoever takes a lease holds a shared lock on the file `gate` while writing it, and looks for the
 //! layers only afterwards. Whoever collects holds the gate alone while reading the leases and taking layers out of
 //! `layers/`. So a layer that was found after it was leased stays, and one that was collected is seen to be gone. The
 //! gate is held for moments: a collector lets go of it between two batches.
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
 
-use super::{Store, record};
+use super::{Store, locking, record};
 use crate::error::{Context, ErrorKind, Result};
 use crate::key::{Digest, LayerKey};
 
@@ -38,7 +38,7 @@ impl Drop for Lease {
 /// The gate, held alone: no lease begins, no layer is tagged or pinned meanwhile.
 pub(super) struct ClosedGate<'a> {
     store: &'a Store,
-    _folder: File,
+    _gate: File,
 }
 
 impl Store {
@@ -94,18 +94,34 @@ impl Store {
 
     /// Takes the gate together with others who lease, tag or pin.
     pub(super) fn open_gate(&self) -> Result<File> {
-        let failed = || format!("cannot lock {}", self.leases_dir().display());
-        let folder = File::open(self.leases_dir()).context(ErrorKind::Store, failed)?;
-        flock(&folder, FlockOperation::LockShared).context(ErrorKind::Store, failed)?;
-        Ok(folder)
+        self.gate(FlockOperation::LockShared)
     }
 
     /// Takes the gate alone.
     pub(super) fn close_gate(&self) -> Result<ClosedGate<'_>> {
-        let failed = || format!("cannot lock {}", self.leases_dir().display());
-        let folder = File::open(self.leases_dir()).context(ErrorKind::Store, failed)?;
-        flock(&folder, FlockOperation::LockExclusive).context(ErrorKind::Store, failed)?;
-        Ok(ClosedGate { store: self, _folder: folder })
+        Ok(ClosedGate { store: self, _gate: self.gate(FlockOperation::LockExclusive)? })
+    }
+
+    fn gate(&self, how: FlockOperation) -> Result<File> {
+        let path = self.root().join(locking::GATE);
+        let failed = || format!("cannot lock {}", path.display());
+        let gate = locking::open(&path).context(ErrorKind::Store, failed)?;
+        flock(&gate, how).context(ErrorKind::Store, failed)?;
+        Ok(gate)
+    }
+
+    /// Removes the leases of dead processes, where nobody is at the gate. Nothing depends on its success.
+    pub(super) fn sweep_leases(&self) {
+        let leases = files(&self.leases_dir());
+        if leases.is_empty() {
+            return;
+        }
+        let Ok(_gate) = self.gate(FlockOperation::NonBlockingLockExclusive) else { return };
+        for path in leases {
+            if File::open(&path).is_ok_and(|file| is_free(&file)) {
+                let _ = std::fs::remove_file(&path);
+            }
+        }
     }
 
     pub(super) fn leases_dir(&self) -> PathBuf {
@@ -144,20 +160,4 @@ fn is_free(lease: &File) -> bool {
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-}
-
-/// Removes the leases of dead processes, where nobody is at the gate. Nothing depends on its success.
-pub(super) fn sweep(folder: &Path) {
-    if files(folder).is_empty() {
-        return;
-    }
-    let Ok(gate) = File::open(folder) else { return };
-    if flock(&gate, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return;
-    }
-    for path in files(folder) {
-        if File::open(&path).is_ok_and(|file| is_free(&file)) {
-            let _ = std::fs::remove_file(&path);
-        }
-    }
 }

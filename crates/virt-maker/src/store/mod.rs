@@ -9,12 +9,14 @@
 //! STORE/bases            keys of bases that were sealed
 //! STORE/images/KEY-ID.*  its image, qcow2 or raw; ID says which making of it
 //! STORE/locks/KEY        flock: whoever holds it makes that layer
-//! STORE/leases/NAME      flock: what a live process uses; the folder itself is the gate
+//! STORE/leases/NAME      flock: what a live process uses
+//! STORE/gate             flock: shared by who leases, alone by who collects
 //! STORE/tags/NAME        the layer that a person calls so
 //! STORE/pins/KEY         a layer that is kept
 //! STORE/builds/          what templates were last built as
 //! STORE/collected.log    which layers were collected, when and why
-//! STORE/tmp/NAME/        work of one live process, flock on the folder itself
+//! STORE/tmp/NAME/        work of one live process, flock on `lock` in it
+//! STORE/sweeping, probe  flock: keeps `tmp/` from who sweeps it; only shows whether locks work
 //! STORE/cache/           what imports learned and fetched; safe to remove
 //! STORE/exports/         which artifact was written from which layer
 //! STORE/logs/            logs of steps that failed
@@ -48,6 +50,7 @@ mod flat;
 mod gc;
 mod lease;
 mod lock;
+mod locking;
 mod names;
 mod notes;
 mod record;
@@ -108,7 +111,8 @@ pub struct Store {
 impl Store {
     /// Opens the store at `root`, making it where nothing is, and removes what dead processes left.
     ///
-    /// Errors: a store of another format, a folder that is not a store and not empty, no rights.
+    /// Errors: a store of another format, a folder that is not a store and not empty, no rights, a file system on which locks
+    /// do not work.
     pub fn open(root: &Path) -> Result<Store> {
         let root = std::path::absolute(root).context(ErrorKind::Store, || "cannot find the working directory")?;
         let store = Store { root };
@@ -120,9 +124,10 @@ impl Store {
                     .context(ErrorKind::Store, || format!("cannot read the store {}", store.root.display()));
             }
         }
+        locking::check(&store.root)?;
         workspace::sweep(&store.root.join("tmp"), &store.images_dir());
         lock::sweep(&store.root.join("locks"));
-        lease::sweep(&store.leases_dir());
+        store.sweep_leases();
         Ok(store)
     }
 
@@ -148,7 +153,8 @@ impl Store {
             // Another process may be making the store right now; its files begin under temporary names.
             let temporary =
                 [BACKUP_TAG, MARK].iter().any(|part| name.to_string_lossy().starts_with(&format!(".{part}.")));
-            !temporary && ![BACKUP_TAG, MARK].iter().chain(&FOLDERS).any(|part| name == *part)
+            let known = [BACKUP_TAG, MARK].into_iter().chain(FOLDERS).chain(locking::FILES);
+            !temporary && !known.into_iter().any(|part| name == part)
         };
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
         if entries.into_iter().any(|entry| foreign(&entry.file_name())) {

@@ -1,16 +1,22 @@
 //! Folders for work that is under way. They die with their process, at the latest when the next one looks.
 //!
-//! The owner holds a `flock` on the folder. Between making a folder and locking it, a shared lock on `tmp/` keeps
-//! sweepers out; a sweeper needs that lock for itself.
+//! The owner holds a `flock` on the file `lock` in the folder. Between making a folder and locking that, a shared lock on
+//! the store's file `sweeping` keeps sweepers out; a sweeper needs that lock for itself. So a folder without the file has
+//! no living owner.
 
 use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::locking;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::subordinate::remove_tree;
+
+/// The file in a workspace that its owner holds.
+const LOCK: &str = "lock";
 
 /// A private folder on the store's file system.
 #[derive(Debug)]
@@ -23,11 +29,11 @@ pub struct Workspace {
 impl Workspace {
     pub(super) fn create(parent: &Path, images: PathBuf) -> Result<Workspace> {
         let failed = || format!("cannot make a folder in {}", parent.display());
-        let gate = File::open(parent).context(ErrorKind::Store, failed)?;
+        let gate = locking::open(&parent.with_file_name(locking::SWEEPING)).context(ErrorKind::Store, failed)?;
         flock(&gate, FlockOperation::LockShared).context(ErrorKind::Store, failed)?;
         let path = parent.join(super::seal::random_id()?);
         DirBuilder::new().mode(0o700).create(&path).context(ErrorKind::Store, failed)?;
-        let lock = File::open(&path).context(ErrorKind::Store, failed)?;
+        let lock = locking::open(&path.join(LOCK)).context(ErrorKind::Store, failed)?;
         flock(&lock, FlockOperation::LockExclusive).context(ErrorKind::Store, failed)?;
         Ok(Workspace { path, images, _lock: lock })
     }
@@ -61,15 +67,20 @@ fn remove(workspace: &Path, images: &Path) {
 
 /// Removes the folders of dead processes. Nothing depends on its success: the next process tries again.
 pub(super) fn sweep(parent: &Path, images: &Path) {
-    let Ok(gate) = File::open(parent) else { return };
     let Ok(entries) = fs::read_dir(parent) else { return };
     let stale: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-    if stale.is_empty() || flock(&gate, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if stale.is_empty() {
+        return;
+    }
+    let Ok(gate) = locking::open(&parent.with_file_name(locking::SWEEPING)) else { return };
+    if flock(&gate, FlockOperation::NonBlockingLockExclusive).is_err() {
         return;
     }
     for path in stale {
-        let dead =
-            File::open(&path).is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok());
+        let dead = match File::options().read(true).write(true).open(path.join(LOCK)) {
+            Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
+            Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        };
         if dead {
             remove(&path, images);
         }

@@ -49,6 +49,9 @@ const SIZE_MIN: u64 = 512 << 20;
 /// ext4 with blocks of 4 KiB.
 const SIZE_MAX: u64 = 16 << 40;
 
+/// Beginnings of what somebody calls a distribution that is made of RPM packages.
+const RPM_BASED: [&str; 8] = ["fedora", "rocky", "alma", "centos", "rhel", "el8", "el9", "opensuse"];
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Arguments {
@@ -97,8 +100,10 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     });
     if distribution.is_none() && problems.is_empty() {
         let mut problem = at("suite").diagnostic(format!("unknown suite `{suite}`"));
+        let of_rpm = RPM_BASED.iter().any(|name| suite.to_lowercase().starts_with(name));
         problem.hint = Some(match closest(&suite, Distribution::suites()) {
             Some(meant) => format!("did you mean `{meant}`?"),
+            None if of_rpm => "`bootstrap` makes Debian and Ubuntu; take its cloud image by `download`, with `checksums`".to_owned(),
             None => "a suite that is not known by name needs a `mirror`".to_owned(),
         });
         problems.push(problem);
