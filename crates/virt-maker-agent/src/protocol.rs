@@ -408,6 +408,9 @@ pub enum FailureKind {
     GuestFull,
     /// Nothing is at that path in the guest.
     NotFound,
+    /// What the guest has there does not allow it: a file in the place of a folder, a link that leads nowhere or in
+    /// circles, a folder that is not empty, a file system that is read-only, a name that is too long.
+    Obstructed,
     /// A program ran longer than it may ([`Run::timeout`]).
     TimedOut,
     /// The other end broke the protocol.

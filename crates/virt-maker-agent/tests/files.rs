@@ -88,7 +88,7 @@ fn folders_links_and_attributes() {
     client.done(&mkdir("/a/b", attributes(0o700, 1, 1), false)).unwrap();
     assert_eq!(client.stat("/a/b").unwrap().unwrap().mode, 0o700);
     assert_eq!(failed(client.done(&mkdir("/x/y", Attributes::default(), false))).kind, FailureKind::NotFound);
-    failed(client.done(&mkdir("/etc/passwd", Attributes::default(), true)));
+    assert_eq!(failed(client.done(&mkdir("/etc/passwd", Attributes::default(), true))).kind, FailureKind::Obstructed);
     client.done(&mkdir("/", Attributes { mode: Some(0o755), ..Attributes::default() }, true)).unwrap();
 
     let link = |target: &str, path: &str| Request::Symlink { target: target.into(), path: path.into() };
@@ -96,7 +96,11 @@ fn folders_links_and_attributes() {
     client.done(&link("b", "/a/link")).unwrap();
     let stat = client.stat("/a/link").unwrap().unwrap();
     assert_eq!((stat.kind, stat.target.as_deref()), (FileKind::Symlink, Some("b")));
-    failed(client.done(&link("b", "/a/b")));
+    assert_eq!(failed(client.done(&link("b", "/a/b"))).kind, FailureKind::Obstructed);
+    client.done(&link("/nowhere", "/a/dangling")).unwrap();
+    let problem = failed(client.done(&mkdir("/a/dangling", Attributes::default(), true)));
+    assert_eq!(problem.kind, FailureKind::Obstructed, "{problem:?}");
+    client.done(&Request::Remove { path: "/a/dangling".into() }).unwrap();
     failed(client.done(&link("", "/a/empty")));
     assert_eq!(client.read_dir("/a").unwrap(), ["b", "link"]);
 

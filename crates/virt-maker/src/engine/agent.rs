@@ -159,7 +159,7 @@ pub fn refused(failure: Failure) -> Error {
     let kind = match failure.kind {
         FailureKind::Unsupported => ErrorKind::Unsupported,
         FailureKind::NoRoot | FailureKind::SeveralRoots | FailureKind::Fstab => ErrorKind::Guest,
-        FailureKind::GuestFull | FailureKind::NotFound => ErrorKind::Guest,
+        FailureKind::GuestFull | FailureKind::NotFound | FailureKind::Obstructed => ErrorKind::Guest,
         FailureKind::TimedOut => ErrorKind::Step,
         FailureKind::Protocol | FailureKind::System => ErrorKind::Internal,
     };
