@@ -8,6 +8,9 @@ use std::time::Duration;
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::UnshareFlags;
 
+/// How often a disk is filled before it is emptied.
+const FILLERS: usize = 8;
+
 /// Gives this process, and all that it starts, mounts of their own. Whoever else runs on this host meanwhile cannot take
 /// a disk of ours into a namespace of his, where it would stay mounted after we unmounted it.
 pub fn own_mounts() {
@@ -60,13 +63,20 @@ impl Disk {
         let numbers: Vec<u64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
         let available = numbers.iter().product::<u64>();
         if let Some(bytes) = available.checked_sub(free).filter(|bytes| *bytes > 0) {
-            done(Command::new("fallocate").args(["-l", &bytes.to_string()]).arg(self.at.join("filler")));
+            done(Command::new("fallocate").args(["-l", &bytes.to_string()]).arg(self.filler()));
         }
     }
 
     /// Gives the room back.
     pub fn empty(&self) {
-        let _ = fs::remove_file(self.at.join("filler"));
+        let fillers = (0..FILLERS).map(|number| self.at.join(format!("filler-{number}")));
+        fillers.for_each(|filler| drop(fs::remove_file(filler)));
+    }
+
+    /// A file that is not there yet.
+    fn filler(&self) -> PathBuf {
+        let mut fillers = (0..FILLERS).map(|number| self.at.join(format!("filler-{number}")));
+        fillers.find(|filler| !filler.exists()).expect("a disk is not filled that often")
     }
 
     fn unmount(&self) {

@@ -37,9 +37,16 @@ pub fn run(options: &Options, random: &mut Random) -> String {
             code => panic!("with {free} bytes free the build ended with {code:?}: {}", ran.stderr),
         }
         world.whole_store(true);
-        // A collection on a full disk makes room, or at least does no harm.
-        let collected = world.run(&["cache", "gc", "--max-size", "1G"]);
+        // A collection on a full disk makes room, or at least does no harm; each other time it takes all there is.
+        let all = random.below(2) == 0;
+        disk.fill(16 << 10);
+        let collected = world.run(&["cache", "gc", "--max-size", if all { "0" } else { "1G" }]);
         assert!(matches!(collected.code, Some(0 | 5)), "{}", collected.stderr);
+        if all && collected.code == Some(0) {
+            assert_eq!(world.whole_store(false), 0, "nothing is left where there is room for nothing");
+        } else {
+            world.whole_store(true);
+        }
         disk.empty();
         world.build("chroot", &[&template]).exits(0);
         let text = read_file_from_image(&disk.at.join("out.raw"), "/steps");
