@@ -122,6 +122,7 @@ impl Bench {
         LibguestfsEngine::new(options).open(OpenRequest {
             parent: &Image { path: parent_path, format: ImageFormat::Qcow2 },
             overlay: &self.overlay(overlay, parent),
+            overlays: 1,
             work_dir: &self.path("work"),
             output: Arc::new(move |bytes| log.lock().unwrap().extend_from_slice(bytes)),
             events: Events::new(move |event| events.lock().unwrap().push(format!("{event:?}"))),
@@ -522,6 +523,7 @@ fn child_opens_a_shell_and_then_hangs() {
         .open(OpenRequest {
             parent: &Image { path: top.join("store/base.qcow2"), format: ImageFormat::Qcow2 },
             overlay: &top.join("store/temporary/one.qcow2"),
+            overlays: 1,
             work_dir: &top.join("work"),
             output: Arc::new(|_| {}),
             events: Events::none(),

@@ -42,6 +42,7 @@ pub fn check_image(
         let opened = candidate.engine.open(OpenRequest {
             parent: &Image { path: path.clone(), format: inspected.format },
             overlay: &overlay,
+            overlays: 1,
             work_dir: &work_dir,
             caches: &[],
             network_env: &settings.network_env,

@@ -33,7 +33,7 @@ pub(super) fn finish(build: &Build<'_>, spec: &Spec, tip: &Layer, extras: &Extra
     create_overlay(&draft, &tip.record)?;
     let log = StepLog::new(build.events);
     log.begin(tip.record.key, &draft.log(), &Secrets::default())?;
-    let mut opened = session::open(build, &workspace, tip, &draft, &log, &[])?;
+    let mut opened = session::open(build, &workspace, tip, &draft, &log, 1, &[])?;
     let guest = opened.session.guest();
     let failed = || "cannot prepare the guest for its export";
     if extras.clean {

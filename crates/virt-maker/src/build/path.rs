@@ -119,7 +119,7 @@ fn run_session(
     let names = steps.flat_map(|step| step.options.mounts.iter().map(|mount| mount.cache.as_str())).collect();
     let caches = Caches::take(&build.store.cache_dir(), names, &build.settings.cancel)?;
     let Opened { session, engine, number, slot } =
-        session::open(build, &workspace, &parent, &first, &log, &caches.disks)?;
+        session::open(build, &workspace, &parent, &first, &log, missing.len(), &caches.disks)?;
     let sealer = Sealer::start(build.store, build.events, &build.shared.schedule, &build.shared.flattener);
     let walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine, session: number, depth };
     let ran = walk.run(build, missing, &parent.record, first, lock, session);

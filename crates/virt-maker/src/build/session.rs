@@ -23,7 +23,7 @@ pub(super) struct Opened<'a> {
     pub(super) slot: Slot<'a>,
 }
 
-/// Opens a session on `parent` with `draft`'s overlay on top, when it is its turn.
+/// Opens a session on `parent` with `draft`'s overlay on top, when it is its turn. There will be so many overlays.
 ///
 /// Where an engine says that it cannot open such a guest, and `auto` knows another one, that is tried.
 pub(super) fn open<'a>(
@@ -32,6 +32,7 @@ pub(super) fn open<'a>(
     parent: &Layer,
     draft: &Draft,
     log: &StepLog,
+    overlays: usize,
     caches: &[CacheDisk],
 ) -> Result<Opened<'a>> {
     let candidates = build.shared.selector.candidates()?;
@@ -48,6 +49,7 @@ pub(super) fn open<'a>(
         let opened = candidate.engine.open(OpenRequest {
             parent: &Image { path: parent.path.clone(), format: parent.record.format },
             overlay: &draft.image(),
+            overlays,
             work_dir: &work_dir,
             caches,
             network_env: &build.settings.network_env,

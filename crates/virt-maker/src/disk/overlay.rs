@@ -28,6 +28,9 @@ const REFCOUNT_ORDER: u32 = 4;
 /// Largest L1 table that is worth holding for every node of a chain, in bytes.
 const L1_BYTES_WANTED: u64 = 1 << 20;
 
+/// Longest chain that is counted, in images.
+const CHAIN_MAX: usize = 1000;
+
 /// What an overlay's header says of the file below it.
 #[derive(Debug, Clone, Copy)]
 pub struct Backing<'a> {
@@ -152,6 +155,21 @@ pub fn backing(path: &Path) -> std::io::Result<Option<(String, Option<String>)>>
         at += 8 + (length as usize).next_multiple_of(8);
     }
     Ok(Some((name, format)))
+}
+
+/// How many images a chain has, by the headers: this qcow2 image, and those below it. What cannot be read ends the count:
+/// whoever opens the chain says what is wrong with it.
+pub fn chain_length(path: &Path) -> usize {
+    let mut path = path.to_owned();
+    let mut length = 1;
+    while let Ok(Some((name, format))) = backing(&path) {
+        length += 1;
+        if format.as_deref() != Some(ImageFormat::Qcow2.name()) || length == CHAIN_MAX {
+            break;
+        }
+        path = path.with_file_name(name);
+    }
+    length
 }
 
 /// Writes another name of the backing file into an overlay that [`create`] made, for one that moves elsewhere.

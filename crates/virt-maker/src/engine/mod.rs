@@ -50,6 +50,9 @@ pub struct OpenRequest<'a> {
     pub parent: &'a Image,
     /// An empty qcow2 overlay, whose header names `parent` as it will be when both are in the store.
     pub overlay: &'a Path,
+    /// How many overlays will lie on `parent` while the session is open: `overlay`, and one more for each step after the
+    /// first.
+    pub overlays: usize,
     /// A private folder (mode 0700) for sockets and mount points. The caller removes it.
     pub work_dir: &'a Path,
     /// Disks with caches for its commands.

@@ -90,6 +90,7 @@ impl Inside {
             let opened = candidate.engine.open(OpenRequest {
                 parent: &Image { path: layer.path.clone(), format: layer.record.format },
                 overlay: &draft.image(),
+                overlays: 1,
                 work_dir: &work_dir,
                 network_env: &opener.network_env,
                 caches: &[],

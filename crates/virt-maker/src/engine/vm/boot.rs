@@ -66,7 +66,7 @@ pub fn make(
     step(100);
     let begin = Instant::now();
     let start = Start::Boot { kernel: &ingredients.kernel.image, initramfs: &initramfs };
-    let started = machine::start(options, &memory, start, folder.join("qemu.log"))?;
+    let started = machine::start(options, &memory, start, 0, folder.join("qemu.log"))?;
     let guard = Guard::kill_on_cancel(started.helper.pid(), cancel)?;
     let deadline = guard.deadline(Some(PATIENCE));
     let saved = save(&started, &folder.join("devices"), || step(700));

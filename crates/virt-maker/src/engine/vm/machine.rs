@@ -13,7 +13,6 @@ use super::{QEMU, VmOptions};
 use crate::engine::user_network::NETDEV;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::{CHANNEL_FD, Helper, HelperCommand};
-use crate::store::Depth;
 
 /// Raise it when the machine or what happens in it before the save changes in a way that nothing else shows.
 pub const VERSION: u32 = 1;
@@ -27,11 +26,11 @@ const NETWORK_FD: i32 = CHANNEL_FD + 4;
 pub const STATE_FD: i32 = CHANNEL_FD + 5;
 /// Name of the bus that disks are plugged into.
 pub const DISK_BUS: &str = "scsi.0";
-/// What qemu needs besides the machine's memory, in bytes of address space: its own code and libraries, threads with
-/// their heaps, translated code, and for each image of the deepest chain its caches of tables, which it reserves whole
-/// and fills as it reads. A qemu that wants more than that has lost its way.
-const OVERHEAD: u64 = (4 << 30) + 2 * Depth::MOST as u64 * IMAGE;
-/// Of one image: 32 MiB of a cache, measured on a disk of 40 GiB; no disk gets more.
+/// What qemu needs besides the machine's memory and [`IMAGE`], in bytes of address space: its own code and libraries,
+/// threads with their heaps, translated code. A qemu that wants more than that has lost its way.
+const OVERHEAD: u64 = 4 << 30;
+/// What it needs for each image of the chain, in bytes of address space: caches of tables, which it reserves whole and
+/// fills as it reads. 32 MiB of a cache were measured on a disk of 40 GiB; no disk gets more.
 const IMAGE: u64 = 34 << 20;
 /// How much memory translated code gets, in MiB, under TCG.
 const TRANSLATED_MIB: u32 = 256;
@@ -148,7 +147,7 @@ pub struct Started {
 }
 
 /// Starts qemu.
-pub fn start(options: &VmOptions, memory: &Path, start: Start<'_>, log: PathBuf) -> Result<Started> {
+pub fn start(options: &VmOptions, memory: &Path, start: Start<'_>, images: usize, log: PathBuf) -> Result<Started> {
     let pair = || UnixStream::pair().context(ErrorKind::Host, || "cannot make a socket pair");
     let ((qmp, qmp_theirs), (agent, agent_theirs), (console, console_theirs)) = (pair()?, pair()?, pair()?);
     let ((card, card_theirs), (network, network_theirs)) = (pair()?, pair()?);
@@ -205,7 +204,7 @@ pub fn start(options: &VmOptions, memory: &Path, start: Start<'_>, log: PathBuf)
         package: "qemu-system-x86",
         arguments,
         channels,
-        address_space: Some((u64::from(options.memory_mib) << 20) + OVERHEAD),
+        address_space: Some((u64::from(options.memory_mib) << 20) + OVERHEAD + images as u64 * IMAGE),
         mount_namespace_of: None,
         directory: place,
         log,

@@ -50,6 +50,7 @@ pub fn measure(options: &VmOptions, work_dir: &Path, events: &Events, cancel: &C
     let request = OpenRequest {
         parent: &parent,
         overlay: &overlay,
+        overlays: 1,
         work_dir,
         caches: &[],
         network_env: &network_env,
