@@ -5,6 +5,7 @@
 
 mod agent;
 pub mod block;
+mod breakdown;
 pub mod chroot;
 pub mod doctor;
 pub mod kvm;

@@ -21,13 +21,16 @@ use serde::{Deserialize, Serialize};
 
 use super::initramfs::Ingredients;
 use super::{QEMU, VmOptions, boot, machine};
+use crate::engine::breakdown::broke_down;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::host::{Cancel, durable, find_program};
 use crate::key::Digest;
 
 /// States beyond this many are removed, those that were made first.
 const KEPT: usize = 3;
+/// How often a machine is booted before a breakdown of qemu is an error.
+const ATTEMPTS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a saved state is of.
@@ -103,7 +106,18 @@ pub fn acquire(options: &VmOptions, events: &Events, cancel: &Cancel) -> Result<
     // What is there and does not open is damaged; of what is in the making, nobody is left.
     let _ = remove(&folder);
     sweep(&options.cache_dir);
-    make(options, &ingredients, &folder, events, cancel)?;
+    let mut made = make(options, &ingredients, &folder, events, cancel);
+    for _ in 1..ATTEMPTS {
+        match &made {
+            Err(error) if broke_down(&error.to_string()) => {
+                let message = format!("{error}; it is tried again");
+                events.send(Event::Trace { source: "qemu", message });
+                made = make(options, &ingredients, &folder, events, cancel);
+            }
+            _ => break,
+        }
+    }
+    made?;
     open(&folder).ok_or_else(|| Error::new(ErrorKind::Internal, "the appliance that was just made does not open"))
 }
 
