@@ -244,25 +244,17 @@ impl Client {
 
     /// Everything at and below a path, in no particular order; entries that are no good end the conversation.
     pub fn walk(&mut self, path: &str, depth: Option<u32>) -> Result<Vec<Entry>> {
-        self.send(&Request::Walk { path: path.to_string(), depth })?;
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        self.take(|mut frame| {
-            bytes += frame.len();
-            if bytes > WALK_MAX {
-                return Err(format!("more than {WALK_MAX} bytes of names"));
-            }
-            while !frame.is_empty() {
-                entries.push(Entry::decode(&mut frame).ok_or("an entry that cannot be read")?);
-            }
-            Ok(())
-        })?;
-        Ok(entries)
+        self.listing(&Request::Walk { path: path.to_string(), depth }, Entry::decode)
     }
 
     /// The SELinux labels of all files that can have one, in no particular order.
     pub fn labels(&mut self) -> Result<Vec<Labelled>> {
-        self.send(&Request::Labels)?;
+        self.listing(&Request::Labels, Labelled::decode)
+    }
+
+    /// Takes entries, of which each frame holds whole ones.
+    fn listing<T>(&mut self, request: &Request, decode: fn(&mut &[u8]) -> Option<T>) -> Result<Vec<T>> {
+        self.send(request)?;
         let mut entries = Vec::new();
         let mut bytes = 0;
         self.take(|mut frame| {
@@ -271,7 +263,7 @@ impl Client {
                 return Err(format!("more than {WALK_MAX} bytes of names"));
             }
             while !frame.is_empty() {
-                entries.push(Labelled::decode(&mut frame).ok_or("a label that cannot be read")?);
+                entries.push(decode(&mut frame).ok_or("an entry that cannot be read")?);
             }
             Ok(())
         })?;

@@ -24,10 +24,8 @@ pub fn cannot(what: impl Display, error: impl Into<std::io::Error>) -> Failure {
     let kind = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOSPC | Errno::DQUOT) => FailureKind::GuestFull,
         Some(Errno::NOENT) => FailureKind::NotFound,
-        Some(Errno::EXIST | Errno::NOTDIR | Errno::ISDIR | Errno::NOTEMPTY | Errno::LOOP | Errno::NAMETOOLONG) => {
-            FailureKind::Obstructed
-        }
-        Some(Errno::ROFS) => FailureKind::Obstructed,
+        Some(Errno::EXIST | Errno::NOTDIR | Errno::ISDIR | Errno::NOTEMPTY) => FailureKind::Obstructed,
+        Some(Errno::LOOP | Errno::NAMETOOLONG | Errno::ROFS) => FailureKind::Obstructed,
         _ => FailureKind::System,
     };
     let reason = match kind {

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use crate::failure::{Result, cannot, refused};
 
@@ -64,8 +65,22 @@ impl std::fmt::Display for GuestPath {
 }
 
 /// Opens `path` (relative) within `root`; symlinks are followed, but never out of the root.
-pub fn open_in(root: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+pub fn open_in(root: impl AsFd, path: impl Arg + Copy, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    open_by(root, path, flags, ResolveFlags::empty())
+}
+
+/// As [`open_in`], without any link on the way: one is `ELOOP`.
+pub fn open_unlinked(root: impl AsFd, path: impl Arg + Copy, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    open_by(root, path, flags, ResolveFlags::NO_SYMLINKS)
+}
+
+fn open_by(
+    root: impl AsFd,
+    path: impl Arg + Copy,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     loop {
         match rustix::fs::openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
             // A rename elsewhere in the system can make the kernel unsure whether `..` stayed within the root.

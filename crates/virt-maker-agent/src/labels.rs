@@ -6,12 +6,13 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, XattrFlags};
+use rustix::fs::{AtFlags, OFlags, StatxFlags, XattrFlags};
 use rustix::io::Errno;
 use virt_maker_agent::label::{ATTRIBUTE, LABEL_MAX, Labelled};
 use virt_maker_agent::protocol::{Frame, Reply, Request};
 
 use crate::failure::{Result, cannot, refused};
+use crate::guest::open_unlinked;
 use crate::link::{Broken, Link};
 use crate::walker::Listed;
 
@@ -33,12 +34,9 @@ impl Listed for Labelled {
             libc::S_IFSOCK => b's',
             _ => b'f',
         };
-        let mut label = vec![0; LABEL_MAX];
-        let label = match rustix::fs::lgetxattr(&*by_descriptor(folder, name.to_bytes()), ATTRIBUTE, &mut label[..]) {
-            Ok(length) => {
-                label.truncate(length);
-                label.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
-            }
+        let mut room = [0; LABEL_MAX];
+        let label = match rustix::fs::lgetxattr(&*by_descriptor(folder, name.to_bytes()), ATTRIBUTE, &mut room[..]) {
+            Ok(length) => room[..length].split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
             // None, or one that no kernel made: both are to be replaced.
             Err(Errno::NODATA | Errno::RANGE) => Vec::new(),
             Err(Errno::NOTSUP) => return Ok((kind == b'd', None)),
@@ -85,24 +83,14 @@ impl Labeller {
         let at = entry.path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
         let (folder, name) = (&entry.path[..at], &entry.path[at + 1..]);
         if self.last.as_ref().is_none_or(|(path, _)| path != folder) {
-            self.last = Some((folder.to_vec(), self.open(folder).map_err(failed)?));
+            let relative = folder.strip_prefix(b"/").unwrap_or(b".");
+            let opened = open_unlinked(&self.root, relative, OFlags::PATH | OFlags::DIRECTORY).map_err(failed)?;
+            self.last = Some((folder.to_vec(), opened));
         }
         let Some((_, folder)) = &self.last else { return Ok(()) };
         let value = CString::new(entry.label.clone()).map_err(|_| refused("a label contains a NUL"))?;
         rustix::fs::lsetxattr(&*by_descriptor(folder, name), ATTRIBUTE, value.as_bytes_with_nul(), XattrFlags::empty())
             .map_err(failed)
-    }
-
-    fn open(&self, folder: &[u8]) -> rustix::io::Result<OwnedFd> {
-        let relative = folder.strip_prefix(b"/").filter(|rest| !rest.is_empty()).unwrap_or(b".");
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        loop {
-            match rustix::fs::openat2(&self.root, relative, flags, Mode::empty(), resolve) {
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                other => return other,
-            }
-        }
     }
 }
 

@@ -8,7 +8,6 @@ use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, StatxFlags};
-use rustix::io::Errno;
 use virt_maker_agent::protocol::{FileKind, Reply};
 use virt_maker_agent::walk::Entry;
 
@@ -103,7 +102,7 @@ fn list<T: Listed>(
     frame: &mut Vec<u8>,
     folders: &mut Vec<Folder>,
 ) -> rustix::io::Result<()> {
-    let folder = open_folder(root, real)?;
+    let folder = open_in(root, real, OFlags::RDONLY | OFlags::DIRECTORY)?;
     for found in Dir::read_from(&folder)? {
         let found = found?;
         let name = found.file_name();
@@ -119,17 +118,6 @@ fn list<T: Listed>(
         entry.into_iter().for_each(|entry| entry.put(frame));
     }
     Ok(())
-}
-
-fn open_folder(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_MAGICLINKS;
-    loop {
-        match rustix::fs::openat2(root, path, flags, rustix::fs::Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other,
-        }
-    }
 }
 
 impl Listed for Entry {
