@@ -71,30 +71,13 @@ fn shorten(place: &Path, layers: &[Layer]) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
+    use super::super::tests::{sealed, store};
     use super::super::{Limits, Wish};
     use super::*;
-    use crate::disk::ImageFormat;
     use crate::host::Cancel;
-    use crate::key::KeyMaterial;
 
     fn seal(store: &Store, name: &str, parent: Option<&Layer>) -> Layer {
-        let workspace = store.workspace().unwrap();
-        let material = KeyMaterial {
-            role: "step".into(),
-            kind: "run".into(),
-            kind_version: 1,
-            arguments: json!({ "script": name }),
-            inputs: Vec::new(),
-            parent: parent.map(|parent| parent.record.key),
-            options: serde_json::Map::new(),
-        };
-        let folder = workspace.subfolder("draft").unwrap();
-        let mut draft = store.draft(folder, material, ImageFormat::Raw, 512).unwrap();
-        fs::write(draft.image(), [7; 512]).unwrap();
-        draft.describe(name.into(), parent.map(|parent| parent.record.id.clone()), None, 0.0);
-        store.seal(draft).unwrap()
+        sealed(store, name, parent, &[7; 512])
     }
 
     fn names(store: &Store, parent: Option<&Layer>) -> Vec<String> {
@@ -106,8 +89,7 @@ mod tests {
 
     #[test]
     fn children_are_those_that_are_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("store")).unwrap();
+        let (_folder, store) = store();
         let base = seal(&store, "base", None);
         seal(&store, "other base", None);
         let [one, _two] = ["one", "two"].map(|name| seal(&store, name, Some(&base)));

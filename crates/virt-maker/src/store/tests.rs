@@ -10,32 +10,43 @@ use super::*;
 use crate::disk::ImageFormat;
 use crate::key::{Digest, KeyMaterial};
 
-fn store() -> (TempDir, Store) {
+pub(super) fn store() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("store")).unwrap();
     (folder, store)
 }
 
-fn material(text: &str) -> KeyMaterial {
+/// Of a step that nothing else has, on `parent`.
+pub(super) fn material(text: &str, parent: Option<&Layer>) -> KeyMaterial {
     KeyMaterial {
         role: "step".into(),
         kind: "run".into(),
         kind_version: 1,
         arguments: json!({"script": text}),
         inputs: Vec::new(),
-        parent: None,
+        parent: parent.map(|parent| parent.record.key),
         options: serde_json::Map::new(),
     }
 }
 
+/// A raw layer with this content on `parent`, sealed.
+pub(super) fn sealed(store: &Store, text: &str, parent: Option<&Layer>, content: &[u8]) -> Layer {
+    let workspace = store.workspace().unwrap();
+    let folder = workspace.subfolder("draft").unwrap();
+    let mut draft = store.draft(folder, material(text, parent), ImageFormat::Raw, 512).unwrap();
+    fs::write(draft.image(), content).unwrap();
+    draft.describe(text.into(), parent.map(|parent| parent.record.id.clone()), None, 0.0);
+    store.seal(draft).unwrap()
+}
+
 fn draft(store: &Store, workspace: &Workspace, text: &str) -> Draft {
     let folder = workspace.subfolder(text).unwrap();
-    let draft = store.draft(folder, material(text), ImageFormat::Raw, 512).unwrap();
+    let draft = store.draft(folder, material(text, None), ImageFormat::Raw, 512).unwrap();
     fs::write(draft.image(), [7; 512]).unwrap();
     draft
 }
 
-fn present(store: &Store, key: LayerKey) -> Layer {
+pub(super) fn present(store: &Store, key: LayerKey) -> Layer {
     match store.lookup(key) {
         Lookup::Present(layer) => *layer,
         other => panic!("{other:?}"),
@@ -166,7 +177,7 @@ fn an_image_with_another_time_is_read_once_and_taken_if_its_bytes_are_right() {
 #[test]
 fn a_lock_excludes_and_ends_with_its_holder() {
     let (_folder, store) = store();
-    let key = material("one").key();
+    let key = material("one", None).key();
     let lock = store.try_lock(key).unwrap().unwrap();
     assert!(store.try_lock(key).unwrap().is_none());
     assert_eq!(store.lock_holder(key), Some(std::process::id()));
@@ -179,7 +190,7 @@ fn a_lock_excludes_and_ends_with_its_holder() {
 #[test]
 fn a_lock_excludes_under_contention() {
     let (folder, store) = store();
-    let key = material("one").key();
+    let key = material("one", None).key();
     let counter = folder.path().join("counter");
     fs::write(&counter, "0").unwrap();
     std::thread::scope(|scope| {

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::json;
 use tempfile::TempDir;
 
+use super::super::tests::{material, present};
 use super::super::{Limits, Wish};
 use super::*;
-use crate::key::{Digest, KeyMaterial};
+use crate::key::Digest;
 
 const SIZE: u64 = 1 << 20;
 
@@ -36,20 +36,11 @@ fn qemu(program: &str, arguments: &[&str]) -> String {
 
 /// A store with a raw base of one MiB and so many overlays, each of which writes some blocks, some of them zeros.
 fn chain(layers: usize) -> (TempDir, Store, Vec<LayerKey>) {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&folder.path().join("store")).unwrap();
+    let (folder, store) = super::super::tests::store();
     let mut keys: Vec<LayerKey> = Vec::new();
     let mut parent: Option<Layer> = None;
     for number in 0..=layers {
-        let material = KeyMaterial {
-            role: "step".into(),
-            kind: "run".into(),
-            kind_version: 1,
-            arguments: json!({ "number": number }),
-            inputs: Vec::new(),
-            parent: keys.last().copied(),
-            options: serde_json::Map::new(),
-        };
+        let material = material(&number.to_string(), parent.as_ref());
         let workspace = store.workspace().unwrap();
         let format = if number == 0 { ImageFormat::Raw } else { ImageFormat::Qcow2 };
         let mut draft = store.draft(workspace.subfolder("draft").unwrap(), material, format, SIZE).unwrap();
@@ -71,13 +62,6 @@ fn chain(layers: usize) -> (TempDir, Store, Vec<LayerKey>) {
         parent = Some(layer);
     }
     (folder, store, keys)
-}
-
-fn present(store: &Store, key: LayerKey) -> Layer {
-    match store.lookup(key) {
-        Lookup::Present(layer) => *layer,
-        other => panic!("{other:?}"),
-    }
 }
 
 /// All that a guest would read.

@@ -3,45 +3,17 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::json;
-use tempfile::TempDir;
-
+use super::super::tests::{present, sealed, store};
+use super::super::{Layer, Lookup};
 use super::*;
-use crate::disk::ImageFormat;
-use crate::key::KeyMaterial;
-
-fn store() -> (TempDir, Store) {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&folder.path().join("store")).unwrap();
-    (folder, store)
-}
 
 /// A layer of 64 KiB on `parent`, last used so many seconds ago.
 fn layer(store: &Store, name: &str, parent: Option<&Layer>, unused: u64) -> Layer {
-    let workspace = store.workspace().unwrap();
-    let material = KeyMaterial {
-        role: "step".into(),
-        kind: "run".into(),
-        kind_version: 1,
-        arguments: json!({ "script": name }),
-        inputs: Vec::new(),
-        parent: parent.map(|parent| parent.record.key),
-        options: serde_json::Map::new(),
-    };
-    let folder = workspace.subfolder("draft").unwrap();
-    let mut draft = store.draft(folder, material, ImageFormat::Raw, 512).unwrap();
-    fs::write(draft.image(), vec![7; 65_536]).unwrap();
-    draft.describe(name.into(), parent.map(|parent| parent.record.id.clone()), None, 0.0);
-    let sealed = store.seal(draft).unwrap();
+    let sealed = sealed(store, name, parent, &[7; 65_536]);
     let record = File::open(sealed.folder.join(record::FILE)).unwrap();
     record.set_modified(SystemTime::now() - Duration::from_secs(unused)).unwrap();
-    match store.lookup(sealed.record.key) {
-        Lookup::Present(layer) => *layer,
-        other => panic!("{other:?}"),
-    }
+    present(store, sealed.record.key)
 }
-
-use super::super::{Layer, Lookup};
 
 fn names(found: &Collection) -> Vec<&str> {
     found.layers.iter().map(|victim| victim.summary.trim_start_matches("run: ")).collect()
