@@ -510,6 +510,40 @@ fn guests_that_cannot_be_opened_and_builds_that_are_stopped_end_cleanly() {
     assert_eq!(fs::read_dir(bench.path("work")).unwrap().count(), 3, "only the three sockets are left");
 }
 
+/// A qemu whose machine hangs is killed; one that breaks down is started again. A fake in its place is for what cannot be
+/// provoked: in the end it is the real one.
+#[test]
+fn a_libguestfs_whose_qemu_hangs_or_breaks_down() {
+    let bench = Bench::new(PLAIN_FSTAB, false);
+    let (hang, fail) = (bench.path("hang"), bench.path("fail"));
+    let program = bench.path("qemu");
+    let script = format!(
+        "#!/bin/bash\ncase \" $* \" in *guestfsd.sock*)\n  [ ! -e {0} ] || kill -STOP $$\n  if [ -e {1} ]; then\n    rm {1}\n    \
+         echo \"qemu-system-x86_64: a.c:1: f: Assertion \\`x' failed.\" >&2\n    exit 134\n  fi\nesac\n\
+         exec qemu-system-x86_64 \"$@\"\n",
+        hang.display(),
+        fail.display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let options = LibguestfsOptions { qemu: Some(program), ..options() };
+
+    fs::write(&hang, "").unwrap();
+    let patience = Duration::from_secs(2);
+    let error = failure(bench.open_with("base", "one", LibguestfsOptions { cpus: 1, patience, ..options.clone() }));
+    assert!(error.to_string().contains("did not come up within 2 s"), "{error}");
+    assert_eq!(processes(bench.top.path().to_str().unwrap()), Vec::<String>::new());
+    fs::remove_file(&hang).unwrap();
+
+    fs::write(&fail, "").unwrap();
+    let mut session = bench.open_with("base", "two", options).unwrap();
+    assert!(!fail.exists(), "the fake broke down");
+    assert_eq!(bench.sh(session.as_mut(), "echo up"), (Exit::Status(0), "up\n".into()));
+    let warned = |event: &String| event.contains("a second attempt is made");
+    assert_eq!(bench.events.lock().unwrap().iter().filter(|event| warned(event)).count(), 1);
+    session.finish().unwrap();
+}
+
 const CHILD: &str = "VIRT_MAKER_TEST_LIBGUESTFS_CHILD";
 
 /// Not a test of its own: what the next test runs as another process and another user.

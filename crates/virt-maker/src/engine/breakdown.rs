@@ -1,17 +1,30 @@
 //! A breakdown of qemu itself.
 //!
 //! qemu 10.0 that emulates several CPUs ends on an assertion of its own now and then while a guest's firmware and kernel
-//! set up their memory (`iotlb_to_section`), the more so on a busy host. Nothing of a guest was written by then, so whoever
-//! starts one may try again.
+//! set up their memory (`iotlb_to_section`), the more so on a busy host; and sometimes, much less often, all its CPUs wait
+//! for ever while the kernel boots. Nothing of a guest was written by then, so whoever starts one may try again.
 
-/// Whether qemu ended on an assertion, by its words.
+use std::time::Duration;
+
+/// How long a machine may take to start. It takes seconds under TCG on a slow host; one that hangs never does.
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
+/// What is said of one that was not up in time.
+const LATE: &str = "did not come up within";
+
+/// Says of a machine that it was not up in time.
+pub(super) fn late(machine: &str, patience: Duration) -> String {
+    format!("{machine} {LATE} {} s", patience.as_secs())
+}
+
+/// Whether qemu ended on an assertion or hung, by what is said of it.
 pub(super) fn broke_down(said: &str) -> bool {
-    said.lines().any(|line| line.contains("qemu") && line.contains("Assertion `") && line.contains("failed"))
+    let asserted = |line: &str| line.contains("qemu") && line.contains("Assertion `") && line.contains("failed");
+    said.contains(LATE) || said.lines().any(asserted)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::broke_down;
+    use super::*;
 
     #[test]
     fn an_assertion_of_qemu_is_told_from_other_words() {
@@ -20,5 +33,6 @@ mod tests {
         ));
         assert!(!broke_down("qemu-system-x86_64: Could not open 'x': No such file or directory"));
         assert!(!broke_down("guest: Assertion `x' failed."));
+        assert!(broke_down(&late("it", PATIENCE)));
     }
 }

@@ -22,16 +22,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
 
 use super::LibguestfsOptions;
 use super::ffi::{CallError, Handle, Library, events};
-use crate::engine::breakdown::broke_down;
 use crate::engine::qmp::Qmp;
-use crate::engine::{Image, OpenRequest, block};
+use crate::engine::{Image, OpenRequest, block, breakdown};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::host::Cancel;
@@ -83,10 +82,10 @@ pub(super) struct Started {
 
 /// Starts an appliance with the request's overlay as its disk. Takes seconds; ends early when cancelled.
 ///
-/// Where qemu [breaks down](broke_down), there is a second attempt, with one CPU.
+/// Where qemu [breaks down](breakdown::broke_down), there is a second attempt, with one CPU.
 pub(super) fn start(library: &Arc<Library>, options: &LibguestfsOptions, request: &OpenRequest<'_>) -> Result<Started> {
     match start_once(library, options, request) {
-        Err(error) if options.cpus > 1 && broke_down(&error.to_string()) => {
+        Err(error) if options.cpus > 1 && breakdown::broke_down(&error.to_string()) => {
             request.events.warn(format!("{error}; a second attempt is made, with one CPU"));
             start_once(library, &LibguestfsOptions { cpus: 1, ..options.clone() }, request)
         }
@@ -102,8 +101,10 @@ fn start_once(library: &Arc<Library>, options: &LibguestfsOptions, request: &Ope
         .map_err(|error| Error::new(ErrorKind::Host, "libguestfs does not accept a setting").with_source(error))?;
 
     let done = AtomicBool::new(false);
+    let late = AtomicBool::new(false);
+    let deadline = Instant::now() + options.patience;
     let (launched, attached) = std::thread::scope(|scope| {
-        let helper = scope.spawn(|| attach(&folder, &request.cancel, &done));
+        let helper = scope.spawn(|| attach(&folder, &request.cancel, deadline, &late, &done));
         let launched = handle.launch();
         done.store(true, Ordering::SeqCst);
         (launched, helper.join().expect("the helper does not panic"))
@@ -111,7 +112,10 @@ fn start_once(library: &Arc<Library>, options: &LibguestfsOptions, request: &Ope
     request.cancel.check()?;
     if let Err(error) = launched {
         let lines: Vec<String> = console.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-        let mut context = String::from("libguestfs could not start its appliance");
+        let mut context = match late.into_inner() {
+            true => breakdown::late("libguestfs's appliance", options.patience),
+            false => "libguestfs could not start its appliance".to_owned(),
+        };
         if !lines.is_empty() {
             context = format!("{context}; qemu and the appliance said:\n{}", lines.join("\n"));
         }
@@ -270,8 +274,15 @@ struct Attached {
     output: UnixStream,
 }
 
-/// Finds qemu while the appliance boots, connects to its sockets, and removes libguestfs's own.
-fn attach(folder: &SocketFolder, cancel: &Cancel, done: &AtomicBool) -> Result<Attached> {
+/// Finds qemu while the appliance boots, connects to its sockets, and removes libguestfs's own. Kills it where the launch is
+/// not done by the deadline, and says so in `late`.
+fn attach(
+    folder: &SocketFolder,
+    cancel: &Cancel,
+    deadline: Instant,
+    late: &AtomicBool,
+    done: &AtomicBool,
+) -> Result<Attached> {
     let marker = folder.name("qmp");
     let (qemu, arguments) = loop {
         // Looked at before the search, so that a launch that has just ended is still found.
@@ -291,6 +302,10 @@ fn attach(folder: &SocketFolder, cancel: &Cancel, done: &AtomicBool) -> Result<A
         if cancel.is_cancelled() {
             kill(&qemu);
             cancel.check()?;
+        }
+        if !last && Instant::now() > deadline {
+            late.store(true, Ordering::SeqCst);
+            kill(&qemu);
         }
         if qmp.is_none()
             && let Ok(stream) = UnixStream::connect(folder.path("qmp"))

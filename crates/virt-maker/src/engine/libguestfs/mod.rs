@@ -37,9 +37,11 @@ mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::kvm::QEMU;
 use super::{Engine, OpenRequest, Session};
+use crate::engine::breakdown::PATIENCE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host;
 
@@ -60,13 +62,23 @@ pub struct LibguestfsOptions {
     pub cache_dir: Option<PathBuf>,
     /// The qemu program; `None` for the one that libguestfs was made for.
     pub qemu: Option<PathBuf>,
+    /// How long the appliance may take to start before it counts as hung, and is killed.
+    pub patience: Duration,
     /// Let library and appliance say all they do. Makes the appliance slower.
     pub verbose: bool,
 }
 
 impl Default for LibguestfsOptions {
     fn default() -> Self {
-        LibguestfsOptions { force_tcg: false, memory_mib: 1024, cpus: 2, cache_dir: None, qemu: None, verbose: false }
+        LibguestfsOptions {
+            force_tcg: false,
+            memory_mib: 1024,
+            cpus: 2,
+            cache_dir: None,
+            qemu: None,
+            patience: PATIENCE,
+            verbose: false,
+        }
     }
 }
 

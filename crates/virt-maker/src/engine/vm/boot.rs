@@ -13,14 +13,13 @@ use virt_maker_agent::protocol::Sandbox;
 use super::initramfs::{self, Ingredients};
 use super::machine::{self, Start, Started};
 use super::{QEMU, VmOptions, complaints};
+use crate::engine::breakdown::{self, PATIENCE};
 use crate::engine::qmp::Qmp;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::host::{Cancel, Guard, Tool};
 use crate::key::Digest;
 
-/// How long a boot may take. It takes seconds under TCG on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(300);
 /// Memory is all that is saved that depends on the machine's size, and it is in a file of its own.
 const CAPABILITY: &str = "x-ignore-shared";
 
@@ -81,7 +80,7 @@ pub fn make(
             drop(helper);
             let said = if said.is_empty() { console.last_words() } else { said };
             let reason = match (late, said.is_empty()) {
-                (true, _) => format!("it did not come up within {} s: {said}", PATIENCE.as_secs()),
+                (true, _) => format!("{}: {said}", breakdown::late("it", PATIENCE)),
                 (false, true) => crate::error::chain(&error),
                 (false, false) => said,
             };

@@ -30,7 +30,7 @@ use crate::key::Digest;
 /// States beyond this many are removed, those that were made first.
 const KEPT: usize = 3;
 /// How often a machine is booted before a breakdown of qemu is an error.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 2;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a saved state is of.
@@ -106,18 +106,14 @@ pub fn acquire(options: &VmOptions, events: &Events, cancel: &Cancel) -> Result<
     // What is there and does not open is damaged; of what is in the making, nobody is left.
     let _ = remove(&folder);
     sweep(&options.cache_dir);
-    let mut made = make(options, &ingredients, &folder, events, cancel);
-    for _ in 1..ATTEMPTS {
-        match &made {
-            Err(error) if broke_down(&error.to_string()) => {
-                let message = format!("{error}; it is tried again");
-                events.send(Event::Trace { source: "qemu", message });
-                made = make(options, &ingredients, &folder, events, cancel);
-            }
-            _ => break,
+    let mut attempt = 1;
+    while let Err(error) = make(options, &ingredients, &folder, events, cancel) {
+        if attempt == ATTEMPTS || !broke_down(&error.to_string()) {
+            return Err(error);
         }
+        events.send(Event::Trace { source: "qemu", message: format!("{error}; it is tried again") });
+        attempt += 1;
     }
-    made?;
     open(&folder).ok_or_else(|| Error::new(ErrorKind::Internal, "the appliance that was just made does not open"))
 }
 
