@@ -1,9 +1,9 @@
 //! `make torture`: a campaign against the store.
 //!
-//! Builds are killed, the power is cut under them, disks are filled, bits are flipped, and a crowd works on one store,
-//! and what means harm is fed to it, each with real engines on real guests. After every blow the store is looked at by other means than virt-maker's
-//! own: each record against the bytes of its image, each file system by its own checker. `docs/reliability.md` has the
-//! figures.
+//! Builds are killed, the power is cut under them, disks are filled, bits are flipped, a crowd works on one store, and
+//! what means harm is fed to it, each with real engines on real guests. After every blow the store is looked at by other
+//! means than virt-maker's own: each record against the bytes of its image, each file system by its own checker.
+//! `docs/reliability.md` has the figures.
 //!
 //! Everything random comes from one seed, which is printed; `--seed` runs it again.
 

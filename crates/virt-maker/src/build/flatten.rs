@@ -92,16 +92,16 @@ impl Flattener {
 fn flatten(store: &Store, key: LayerKey, waited: bool, events: &Events, cancel: &Cancel) -> Option<Flattened> {
     let begin = Instant::now();
     match store.flatten(key, cancel) {
-        Ok(Flattened::Done { images, bytes }) => {
-            events.send(Event::LayerFlattened { key, images, bytes, elapsed: begin.elapsed(), waited });
-            Some(Flattened::Done { images, bytes })
+        Ok(found) => {
+            if let Flattened::Done { images, bytes } = found {
+                events.send(Event::LayerFlattened { key, images, bytes, elapsed: begin.elapsed(), waited });
+            } else if found == Flattened::NoRoom {
+                let short = key.short();
+                let message = format!("layer {short} is not flattened: the disk of the store has not enough room");
+                events.send(Event::Trace { source: "store", message });
+            }
+            Some(found)
         }
-        Ok(Flattened::NoRoom) => {
-            let message = format!("layer {} is not flattened: the disk of the store has not enough room", key.short());
-            events.send(Event::Trace { source: "store", message });
-            Some(Flattened::NoRoom)
-        }
-        Ok(other) => Some(other),
         Err(_) if cancel.is_cancelled() => None,
         Err(error) => {
             events.warn(format!("its chain of images stays as long as it is: {}", chain(&error)));

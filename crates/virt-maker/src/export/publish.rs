@@ -156,21 +156,14 @@ pub fn publish(
     script(&extras.pre_script, "before")?;
     let temporary = Temporary::create(&folder, &target, context.cancel)?;
     let archive = convert::Removed(temporary.path.with_extension("plain"));
-    let finished = match extras.needs_guest() || context.look || context.labels > 0 {
-        true => Some(finish(extras, &archive.0).map_err(|error| place_of(error, &folder))?),
-        false => None,
-    };
+    let opened = extras.needs_guest() || context.look || context.labels > 0;
+    let finished = opened.then(|| finish(extras, &archive.0)).transpose().map_err(|error| place_of(error, &folder))?;
     let overlay = finished.as_ref().map(|finished| &*finished.overlay);
     let tree = extras.tree.then_some(&*archive.0);
     let context = &ExportContext { overlay, tree, ..*context };
 
-    let shrunk = match extras.shrink {
-        true => {
-            let place = temporary.path.with_extension("small");
-            Some(shrink::shrink(place, context).map_err(|error| place_of(error, &folder))?)
-        }
-        false => None,
-    };
+    let shrunk = extras.shrink.then(|| shrink::shrink(temporary.path.with_extension("small"), context));
+    let shrunk = shrunk.transpose().map_err(|error| place_of(error, &folder))?;
     let smaller = shrunk.as_ref().map(|shrunk| ExportContext {
         layer: &shrunk.disk.0,
         format: ImageFormat::Raw,

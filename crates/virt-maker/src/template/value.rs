@@ -12,7 +12,7 @@ use super::node::{Kind, Node, SourceFile};
 use super::parse::parse_text;
 
 /// What all expressions of a template may make, in bytes.
-pub(super) const MADE_MAX: usize = 64 << 20;
+const MADE_MAX: usize = 64 << 20;
 /// What a value counts besides its text, in bytes: a list may be repeated without any.
 const VALUE: usize = 64;
 

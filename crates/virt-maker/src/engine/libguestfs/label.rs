@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use virt_maker_agent::label::ATTRIBUTE;
 
 use super::session::LibguestfsSession;
+use super::walk::bytes_of;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::Labelled;
 
@@ -77,9 +78,7 @@ impl LibguestfsSession {
 
 /// The value of an attribute in hexadecimal, up to its NUL.
 fn label(digits: &[u8]) -> Option<Vec<u8>> {
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes = digits.chunks(2).map(byte).collect::<Option<Vec<u8>>>()?;
-    Some(bytes.split(|byte| *byte == 0).next()?.to_vec())
+    Some(bytes_of(digits)?.split(|byte| *byte == 0).next()?.to_vec())
 }
 
 fn quoted(path: &[u8]) -> String {

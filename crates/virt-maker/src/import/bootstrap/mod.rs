@@ -103,7 +103,9 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
         let of_rpm = RPM_BASED.iter().any(|name| suite.to_lowercase().starts_with(name));
         problem.hint = Some(match closest(&suite, Distribution::suites()) {
             Some(meant) => format!("did you mean `{meant}`?"),
-            None if of_rpm => "`bootstrap` makes Debian and Ubuntu; take its cloud image by `download`, with `checksums`".to_owned(),
+            None if of_rpm => {
+                "`bootstrap` makes Debian and Ubuntu; take its cloud image by `download`, with `checksums`".to_owned()
+            }
             None => "a suite that is not known by name needs a `mirror`".to_owned(),
         });
         problems.push(problem);
