@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use virt_maker::disk::ImageFormat;
 use virt_maker::engine::libguestfs::{LibguestfsEngine, LibguestfsOptions, detect};
-use virt_maker::engine::{Engine, Image, OpenRequest, Session};
+use virt_maker::engine::{CacheDisk, Engine, Image, OpenRequest, Session};
 use virt_maker::error::{Error, ErrorKind, Result};
 use virt_maker::event::Events;
 use virt_maker::guest::{Attributes, Exit, FileKind, Guest, Run};
@@ -117,6 +117,16 @@ impl Bench {
     }
 
     fn open_with(&self, parent: &str, overlay: &str, options: LibguestfsOptions) -> Result<Box<dyn Session>> {
+        self.open_beside(&[], parent, overlay, options)
+    }
+
+    fn open_beside(
+        &self,
+        caches: &[CacheDisk],
+        parent: &str,
+        overlay: &str,
+        options: LibguestfsOptions,
+    ) -> Result<Box<dyn Session>> {
         let (log, events) = (Arc::clone(&self.log), Arc::clone(&self.events));
         let parent_path = self.path(&format!("store/{parent}.qcow2"));
         LibguestfsEngine::new(options).open(OpenRequest {
@@ -127,7 +137,7 @@ impl Bench {
             output: Arc::new(move |bytes| log.lock().unwrap().extend_from_slice(bytes)),
             events: Events::new(move |event| events.lock().unwrap().push(format!("{event:?}"))),
             cancel: self.cancel.clone(),
-            caches: &[],
+            caches,
             network_env: &BTreeMap::from([("http_proxy".to_owned(), "http://localhost:9/".to_owned())]),
         })
     }
@@ -199,10 +209,14 @@ fn processes(text: &str) -> Vec<String> {
     found
 }
 
-/// Folders that libguestfs made for its socket.
-fn socket_folders() -> usize {
+/// Folders that libguestfs made for its socket, of this user. Those of other users are other tests'.
+fn socket_folders(user: u32) -> usize {
+    let of_user = |entry: &fs::DirEntry| {
+        use std::os::unix::fs::MetadataExt;
+        entry.metadata().is_ok_and(|found| found.uid() == user)
+    };
     let all = fs::read_dir("/tmp").unwrap().flatten();
-    all.filter(|entry| entry.file_name().to_string_lossy().starts_with("libguestfs")).count()
+    all.filter(|entry| entry.file_name().to_string_lossy().starts_with("libguestfs") && of_user(entry)).count()
 }
 
 fn failure<T>(result: Result<T>) -> Error {
@@ -221,10 +235,10 @@ fn the_library_is_found_with_its_version() {
 #[test]
 fn a_session_runs_writes_checkpoints_and_leaves_clean_layers() {
     let bench = Bench::new(PLAIN_FSTAB, false);
-    let folders = socket_folders();
+    let folders = socket_folders(0);
     let mut session = bench.open("base", "one").unwrap();
     assert_eq!(session.guest().os().pretty_name, "Tiny 7");
-    assert_eq!(socket_folders(), folders, "libguestfs's socket folder is gone as soon as the session is open");
+    assert_eq!(socket_folders(0), folders, "libguestfs's socket folder is gone as soon as the session is open");
 
     commands(&bench, session.as_mut());
     bench.sh(session.as_mut(), "echo one >/etc/one");
@@ -452,7 +466,7 @@ fn network(bench: &Bench, session: &mut dyn Session) {
 #[test]
 fn guests_that_cannot_be_opened_and_builds_that_are_stopped_end_cleanly() {
     let gone = |bench: &Bench| assert_eq!(processes(&bench.text("store")), Vec::<String>::new());
-    let folders = socket_folders();
+    let folders = socket_folders(0);
 
     let bench = Bench::new("UUID=no-such-disk /data ext4 defaults 0 2\n", false);
     let error = failure(bench.open("base", "one"));
@@ -506,7 +520,7 @@ fn guests_that_cannot_be_opened_and_builds_that_are_stopped_end_cleanly() {
     gone(&bench);
     bench.seal(&["one"]);
     bench.check_clean("one");
-    assert_eq!(socket_folders(), folders);
+    assert_eq!(socket_folders(0), folders);
     assert_eq!(fs::read_dir(bench.path("work")).unwrap().count(), 3, "only the three sockets are left");
 }
 
@@ -544,6 +558,33 @@ fn a_libguestfs_whose_qemu_hangs_or_breaks_down() {
     session.finish().unwrap();
 }
 
+/// The kernel names disks in the order in which it sees them, libguestfs by where they are; that one is as text, so that 10
+/// comes before 2. Which order the kernel takes is chance; a wrapper around qemu makes the two differ always.
+#[test]
+fn a_libguestfs_whose_names_of_disks_are_not_the_kernel_s() {
+    let bench = Bench::new(PLAIN_FSTAB, false);
+    // A cache that looks like a system of its own, and has the label that the guest's fstab names.
+    let cache = bench.path("cache.raw");
+    fs::create_dir_all(bench.path("second/etc")).unwrap();
+    fs::create_dir_all(bench.path("second/bin")).unwrap();
+    fs::write(bench.path("second/etc/passwd"), "").unwrap();
+    fs::write(bench.path("second/mark"), "the cache's\n").unwrap();
+    tool("mke2fs", &["-q", "-t", "ext4", "-L", "data", "-d", &bench.text("second"), &bench.text("cache.raw"), "16M"]);
+
+    let program = bench.path("qemu");
+    let script = "#!/bin/bash\narguments=()\nfor argument; do\n  case $argument in\n    scsi-hd,drive=overlay-0) argument+=,scsi-id=10 ;;\n    \
+                  scsi-hd,drive=virt-maker-cache-0,*) argument+=,scsi-id=2 ;;\n  esac\n  arguments+=(\"$argument\")\ndone\n\
+                  exec qemu-system-x86_64 \"${arguments[@]}\"\n";
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let options = LibguestfsOptions { qemu: Some(program), ..options() };
+    let caches = [CacheDisk { name: "one".into(), path: cache }];
+    let mut session = bench.open_beside(&caches, "base", "one", options).unwrap();
+    let look = "cat /etc/hostname; ls /data; ls /mark /data/mark 2>/dev/null; true";
+    assert_eq!(bench.sh(session.as_mut(), look), (Exit::Status(0), "tiny-host\nlost+found\n".into()));
+    session.finish().unwrap();
+}
+
 const CHILD: &str = "VIRT_MAKER_TEST_LIBGUESTFS_CHILD";
 
 /// Not a test of its own: what the next test runs as another process and another user.
@@ -577,7 +618,7 @@ fn an_ordinary_user_gets_a_shell_and_a_kill_leaves_nothing() {
     use rustix::termios::{Winsize, tcsetwinsize};
 
     let bench = Bench::new(PLAIN_FSTAB, false);
-    let folders = socket_folders();
+    let folders = socket_folders(65534);
     bench.overlay("one", "base");
     // The socket's path would be too long for the work folder's own name.
     fs::create_dir(bench.path("cache")).unwrap();
@@ -623,14 +664,14 @@ fn an_ordinary_user_gets_a_shell_and_a_kill_leaves_nothing() {
     std::io::Write::write_all(&mut keyboard, b"stty size >/etc/typed; echo seen-$((40 + 2)); exit\n").unwrap();
     wait("seen-42");
     wait("typed: 33 99");
-    assert_eq!(socket_folders(), folders);
+    assert_eq!(socket_folders(65534), folders);
     child.kill().unwrap();
     child.wait().unwrap();
     // libguestfs's recovery process looks every two seconds; no end of this loop is a failure of the whole run.
     while !processes(&bench.text("store")).is_empty() {
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert_eq!(socket_folders(), folders);
+    assert_eq!(socket_folders(65534), folders);
     drop(keyboard);
     reader.join().unwrap();
 }

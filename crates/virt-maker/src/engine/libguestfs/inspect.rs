@@ -7,6 +7,11 @@
 //! # libguestfs's inspection
 //! Where the quick way finds no root (btrfs subvolumes, Windows, ...), `guestfs_inspect_os` decides, at its price.
 //!
+//! # Two kinds of names
+//! What the kernel calls a disk hangs on which one it saw first, and that changes from start to start. libguestfs's calls
+//! have names of their own: they count its disks and translate (`/dev/sda` may be the kernel's `/dev/sdb`). So what the
+//! shell finds is mounted by the shell, and what libguestfs finds by libguestfs.
+//!
 //! An entry that cannot be mounted is an error, unless it says `nofail`. `noauto`, swap, network and kernel file systems
 //! are left out.
 
@@ -15,12 +20,14 @@ use std::collections::HashMap;
 use virt_maker_agent::fstab::{self, Entry};
 use virt_maker_agent::protocol::OsRelease;
 
+use super::command::quote;
 use super::ffi::{CallError, Handle};
-use super::launch::Appliance;
+use super::launch::{Appliance, CACHE_SERIAL};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 
-/// Lists devices, then names those whose file system looks like the root of a Linux system.
+/// Lists devices, then names those whose file system looks like the root of a Linux system. Not the appliance's own, and
+/// not disks of caches, whose serial number tells them.
 const LOOK: &str = r#"
 udevadm settle
 appliance=$(stat -c %D /)
@@ -28,6 +35,8 @@ mkdir -p /run/virt-maker-look
 blkid -c /dev/null | sed -n 's/:.*//p' | while read -r device; do
     number=$(stat -L -c '%t:%T' "$device")
     [ "$(printf '%x%02x' "0x${number%:*}" "0x${number#*:}")" = "$appliance" ] && continue
+    node=/sys/class/block/${device##*/}
+    grep -aqs '#CACHE#' $node/device/vpd_pg80 $node/../device/vpd_pg80 && continue
     echo "DEVICE=$device"
     blkid -c /dev/null -p -o export "$device" | grep -v ^DEVNAME=
     for link in $(udevadm info -q symlink -n "$device"); do echo "LINK=/dev/$link"; done
@@ -84,7 +93,7 @@ pub(super) struct FileSystem {
 pub(super) fn mount(appliance: &mut Appliance, events: &Events) -> Result<Mounted> {
     let text = appliance
         .handle
-        .appliance_sh(LOOK)
+        .appliance_sh(&LOOK.replace("#CACHE#", CACHE_SERIAL))
         .map_err(|error| appliance.error(ErrorKind::Internal, "cannot list the guest's file systems", error))?;
     let devices = parse_devices(&text);
     let roots: Vec<&Device> = devices.iter().filter(|device| device.root).collect();
@@ -174,7 +183,7 @@ fn find_device<'a>(devices: &'a [Device], entry: &Entry) -> Option<&'a Device> {
 }
 
 fn mount_by_fstab(appliance: &mut Appliance, devices: &[Device], root: &Device, events: &Events) -> Result<()> {
-    appliance.handle.mount_options("", &root.path, "/").map_err(|error| {
+    mount_by_name(appliance, "", &root.path, "/").map_err(|error| {
         appliance.error(ErrorKind::Guest, format!("cannot mount the guest's root, {}", root.path), error)
     })?;
     let fstab = match small_file(&mut appliance.handle, "/etc/fstab") {
@@ -189,7 +198,7 @@ fn mount_by_fstab(appliance: &mut Appliance, devices: &[Device], root: &Device, 
                 let kind = device.tags.get("TYPE").map_or("", String::as_str);
                 let options: Vec<String> =
                     entry.mount_options(kind).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-                appliance.handle.mount_options(&options.join(","), &device.path, &place)
+                mount_by_name(appliance, &options.join(","), &device.path, &place)
             }),
             None => Err(CallError {
                 call: "fstab",
@@ -211,6 +220,13 @@ fn mount_by_fstab(appliance: &mut Appliance, devices: &[Device], root: &Device, 
         }
     }
     Ok(())
+}
+
+/// Mounts the device that the kernel calls `device` at `place` of the guest, which goes through no link.
+fn mount_by_name(appliance: &mut Appliance, options: &str, device: &str, place: &str) -> Result<(), CallError> {
+    let options = if options.is_empty() { String::new() } else { format!("-o {} ", quote(options)) };
+    let command = format!("mount {options}-- {} {}", quote(device), quote(&format!("/sysroot{place}")));
+    appliance.handle.appliance_sh(&command).map(drop)
 }
 
 fn mount_by_inspection(appliance: &mut Appliance, devices: &[Device]) -> Result<()> {

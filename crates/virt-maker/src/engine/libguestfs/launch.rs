@@ -179,9 +179,12 @@ fn configure(
     set(handle.config("-device", "virtio-net-pci,netdev=virt-maker,romfile="))
 }
 
+/// What the serial numbers of disks of caches begin with.
+pub(super) const CACHE_SERIAL: &str = "virt-maker-cache-";
+
 /// The serial number by which the disk of a cache is found.
 pub(super) fn cache_serial(index: usize) -> String {
-    format!("virt-maker-cache-{index}")
+    format!("{CACHE_SERIAL}{index}")
 }
 
 /// The overlay on the parent, whose own chain opens from its header.
