@@ -28,7 +28,7 @@ fn package_managers_are_told_what_to_do(engine: &str) {
         (
             "debian",
             &["apt-get"][..],
-            r#"~ /told file 0644 0:0 "apt-get -q update\napt-get -q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install -- a b\napt-get -q -y remove -- c\napt-get -q update\napt-get -q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold dist-upgrade\n""#,
+            r#"~ /told file 0644 0:0 "apt-get -o APT::Update::Error-Mode=any -q -o Acquire::Retries=0 update\napt-get -q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install -- a b\napt-get -q -y remove -- c\napt-get -o APT::Update::Error-Mode=any -q -o Acquire::Retries=0 update\napt-get -q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold dist-upgrade\n""#,
         ),
         (
             "fedora",

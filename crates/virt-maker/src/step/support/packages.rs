@@ -1,12 +1,13 @@
 //! The guest's own package manager: which it is, and how it is told to install, to remove and to update.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::super::run_checked;
 use super::{paths, words};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::{Guest, Run};
+use crate::guest::{Exit, Guest, Run};
 use crate::template::Node;
 
 /// A package manager.
@@ -22,8 +23,13 @@ pub(in crate::step) enum PackageManager {
 
 type Commands = &'static [&'static [&'static str]];
 
-/// A configuration file that an earlier step changed stays as it is.
-const APT_UPDATE: &[&str] = &["apt-get", "-q", "update"];
+/// Without attempts of its own: apt takes a disk that is full for a fault of the network that will pass, and the attempt
+/// after it waits for ever now and then (2.6). See [`STRICTLY`].
+const APT_UPDATE: &[&str] = &["apt-get", "-q", "-o", "Acquire::Retries=0", "update"];
+/// Lets `apt-get update` fail where it could not fetch a list; otherwise it warns, and goes on with old lists.
+const STRICTLY: [&str; 2] = ["-o", "APT::Update::Error-Mode=any"];
+/// How often lists are fetched again where that failed, and the seconds between.
+const AGAIN: [u64; 2] = [1, 3];
 
 impl PackageManager {
     /// The one of a guest, by what it says it is.
@@ -91,6 +97,7 @@ impl PackageManager {
                     "apt-get",
                     "-q",
                     "-y",
+                    // A configuration file that an earlier step changed stays as it is.
                     "-o",
                     "Dpkg::Options::=--force-confdef",
                     "-o",
@@ -163,11 +170,29 @@ pub(in crate::step) fn run(
         if index + 1 == commands.len() {
             argv.extend(names.iter().cloned());
         }
-        let what = format!("`{} {}`", command[0], command[1]);
+        let verb = command.iter().rfind(|word| !word.starts_with('-')).expect("the program at least");
+        let what = if *verb == command[0] { format!("`{verb}`") } else { format!("`{} {verb}`", command[0]) };
         let env = BTreeMap::from([("DEBIAN_FRONTEND".to_owned(), "noninteractive".to_owned())]);
-        run_checked(guest, &Run { argv, env, network: true, ..Run::default() }, &what)?;
+        let run = Run { argv, env, network: true, ..Run::default() };
+        if *command == APT_UPDATE && updated(guest, &run)? {
+            continue;
+        }
+        run_checked(guest, &run, &what)?;
     }
     Ok(())
+}
+
+/// Whether `apt-get update` fetched every list, with a few attempts.
+fn updated(guest: &mut dyn Guest, update: &Run) -> Result<bool> {
+    let mut strictly = update.clone();
+    strictly.argv.splice(1..1, STRICTLY.map(str::to_owned));
+    for seconds in AGAIN {
+        if guest.run(&strictly)? == Exit::Status(0) {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_secs(seconds));
+    }
+    Ok(false)
 }
 
 /// Reads names of packages: one, or a list.
