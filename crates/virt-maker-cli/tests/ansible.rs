@@ -8,10 +8,16 @@ use std::path::PathBuf;
 use common::Bench;
 use testkit::HostState;
 
-// With an emulated machine it takes two minutes, for Python is slow there: `a_playbook_does_its_work("vm")` was tried by hand.
 #[test]
 fn a_playbook_does_its_work_with_chroot() {
     a_playbook_does_its_work("chroot");
+}
+
+/// With an emulated CPU Python is slow: it takes two minutes.
+#[test]
+fn a_playbook_does_its_work_with_vm_appliance() {
+    let _lock = testkit::appliance_lock();
+    a_playbook_does_its_work("vm");
 }
 
 /// A Debian with Python, made once.
