@@ -35,9 +35,9 @@ pub(super) static KIND: ImportKind = ImportKind {
     arguments: arguments::<Arguments>,
     example: "bootstrap: {suite: bookworm, packages: [openssh-server]}",
     needs: &[
-        Need { program: "mmdebstrap", package: "mmdebstrap" },
-        Need { program: "mke2fs", package: "e2fsprogs" },
-        Need { program: "grub-mkimage", package: "grub-common" },
+        Need::new("mmdebstrap", "mmdebstrap"),
+        Need::new("mke2fs", "e2fsprogs"),
+        Need::new("grub-mkimage", "grub-common"),
     ],
     version: 1,
     parse,
