@@ -14,6 +14,7 @@ mod image;
 mod lvm;
 mod machine;
 mod redact;
+mod rpm;
 mod tiny;
 pub mod tree;
 
@@ -27,4 +28,5 @@ pub use image::{Volume, Volumes, copy_image, find_file_in_image, format_of, fsck
 pub use lvm::{files_of_clean_lvm, lvm_guest};
 pub use machine::{Bus, Machine, boot_to_login};
 pub use redact::redact;
+pub use rpm::rpm_repository;
 pub use tiny::{Fs, Roots, TinyOptions, tiny_guest};

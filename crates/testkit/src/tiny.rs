@@ -111,7 +111,7 @@ pub fn tiny_guest(options: &TinyOptions) -> PathBuf {
     })
 }
 
-fn busybox() -> PathBuf {
+pub(crate) fn busybox() -> PathBuf {
     let places = ["/bin/busybox", "/usr/bin/busybox", "/usr/lib/busybox/busybox"];
     let found = places.iter().map(PathBuf::from).find(|path| path.exists());
     found.expect("busybox-static is installed (package busybox-static)")

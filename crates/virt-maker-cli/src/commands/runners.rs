@@ -6,7 +6,7 @@ use serde_json::json;
 use virt_maker::event::Events;
 use virt_maker::host::Cancel;
 use virt_maker::spec::{HostAccess, Runner, arguments as rows, load_options, runners};
-use virt_maker::template::{Definitions, Rights, closest, definitions};
+use virt_maker::template::{Definitions, Need, Rights, closest, definitions};
 
 use super::print_json;
 use crate::arguments::{self, RunnerRole};
@@ -101,8 +101,9 @@ fn describe(runner: &Runner, out: &mut impl Write) -> Result<(), Failure> {
     if let Some(network) = runner.network {
         writeln!(out, "    network: {}", if network { "on" } else { "off" })?;
     }
-    let needs: Vec<_> =
-        runner.needs.iter().map(|need| format!("{} (package {})", need.program, need.package)).collect();
+    let purpose = |need: &Need| need.purpose.map_or(String::new(), |purpose| format!(", for {purpose}"));
+    let needs = runner.needs.iter().map(|need| format!("{} (package {}{})", need.program, need.package, purpose(need)));
+    let needs: Vec<_> = needs.collect();
     if !needs.is_empty() {
         writeln!(out, "    needs on this host: {}", needs.join(", "))?;
     }

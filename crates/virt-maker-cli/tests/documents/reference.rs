@@ -60,7 +60,9 @@ fn page(role: &str, title: &str, head: &str) -> String {
         if runner.network == Some(true) {
             text.push_str(" It has the network.");
         }
-        let needs: Vec<_> = runner.needs.iter().map(|need| format!("`{}`", need.program)).collect();
+        let purpose = |purpose: Option<&str>| purpose.map_or(String::new(), |purpose| format!(" (for {purpose})"));
+        let needs = runner.needs.iter().map(|need| format!("`{}`{}", need.program, purpose(need.purpose)));
+        let needs: Vec<_> = needs.collect();
         if !needs.is_empty() {
             let _ = write!(text, " On the host it needs {}.", needs.join(", "));
         }

@@ -66,12 +66,13 @@ pub struct Auto {
 }
 
 /// Programs: name, how to ask for the version, package, what it is for.
-const TOOLS: [(&str, &[&str], &str, &str); 10] = [
+const TOOLS: [(&str, &[&str], &str, &str); 11] = [
     ("qemu-img", &["--version"], "qemu-utils", "exports"),
     ("qemu-storage-daemon", &["--version"], "qemu-system-common", "engine chroot"),
     ("qemu-system-x86_64", &["--version"], "qemu-system-x86", "engines vm and libguestfs"),
     ("bwrap", &["--version"], "bubblewrap", "engines chroot and vm"),
-    ("mmdebstrap", &["--version"], "mmdebstrap", "import bootstrap"),
+    ("mmdebstrap", &["--version"], "mmdebstrap", "import bootstrap of Debian and Ubuntu"),
+    ("dnf", &["--version"], "dnf", "import bootstrap of Fedora, Rocky Linux, AlmaLinux and CentOS Stream"),
     ("grub-mkimage", &["--version"], "grub-common", "import bootstrap"),
     ("mke2fs", &["-V"], "e2fsprogs", "import bootstrap"),
     ("sfdisk", &["--version"], "fdisk", "tests"),

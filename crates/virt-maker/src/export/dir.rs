@@ -23,7 +23,7 @@ pub(super) static KIND: ExportKind = ExportKind {
     about: "Writes the files of the guest into a folder, which only its owner may enter. Needs root, for their owners.",
     arguments: arguments::<DirArguments>,
     example: "dir: {path: web-root}",
-    needs: &[Need { program: "tar", package: "tar" }],
+    needs: &[Need::new("tar", "tar")],
     version: 1,
     parse,
 };

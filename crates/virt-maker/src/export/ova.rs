@@ -23,7 +23,7 @@ pub(super) static KIND: ExportKind = ExportKind {
     about: "Writes a virtual machine for VMware and VirtualBox: descriptor, manifest and disk in one file.",
     arguments: arguments::<OvaArguments>,
     example: "ova: {path: web.ova, cpus: 2, memory: 2048}",
-    needs: &[Need { program: "qemu-img", package: "qemu-utils" }],
+    needs: &[Need::new("qemu-img", "qemu-utils")],
     version: 1,
     parse,
 };

@@ -9,7 +9,7 @@ pub(super) static KIND: ExportKind = ExportKind {
     about: "Writes a qcow2 image without a backing file.",
     arguments: arguments::<Arguments>,
     example: "qcow2: {path: web.qcow2, compress: zstd}",
-    needs: &[Need { program: "qemu-img", package: "qemu-utils" }],
+    needs: &[Need::new("qemu-img", "qemu-utils")],
     version: 1,
     parse: |node| convert::parse(node, Target::Qcow2),
 };

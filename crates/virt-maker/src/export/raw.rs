@@ -9,7 +9,7 @@ pub(super) static KIND: ExportKind = ExportKind {
     about: "Writes the bytes of the disk, as a sparse file.",
     arguments: arguments::<Arguments>,
     example: "raw: {path: web.img}",
-    needs: &[Need { program: "qemu-img", package: "qemu-utils" }],
+    needs: &[Need::new("qemu-img", "qemu-utils")],
     version: 1,
     parse: |node| convert::parse(node, Target::Raw),
 };

@@ -9,7 +9,7 @@ pub(super) static KIND: ExportKind = ExportKind {
     about: "Writes a fixed vhd of whole MiB, as Azure takes it.",
     arguments: arguments::<Arguments>,
     example: "vhd: {path: web.vhd}",
-    needs: &[Need { program: "qemu-img", package: "qemu-utils" }],
+    needs: &[Need::new("qemu-img", "qemu-utils")],
     version: 1,
     parse: |node| convert::parse(node, Target::VhdFixed),
 };

@@ -9,7 +9,7 @@ pub(super) static KIND: ExportKind = ExportKind {
     about: "Writes a vhdx for Hyper-V.",
     arguments: arguments::<Arguments>,
     example: "vhdx: {path: web.vhdx}",
-    needs: &[Need { program: "qemu-img", package: "qemu-utils" }],
+    needs: &[Need::new("qemu-img", "qemu-utils")],
     version: 1,
     parse: |node| convert::parse(node, Target::Vhdx),
 };

@@ -9,7 +9,7 @@ pub(super) static KIND: ExportKind = ExportKind {
     about: "Writes a compressed vmdk for VMware, to be read as a stream.",
     arguments: arguments::<Arguments>,
     example: "vmdk: {path: web.vmdk}",
-    needs: &[Need { program: "qemu-img", package: "qemu-utils" }],
+    needs: &[Need::new("qemu-img", "qemu-utils")],
     version: 1,
     parse: |node| convert::parse(node, Target::VmdkStream),
 };

@@ -25,7 +25,7 @@ pub(super) static KIND: ImportKind = ImportKind {
     about: "Makes an empty disk with a GPT and file systems, for data.",
     arguments: arguments::<Arguments>,
     example: "blank: {size: 4G, partitions: [{size: 1G, fs: swap}, {fs: ext4, label: data}]}",
-    needs: &[Need { program: "sfdisk", package: "fdisk" }],
+    needs: &[Need::new("sfdisk", "fdisk")],
     version: 1,
     parse,
 };

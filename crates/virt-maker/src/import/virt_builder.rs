@@ -24,7 +24,7 @@ pub(super) static KIND: ImportKind = ImportKind {
     about: "Takes an image of virt-builder's index, with a disk of a given size.",
     arguments: arguments::<Arguments>,
     example: "virt-builder: {image: debian-12, size: 10G}",
-    needs: &[Need { program: "virt-builder", package: "guestfs-tools" }],
+    needs: &[Need::new("virt-builder", "guestfs-tools")],
     version: 1,
     parse,
 };

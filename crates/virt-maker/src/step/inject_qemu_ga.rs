@@ -11,7 +11,7 @@ pub(super) static KIND: StepKind = StepKind {
     about: "Puts the QEMU guest agent into a Windows guest, with the host's virt-customize.",
     arguments: arguments::<Source>,
     example: "inject_qemu_ga: osinfo",
-    needs: &[Need { program: "virt-customize", package: "guestfs-tools" }],
+    needs: &[Need::new("virt-customize", "guestfs-tools")],
     version: 1,
     network: false,
     parse: |node| Inject::parse(node, "inject_qemu_ga", "--inject-qemu-ga"),

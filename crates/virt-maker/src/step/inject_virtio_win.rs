@@ -11,7 +11,7 @@ pub(super) static KIND: StepKind = StepKind {
     about: "Puts virtio drivers into a Windows guest, with the host's virt-customize.",
     arguments: arguments::<Source>,
     example: "inject_virtio_win: osinfo",
-    needs: &[Need { program: "virt-customize", package: "guestfs-tools" }],
+    needs: &[Need::new("virt-customize", "guestfs-tools")],
     version: 1,
     network: false,
     parse: |node| Inject::parse(node, "inject_virtio_win", "--inject-virtio-win"),

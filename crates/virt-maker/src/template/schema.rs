@@ -26,6 +26,21 @@ pub struct Need {
     pub program: &'static str,
     /// The Debian package that has it.
     pub package: &'static str,
+    /// What it is needed for, where the runner does other things without it.
+    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<&'static str>,
+}
+
+impl Need {
+    /// One that the runner always needs.
+    pub const fn new(program: &'static str, package: &'static str) -> Need {
+        Need { program, package, purpose: None }
+    }
+
+    /// One that it needs for this.
+    pub const fn of(program: &'static str, package: &'static str, purpose: &'static str) -> Need {
+        Need { program, package, purpose: Some(purpose) }
+    }
 }
 
 /// One, or a list of them.

@@ -1,12 +1,13 @@
-//! What a suite resolves to: the digest of its signed release file, which changes whenever the suite does.
+//! What a suite resolves to: the digest of its signed release file, or of what names all files of a repository of RPM
+//! packages; both change whenever the suite does.
 //!
 //! A source is written `bootstrap:URL`, with the URL of the file on the mirror that the template means, so a lock file
 //! says the same on every host; what is fetched comes from where the packages would come from.
 
 use std::path::Path;
 
-use super::mirror;
 use super::recipe::{DEBIAN_MIRROR, Distribution, Recipe};
+use super::{mirror, rpm};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::digest;
 use crate::import::{ImportContext, fetch, http, text};
@@ -33,6 +34,11 @@ pub(super) fn source(recipe: &Recipe) -> Option<String> {
     })
 }
 
+/// The source of a recipe for RPM packages: the metadata of its first repository.
+pub(super) fn source_of_rpm(recipe: &rpm::Recipe) -> Option<String> {
+    Some(format!("{SCHEME}{}", recipe.metadata()?))
+}
+
 /// The digest of what a source has now.
 pub(in crate::import) fn look(source: &str, context: &ImportContext<'_>) -> Result<Digest> {
     let url = source.strip_prefix(SCHEME).unwrap_or(source);
@@ -40,7 +46,7 @@ pub(in crate::import) fn look(source: &str, context: &ImportContext<'_>) -> Resu
     if let Some(path) = url.strip_prefix("file:") {
         let path = text::decode(&format!("/{}", path.trim_start_matches('/'))).unwrap_or_default();
         let digest = digest::of_file(Path::new(&path));
-        return digest.context(ErrorKind::Base, || format!("cannot read {path}, the release file of a suite"));
+        return digest.context(ErrorKind::Base, || format!("cannot read {path}, which stands for the release of a suite"));
     }
     if !url.starts_with("http://") && !url.starts_with("https://") {
         return Err(Error::new(ErrorKind::Base, format!("cannot look at {}: expected http, https or file", http::shown(&url))));
@@ -48,7 +54,7 @@ pub(in crate::import) fn look(source: &str, context: &ImportContext<'_>) -> Resu
     // What an earlier process left of another release must not be continued.
     fetch::forget(&url, context);
     let fetched = fetch::fetch(&url, context)
-        .map_err(|error| error.with_hint("does the mirror have the suite, with a signed release file?"))?;
+        .map_err(|error| error.with_hint("does the mirror have the suite, with its release file or its `repodata`?"))?;
     let digest = digest::of_file(fetched.path());
     fetched.discard();
     digest.context(ErrorKind::Base, || format!("cannot read {}", http::shown(&url)))

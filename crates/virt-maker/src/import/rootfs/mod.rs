@@ -37,9 +37,9 @@ pub(super) static KIND: ImportKind = ImportKind {
     arguments: arguments::<Arguments>,
     example: "rootfs: {source: root.tar.gz, kernel: {package: linux-image-cloud-amd64}, size: 4G}",
     needs: &[
-        Need { program: "mke2fs", package: "e2fsprogs" },
-        Need { program: "grub-mkimage", package: "grub-common" },
-        Need { program: "tar", package: "tar" },
+        Need::new("mke2fs", "e2fsprogs"),
+        Need::new("grub-mkimage", "grub-common"),
+        Need::new("tar", "tar"),
     ],
     version: 1,
     parse,

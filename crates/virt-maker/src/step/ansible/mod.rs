@@ -34,7 +34,7 @@ pub(super) static KIND: StepKind = StepKind {
     about: "Runs an Ansible playbook of the host on the guest, if that is allowed. The guest needs Python.",
     arguments: arguments::<Arguments>,
     example: "ansible: {source: ansible, playbook: site.yml, vars: {role: web}}",
-    needs: &[Need { program: "ansible-playbook", package: "ansible-core" }],
+    needs: &[Need::new("ansible-playbook", "ansible-core")],
     version: 1,
     network: true,
     parse,

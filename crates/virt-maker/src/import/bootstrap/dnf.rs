@@ -1,0 +1,261 @@
+//! Running `dnf --installroot` so that nothing of it stays on the host and nothing of the host's own settings is read, and
+//! so that what follows it leaves a file system in the image.
+//!
+//! dnf 4 and dnf 5 read one configuration file of ours, and no other; caches, logs and the database of packages are in the
+//! tree, or in the folder for what is gone at the end. rpm gets a home of ours, with the macros that say where the
+//! distribution has its database: Debian's own rpm would put it into root's home.
+
+use std::ffi::OsString;
+use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::complaints::Complaints;
+use super::rpm::{Recipe, input as input_name};
+use super::tree::{Scratch, absolute, file_system};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::subordinate::as_root_alone;
+use crate::host::{Tool, find_program};
+use crate::import::ImportContext;
+use crate::key::{Digest, HostInput};
+
+/// What `sh` runs, with dnf and its arguments behind it.
+const MAKE: &str = concat!(include_str!("common.sh"), include_str!("rpm.sh"));
+/// Where the guest keeps the keys of the template's mirrors.
+const GUEST_KEYS: &str = "file:///etc/pki/rpm-gpg/RPM-GPG-KEY-mirror";
+
+/// A dnf of this host.
+struct Dnf {
+    program: PathBuf,
+    is_five: bool,
+}
+
+impl Dnf {
+    /// Finds it, and says what is missing.
+    fn find(context: &ImportContext<'_>) -> Result<Dnf> {
+        let missing = |what: &str, package: &str| {
+            let message = format!("{what} is not installed on this host, and distributions made of RPM packages need it");
+            Error::new(ErrorKind::Host, message).with_hint(format!("it comes with the package `{package}`"))
+        };
+        let program = find_program("dnf").or_else(|| find_program("dnf5")).ok_or_else(|| missing("dnf", "dnf"))?;
+        for name in ["rpm", "rpmdb"] {
+            find_program(name).ok_or_else(|| missing(name, "rpm"))?;
+        }
+        let version = Tool::new(&program, "dnf").arg("--version").env("HOME", "/nonexistent").run(context.cancel)?;
+        let is_five = String::from_utf8_lossy(&version).starts_with("dnf5");
+        Ok(Dnf { program, is_five })
+    }
+
+    /// The whole command, for a tree and with a configuration file.
+    fn command(&self, recipe: &Recipe, tree: &Path, config: &Path, cache: &Path) -> Vec<OsString> {
+        let with = |option: &str, path: &Path| {
+            let mut argument = OsString::from(option);
+            argument.push(path);
+            argument
+        };
+        let mut command = vec![
+            self.program.clone().into_os_string(),
+            with("--config=", config),
+            with("--installroot=", tree),
+            format!("--releasever={}", recipe.release.number).into(),
+            "--assumeyes".into(),
+        ];
+        if self.is_five {
+            // dnf5-installroot(7): paths on the command line are the host's. It knows files of packages only if it has their
+            // lists.
+            command.extend([
+                "--setopt=reposdir=/dev/null".into(),
+                "--setopt=varsdir=/dev/null".into(),
+                "--setopt=optional_metadata_types=filelists,comps".into(),
+                with("--setopt=cachedir=", cache),
+                with("--setopt=system_cachedir=", cache),
+                with("--setopt=logdir=", cache),
+            ]);
+        }
+        command.push("install".into());
+        // None of them can be an option: `rpm::is_package`.
+        command.extend(recipe.include().into_iter().map(OsString::from));
+        command
+    }
+}
+
+/// Makes the tree of `recipe` and from it the root file system in the disk at `image`. `inputs` are those of the base's key.
+/// The output goes to `log`.
+pub(super) fn make(
+    recipe: &Recipe,
+    inputs: &[HostInput],
+    image: &Path,
+    scratch: &Scratch,
+    log: &Path,
+    context: &ImportContext<'_>,
+) -> Result<()> {
+    let dnf = Dnf::find(context)?;
+    let folder = absolute(scratch.path())?;
+    let keys = if recipe.signed { Some(keys(recipe, inputs, &folder, context)?) } else { None };
+    let failed = || format!("cannot write into {}", folder.display());
+    let (home, config, cache, tree) = (folder.join("home"), folder.join("dnf.conf"), folder.join("cache"), folder.join("tree"));
+    for folder in [&home, &cache] {
+        fs::create_dir(folder).context(ErrorKind::Store, failed)?;
+    }
+    // Folders of the host that are mounted in the tree are not a package's to change; plugins are about a running system.
+    let macros = format!(
+        "%_dbpath {}\n%_netsharedpath /dev:/proc:/sys\n%__transaction_systemd_inhibit %{{nil}}\n%__transaction_selinux %{{nil}}\n",
+        recipe.release.rpmdb()
+    );
+    fs::write(home.join(".rpmmacros"), macros).context(ErrorKind::Store, failed)?;
+    let url = keys.as_deref().map(file_url);
+    fs::write(&config, recipe.config(url.as_deref())).context(ErrorKind::Store, failed)?;
+
+    let mut tool = as_root_alone();
+    for (name, value) in context.env {
+        tool = tool.env(name, value);
+    }
+    for (name, value) in file_system(image, recipe.size, scratch)? {
+        tool = tool.env(name, value);
+    }
+    tool = tool
+        .env("HOME", home)
+        .env("TMPDIR", folder.join("tmp"))
+        .env("GUEST_TREE", &tree)
+        .env("GUEST_SCRATCH", &folder)
+        .env("GUEST_RPMDB", recipe.release.rpmdb())
+        .env("GUEST_REPOSITORIES", recipe.guest_file(keys.as_ref().map(|_| GUEST_KEYS)).unwrap_or_default())
+        .env("GUEST_KEYS", keys.unwrap_or_default());
+    let complaints = Complaints::default();
+    let listener = complaints.listener("dnf", is_complaint, context.events);
+    tool = tool.args(["sh", "-c", MAKE, "sh"]).args(dnf.command(recipe, &tree, &config, &cache));
+    let made = tool.log_to(log).each_error_line(listener).run(context.cancel);
+    made.map(|_| ()).map_err(|error| explain(recipe, &complaints, error))
+}
+
+/// The keys that packages may be signed with, in one file as dnf and the guest's rpm take them: armored.
+fn keys(recipe: &Recipe, inputs: &[HostInput], folder: &Path, context: &ImportContext<'_>) -> Result<PathBuf> {
+    let files = if recipe.keys.is_empty() { vec![of_distribution(recipe)?] } else { recipe.keys.clone() };
+    let home = folder.join("gnupg");
+    let failed = || format!("cannot make {}", home.display());
+    fs::create_dir(&home).context(ErrorKind::Store, failed)?;
+    fs::set_permissions(&home, Permissions::from_mode(0o700)).context(ErrorKind::Store, failed)?;
+    let gpg = || Tool::new("gpg", "gpg").args(["--batch", "--no-options", "--no-autostart", "--homedir"]).arg(&home);
+    for (index, file) in files.iter().enumerate() {
+        let keys = fs::read(file).context(ErrorKind::Template, || format!("cannot read the keys in {}", file.display()))?;
+        // The distribution's own keys are no part of the key.
+        let input = inputs.iter().find(|input| input.name == input_name(index));
+        if input.is_some_and(|input| input.digest != Digest::of(&keys)) {
+            return Err(Error::new(ErrorKind::Template, format!("{} changed while it was read", file.display())));
+        }
+        gpg().arg("--import").input(keys).run(context.cancel).map_err(|error| match error.hint() {
+            // It is the program that is missing.
+            Some(_) => error,
+            None => {
+                let error = Error::new(error.kind(), format!("{} holds no keys", file.display())).with_source(error);
+                error.with_hint("expected public keys as `gpg --export` writes them, armored or not")
+            }
+        })?;
+    }
+    let target = folder.join("keys.asc");
+    fs::write(&target, gpg().args(["--armor", "--export"]).run(context.cancel)?)
+        .context(ErrorKind::Store, || format!("cannot write {}", target.display()))?;
+    Ok(target)
+}
+
+/// The file of this host that has the distribution's keys.
+fn of_distribution(recipe: &Recipe) -> Result<PathBuf> {
+    let places = recipe.release.keyrings();
+    if let Some(found) = places.iter().find(|path| path.is_file()) {
+        return Ok(found.clone());
+    }
+    let places = places.map(|path| path.display().to_string()).join(" nor ");
+    let message = format!("the keys of {} are not on this host: neither {places} is there", recipe.suite);
+    Err(Error::new(ErrorKind::Host, message).with_hint(
+        "they come with the package `distribution-gpg-keys` (for Debian 12 from its backports); or name a file with `gpg`",
+    ))
+}
+
+/// The URL of a file, with everything in it that could mean more than itself.
+fn file_url(path: &Path) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(byte);
+    let mut url = String::from("file://");
+    for byte in path.as_os_str().as_bytes() {
+        if plain(byte) {
+            url.push(char::from(*byte));
+        } else {
+            url.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    url
+}
+
+/// Lines of dnf 4 and dnf 5, of rpm, and of our own script that say what is wrong.
+fn is_complaint(line: &str) -> bool {
+    let begins = ["E:", "Error", "error:", " Problem", "  - ", "No match for argument", "Failed to ", "Cannot "];
+    let says = ["is not signed", "Public key for ", "GPG check", "are already installed but they are not correct"];
+    begins.iter().any(|word| line.starts_with(word)) || says.iter().any(|word| line.contains(word))
+}
+
+/// Says what went wrong in the words of who knows: the last complaints, and what may be done about them.
+fn explain(recipe: &Recipe, complaints: &Complaints, error: Error) -> Error {
+    complaints.explain(&recipe.suite, ("dnf", "dnf"), error, |text| {
+        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let suite = &recipe.suite;
+        let hint = if says(&["more space on the"]) {
+            return Some((ErrorKind::HostFull, "the tree of packages lies in the store until the disk is made".into()));
+        } else if says(&["No match for argument", "Unable to find a match"]) {
+            match recipe.mirrors.is_empty() {
+                true => format!("a package of `packages` is not in {suite}"),
+                false => format!("neither `packages` nor what every guest gets may be missing on the mirrors of {suite}"),
+            }
+        } else if says(&["is not signed", "Public key for ", "GPG check", "signature"]) {
+            match recipe.mirrors.is_empty() {
+                true => "are the keys on this host older than the distribution's? `gpg` names a file with newer ones".into(),
+                false => "`gpg` names files with the keys of a mirror; `signed: false` takes packages that nobody signed".into(),
+            }
+        } else if says(&["Could not resolve", "Couldn't resolve", "Couldn't connect", "Connection refused", "timeout"]) {
+            "is the mirror reachable from here? Proxies are taken from http_proxy".into()
+        } else if says(&["404", "repomd.xml"]) {
+            match recipe.mirrors.is_empty() {
+                true => format!("is {suite} still on the distribution's servers? Old releases are in archives: give one as `mirror`"),
+                false => "does each mirror have a `repodata` folder? `$releasever` and `$basearch` may stand in it".into(),
+            }
+        } else if says(&["nothing provides"]) {
+            "the mirrors together have to have all that the packages need".into()
+        } else {
+            return None;
+        };
+        Some((ErrorKind::Base, hint))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_are_no_lists_in_urls() {
+        assert_eq!(file_url(Path::new("/srv/a b,c/ü.asc")), "file:///srv/a%20b%2Cc/%C3%BC.asc");
+    }
+
+    #[test]
+    fn each_dnf_gets_its_options() {
+        let recipe = Recipe {
+            release: super::super::rpm::Release::of_suite("rocky9").unwrap(),
+            suite: "rocky9".into(),
+            mirrors: Vec::new(),
+            keys: Vec::new(),
+            signed: true,
+            packages: vec!["nginx".into()],
+            size: 1 << 32,
+        };
+        let command = |is_five| {
+            let dnf = Dnf { program: "/usr/bin/dnf".into(), is_five };
+            let command = dnf.command(&recipe, Path::new("/s/tree"), Path::new("/s/c"), Path::new("/s/cache"));
+            command.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        let four = command(false);
+        let begin = ["/usr/bin/dnf", "--config=/s/c", "--installroot=/s/tree", "--releasever=9", "--assumeyes", "install"];
+        assert_eq!(four[..6], begin);
+        assert_eq!((four[6].as_str(), four.last().unwrap().as_str()), ("rocky-release", "nginx"));
+        assert!(command(true).contains(&"--setopt=system_cachedir=/s/cache".to_owned()));
+        assert!(!four.iter().any(|word| word.contains("setopt")));
+    }
+}

@@ -1,0 +1,311 @@
+//! `bootstrap` of a distribution made of RPM packages, for real: dnf, a local repository of signed packages, a disk that boots,
+//! and what happens when that cannot be. The distributions' own repositories are not asked.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use testkit::{
+    HostState, Machine, Volumes, appliance_lock, find_file_in_image, fsck_clean, read_file_from_image, rpm_repository,
+    run,
+};
+use virt_maker::diagnostic::Diagnostic;
+use virt_maker::error::{Error, ErrorKind};
+use virt_maker::event::{Event, Events};
+use virt_maker::host::Cancel;
+use virt_maker::import::{self, Import, ImportContext, ImportKey};
+
+/// For what hangs, not for what is slow.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A folder with a repository and for one bootstrap. Its name has what could mean more than itself in a list or a URL.
+struct Bench {
+    folder: tempfile::TempDir,
+    path: PathBuf,
+    cancel: Cancel,
+    env: BTreeMap<String, String>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a b,c");
+        fs::create_dir(&path).unwrap();
+        rpm_repository(&folder.path().join("packages"));
+        Bench { path, folder, cancel: Cancel::default(), env: BTreeMap::new() }
+    }
+
+    fn image(&self) -> PathBuf {
+        self.path.join("image")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path.join("log")).unwrap_or_default()
+    }
+
+    /// Arguments with the repository as the mirror, and the right key.
+    fn with(&self, more: &str) -> String {
+        let mirror = self.folder.path().join("packages/repository");
+        format!("{{suite: rocky9, size: 1G, mirror: 'file:{}', {more}}}", mirror.display())
+    }
+
+    fn parse(&self, arguments: &str) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
+        let path = self.folder.path().join("template.yml");
+        fs::write(&path, arguments).unwrap();
+        let node = virt_maker::template::parse(&path).unwrap();
+        let kind = import::KINDS.iter().find(|kind| kind.name == "bootstrap").unwrap();
+        (kind.parse)(&node)
+    }
+
+    fn key(&self, arguments: &str) -> Result<ImportKey, Error> {
+        let (events, cache_dir) = (Events::none(), self.path.join("cache"));
+        let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &self.cancel, env: &self.env };
+        self.parse(arguments).map_err(Error::template)?.key_inputs(&context)
+    }
+
+    fn make(&self, arguments: &str, events: Events) -> Result<(), Error> {
+        let runner = self.parse(arguments).map_err(Error::template)?;
+        let cache_dir = self.path.join("cache");
+        let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &self.cancel, env: &self.env };
+        let key = runner.key_inputs(&context)?;
+        runner.make(&key, &self.image(), &self.path.join("log"), &context).map(|_| ())
+    }
+
+    /// Everything in the folder that a bootstrap made, besides its log, its image and what is known of sources.
+    fn strays(&self) -> Vec<String> {
+        let names = fs::read_dir(&self.path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !["log", "image", "cache"].contains(&name.as_str())).collect()
+    }
+}
+
+/// What the host itself has of dnf and rpm: names, lengths and times.
+fn of_host() -> Vec<String> {
+    let mut find = Command::new("find");
+    find.args([
+        "/var/lib/rpm",
+        "/var/lib/dnf",
+        "/var/cache/dnf",
+        "/etc/dnf",
+        "/etc/yum.repos.d",
+        "/root/.rpmdb",
+        "/usr/lib/sysimage",
+    ]);
+    find.args(["/etc/pki", "/root/.rpmmacros", "/root/.gnupg"]).args(["-printf", "%p %s %T@\\n"]);
+    // Most of them are not there on a Debian.
+    let mut found: Vec<_> =
+        String::from_utf8(find.output().unwrap().stdout).unwrap().lines().map(str::to_owned).collect();
+    let logs = fs::read_dir("/var/log").unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    found.extend(logs.filter(|name| name.starts_with("dnf") || name.starts_with("hawkey")));
+    found.sort();
+    found
+}
+
+#[test]
+fn a_guest_of_rpm_packages_boots() {
+    let _lock = appliance_lock();
+    let (before, host) = (HostState::capture(), of_host());
+    let bench = Bench::new();
+    let made = bench.make(&bench.with("gpg: packages/key.asc, packages: [tool, owned, rpm]"), Events::none());
+    made.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error.hint(), bench.log()));
+    assert_eq!(bench.strays(), Vec::<String>::new());
+    assert_eq!(of_host(), host);
+    before.assert_nothing_left();
+
+    // The disk, by the word of others.
+    let image = bench.image();
+    assert_eq!(fs::metadata(&image).unwrap().len(), 1 << 30);
+    fsck_clean(&image, "raw");
+    let volumes = Volumes::of(&image, "raw");
+    let root = volumes.volumes.last().unwrap();
+    assert_eq!((volumes.volumes.len(), root.number, root.fs.as_str()), (2, 2, "ext4"));
+    let text = |path: &str| String::from_utf8(read_file_from_image(&image, path)).unwrap();
+    let debugfs = |command: &str| {
+        String::from_utf8(run(Command::new("debugfs").args(["-R", command]).arg(&root.path)).stdout).unwrap()
+    };
+    assert_eq!(text("/etc/hostname"), "tiny\n");
+    assert_eq!(text("/etc/machine-id"), "");
+    assert!(text("/etc/fstab").ends_with(" / ext4 errors=remount-ro 0 1\n"));
+    // A scriptlet saw a system, and what it saw is gone.
+    assert_ne!(text("/etc/installed"), "");
+    for folder in ["/dev", "/run", "/tmp", "/proc", "/sys", "/var/log"] {
+        let listed = debugfs(&format!("ls -p {folder}"));
+        let names: Vec<_> = listed.lines().filter_map(|line| line.split('/').nth(5)).collect();
+        assert!(names.iter().all(|name| ["", ".", ".."].contains(name)), "{folder}: {listed}");
+    }
+    assert!(find_file_in_image(&image, "/var/cache/dnf").is_none());
+    // The mirror of the template is the guest's, with its key, and the distribution's own is off.
+    assert!(text("/etc/yum.repos.d/rocky.repo").contains("enabled=0\n"));
+    let repositories = text("/etc/yum.repos.d/mirror.repo");
+    assert!(
+        repositories.starts_with("[mirror1]\n")
+            && repositories.contains("\ngpgcheck=1\ngpgkey=file:///etc/pki/rpm-gpg/")
+    );
+    assert!(text("/etc/pki/rpm-gpg/RPM-GPG-KEY-mirror").starts_with("-----BEGIN PGP PUBLIC KEY BLOCK-----\n"));
+    // Owners that came with a package, by whichever rpm; files that nobody may read are root's.
+    assert!(text("/etc/passwd").contains("\nowner:x:777:777:"));
+    let owned = debugfs("stat /var/lib/owned");
+    assert!(owned.contains("Mode:  02750") && owned.contains("User:   777   Group:   777"), "{owned}\n{}", bench.log());
+    assert!(debugfs("stat /etc/shadow").contains("Mode:  0000"));
+    // The guest's rpm, which looks elsewhere for its database, got one.
+    assert!(bench.log().contains("so its own database is made"), "{}", bench.log());
+    assert!(find_file_in_image(&image, "/var/lib/elsewhere/rpmdb.sqlite").is_some());
+    assert!(find_file_in_image(&image, "/var/lib/rpm/rpmdb.sqlite").is_none());
+    // Menu, links and their plugin.
+    let kernel = debugfs("stat /boot/vmlinuz");
+    assert!(kernel.contains("Fast link dest: \"vmlinuz-"), "{kernel}");
+    assert!(text("/boot/grub/grub.cfg").contains("linux /boot/vmlinuz root=UUID="));
+    assert!(debugfs("stat /etc/kernel/install.d/95-boot-links.install").contains("Mode:  0755"));
+    // Labels are for later.
+    assert!(find_file_in_image(&image, "/.autorelabel").is_some());
+
+    let machine = Machine::boot(&image, "raw");
+    let console = machine.wait_for("@end", PATIENCE);
+    let said = console.lines().find(|line| line.contains("@boots")).unwrap();
+    assert!(said.contains("@boots tiny a-tool ") && said.contains("console=ttyS0,115200 enforcing=0"), "{console}");
+    drop(machine);
+    before.assert_nothing_left();
+}
+
+#[test]
+fn failures_are_explained_and_leave_nothing() {
+    let (before, host) = (HostState::capture(), of_host());
+    let bench = Bench::new();
+    let fails = |arguments: &str, kind: ErrorKind, words: &[&str]| {
+        let error = bench.make(arguments, Events::none()).unwrap_err();
+        let said = format!("{error} | {}", error.hint().unwrap_or_default());
+        words.iter().for_each(|word| assert!(said.contains(word), "no `{word}` in: {said}\n{}", bench.log()));
+        assert_eq!(error.kind(), kind, "{said}");
+        assert_eq!(bench.strays(), Vec::<String>::new());
+        let _ = fs::remove_file(bench.image());
+        let _ = fs::remove_file(bench.path.join("log"));
+    };
+    let base = ErrorKind::Base;
+    fails(
+        &bench.with("gpg: packages/other.asc"),
+        base,
+        &["cannot bootstrap rocky9", "Public key", "`gpg` names files"],
+    );
+    fails(
+        &bench.with("gpg: packages/key.asc, packages: [unsigned]"),
+        base,
+        &["unsigned", "not signed", "`signed: false`"],
+    );
+    fails(&bench.with("gpg: packages/key.asc, packages: [no-such]"), base, &["no-such", "`packages`"]);
+    let small = bench.with("gpg: packages/key.asc, packages: [big]").replace("size: 1G", "size: 512M");
+    fails(&small, base, &["`size`"]);
+    fails(&bench.with("gpg: packages/none.asc"), ErrorKind::Template, &["cannot read the keys in", "none.asc"]);
+    fs::write(bench.folder.path().join("no.asc"), "no key\n").unwrap();
+    fails(&bench.with("gpg: no.asc"), ErrorKind::Host, &["no.asc holds no keys", "public keys"]);
+    let nowhere = |url: &str| format!("{{suite: fedora43, mirror: '{url}', signed: false}}");
+    fails(&nowhere("file:/nonexistent/$releasever"), base, &["/nonexistent/43/repodata", "`repodata` folder"]);
+    // Nobody listens on port 9 of this machine.
+    fails(&nowhere("http://127.0.0.1:9/x"), base, &["127.0.0.1:9", "is the mirror reachable"]);
+    // So does the proxy of the command line.
+    let mut bench = Bench::new();
+    bench.env.insert("http_proxy".into(), "http://127.0.0.1:9/".into());
+    let error = bench.make(&nowhere("http://mirror.invalid/x"), Events::none()).unwrap_err().to_string();
+    assert!(error.contains("mirror.invalid") && error.contains("127.0.0.1 port 9"), "{error}");
+    assert_eq!(of_host(), host);
+    before.assert_nothing_left();
+}
+
+#[test]
+fn unsigned_packages_need_a_word() {
+    let bench = Bench::new();
+    let made = bench.make(&bench.with("signed: false, packages: [unsigned, tool]"), Events::none());
+    made.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error.hint(), bench.log()));
+    let image = bench.image();
+    let text = |path: &str| String::from_utf8(read_file_from_image(&image, path)).unwrap();
+    assert_eq!(text("/usr/share/unsigned"), "unsigned\n");
+    assert!(text("/etc/yum.repos.d/mirror.repo").contains("gpgcheck=0\n"));
+    // Where rpm is none of the guest's, the database is where the distribution has it.
+    assert!(find_file_in_image(&image, "/var/lib/rpm/rpmdb.sqlite").is_some());
+}
+
+#[test]
+fn wrong_arguments_say_where_and_what() {
+    let bench = Bench::new();
+    let wrong = |arguments: &str, line: usize, words: &[&str]| {
+        let problems = bench.parse(arguments).err().unwrap_or_else(|| panic!("{arguments} was taken"));
+        let said = format!("{} {}", problems[0].message, problems[0].hint.as_deref().unwrap_or_default());
+        words.iter().for_each(|word| assert!(said.contains(word), "no `{word}` in: {said}"));
+        assert_eq!(problems[0].position.as_ref().unwrap().line, line, "{said}");
+    };
+    wrong("suite: fedora-43\n", 1, &["did you mean `fedora43`"]);
+    wrong("suite: centos8\n", 1, &["`centos9`", "cloud image"]);
+    wrong("suite: rocky9\nmirror: deb http://x rocky main\n", 2, &["base URL of a repository"]);
+    wrong("suite: rocky9\nmirror:\n  - http://x\n  - http://x/$arch\n", 4, &["`$releasever`"]);
+    wrong("suite: rocky9\nmirror: \"http://x\\ngpgcheck=0\"\n", 2, &["base URL"]);
+    wrong("suite: rocky9\npackages: [/tmp/x.rpm]\n", 2, &["not the name of a package"]);
+    wrong("suite: rocky9\npackages: --nogpgcheck\n", 2, &["not the name of a package"]);
+    wrong("suite: rocky9\nsigned: false\n", 2, &["for a `mirror`"]);
+    wrong("suite: rocky9\nmirror: http://x\ngpg: k\nsigned: false\n", 4, &["expected one of them"]);
+    wrong("suite: rocky9\nsize: 10M\n", 2, &["512M"]);
+    wrong("suite: bookworm\ngpg: keys\n", 2, &["RPM packages", "[signed-by=FILE]"]);
+    wrong("suite: noble\nsigned: false\n", 2, &["RPM packages", "[trusted=yes]"]);
+    for taken in
+        ["suite: fedora43", "{suite: rocky9, packages: ['@core', /usr/bin/vim]}", "{suite: centos10, signed: true}"]
+    {
+        assert!(bench.parse(taken).is_ok(), "{taken}");
+    }
+}
+
+#[test]
+fn the_key_is_what_the_template_means() {
+    let bench = Bench::new();
+    let key = |arguments: &str| bench.key(arguments).unwrap();
+    let plain = key("suite: rocky9");
+    assert_eq!(plain, key("{suite: rocky9, size: 4096MiB, packages: [], signed: true}"));
+    assert_ne!(plain, key("suite: rocky8"));
+    let unsigned = key("{suite: rocky9, mirror: 'http://x', signed: false}");
+    assert_ne!(unsigned, key("{suite: rocky9, mirror: 'http://x'}"));
+    // Keys count by what is in their files, and not by where these are.
+    let one = key("{suite: rocky9, gpg: packages/key.asc}");
+    assert_ne!(one, plain);
+    assert_ne!(one, key("{suite: rocky9, gpg: packages/other.asc}"));
+    fs::copy(bench.folder.path().join("packages/key.asc"), bench.folder.path().join("copy")).unwrap();
+    assert_eq!(one, key("{suite: rocky9, gpg: [copy]}"));
+    let release = |arguments: &str| bench.parse(arguments).ok().unwrap().release().unwrap();
+    assert_eq!(
+        release("{suite: rocky9, mirror: 'file:/srv/$releasever'}"),
+        "bootstrap:file:///srv/9/repodata/repomd.xml"
+    );
+}
+
+#[test]
+fn a_cancelled_bootstrap_is_gone() {
+    let before = HostState::capture();
+    let bench = Bench::new();
+    let cancel = bench.cancel.clone();
+    // In the midst of it: packages are being installed.
+    let events = Events::new(move |event| {
+        if let Event::Trace { message, .. } = event
+            && message.contains("Running transaction")
+        {
+            cancel.cancel();
+        }
+    });
+    let error = bench.make(&bench.with("gpg: packages/key.asc"), events).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    before.assert_nothing_left();
+    assert_eq!(bench.strays(), Vec::<String>::new());
+}
+
+/// Without keys of the distribution, the error says where they come from; with them nothing else is asked for.
+#[test]
+fn the_distributions_own_keys_are_looked_for_on_the_host() {
+    let bench = Bench::new();
+    let known = Path::new("/usr/share/distribution-gpg-keys/rocky/RPM-GPG-KEY-Rocky-9").exists();
+    let error = bench.make(&bench.with(""), Events::none()).unwrap_err();
+    let said = format!("{error} | {}", error.hint().unwrap_or_default());
+    if known {
+        // They are not the keys of these packages.
+        assert!(said.contains("Public key"), "{said}");
+    } else {
+        assert!(said.contains("RPM-GPG-KEY-Rocky-9") && said.contains("`distribution-gpg-keys`"), "{said}");
+        assert_eq!(error.kind(), ErrorKind::Host);
+    }
+    assert_eq!(bench.strays(), Vec::<String>::new());
+}
