@@ -18,6 +18,12 @@ use crate::link::{Broken, Link};
 /// Bytes in a frame before it is sent.
 const FRAME: usize = 256 << 10;
 
+/// How many threads read folders. Most of a listing is waiting: each folder is a block somewhere on a disk of which nothing is
+/// in memory yet.
+const READERS: usize = 4;
+/// Folders that a thread reads before what it found is sent.
+const SHARE: usize = 16;
+
 /// What is sent of each file.
 pub trait Listed: Sized {
     /// Looks at `name` in `folder`, or at `folder` itself where the name is empty (with `AtFlags::EMPTY_PATH`). Gives
@@ -47,13 +53,18 @@ pub fn walk<T: Listed>(
     while !folders.is_empty() && depth.is_none_or(|depth| level < depth) {
         level += 1;
         let mut next = Vec::new();
-        for (shown, real) in folders {
-            if let Err(error) = list::<T>(root, &shown, &real, &mut frame, &mut next) {
-                let name = String::from_utf8_lossy(&shown);
-                return Ok(Err(cannot(format_args!("list {name:?}"), error)));
-            }
-            if frame.len() >= FRAME {
-                send::<T>(link, &mut frame)?;
+        for batch in folders.chunks(READERS * SHARE) {
+            for part in at_once::<T>(root, batch) {
+                match part {
+                    Ok(mut listed) => {
+                        frame.append(&mut listed.frame);
+                        next.append(&mut listed.folders);
+                    }
+                    Err(problem) => return Ok(Err(problem)),
+                }
+                if frame.len() >= FRAME {
+                    send::<T>(link, &mut frame)?;
+                }
             }
         }
         folders = next;
@@ -93,6 +104,35 @@ fn first<T: Listed>(root: &OwnedFd, path: &str, frame: &mut Vec<u8>) -> Result<V
     entry.into_iter().for_each(|entry| entry.put(frame));
     let shown = if path.depth() == 0 { Vec::new() } else { path.to_string().into_bytes() };
     Ok(if folder { vec![(shown, path.relative().into_bytes())] } else { Vec::new() })
+}
+
+/// What was found in some folders: a frame of entries, and the folders among them.
+#[derive(Default)]
+struct Found {
+    frame: Vec<u8>,
+    folders: Vec<Folder>,
+}
+
+/// Lists folders by several threads, in parts that follow each other in their order.
+fn at_once<T: Listed>(root: &OwnedFd, folders: &[Folder]) -> Vec<Result<Found>> {
+    let all = |folders: &[Folder]| {
+        let mut found = Found::default();
+        for (shown, real) in folders {
+            list::<T>(root, shown, real, &mut found.frame, &mut found.folders)
+                .map_err(|error| cannot(format_args!("list {:?}", String::from_utf8_lossy(shown)), error))?;
+        }
+        Ok(found)
+    };
+    std::thread::scope(|scope| {
+        let mut parts = folders.chunks(folders.len().div_ceil(READERS).max(1));
+        let first = parts.next();
+        let others: Vec<_> = parts.map(|part| scope.spawn(move || all(part))).collect();
+        let first = first.map(all);
+        first
+            .into_iter()
+            .chain(others.into_iter().map(|other| other.join().expect("a listing does not panic")))
+            .collect()
+    })
 }
 
 fn list<T: Listed>(
