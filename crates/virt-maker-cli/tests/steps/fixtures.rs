@@ -22,7 +22,7 @@ use crate::{Case, Expected};
 pub type Difference = BTreeMap<String, (Option<Entry>, Option<Entry>)>;
 
 /// All cases of a set, with values in the place of their names.
-pub fn load(set: &str, values: &[(&str, &str)]) -> Vec<Case> {
+pub fn load(set: &str, values: &[(&str, String)]) -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(set);
     let mut folders: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.sort();

@@ -12,6 +12,7 @@ mod http_server;
 mod common;
 mod fixtures;
 mod full;
+mod host_files;
 mod hosts;
 mod packages;
 mod tiny;

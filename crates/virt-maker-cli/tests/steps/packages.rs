@@ -4,7 +4,7 @@
 use testkit::{TinyOptions, appliance_lock, tiny_guest};
 
 use crate::common::{Bench, on_chroot_and_vm, run};
-use crate::{case, check, fixtures};
+use crate::{case, check, fixtures, host_files};
 
 on_chroot_and_vm!(
     package_managers_are_told_what_to_do,
@@ -117,17 +117,22 @@ fn sources_of_dnf_and_zypper(engine: &str) {
 /// The steps that need a real guest's programs, on a real Debian.
 fn on_debian(engine: &str) {
     let bench = Bench::new(testkit::debian_guest());
-    let cases = fixtures::load("steps/debian", &[]);
+    let cases = fixtures::load("steps/debian", &host_files::make(&bench));
     let mut steps: Vec<String> = cases.iter().map(|case| case.step.clone()).collect();
-    steps.push("update:".to_owned());
+    // What is another thing tomorrow is looked at in the guest.
+    steps.extend(["update:", "install: openssh-client", "ssh_keygen: deploy"].map(str::to_owned));
     steps.push(run(
-        "id deploy; systemctl is-enabled virt-maker-firstboot.service; systemd-analyze verify virt-maker-firstboot.service; true",
+        "id deploy; cd ~deploy/.ssh; stat -c '%n %a %U:%G' id_*; ssh-keygen -y -f id_rsa | cut -c 1-8; systemctl is-enabled virt-maker-firstboot.service; systemd-analyze verify virt-maker-firstboot.service; true",
     ));
     let template = bench.template("t.yml", &steps, "");
     let ran = bench.build(engine, &template, &[]).exits(0);
     fixtures::compare_by_diff(&bench, engine, &cases, &ran.sealed());
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
-    for expected in ["uid=1500(deploy) gid=1500(deploy) groups=1500(deploy),4(adm),100(users)", "enabled"] {
+    for expected in [
+        "uid=1500(deploy) gid=1500(deploy) groups=1500(deploy),4(adm),100(users)",
+        "id_rsa 600 deploy:deploy\nid_rsa.pub 644 deploy:deploy\nssh-rsa ",
+        "enabled",
+    ] {
         assert!(said.contains(expected), "{engine}: {expected}: {said}");
     }
     assert!(!said.contains("virt-maker-firstboot.service:"), "{said}");
