@@ -32,8 +32,8 @@ struct Dnf {
 }
 
 impl Dnf {
-    /// Finds it, and says what is missing.
-    fn find(context: &ImportContext<'_>) -> Result<Dnf> {
+    /// Finds it, and says what is missing. Even when it is asked for its version, rpm makes a database, in `home`.
+    fn find(home: &Path, context: &ImportContext<'_>) -> Result<Dnf> {
         let missing = |what: &str, package: &str| {
             let message = format!("{what} is not installed on this host, and distributions made of RPM packages need it");
             Error::new(ErrorKind::Host, message).with_hint(format!("it comes with the package `{package}`"))
@@ -42,7 +42,7 @@ impl Dnf {
         for name in ["rpm", "rpmdb"] {
             find_program(name).ok_or_else(|| missing(name, "rpm"))?;
         }
-        let version = Tool::new(&program, "dnf").arg("--version").env("HOME", "/nonexistent").run(context.cancel)?;
+        let version = Tool::new(&program, "dnf").arg("--version").env("HOME", home).run(context.cancel)?;
         let is_five = String::from_utf8_lossy(&version).starts_with("dnf5");
         Ok(Dnf { program, is_five })
     }
@@ -90,14 +90,14 @@ pub(super) fn make(
     log: &Path,
     context: &ImportContext<'_>,
 ) -> Result<()> {
-    let dnf = Dnf::find(context)?;
     let folder = absolute(scratch.path())?;
-    let keys = if recipe.signed { Some(keys(recipe, inputs, &folder, context)?) } else { None };
     let failed = || format!("cannot write into {}", folder.display());
     let (home, config, cache, tree) = (folder.join("home"), folder.join("dnf.conf"), folder.join("cache"), folder.join("tree"));
     for folder in [&home, &cache] {
         fs::create_dir(folder).context(ErrorKind::Store, failed)?;
     }
+    let dnf = Dnf::find(&home, context)?;
+    let keys = if recipe.signed { Some(keys(recipe, inputs, &folder, context)?) } else { None };
     // Folders of the host that are mounted in the tree are not a package's to change; plugins are about a running system.
     let macros = format!(
         "%_dbpath {}\n%_netsharedpath /dev:/proc:/sys\n%__transaction_systemd_inhibit %{{nil}}\n%__transaction_selinux %{{nil}}\n",

@@ -1,65 +1,21 @@
-//! `bootstrap` for real: packages from a mirror, a disk that boots, and what happens when that cannot be.
+//! Debian and Ubuntu, for real: packages from a mirror, a disk that boots, and what happens when that cannot be.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use testkit::{HostState, Machine, Volumes, appliance_lock, fsck_clean, read_file_from_image, run};
-use virt_maker::diagnostic::Diagnostic;
-use virt_maker::error::{Error, ErrorKind};
+use virt_maker::error::ErrorKind;
 use virt_maker::event::{Event, Events};
-use virt_maker::host::Cancel;
-use virt_maker::import::{self, Import, ImportContext};
 
-/// For what hangs, not for what is slow.
-const PATIENCE: Duration = Duration::from_secs(600);
+use crate::bench::{Bench, PATIENCE};
 
-/// A folder for one bootstrap, and the settings of it.
-struct Bench {
-    folder: tempfile::TempDir,
-    cancel: Cancel,
-    env: BTreeMap<String, String>,
-}
-
-impl Bench {
-    fn new() -> Bench {
-        // The test's own environment stands for what the command line passes on.
-        let proxies = std::env::vars().filter(|(name, _)| name.to_lowercase().ends_with("_proxy"));
-        Bench { folder: tempfile::tempdir().unwrap(), cancel: Cancel::default(), env: proxies.collect() }
-    }
-
-    fn image(&self) -> PathBuf {
-        self.folder.path().join("image")
-    }
-
-    fn parse(&self, arguments: &str) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
-        let path = self.folder.path().join("template.yml");
-        fs::write(&path, arguments).unwrap();
-        let node = virt_maker::template::parse(&path).unwrap();
-        let kind = import::KINDS.iter().find(|kind| kind.name == "bootstrap").unwrap();
-        (kind.parse)(&node)
-    }
-
-    fn make(&self, arguments: &str, events: Events) -> Result<(), Error> {
-        let runner = self.parse(arguments).map_err(Error::template)?;
-        let cache_dir = self.folder.path().join("cache");
-        let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &self.cancel, env: &self.env };
-        let key = runner.key_inputs(&context)?;
-        runner.make(&key, &self.image(), &self.folder.path().join("log"), &context).map(|_| ())
-    }
-
-    /// Everything in the folder that a bootstrap made, besides its log and its image.
-    fn strays(&self) -> Vec<String> {
-        let names = fs::read_dir(self.folder.path()).unwrap();
-        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names
-            .filter(|name| !["template.yml", "log", "image", "sources.list", "apt.conf"].contains(&name.as_str()))
-            .collect()
-    }
+/// With the proxies of the test's own environment, as the command line passes them on.
+fn with_proxies() -> Bench {
+    let proxies = std::env::vars().filter(|(name, _)| name.to_lowercase().ends_with("_proxy"));
+    Bench { env: proxies.collect(), ..Bench::new() }
 }
 
 fn field(text: &str, name: &str) -> String {
@@ -71,7 +27,7 @@ fn field(text: &str, name: &str) -> String {
 fn bookworm_boots_to_a_login_with_an_address() {
     let _lock = appliance_lock();
     let before = HostState::capture();
-    let mut bench = Bench::new();
+    let mut bench = with_proxies();
     // A host with a mirror of its own, by another spelling: packages come from there, and the guest does not know it.
     let near = "http://deb.debian.org:80/debian";
     let (sources, conf) = (bench.folder.path().join("sources.list"), bench.folder.path().join("apt.conf"));
@@ -81,8 +37,7 @@ fn bookworm_boots_to_a_login_with_an_address() {
     bench.env.insert("APT_CONFIG".into(), conf.to_str().unwrap().into());
     let begin = Instant::now();
     let made = bench.make("{suite: bookworm, size: 2G, packages: [less]}", Events::none());
-    let log = || fs::read_to_string(bench.folder.path().join("log")).unwrap();
-    made.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error.hint(), log()));
+    made.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error.hint(), bench.log()));
     println!("bootstrap: {:.1} s", begin.elapsed().as_secs_f64());
     assert_eq!(bench.strays(), Vec::<String>::new());
     before.assert_nothing_left();
@@ -109,7 +64,7 @@ fn bookworm_boots_to_a_login_with_an_address() {
     let shadow = text("/etc/shadow");
     let root_login = shadow.lines().find_map(|line| line.strip_prefix("root:")).unwrap_or_else(|| panic!("{shadow}"));
     assert!(root_login.starts_with(['*', '!']), "{shadow}");
-    assert!(log().contains(near), "{}", log());
+    assert!(bench.log().contains(near), "{}", bench.log());
     let sources = text("/etc/apt/sources.list");
     assert!(sources.contains("deb http://deb.debian.org/debian bookworm main\n"), "{sources}");
     assert!(!sources.contains(near), "{sources}");
@@ -147,13 +102,8 @@ fn bookworm_boots_to_a_login_with_an_address() {
 
 #[test]
 fn wrong_arguments_say_where_and_what() {
-    let bench = Bench::new();
-    let wrong = |arguments: &str, line: usize, words: &[&str]| {
-        let problems = bench.parse(arguments).err().unwrap_or_else(|| panic!("{arguments} was taken"));
-        let said = format!("{} {}", problems[0].message, problems[0].hint.as_deref().unwrap_or_default());
-        words.iter().for_each(|word| assert!(said.contains(word), "no `{word}` in: {said}"));
-        assert_eq!(problems[0].position.as_ref().unwrap().line, line, "{said}");
-    };
+    let bench = with_proxies();
+    let wrong = |arguments: &str, line: usize, words: &[&str]| bench.refuses(arguments, line, words);
     wrong("size: 4G\n", 1, &["`suite` is missing"]);
     wrong("suite: bookwurm\n", 1, &["bookwurm", "did you mean `bookworm`"]);
     wrong("suite: '--format=tar'\n", 1, &["not the name of a suite"]);
@@ -174,12 +124,8 @@ fn wrong_arguments_say_where_and_what() {
 
 #[test]
 fn the_key_is_what_the_template_means() {
-    let bench = Bench::new();
-    let key = |arguments: &str| {
-        let (events, cache) = (Events::none(), Path::new("/nonexistent"));
-        let context = ImportContext { cache_dir: cache, events: &events, cancel: &bench.cancel, env: &bench.env };
-        bench.parse(arguments).unwrap_or_else(|problems| panic!("{problems:?}")).key_inputs(&context).unwrap()
-    };
+    let bench = with_proxies();
+    let key = |arguments: &str| bench.key(arguments).unwrap();
     let plain = key("suite: bookworm");
     // Another name or value here makes every base in every store a miss.
     let pinned = serde_json::json!({ "suite": "bookworm", "mirror": [], "packages": [], "size": 4_u64 << 30 });
@@ -213,7 +159,7 @@ fn empty_mirror() -> String {
 fn failures_are_explained_and_leave_nothing() {
     let before = HostState::capture();
     let fails = |arguments: &str, words: &[&str]| {
-        let mut bench = Bench::new();
+        let mut bench = with_proxies();
         // Names on this machine are asked directly.
         bench.env.insert("no_proxy".into(), "127.0.0.1".into());
         let error = bench.make(arguments, Events::none()).unwrap_err();
@@ -221,7 +167,7 @@ fn failures_are_explained_and_leave_nothing() {
         words.iter().for_each(|word| assert!(said.contains(word), "no `{word}` in: {said}"));
         assert_eq!(error.kind(), ErrorKind::Base, "{said}");
         assert_eq!(bench.strays(), Vec::<String>::new());
-        assert!(bench.folder.path().join("log").exists());
+        assert!(bench.path.join("log").exists());
     };
     let mirror = empty_mirror();
     fails(&format!("{{suite: own, mirror: '{mirror}'}}"), &["cannot bootstrap own", &mirror, "does the mirror have"]);
@@ -237,7 +183,7 @@ fn failures_are_explained_and_leave_nothing() {
 #[test]
 fn packages_that_do_not_fit_are_a_clear_error() {
     let before = HostState::capture();
-    let bench = Bench::new();
+    let bench = with_proxies();
     // The kernel with all its modules has 400 MB, and everything else 300.
     let error =
         bench.make("{suite: bookworm, size: 512M, packages: [git, perl-doc, gcc, linux-image-amd64]}", Events::none());
@@ -251,7 +197,7 @@ fn packages_that_do_not_fit_are_a_clear_error() {
 #[test]
 fn a_cancelled_bootstrap_is_gone() {
     let before = HostState::capture();
-    let bench = Bench::new();
+    let bench = with_proxies();
     let cancel = bench.cancel.clone();
     // In the midst of it: dpkg runs in its own session by then.
     let events = Events::new(move |event| {

@@ -1,83 +1,30 @@
-//! `bootstrap` of a distribution made of RPM packages, for real: dnf, a local repository of signed packages, a disk that boots,
+//! Distributions made of RPM packages, for real: dnf, a local repository of signed packages, a disk that boots,
 //! and what happens when that cannot be. The distributions' own repositories are not asked.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use testkit::{
     HostState, Machine, Volumes, appliance_lock, find_file_in_image, fsck_clean, read_file_from_image, rpm_repository,
     run,
 };
-use virt_maker::diagnostic::Diagnostic;
-use virt_maker::error::{Error, ErrorKind};
+use virt_maker::error::ErrorKind;
 use virt_maker::event::{Event, Events};
-use virt_maker::host::Cancel;
-use virt_maker::import::{self, Import, ImportContext, ImportKey};
 
-/// For what hangs, not for what is slow.
-const PATIENCE: Duration = Duration::from_secs(600);
+use crate::bench::{Bench, PATIENCE};
 
-/// A folder with a repository and for one bootstrap. Its name has what could mean more than itself in a list or a URL.
-struct Bench {
-    folder: tempfile::TempDir,
-    path: PathBuf,
-    cancel: Cancel,
-    env: BTreeMap<String, String>,
+/// With a repository of packages.
+fn with_packages() -> Bench {
+    let bench = Bench::new();
+    rpm_repository(&bench.folder.path().join("packages"));
+    bench
 }
 
-impl Bench {
-    fn new() -> Bench {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a b,c");
-        fs::create_dir(&path).unwrap();
-        rpm_repository(&folder.path().join("packages"));
-        Bench { path, folder, cancel: Cancel::default(), env: BTreeMap::new() }
-    }
-
-    fn image(&self) -> PathBuf {
-        self.path.join("image")
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.path.join("log")).unwrap_or_default()
-    }
-
-    /// Arguments with the repository as the mirror, and the right key.
-    fn with(&self, more: &str) -> String {
-        let mirror = self.folder.path().join("packages/repository");
-        format!("{{suite: rocky9, size: 1G, mirror: 'file:{}', {more}}}", mirror.display())
-    }
-
-    fn parse(&self, arguments: &str) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
-        let path = self.folder.path().join("template.yml");
-        fs::write(&path, arguments).unwrap();
-        let node = virt_maker::template::parse(&path).unwrap();
-        let kind = import::KINDS.iter().find(|kind| kind.name == "bootstrap").unwrap();
-        (kind.parse)(&node)
-    }
-
-    fn key(&self, arguments: &str) -> Result<ImportKey, Error> {
-        let (events, cache_dir) = (Events::none(), self.path.join("cache"));
-        let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &self.cancel, env: &self.env };
-        self.parse(arguments).map_err(Error::template)?.key_inputs(&context)
-    }
-
-    fn make(&self, arguments: &str, events: Events) -> Result<(), Error> {
-        let runner = self.parse(arguments).map_err(Error::template)?;
-        let cache_dir = self.path.join("cache");
-        let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &self.cancel, env: &self.env };
-        let key = runner.key_inputs(&context)?;
-        runner.make(&key, &self.image(), &self.path.join("log"), &context).map(|_| ())
-    }
-
-    /// Everything in the folder that a bootstrap made, besides its log, its image and what is known of sources.
-    fn strays(&self) -> Vec<String> {
-        let names = fs::read_dir(&self.path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| !["log", "image", "cache"].contains(&name.as_str())).collect()
-    }
+/// Arguments with the repository as the mirror.
+fn with(bench: &Bench, more: &str) -> String {
+    let mirror = bench.folder.path().join("packages/repository");
+    format!("{{suite: rocky9, size: 1G, mirror: 'file:{}', {more}}}", mirror.display())
 }
 
 /// What the host itself has of dnf and rpm: names, lengths and times.
@@ -90,6 +37,7 @@ fn of_host() -> Vec<String> {
         "/etc/dnf",
         "/etc/yum.repos.d",
         "/root/.rpmdb",
+        "/nonexistent",
         "/usr/lib/sysimage",
     ]);
     find.args(["/etc/pki", "/root/.rpmmacros", "/root/.gnupg"]).args(["-printf", "%p %s %T@\\n"]);
@@ -106,8 +54,8 @@ fn of_host() -> Vec<String> {
 fn a_guest_of_rpm_packages_boots() {
     let _lock = appliance_lock();
     let (before, host) = (HostState::capture(), of_host());
-    let bench = Bench::new();
-    let made = bench.make(&bench.with("gpg: packages/key.asc, packages: [tool, owned, rpm]"), Events::none());
+    let bench = with_packages();
+    let made = bench.make(&with(&bench, "gpg: packages/key.asc, packages: [tool, owned, rpm]"), Events::none());
     made.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error.hint(), bench.log()));
     assert_eq!(bench.strays(), Vec::<String>::new());
     assert_eq!(of_host(), host);
@@ -171,7 +119,7 @@ fn a_guest_of_rpm_packages_boots() {
 #[test]
 fn failures_are_explained_and_leave_nothing() {
     let (before, host) = (HostState::capture(), of_host());
-    let bench = Bench::new();
+    let bench = with_packages();
     let fails = |arguments: &str, kind: ErrorKind, words: &[&str]| {
         let error = bench.make(arguments, Events::none()).unwrap_err();
         let said = format!("{error} | {}", error.hint().unwrap_or_default());
@@ -183,27 +131,27 @@ fn failures_are_explained_and_leave_nothing() {
     };
     let base = ErrorKind::Base;
     fails(
-        &bench.with("gpg: packages/other.asc"),
+        &with(&bench, "gpg: packages/other.asc"),
         base,
         &["cannot bootstrap rocky9", "Public key", "`gpg` names files"],
     );
     fails(
-        &bench.with("gpg: packages/key.asc, packages: [unsigned]"),
+        &with(&bench, "gpg: packages/key.asc, packages: [unsigned]"),
         base,
         &["unsigned", "not signed", "`signed: false`"],
     );
-    fails(&bench.with("gpg: packages/key.asc, packages: [no-such]"), base, &["no-such", "`packages`"]);
-    let small = bench.with("gpg: packages/key.asc, packages: [big]").replace("size: 1G", "size: 512M");
+    fails(&with(&bench, "gpg: packages/key.asc, packages: [no-such]"), base, &["no-such", "`packages`"]);
+    let small = with(&bench, "gpg: packages/key.asc, packages: [big]").replace("size: 1G", "size: 512M");
     fails(&small, base, &["`size`"]);
-    fails(&bench.with("gpg: packages/none.asc"), ErrorKind::Template, &["cannot read the keys in", "none.asc"]);
+    fails(&with(&bench, "gpg: packages/none.asc"), ErrorKind::Template, &["cannot read the keys in", "none.asc"]);
     fs::write(bench.folder.path().join("no.asc"), "no key\n").unwrap();
-    fails(&bench.with("gpg: no.asc"), ErrorKind::Host, &["no.asc holds no keys", "public keys"]);
+    fails(&with(&bench, "gpg: no.asc"), ErrorKind::Host, &["no.asc holds no keys", "public keys"]);
     let nowhere = |url: &str| format!("{{suite: fedora43, mirror: '{url}', signed: false}}");
     fails(&nowhere("file:/nonexistent/$releasever"), base, &["/nonexistent/43/repodata", "`repodata` folder"]);
     // Nobody listens on port 9 of this machine.
     fails(&nowhere("http://127.0.0.1:9/x"), base, &["127.0.0.1:9", "is the mirror reachable"]);
     // So does the proxy of the command line.
-    let mut bench = Bench::new();
+    let mut bench = with_packages();
     bench.env.insert("http_proxy".into(), "http://127.0.0.1:9/".into());
     let error = bench.make(&nowhere("http://mirror.invalid/x"), Events::none()).unwrap_err().to_string();
     assert!(error.contains("mirror.invalid") && error.contains("127.0.0.1 port 9"), "{error}");
@@ -213,8 +161,8 @@ fn failures_are_explained_and_leave_nothing() {
 
 #[test]
 fn unsigned_packages_need_a_word() {
-    let bench = Bench::new();
-    let made = bench.make(&bench.with("signed: false, packages: [unsigned, tool]"), Events::none());
+    let bench = with_packages();
+    let made = bench.make(&with(&bench, "signed: false, packages: [unsigned, tool]"), Events::none());
     made.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error.hint(), bench.log()));
     let image = bench.image();
     let text = |path: &str| String::from_utf8(read_file_from_image(&image, path)).unwrap();
@@ -226,13 +174,8 @@ fn unsigned_packages_need_a_word() {
 
 #[test]
 fn wrong_arguments_say_where_and_what() {
-    let bench = Bench::new();
-    let wrong = |arguments: &str, line: usize, words: &[&str]| {
-        let problems = bench.parse(arguments).err().unwrap_or_else(|| panic!("{arguments} was taken"));
-        let said = format!("{} {}", problems[0].message, problems[0].hint.as_deref().unwrap_or_default());
-        words.iter().for_each(|word| assert!(said.contains(word), "no `{word}` in: {said}"));
-        assert_eq!(problems[0].position.as_ref().unwrap().line, line, "{said}");
-    };
+    let bench = with_packages();
+    let wrong = |arguments: &str, line: usize, words: &[&str]| bench.refuses(arguments, line, words);
     wrong("suite: fedora-43\n", 1, &["did you mean `fedora43`"]);
     wrong("suite: centos8\n", 1, &["`centos9`", "cloud image"]);
     wrong("suite: rocky9\nmirror: deb http://x rocky main\n", 2, &["base URL of a repository"]);
@@ -254,7 +197,7 @@ fn wrong_arguments_say_where_and_what() {
 
 #[test]
 fn the_key_is_what_the_template_means() {
-    let bench = Bench::new();
+    let bench = with_packages();
     let key = |arguments: &str| bench.key(arguments).unwrap();
     let plain = key("suite: rocky9");
     assert_eq!(plain, key("{suite: rocky9, size: 4096MiB, packages: [], signed: true}"));
@@ -277,7 +220,7 @@ fn the_key_is_what_the_template_means() {
 #[test]
 fn a_cancelled_bootstrap_is_gone() {
     let before = HostState::capture();
-    let bench = Bench::new();
+    let bench = with_packages();
     let cancel = bench.cancel.clone();
     // In the midst of it: packages are being installed.
     let events = Events::new(move |event| {
@@ -287,7 +230,7 @@ fn a_cancelled_bootstrap_is_gone() {
             cancel.cancel();
         }
     });
-    let error = bench.make(&bench.with("gpg: packages/key.asc"), events).unwrap_err();
+    let error = bench.make(&with(&bench, "gpg: packages/key.asc"), events).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     before.assert_nothing_left();
     assert_eq!(bench.strays(), Vec::<String>::new());
@@ -296,9 +239,9 @@ fn a_cancelled_bootstrap_is_gone() {
 /// Without keys of the distribution, the error says where they come from; with them nothing else is asked for.
 #[test]
 fn the_distributions_own_keys_are_looked_for_on_the_host() {
-    let bench = Bench::new();
+    let bench = with_packages();
     let known = Path::new("/usr/share/distribution-gpg-keys/rocky/RPM-GPG-KEY-Rocky-9").exists();
-    let error = bench.make(&bench.with(""), Events::none()).unwrap_err();
+    let error = bench.make(&with(&bench, ""), Events::none()).unwrap_err();
     let said = format!("{error} | {}", error.hint().unwrap_or_default());
     if known {
         // They are not the keys of these packages.

@@ -1,0 +1,79 @@
+//! A folder for one bootstrap, with what a test does with it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use virt_maker::diagnostic::Diagnostic;
+use virt_maker::error::Error;
+use virt_maker::event::Events;
+use virt_maker::host::Cancel;
+use virt_maker::import::{self, Import, ImportContext, ImportKey};
+
+/// For what hangs, not for what is slow.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A folder for one bootstrap, and the settings of it.
+pub struct Bench {
+    /// What a template may name lies here.
+    pub folder: tempfile::TempDir,
+    /// Where the image is made. Its name has what could mean more than itself in a list or a URL.
+    pub path: PathBuf,
+    pub cancel: Cancel,
+    /// What the command line passes on.
+    pub env: BTreeMap<String, String>,
+}
+
+impl Bench {
+    pub fn new() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a b,c");
+        fs::create_dir(&path).unwrap();
+        Bench { path, folder, cancel: Cancel::default(), env: BTreeMap::new() }
+    }
+
+    pub fn image(&self) -> PathBuf {
+        self.path.join("image")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path.join("log")).unwrap_or_default()
+    }
+
+    pub fn parse(&self, arguments: &str) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
+        let path = self.folder.path().join("template.yml");
+        fs::write(&path, arguments).unwrap();
+        let node = virt_maker::template::parse(&path).unwrap();
+        let kind = import::KINDS.iter().find(|kind| kind.name == "bootstrap").unwrap();
+        (kind.parse)(&node)
+    }
+
+    pub fn key(&self, arguments: &str) -> Result<ImportKey, Error> {
+        let (events, cache_dir) = (Events::none(), self.path.join("cache"));
+        let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &self.cancel, env: &self.env };
+        self.parse(arguments).map_err(Error::template)?.key_inputs(&context)
+    }
+
+    pub fn make(&self, arguments: &str, events: Events) -> Result<(), Error> {
+        let runner = self.parse(arguments).map_err(Error::template)?;
+        let cache_dir = self.path.join("cache");
+        let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &self.cancel, env: &self.env };
+        let key = runner.key_inputs(&context)?;
+        runner.make(&key, &self.image(), &self.path.join("log"), &context).map(|_| ())
+    }
+
+    /// Everything that a bootstrap made, besides its log, its image and what is known of sources.
+    pub fn strays(&self) -> Vec<String> {
+        let names = fs::read_dir(&self.path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !["log", "image", "cache"].contains(&name.as_str())).collect()
+    }
+
+    /// Arguments that are refused: the line that is named, and words of what is said.
+    pub fn refuses(&self, arguments: &str, line: usize, words: &[&str]) {
+        let problems = self.parse(arguments).err().unwrap_or_else(|| panic!("{arguments} was taken"));
+        let said = format!("{} {}", problems[0].message, problems[0].hint.as_deref().unwrap_or_default());
+        words.iter().for_each(|word| assert!(said.contains(word), "no `{word}` in: {said}"));
+        assert_eq!(problems[0].position.as_ref().unwrap().line, line, "{said}");
+    }
+}

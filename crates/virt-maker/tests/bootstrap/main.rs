@@ -1,0 +1,5 @@
+//! Import `bootstrap`: bootable guests of packages.
+
+mod bench;
+mod debian;
+mod rpm;
