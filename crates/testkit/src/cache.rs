@@ -23,7 +23,7 @@ pub fn cache_dir() -> PathBuf {
 
 /// The fixture `<stem>-<digest of recipe>.<extension>`. `build` gets a path that does not exist yet and a folder for
 /// its intermediate files, and runs at most once for all processes on this machine.
-pub(crate) fn fixture(stem: &str, extension: &str, recipe: &[u8], build: impl FnOnce(&Path, &Path)) -> PathBuf {
+pub fn fixture(stem: &str, extension: &str, recipe: &[u8], build: impl FnOnce(&Path, &Path)) -> PathBuf {
     let dir = cache_dir();
     let digest = Sha256::digest(recipe);
     let short: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();

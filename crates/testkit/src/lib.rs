@@ -18,7 +18,7 @@ mod rpm;
 mod tiny;
 pub mod tree;
 
-pub use cache::{ApplianceLock, appliance_lock, cache_dir};
+pub use cache::{ApplianceLock, appliance_lock, cache_dir, fixture};
 pub use command::{run, run_with_input};
 pub use debian::debian_guest;
 pub use document::blocks;

@@ -22,14 +22,14 @@ fn a_playbook_does_its_work_with_vm_appliance() {
 
 /// A Debian with Python, made once.
 fn with_python(bench: &Bench) -> PathBuf {
-    let place = testkit::cache_dir().join("debian-12-python.qcow2");
-    if !place.exists() {
+    let install = "install: [python3-minimal, python3-apt]";
+    let recipe = format!("{install} on {}", bench.base.file_name().unwrap().display());
+    testkit::fixture("debian-12-python", "qcow2", recipe.as_bytes(), |target, _| {
         let export = "qcow2: {path: python.qcow2, compress: zstd}";
-        let template = bench.template("python.yml", &["install: [python3-minimal, python3-apt]".to_owned()], export);
+        let template = bench.template("python.yml", &[install.to_owned()], export);
         bench.build("chroot", &template, &[]).exits(0);
-        fs::rename(bench.path("python.qcow2"), &place).unwrap();
-    }
-    place
+        fs::copy(bench.path("python.qcow2"), target).unwrap();
+    })
 }
 
 const PLAYBOOK: &str = "
