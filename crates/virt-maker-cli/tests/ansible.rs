@@ -20,6 +20,12 @@ fn a_playbook_does_its_work_with_vm_appliance() {
     a_playbook_does_its_work("vm");
 }
 
+#[test]
+fn a_playbook_does_its_work_with_libguestfs() {
+    let _lock = testkit::appliance_lock();
+    a_playbook_does_its_work("libguestfs");
+}
+
 /// A Debian with Python, made once.
 fn with_python(bench: &Bench) -> PathBuf {
     let install = "install: [python3-minimal, python3-apt]";
