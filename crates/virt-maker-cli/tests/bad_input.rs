@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::{Bench, on_chroot_and_vm, run};
 use testkit::{HostState, Roots, TinyOptions, Victim, hostile_images, tiny_guest};
@@ -179,7 +179,17 @@ fn steps(engine: &str) {
 #[test]
 fn doctor_agrees_with_the_engines() {
     let bench = Bench::new(PathBuf::from("/nonexistent"));
-    let ran = bench.run(&["doctor", "--json"]).exits(0);
+    let home = tempfile::tempdir().unwrap();
+    let mut doctor = bench.command(&["doctor", "--json"]);
+    doctor.env("HOME", home.path()).env("XDG_CACHE_HOME", home.path().join("cache"));
+    let ran = common::Ran::from(doctor.output().unwrap()).exits(0);
+    let names = |folder: &Path| {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        entries.collect::<Vec<_>>()
+    };
+    assert_eq!(names(home.path()), ["cache"], "programs that are asked for their versions leave nothing");
+    let own = names(&home.path().join("cache/virt-maker"));
+    assert!(!own.iter().any(|name| name.starts_with("doctor")), "{own:?}");
     let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     for engine in found["engines"].as_array().unwrap() {
         assert_eq!(engine["works"], true, "{engine}");

@@ -86,7 +86,7 @@ const FILE_SYSTEMS: [&str; 5] = ["ext4", "xfs", "btrfs", "vfat", "iso9660"];
 pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<Examination> {
     let cancel = Cancel::default();
     fs::create_dir_all(cache_dir).context(ErrorKind::Host, || format!("cannot make {}", cache_dir.display()))?;
-    let mut checks: Vec<Check> = TOOLS.iter().map(|tool| check_tool(*tool, &cancel)).collect();
+    let mut checks = check_tools(cache_dir, &cancel)?;
     let kvm = kvm::probe(cache_dir, cache_dir);
     let detail = match kvm.works {
         true => kvm.detail,
@@ -145,12 +145,25 @@ fn check(name: &str, works: bool, detail: String, package: Option<&'static str>)
     Check { name: name.into(), state, detail, package }
 }
 
-fn check_tool((name, arguments, package, used_by): (&str, &[&str], &'static str, &str), cancel: &Cancel) -> Check {
+/// Programs have a home that goes again: dnf makes a database of packages there when it is asked for its version.
+fn check_tools(cache_dir: &Path, cancel: &Cancel) -> Result<Vec<Check>> {
+    let home = cache_dir.join(format!("doctor-{}", std::process::id()));
+    fs::create_dir_all(&home).context(ErrorKind::Host, || format!("cannot make {}", home.display()))?;
+    let checks = TOOLS.iter().map(|tool| check_tool(*tool, &home, cancel)).collect();
+    let _ = fs::remove_dir_all(&home);
+    Ok(checks)
+}
+
+fn check_tool(
+    (name, arguments, package, used_by): (&str, &[&str], &'static str, &str),
+    home: &Path,
+    cancel: &Cancel,
+) -> Check {
     let Some(path) = find_program(name) else {
         return check(name, false, format!("needed by: {used_by}"), Some(package));
     };
     // Some print their version to standard error; that it runs is what counts.
-    match Tool::new(&path, package).args(arguments).run(cancel) {
+    match Tool::new(&path, package).args(arguments).env("HOME", home).run(cancel) {
         Ok(output) => {
             let text = String::from_utf8_lossy(&output);
             let first = text.lines().next().unwrap_or_default().trim();
