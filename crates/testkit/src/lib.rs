@@ -26,7 +26,7 @@ pub use host_state::HostState;
 pub use hostile::{HostileImage, TarEntry, Victim, hostile_images, probed_raw, tar};
 pub use image::{Volume, Volumes, copy_image, find_file_in_image, format_of, fsck_clean, md5, read_file_from_image};
 pub use lvm::{files_of_clean_lvm, lvm_guest};
-pub use machine::{Bus, Machine, boot_to_login};
+pub use machine::{Bus, Machine, boot_to_login, host_kernel};
 pub use redact::redact;
 pub use rpm::rpm_repository;
 pub use tiny::{Fs, Roots, TinyOptions, tiny_guest};

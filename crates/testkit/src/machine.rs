@@ -188,3 +188,11 @@ fn uses_lease(packets: &[u8]) -> bool {
     }
     false
 }
+
+/// The version of a kernel of this host, the last by name: `/boot/vmlinuz-VERSION`, with `/boot/initrd.img-VERSION`.
+pub fn host_kernel() -> String {
+    let entries = fs::read_dir("/boot").expect("/boot is there");
+    let names = entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned());
+    let versions = names.filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned));
+    versions.max().expect("a kernel is installed")
+}

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::fixture;
 use crate::command::run;
+use crate::machine::host_kernel;
 use crate::tiny::busybox;
 
 /// Raise it when the packages change.
@@ -72,7 +73,7 @@ impl<'a> Package<'a> {
 /// program), `owned` (a folder of a user that comes with it), `unsigned`, `big` (600 MB), and `rpm`, whose database is in
 /// another place than the distribution's.
 pub fn rpm_repository(target: &Path) {
-    let kernel = kernel_version();
+    let kernel = host_kernel();
     let program = fs::read(busybox()).expect("busybox is readable");
     let recipe = format!("rpm {RECIPE} {kernel} {:x?} {START}{DRACUT}{STANDS_FOR}", Sha256::digest(&program));
     let packed = fixture("rpm", "tar", recipe.as_bytes(), |packed, scratch| {
@@ -82,15 +83,6 @@ pub fn rpm_repository(target: &Path) {
     });
     fs::create_dir(target).expect("a new folder");
     run(Command::new("tar").arg("--extract").arg("--file").arg(packed).arg("--directory").arg(target));
-}
-
-/// The version of the newest kernel of this host.
-fn kernel_version() -> String {
-    let entries = fs::read_dir("/boot").expect("/boot is there");
-    let names = entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned());
-    let mut versions: Vec<_> = names.filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned)).collect();
-    versions.sort();
-    versions.pop().expect("a kernel is installed")
 }
 
 fn make(made: &Path, scratch: &Path, kernel: &str) {

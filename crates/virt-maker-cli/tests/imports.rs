@@ -150,11 +150,7 @@ fn tiny_tree(bench: &Bench) {
 }
 
 fn host_kernel() -> String {
-    let mut names: Vec<_> = fs::read_dir("/boot").unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.retain(|name| name.to_string_lossy().starts_with("vmlinuz-"));
-    names.sort();
-    let name = names.last().expect("a kernel is installed").to_string_lossy().into_owned();
-    let version = name.strip_prefix("vmlinuz-").unwrap();
+    let version = testkit::host_kernel();
     format!("{{image: /boot/vmlinuz-{version}, initrd: /boot/initrd.img-{version}}}")
 }
 

@@ -159,11 +159,7 @@ fn boots(kind: Fs, root_first: bool) {
     fs::write(bench.path("t.yml"), text).unwrap();
     bench.build("chroot", &bench.path("t.yml"), &[]).exits(0);
     testkit::run(Command::new("sfdisk").args(["--verify"]).arg(bench.path("a.img")));
-    let mut names: Vec<_> = fs::read_dir("/boot").unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.retain(|name| name.to_string_lossy().starts_with("vmlinuz-"));
-    names.sort();
-    let name = names.last().expect("a kernel is installed").to_string_lossy().into_owned();
-    let version = name.strip_prefix("vmlinuz-").unwrap();
+    let version = testkit::host_kernel();
     let [kernel, initrd] = ["vmlinuz", "initrd.img"].map(|name| Path::new("/boot").join(format!("{name}-{version}")));
     let machine = testkit::Machine::boot_kernel(&kernel, &initrd, 1, &bench.path("a.img"), "raw");
     let console = machine.wait_for("@end", std::time::Duration::from_secs(400));

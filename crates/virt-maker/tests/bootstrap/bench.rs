@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use virt_maker::diagnostic::Diagnostic;
 use virt_maker::error::Error;
-use virt_maker::event::Events;
+use virt_maker::event::{Event, Events};
 use virt_maker::host::Cancel;
 use virt_maker::import::{self, Import, ImportContext, ImportKey};
 
@@ -61,6 +61,19 @@ impl Bench {
         let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &self.cancel, env: &self.env };
         let key = runner.key_inputs(&context)?;
         runner.make(&key, &self.image(), &self.path.join("log"), &context).map(|_| ())
+    }
+
+    /// What comes of a bootstrap that is cancelled when this is said.
+    pub fn cancelled_at(&self, said: &'static str, arguments: &str) -> Error {
+        let cancel = self.cancel.clone();
+        let events = Events::new(move |event| {
+            if let Event::Trace { message, .. } = event
+                && message.contains(said)
+            {
+                cancel.cancel();
+            }
+        });
+        self.make(arguments, events).unwrap_err()
     }
 
     /// Everything that a bootstrap made, besides its log, its image and what is known of sources.

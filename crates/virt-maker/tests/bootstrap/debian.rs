@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use testkit::{HostState, Machine, Volumes, appliance_lock, fsck_clean, read_file_from_image, run};
 use virt_maker::error::ErrorKind;
-use virt_maker::event::{Event, Events};
+use virt_maker::event::Events;
 
 use crate::bench::{Bench, PATIENCE};
 
@@ -103,19 +103,18 @@ fn bookworm_boots_to_a_login_with_an_address() {
 #[test]
 fn wrong_arguments_say_where_and_what() {
     let bench = with_proxies();
-    let wrong = |arguments: &str, line: usize, words: &[&str]| bench.refuses(arguments, line, words);
-    wrong("size: 4G\n", 1, &["`suite` is missing"]);
-    wrong("suite: bookwurm\n", 1, &["bookwurm", "did you mean `bookworm`"]);
-    wrong("suite: '--format=tar'\n", 1, &["not the name of a suite"]);
-    wrong("suite: bookworm\nmirorr: x\n", 2, &["mirorr", "did you mean `mirror`"]);
-    wrong("suite: bookworm\nmirror: ftp://x\n", 2, &["URL"]);
-    wrong("suite: bookworm\nmirror: \"http://x\\ndeb http://evil sid main\"\n", 2, &["URL"]);
-    wrong("suite: bookworm\nsize: 4\n", 2, &["512M", "`4G`"]);
-    wrong("suite: bookworm\nsize: 99999999999999999999T\n", 2, &["16T"]);
-    wrong("suite: bookworm\nsize: 10M\n", 2, &["512M"]);
-    wrong("suite: bookworm\npackages:\n  - nginx\n  - '-o=Dir::Etc=/'\n", 4, &["not the name of a package"]);
-    wrong("suite: bookworm\npackages: 'a,b; rm'\n", 2, &["not the name of a package"]);
-    wrong("suite: bookworm\npackages: systemd-\n", 2, &["not the name of a package"]);
+    bench.refuses("size: 4G\n", 1, &["`suite` is missing"]);
+    bench.refuses("suite: bookwurm\n", 1, &["bookwurm", "did you mean `bookworm`"]);
+    bench.refuses("suite: '--format=tar'\n", 1, &["not the name of a suite"]);
+    bench.refuses("suite: bookworm\nmirorr: x\n", 2, &["mirorr", "did you mean `mirror`"]);
+    bench.refuses("suite: bookworm\nmirror: ftp://x\n", 2, &["URL"]);
+    bench.refuses("suite: bookworm\nmirror: \"http://x\\ndeb http://evil sid main\"\n", 2, &["URL"]);
+    bench.refuses("suite: bookworm\nsize: 4\n", 2, &["512M", "`4G`"]);
+    bench.refuses("suite: bookworm\nsize: 99999999999999999999T\n", 2, &["16T"]);
+    bench.refuses("suite: bookworm\nsize: 10M\n", 2, &["512M"]);
+    bench.refuses("suite: bookworm\npackages:\n  - nginx\n  - '-o=Dir::Etc=/'\n", 4, &["not the name of a package"]);
+    bench.refuses("suite: bookworm\npackages: 'a,b; rm'\n", 2, &["not the name of a package"]);
+    bench.refuses("suite: bookworm\npackages: systemd-\n", 2, &["not the name of a package"]);
     for taken in ["suite: noble", "{suite: own, mirror: 'http://mirror.example/debian'}", "{suite: sid, packages: g++}"]
     {
         assert!(bench.parse(taken).is_ok(), "{taken}");
@@ -198,16 +197,8 @@ fn packages_that_do_not_fit_are_a_clear_error() {
 fn a_cancelled_bootstrap_is_gone() {
     let before = HostState::capture();
     let bench = with_proxies();
-    let cancel = bench.cancel.clone();
     // In the midst of it: dpkg runs in its own session by then.
-    let events = Events::new(move |event| {
-        if let Event::Trace { message, .. } = event
-            && message.contains("extracting archives")
-        {
-            cancel.cancel();
-        }
-    });
-    let error = bench.make("suite: bookworm", events).unwrap_err();
+    let error = bench.cancelled_at("extracting archives", "suite: bookworm");
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     before.assert_nothing_left();
     assert_eq!(bench.strays(), Vec::<String>::new());

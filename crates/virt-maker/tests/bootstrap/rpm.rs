@@ -10,7 +10,7 @@ use testkit::{
     run,
 };
 use virt_maker::error::ErrorKind;
-use virt_maker::event::{Event, Events};
+use virt_maker::event::Events;
 
 use crate::bench::{Bench, PATIENCE};
 
@@ -175,19 +175,18 @@ fn unsigned_packages_need_a_word() {
 #[test]
 fn wrong_arguments_say_where_and_what() {
     let bench = with_packages();
-    let wrong = |arguments: &str, line: usize, words: &[&str]| bench.refuses(arguments, line, words);
-    wrong("suite: fedora-43\n", 1, &["did you mean `fedora43`"]);
-    wrong("suite: centos8\n", 1, &["`centos9`", "cloud image"]);
-    wrong("suite: rocky9\nmirror: deb http://x rocky main\n", 2, &["base URL of a repository"]);
-    wrong("suite: rocky9\nmirror:\n  - http://x\n  - http://x/$arch\n", 4, &["`$releasever`"]);
-    wrong("suite: rocky9\nmirror: \"http://x\\ngpgcheck=0\"\n", 2, &["base URL"]);
-    wrong("suite: rocky9\npackages: [/tmp/x.rpm]\n", 2, &["not the name of a package"]);
-    wrong("suite: rocky9\npackages: --nogpgcheck\n", 2, &["not the name of a package"]);
-    wrong("suite: rocky9\nsigned: false\n", 2, &["for a `mirror`"]);
-    wrong("suite: rocky9\nmirror: http://x\ngpg: k\nsigned: false\n", 4, &["expected one of them"]);
-    wrong("suite: rocky9\nsize: 10M\n", 2, &["512M"]);
-    wrong("suite: bookworm\ngpg: keys\n", 2, &["RPM packages", "[signed-by=FILE]"]);
-    wrong("suite: noble\nsigned: false\n", 2, &["RPM packages", "[trusted=yes]"]);
+    bench.refuses("suite: fedora-43\n", 1, &["did you mean `fedora43`"]);
+    bench.refuses("suite: centos8\n", 1, &["`centos9`", "cloud image"]);
+    bench.refuses("suite: rocky9\nmirror: deb http://x rocky main\n", 2, &["base URL of a repository"]);
+    bench.refuses("suite: rocky9\nmirror:\n  - http://x\n  - http://x/$arch\n", 4, &["`$releasever`"]);
+    bench.refuses("suite: rocky9\nmirror: \"http://x\\ngpgcheck=0\"\n", 2, &["base URL"]);
+    bench.refuses("suite: rocky9\npackages: [/tmp/x.rpm]\n", 2, &["not the name of a package"]);
+    bench.refuses("suite: rocky9\npackages: --nogpgcheck\n", 2, &["not the name of a package"]);
+    bench.refuses("suite: rocky9\nsigned: false\n", 2, &["for a `mirror`"]);
+    bench.refuses("suite: rocky9\nmirror: http://x\ngpg: k\nsigned: false\n", 4, &["expected one of them"]);
+    bench.refuses("suite: rocky9\nsize: 10M\n", 2, &["512M"]);
+    bench.refuses("suite: bookworm\ngpg: keys\n", 2, &["RPM packages", "[signed-by=FILE]"]);
+    bench.refuses("suite: noble\nsigned: false\n", 2, &["RPM packages", "[trusted=yes]"]);
     for taken in
         ["suite: fedora43", "{suite: rocky9, packages: ['@core', /usr/bin/vim]}", "{suite: centos10, signed: true}"]
     {
@@ -221,16 +220,8 @@ fn the_key_is_what_the_template_means() {
 fn a_cancelled_bootstrap_is_gone() {
     let before = HostState::capture();
     let bench = with_packages();
-    let cancel = bench.cancel.clone();
     // In the midst of it: packages are being installed.
-    let events = Events::new(move |event| {
-        if let Event::Trace { message, .. } = event
-            && message.contains("Running transaction")
-        {
-            cancel.cancel();
-        }
-    });
-    let error = bench.make(&with(&bench, "gpg: packages/key.asc"), events).unwrap_err();
+    let error = bench.cancelled_at("Running transaction", &with(&bench, "gpg: packages/key.asc"));
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     before.assert_nothing_left();
     assert_eq!(bench.strays(), Vec::<String>::new());
