@@ -19,7 +19,8 @@ pub fn fill(folder: &Path, store: &str) -> Result<Vec<LayerRecord>, Box<dyn std:
     let (events, cancel, env) = (Events::none(), Cancel::default(), Default::default());
     let access = HostAccess {
         cache_dir: folder.join("cache"),
-        rights: Default::default(),
+        permissions: Default::default(),
+        home: None,
         env: Default::default(),
         events: events.clone(),
         cancel: cancel.clone(),

@@ -73,7 +73,8 @@ impl Bench {
         }
         let access = HostAccess {
             cache_dir: folder.path().join("cache"),
-            rights: Default::default(),
+            permissions: Default::default(),
+            home: None,
             env: Default::default(),
             events: Events::none(),
             cancel: Default::default(),

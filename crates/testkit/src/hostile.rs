@@ -48,6 +48,13 @@ impl Victim {
         self.folder.path().join("secret")
     }
 
+    /// Forgets what was done to it until now.
+    pub fn forget(&self) {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&self.watch, &mut buffer);
+        while events.next().is_ok() {}
+    }
+
     /// Panics if anybody touched it since it was made, or since the last call.
     #[track_caller]
     pub fn assert_untouched(&self, by: &str) {

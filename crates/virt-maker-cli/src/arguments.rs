@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use virt_maker::build::OnFailure;
 use virt_maker::engine::select::EngineChoice;
+use virt_maker::host::permit::Permission;
 
 /// Builds virtual machine images in layers, so that no step is done twice.
 #[derive(Debug, Parser)]
@@ -96,38 +97,11 @@ pub struct Templates {
     /// Set a parameter; a VALUE that is JSON is taken as such.
     #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     param: Vec<(String, String)>,
-    /// Allow what templates may not do by themselves: `host-exec` (start programs of this host), `net` (downloads by
-    /// expressions), `read=DIR` (reading files outside the template's folder by expressions).
-    #[arg(long, value_name = "WHAT", value_parser = permission)]
+    /// Allow what templates may not do by themselves: `read=DIR`, `write=DIR` (files outside the template's folder),
+    /// `env=NAME` (a variable, for a secret), `host-exec` (start programs of this host), `net` (downloads by expressions),
+    /// `host-network` (reach the host's own addresses), `unverified` (packages that no distribution's key vouches for).
+    #[arg(long, value_name = "WHAT", value_parser = Permission::parse)]
     allow: Vec<Permission>,
-}
-
-/// Something that `--allow` allows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Permission {
-    HostExec,
-    Net,
-    Read(PathBuf),
-}
-
-impl std::fmt::Display for Permission {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Permission::HostExec => f.write_str("host-exec"),
-            Permission::Net => f.write_str("net"),
-            Permission::Read(folder) => write!(f, "read={}", folder.display()),
-        }
-    }
-}
-
-/// Reads a permission.
-pub fn permission(text: &str) -> Result<Permission, String> {
-    match text.split_once('=') {
-        None if text == "host-exec" => Ok(Permission::HostExec),
-        None if text == "net" => Ok(Permission::Net),
-        Some(("read", folder)) if !folder.is_empty() => Ok(Permission::Read(PathBuf::from(folder))),
-        _ => Err("expected `host-exec`, `net` or `read=DIR`".into()),
-    }
 }
 
 impl Templates {

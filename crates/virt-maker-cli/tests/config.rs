@@ -191,7 +191,11 @@ fn mistakes_have_their_places() {
         ("there is no setting called `stroe`", 1, 1),
         ("there is no engine `chrot`", 2, 10),
         ("expected a number, at least 1, found `0`", 3, 8),
-        ("expected `host-exec`, `net` or `read=DIR`, found `nett`", 4, 10),
+        (
+            "expected one of `read=DIR`, `write=DIR`, `env=NAME`, `host-exec`, `net`, `host-network`, `unverified`, found `nett`",
+            4,
+            10,
+        ),
         ("`~` does not stand for the home folder here; write the path out", 5, 10),
         ("expected a list, found `x`", 6, 9),
         ("there is no setting in `[cache]` called `maxsize`", 9, 1),

@@ -67,11 +67,13 @@ fn every_snippet_of_the_template_page_loads() {
             None => assert_eq!(words, "yaml steps", "a snippet without a name:\n{text}"),
         }
     }
+    use virt_maker::host::permit::Permissions;
     let load = |path: &Path| {
         let paths = [path.to_owned()];
         let access = virt_maker::spec::HostAccess {
             cache_dir: folder.path().join("cache"),
-            rights: Default::default(),
+            permissions: Permissions { env: ["REGISTRY_TOKEN".to_owned()].into(), ..Permissions::default() },
+            home: None,
             env: Default::default(),
             events: virt_maker::event::Events::none(),
             cancel: Default::default(),

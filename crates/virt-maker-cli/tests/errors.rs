@@ -167,7 +167,7 @@ fn what_needs_more_than_a_wrong_template() {
     fs::create_dir(bench.path("sub")).unwrap();
     fs::write(bench.path("sub/t.yml"), "from: base.yml\n").unwrap();
     fs::write(bench.path("base.yml"), "spec: {import: {download: {url: x}}}\n").unwrap();
-    let ran = bench.run(&["validate", "sub/t.yml"]).exits(0);
+    let ran = bench.run(&["validate", "sub/t.yml", "--allow", "read=."]).exits(0);
     let words = "note: `base.yml` was found in the working directory, not beside sub/t.yml\n --> sub/t.yml:1:7\n";
     assert!(ran.stderr.starts_with(words), "{}", ran.stderr);
     assert!(ran.stderr.contains(&format!("note: there is no base yet: cannot read {}", bench.path("x").display())));
@@ -186,7 +186,7 @@ fn what_needs_more_than_a_wrong_template() {
 
     fs::write(&path, format!("{spec}, steps: [{{'exec:./tool': }}]}}\n")).unwrap();
     let mut options = LoadOptions::default();
-    options.rights.host_exec = true;
+    options.permissions.host_exec = true;
     assert_eq!(message(&options), "programs cannot be run here");
 
     fs::write(&path, format!("matrix: {{a: [1, 2]}}\n{spec}}}\n")).unwrap();

@@ -287,6 +287,10 @@ fn secrets_that_stayed_are_found() {
             "json",
             "-p",
             "size=5",
+            "--allow",
+            "env=THE_TOKEN",
+            "--allow",
+            "env=OTHER",
         ]);
         match value {
             Some(value) => command.env("THE_TOKEN", value).env("OTHER", "unused-value"),

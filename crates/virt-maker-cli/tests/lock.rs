@@ -115,7 +115,8 @@ impl Suite {
             (Events::none(), Cancel::default(), Default::default(), store.cache_dir());
         let access = HostAccess {
             cache_dir: cache_dir.clone(),
-            rights: Default::default(),
+            permissions: Default::default(),
+            home: None,
             env: Default::default(),
             events: events.clone(),
             cancel: cancel.clone(),

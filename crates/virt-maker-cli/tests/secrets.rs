@@ -145,7 +145,7 @@ fn secrets_stay_secret(engine: &str) {
     let build = || {
         let watch = Watch::start();
         let output = bench
-            .command(&["build", "t.yml", "--engine", engine, "--progress", "json", "-vv"])
+            .command(&["build", "t.yml", "--engine", engine, "--progress", "json", "-vv", "--allow", "env=TEST_TOKEN"])
             .env("TEST_TOKEN", &secret)
             .output()
             .unwrap();
@@ -209,6 +209,6 @@ fn secrets_have_to_be_there() {
     assert!(ran.stderr.contains("no secret `token`"), "{}", ran.stderr);
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, format!("secrets: {{token: {{env: NOT_SET_ANYWHERE}}}}\n{text}")).unwrap();
-    let ran = bench.build("chroot", &path, &[]).exits(1);
+    let ran = bench.build("chroot", &path, &["--allow", "env=NOT_SET_ANYWHERE"]).exits(1);
     assert!(ran.stderr.contains("NOT_SET_ANYWHERE"), "{}", ran.stderr);
 }

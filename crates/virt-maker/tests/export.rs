@@ -83,7 +83,12 @@ impl Place {
             events: &self.events,
             cancel: &self.cancel,
         };
-        let from = virt_maker::export::From { layer: key, layer_id };
+        let from = virt_maker::export::From {
+            layer: key,
+            layer_id,
+            template: Path::new("/web.yml"),
+            variant: Digest::of(b""),
+        };
         let mut finish = |_: &virt_maker::export::Extras, _: &Path| -> Result<virt_maker::export::Finished> {
             panic!("these exports need no guest")
         };

@@ -7,33 +7,28 @@ use serde_json::json;
 use virt_maker::diagnostic::Diagnostic;
 use virt_maker::error::{Context, Error, ErrorKind};
 use virt_maker::event::Events;
+use virt_maker::host::permit::Permissions;
 use virt_maker::host::{Cancel, durable};
 use virt_maker::key::Digest;
 use virt_maker::spec::{HostAccess, load_options};
-use virt_maker::template::{LoadOptions, Rights};
+use virt_maker::template::LoadOptions;
 
-use crate::arguments::{Permission, Templates};
+use crate::arguments::Templates;
 use crate::error::Failure;
 use crate::{config, settings};
 
 /// The options for these templates.
 pub fn options(templates: &Templates, events: &Events, cancel: &Cancel) -> Result<LoadOptions, Failure> {
-    let mut rights = Rights::default();
+    let mut permissions = Permissions::default();
     let working_dir = settings::working_dir();
     let configured = config::allowed()?;
     for permission in configured.iter().map(|allowed| &allowed.value).chain(templates.allowed()) {
-        match permission {
-            Permission::HostExec => rights.host_exec = true,
-            Permission::Net => rights.net = true,
-            Permission::Read(folder) => {
-                let base = working_dir.clone().unwrap_or_default();
-                rights.read.push(base.join(folder));
-            }
-        }
+        permissions.add(permission, &working_dir.clone().unwrap_or_default());
     }
     let host = HostAccess {
-        cache_dir: settings::cache_dir()?,
-        rights,
+        cache_dir: settings::cache_dir()?.join("downloads"),
+        permissions,
+        home: settings::path("HOME"),
         env: settings::proxies(),
         events: events.clone(),
         cancel: cancel.clone(),

@@ -5,8 +5,9 @@ use std::io::Write;
 use serde_json::json;
 use virt_maker::event::Events;
 use virt_maker::host::Cancel;
+use virt_maker::host::permit::Permissions;
 use virt_maker::spec::{HostAccess, Runner, arguments as rows, load_options, runners};
-use virt_maker::template::{Definitions, Need, Rights, closest, definitions};
+use virt_maker::template::{Definitions, Need, closest, definitions};
 
 use super::print_json;
 use crate::arguments::{self, RunnerRole};
@@ -23,8 +24,9 @@ pub fn run(arguments: &arguments::Runners) -> Result<(), Failure> {
         None => Definitions::default(),
         Some(path) => {
             let host = HostAccess {
-                cache_dir: settings::cache_dir()?,
-                rights: Rights::default(),
+                cache_dir: settings::cache_dir()?.join("downloads"),
+                permissions: Permissions::default(),
+                home: settings::path("HOME"),
                 env: settings::proxies(),
                 events: Events::none(),
                 cancel: Cancel::default(),

@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use virt_maker::diagnostic::{Diagnostic, Position};
+use virt_maker::host::permit::Permission;
 use virt_maker::store::Depth;
 
-use crate::arguments::{Engine, Permission};
+use crate::arguments::Engine;
 use crate::error::{Failure, print_warning};
 use crate::settings;
 use read::{File, Located};
@@ -114,7 +115,10 @@ impl Files {
             refused.push(problem);
         };
         for asked in std::mem::take(&mut project.allow) {
-            if self.user.allow.iter().all(|allowed| allowed.value != asked.value) {
+            // Templates of a project may read what came with the project; whoever wrote the one wrote the other.
+            if matches!(&asked.value, Permission::Read(read) if within(read, folder)) {
+                project.allow.push(asked);
+            } else if self.user.allow.iter().all(|allowed| allowed.value != asked.value) {
                 refuse(&asked.node, format!("what templates may do ({})", asked.value));
             }
         }

@@ -15,7 +15,9 @@ use virt_maker::error::{Context, Error, ErrorKind};
 use virt_maker::template::{Kind, Node, SourceFile, closest};
 
 use crate::arguments::store::{depth, size, time};
-use crate::arguments::{Engine, Permission, permission};
+use virt_maker::host::permit::{self, Permission};
+
+use crate::arguments::Engine;
 use crate::error::Failure;
 
 /// Settings of both files.
@@ -68,7 +70,14 @@ pub fn read(path: &Path, own: bool) -> Result<File, Failure> {
     }
     let text = std::fs::read_to_string(path).context(ErrorKind::Template, failed)?;
     let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
-    let source = SourceFile { path: Arc::new(path.to_owned()), folder, text, via: None, files: Arc::default() };
+    let source = SourceFile {
+        path: Arc::new(path.to_owned()),
+        folder,
+        text,
+        via: None,
+        files: Arc::default(),
+        format: Default::default(),
+    };
     let mut reader = Reader { source: Arc::new(source), own, file: File::default(), problems: Vec::new() };
     reader.document();
     let Reader { file, mut problems, .. } = reader;
@@ -118,12 +127,14 @@ impl Reader {
             }
             "allow" => {
                 for item in self.list(&value) {
-                    let read = item.text().ok_or_else(String::new).and_then(permission);
+                    let read = item.text().ok_or_else(String::new).and_then(Permission::parse);
                     let read = match read.ok() {
                         Some(Permission::Read(folder)) => Some(Permission::Read(self.source.folder.join(folder))),
+                        Some(Permission::Write(folder)) => Some(Permission::Write(self.source.folder.join(folder))),
                         other => other,
                     };
-                    let read = self.located(read, item, "`host-exec`, `net` or `read=DIR`");
+                    let all: Vec<String> = permit::KINDS.iter().map(|kind| format!("`{}`", kind.form())).collect();
+                    let read = self.located(read, item, &format!("one of {}", all.join(", ")));
                     self.file.allow.extend(read);
                 }
             }
@@ -237,6 +248,7 @@ impl Reader {
             source: self.source.clone(),
             literal: None,
             origin: None,
+            written: None,
         }
     }
 

@@ -24,7 +24,7 @@ impl Build<'_> {
             let kind = entry.kind.name.to_owned();
             events.send(Event::ExportStarted {
                 kind: kind.clone(),
-                path: entry.runner.common().target.clone(),
+                path: entry.runner.common().target.path().to_owned(),
                 worker: self.worker,
             });
             let workspace = self.store.workspace()?;
@@ -41,7 +41,13 @@ impl Build<'_> {
                 events,
                 cancel: &settings.cancel,
             };
-            let from = export::From { layer: tip.record.key, layer_id: &tip.record.id };
+            let template = std::path::absolute(&spec.template).unwrap_or_else(|_| spec.template.clone());
+            let from = export::From {
+                layer: tip.record.key,
+                layer_id: &tip.record.id,
+                template: &template,
+                variant: spec.variant,
+            };
             let mut finish = |extras: &export::Extras, tree: &Path| finish::finish(self, spec, tip, extras, tree);
             let done = export::publish(
                 &*entry.runner,
@@ -53,7 +59,7 @@ impl Build<'_> {
                 &mut finish,
             );
             let done = done.inspect_err(|error| {
-                let (path, message) = (entry.runner.common().target.clone(), crate::error::chain(error));
+                let (path, message) = (entry.runner.common().target.path().to_owned(), crate::error::chain(error));
                 events.send(Event::ExportFailed { path, message });
             })?;
             self.shared.spent.add("export", begin.elapsed());

@@ -27,7 +27,7 @@ pub(super) fn secrets(spec: &Spec, step: &StepEntry, env: &BTreeMap<String, Stri
             })?,
             SecretSource::File(path) => {
                 let failed = || format!("cannot read the secret `{name}` from {}", path.display());
-                let file = std::fs::File::open(path).context(ErrorKind::Template, failed)?;
+                let file = path.open().context(ErrorKind::Template, failed)?;
                 let mut bytes = Vec::new();
                 file.take(SECRET_MAX + 1).read_to_end(&mut bytes).context(ErrorKind::Template, failed)?;
                 let text = String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));

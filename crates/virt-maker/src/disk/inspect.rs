@@ -49,6 +49,14 @@ pub fn inspect(path: &Path, declared: Option<ImageFormat>, name: &str) -> Result
     }
 }
 
+/// Whether a file begins as a disk image does: qcow2, or raw with a boot sector or a file system.
+pub fn is_disk(file: &File) -> bool {
+    let mut head = [0u8; 512];
+    let Ok(filled) = read_up_to(file, &mut head, 0) else { return false };
+    let head = &head[..filled];
+    head.get(..4) == Some(&MAGIC.to_be_bytes()[..]) || has_boot_signature(head) || has_file_system(file)
+}
+
 fn raw(length: u64) -> Result<Inspected, String> {
     match length {
         0 => Err("the file is empty".into()),

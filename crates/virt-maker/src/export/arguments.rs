@@ -6,9 +6,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Extras;
 use super::compress::Compress;
+use super::{Extras, beside};
 use crate::diagnostic::Diagnostic;
+use crate::host::permit::Output;
 use crate::template::{Node, from_node};
 
 /// Arguments of the exports that write a disk image.
@@ -48,8 +49,8 @@ pub(super) struct Arguments {
 /// Arguments that were checked.
 #[derive(Debug)]
 pub struct Common {
-    /// The artifact's path, absolute.
-    pub target: PathBuf,
+    /// The artifact's path.
+    pub target: Output,
     /// Whether a missing folder of the target is made.
     pub create_dir: bool,
     /// How the whole file is compressed, or the data inside.
@@ -69,11 +70,18 @@ impl Common {
     ) -> Result<Common, Vec<Diagnostic>> {
         let at = |name: &str| node.get(name).unwrap_or(node);
         let mut problems = Vec::new();
-        let target = node.resolve_output(&arguments.path);
-        let name = target.file_name().map(|name| name.to_string_lossy().into_owned());
-        if arguments.path.as_os_str().is_empty() || name.is_none() {
-            problems.push(at("path").diagnostic("expected the path of a file"));
-        }
+        let name = arguments.path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let target = match at("path").output(&arguments.path) {
+            _ if name.is_none() => {
+                problems.push(at("path").diagnostic("expected the path of a file"));
+                None
+            }
+            Ok(target) => Some(target),
+            Err(problem) => {
+                problems.push(problem);
+                None
+            }
+        };
         if arguments.checksum && name.is_some_and(|name| name.contains(['\n', '\\', '\u{fffd}'])) {
             problems
                 .push(at("path").diagnostic("a name that SHA256SUMS cannot hold: a line break, a `\\`, or no UTF-8"));
@@ -95,9 +103,7 @@ impl Common {
                 problems.push(at(name).diagnostic("the script is empty"));
             }
         }
-        if !problems.is_empty() {
-            return Err(problems);
-        }
+        let Some(target) = target.filter(|_| problems.is_empty()) else { return Err(problems) };
         let Arguments {
             create_dir,
             compress,
@@ -120,6 +126,15 @@ impl Common {
     /// Reads and checks them.
     pub(super) fn read(node: &Node, inside: Option<Compress>) -> Result<Common, Vec<Diagnostic>> {
         Common::check(node, from_node(node)?, inside)
+    }
+
+    /// All files that the export writes: the artifact, and what is written beside it.
+    pub fn outputs(&self) -> Vec<Output> {
+        let manifest = beside::manifest_path(self.target.path());
+        let manifest = manifest.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let beside = [(self.extras.checksum, beside::SUMS), (self.extras.manifest, &*manifest)];
+        let beside = beside.into_iter().filter(|(wanted, _)| *wanted).map(|(_, name)| self.target.beside(name));
+        std::iter::once(self.target.clone()).chain(beside).collect()
     }
 
     /// What shapes the artifact.

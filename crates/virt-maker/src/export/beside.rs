@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Published;
 use crate::error::{Context, ErrorKind, Result};
 
-const SUMS: &str = "SHA256SUMS";
+pub(super) const SUMS: &str = "SHA256SUMS";
 
 /// Where the manifest of an artifact is.
 pub(super) fn manifest_path(artifact: &Path) -> PathBuf {

@@ -23,6 +23,7 @@ use super::{Export, ExportContext, ExportKind, Extras, Finish, beside, convert, 
 use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events, Meter};
+use crate::host::permit::Output;
 use crate::host::{Cancel, Script, checked, digest};
 use crate::key::{Digest, LayerKey};
 
@@ -61,6 +62,12 @@ pub struct ExportRecord {
     /// SHA-256 of the file.
     pub digest: Digest,
     stat: Stat,
+    /// The template that asked for it; none in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    template: Option<PathBuf>,
+    /// Which of its images it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    variant: Option<Digest>,
 }
 
 /// What changes when a file is written to or replaced.
@@ -106,6 +113,10 @@ pub struct From<'a> {
     pub layer: LayerKey,
     /// Which making of it.
     pub layer_id: &'a str,
+    /// The template that asks for the artifact, absolute.
+    pub template: &'a Path,
+    /// Which of its images it is.
+    pub variant: Digest,
 }
 
 /// Writes the artifact of `export` unless it is current. `records` is the store's folder of export records; `from`
@@ -123,8 +134,8 @@ pub fn publish(
     context: &ExportContext<'_>,
     finish: &mut Finish<'_>,
 ) -> Result<Published> {
-    let From { layer, layer_id } = from;
-    let target = export.common().target.clone();
+    let From { layer, layer_id, template, variant } = from;
+    let target = export.common().target.path().to_owned();
     let place = records.join(format!("{}.json", Digest::of(target.as_os_str().as_encoded_bytes())));
     let wanted = |record: &ExportRecord| {
         record.layer == layer
@@ -137,6 +148,7 @@ pub fn publish(
     let known = read(&place, context.events);
     let ours = known.as_ref().is_some_and(|record| record.kind == kind.name && record.target == target);
     let folder = prepare_folder(export, &target, ours)?;
+    let before = known.clone().filter(|_| ours);
     let record = known.filter(|record| !force && wanted(record));
     let extras = &export.common().extras;
     let Extras { checksum, manifest, .. } = *extras;
@@ -149,6 +161,7 @@ pub fn publish(
         }
         return Ok(published);
     }
+    may_replace(export, before.as_ref(), from, force, context.events)?;
     let script = |text: &Option<String>, when: &str| match text {
         Some(text) => run_script(text, when, extras, &target, context),
         None => Ok(()),
@@ -192,6 +205,8 @@ pub fn publish(
         labels: context.labels,
         digest,
         stat,
+        template: Some(template.to_owned()),
+        variant: Some(variant),
     };
     let published = Published { path: target.clone(), bytes, digest, current: false };
     if checksum {
@@ -204,6 +219,52 @@ pub fn publish(
     script(&extras.post_script, "after")?;
     write_record(&place, &record).context(ErrorKind::Store, || "cannot note what was exported")?;
     Ok(published)
+}
+
+/// An error where a file of somebody's is in the place of the artifact, or of what is written beside it. `known` is what
+/// was exported to this place before. What is replaced without being asked for is told.
+fn may_replace(
+    export: &dyn Export,
+    known: Option<&ExportRecord>,
+    from: From<'_>,
+    force: bool,
+    events: &Events,
+) -> Result<()> {
+    let common = export.common();
+    for output in common.outputs().iter().map(Output::path) {
+        // Lines are added to it, and those of other files stay.
+        let shared = output != common.target.path() && output.file_name().is_some_and(|name| name == beside::SUMS);
+        if known.is_some() || shared || output.symlink_metadata().is_err() {
+            continue;
+        }
+        // An empty folder is nobody's work.
+        if fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none()) {
+            continue;
+        }
+        if !force {
+            let message = format!(
+                "{} is there and was not exported with this store, so no artifact replaces it",
+                output.display()
+            );
+            return Err(Error::new(ErrorKind::Export, message)
+                .with_hint("name another path, remove the file, or replace it with --force-export"));
+        }
+        events.warn(format!(
+            "{} was not exported with this store; it is replaced, as --force-export says",
+            output.display()
+        ));
+    }
+    if let Some(ExportRecord { template: Some(template), variant: Some(variant), target, .. }) = known
+        && target.symlink_metadata().is_ok()
+    {
+        let shown = target.display();
+        if template != from.template {
+            events.warn(format!("{shown} is replaced: it was exported by {}", template.display()));
+        } else if *variant != from.variant {
+            events.warn(format!("{shown} is replaced: it was exported by this template with other values"));
+        }
+    }
+    Ok(())
 }
 
 /// Runs a script of the template on the host. It finds the artifact's path in `VIRT_MAKER_ARTIFACT`.

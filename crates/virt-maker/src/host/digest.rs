@@ -34,11 +34,19 @@ pub fn of_file(path: &Path) -> io::Result<Digest> {
 
 /// SHA-256 of a file, for one that may be large: says how far it is, and can be ended.
 pub fn of_file_with(path: &Path, progress: &mut Progress<'_>) -> io::Result<Digest> {
-    let mut file = File::open(path)?;
+    of_open(&File::open(path)?, progress)
+}
+
+/// SHA-256 of a file that was opened just now.
+pub fn of_open_file(file: &File) -> io::Result<Digest> {
+    of_open(file, &mut |_| Ok(()))
+}
+
+fn of_open(mut file: &File, progress: &mut Progress<'_>) -> io::Result<Digest> {
     if file.metadata()?.len() <= SMALL {
         return of_reader(&mut file);
     }
-    circle(&file, progress, |_, _| Ok(()))
+    circle(file, progress, |_, _| Ok(()))
 }
 
 /// SHA-256 of all that a reader yields.

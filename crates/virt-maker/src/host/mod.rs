@@ -9,11 +9,13 @@ pub mod escape;
 mod guard;
 mod helper;
 pub mod memory;
+pub mod permit;
 mod process;
 mod script;
 mod stack;
 pub mod subordinate;
 mod terminal;
+pub mod tree;
 
 pub use cancel::Cancel;
 pub use guard::Guard;
@@ -28,4 +30,23 @@ pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
     #[expect(clippy::disallowed_methods, reason = "this is the path by which programs are started below")]
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// A path as a URL writes it, with `%20` for a blank.
+pub(crate) fn url_path(path: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = path.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let (byte, tail) = match (first, tail) {
+            (b'%', [high, low, tail @ ..]) => {
+                let digit = |byte: &u8| char::from(*byte).to_digit(16);
+                ((digit(high)? * 16 + digit(low)?) as u8, tail)
+            }
+            (b'%', _) => return None,
+            (byte, tail) => (*byte, tail),
+        };
+        bytes.push(byte);
+        rest = tail;
+    }
+    String::from_utf8(bytes).ok()
 }

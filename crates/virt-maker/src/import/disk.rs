@@ -36,5 +36,7 @@ struct Arguments {
 
 fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let arguments: Arguments = from_node(node)?;
-    download::of_file(node, node.resolve(arguments.path), arguments.format)
+    let at = node.get("path").unwrap_or(node);
+    let path = at.host_image(&arguments.path, download::is_image).map_err(|problem| vec![problem])?;
+    download::of_file(node, path, arguments.format)
 }

@@ -4,9 +4,9 @@
 //! `checksum` the key is known without fetching; without one, a URL is fetched once and what it gave is remembered.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Seek};
+use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -14,15 +14,16 @@ use serde_json::json;
 
 use crate::host::decompress::{Compression, SIGNATURE};
 use super::resize::{Resize, ResizeArguments};
-use super::signed::Checksums;
-use super::text::decode;
+use super::signed::{Checksums, SignedList};
 use super::{Import, ImportContext, ImportKey, ImportKind, Made, fetch, http, sources};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::disk::VIRTUAL_SIZE_MAX;
-use crate::disk::inspect::inspect;
+use crate::disk::inspect::{inspect, is_disk};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
+use crate::host::permit::HostPath;
+use crate::host::url_path as decode;
 use crate::host::digest::{Digesting, copy_with_digest, write_sparse};
 use crate::key::{Digest, HostInput};
 use crate::template::{Kind, Node, arguments, from_node};
@@ -60,12 +61,15 @@ struct Download {
     source: Source,
     checksum: Option<Digest>,
     /// With what stands for this download where sources are named.
-    checksums: Option<(Checksums, String)>,
+    checksums: Option<(SignedList, String)>,
     format: Option<ImageFormat>,
 }
 
+/// How much of a compressed file is looked at to see whether it is a disk image, in bytes.
+const IMAGE_HEAD: u64 = 1 << 20;
+
 enum Source {
-    File(PathBuf),
+    File(HostPath),
     Url(String),
 }
 
@@ -73,16 +77,23 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let arguments: Arguments = from_node(node)?;
     let at = |name: &str| node.get(name).unwrap_or(node);
     let mut problems = Vec::new();
+    let file = |path: &str, problems: &mut Vec<Diagnostic>| match at("url").host_image(path, is_image) {
+        Ok(path) => Source::File(path),
+        Err(problem) => {
+            problems.push(problem);
+            Source::Url(String::new())
+        }
+    };
     let source = match arguments.url.split_once("://") {
         Some(("http" | "https", rest)) if !rest.is_empty() => Source::Url(arguments.url),
         Some(("file", path)) if !path.is_empty() => match decode(path.strip_prefix("localhost").unwrap_or(path)) {
-            Some(path) => Source::File(node.resolve(path)),
+            Some(path) => file(&path, &mut problems),
             None => {
                 problems.push(at("url").diagnostic("expected two hexadecimal digits after each `%` of the URL"));
                 Source::Url(String::new())
             }
         },
-        None if !arguments.url.is_empty() => Source::File(node.resolve(&arguments.url)),
+        None if !arguments.url.is_empty() => file(&arguments.url, &mut problems),
         _ => {
             problems.push(at("url").diagnostic("expected a URL with http, https or file, or the path of a file"));
             Source::Url(String::new())
@@ -117,10 +128,33 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     if problems.is_empty() { Ok(Box::new(Download { source, checksum, checksums, format, resize })) } else { Err(problems) }
 }
 
+/// Whether the bytes of a file say that it is a disk image, plain or compressed: only such a file may be taken from
+/// anywhere on the host.
+pub(super) fn is_image(path: &HostPath) -> bool {
+    let looked = || -> io::Result<bool> {
+        let mut file = path.open()?;
+        let mut head = [0; SIGNATURE];
+        let compression = match file.read_exact_at(&mut head, 0) {
+            Ok(()) => Compression::of(&head),
+            Err(_) => return Ok(false),
+        };
+        if compression == Compression::None {
+            return Ok(is_disk(&file));
+        }
+        // A sparse file in memory, with as much of the content as a file system's mark may be away from its begin.
+        let begin = File::from(rustix::fs::memfd_create("begin", rustix::fs::MemfdFlags::CLOEXEC)?);
+        file.rewind()?;
+        let mut content = compression.reader(BufReader::with_capacity(1 << 20, file))?.take(IMAGE_HEAD);
+        io::copy(&mut content, &mut &begin)?;
+        Ok(is_disk(&begin))
+    };
+    looked().unwrap_or(false)
+}
+
 /// A file of the host, for import `disk`.
 pub(super) fn of_file(
     node: &Node,
-    path: PathBuf,
+    path: HostPath,
     format: Option<ImageFormat>,
 ) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let mut problems = Vec::new();
@@ -157,7 +191,7 @@ impl Import for Download {
             (_, Some(digest)) => (digest, None),
             _ if self.checksums.is_some() => (self.signed_digest(context)?, None),
             (Source::File(path), None) => {
-                let digest = sources::of_file(path, context);
+                let digest = sources::of_file(path.real(), context);
                 context.cancel.check()?;
                 (digest.context(ErrorKind::Base, || self.cannot_read())?, None)
             }
@@ -183,7 +217,7 @@ impl Import for Download {
 
     fn check(&self) -> Result<()> {
         match &self.source {
-            Source::File(path) => fs::metadata(path).context(ErrorKind::Base, || self.cannot_read()).map(drop),
+            Source::File(path) => path.metadata().context(ErrorKind::Base, || self.cannot_read()).map(drop),
             Source::Url(_) => Ok(()),
         }
     }
@@ -239,11 +273,11 @@ impl Download {
         let Some((checksums, source)) = &self.checksums else {
             return Err(Error::new(ErrorKind::Internal, "a download without a list of checksums"));
         };
-        if let Some(digest) = sources::of_url(source, context) {
+        if let Some(digest) = checksums.remembered(source, context)? {
             return Ok(digest);
         }
         let name = match &self.source {
-            Source::File(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            Source::File(path) => path.name(),
             Source::Url(url) => {
                 let path = url.split(['?', '#']).next().unwrap_or_default();
                 let last = path.rsplit('/').next().unwrap_or_default();
@@ -251,7 +285,7 @@ impl Download {
             }
         };
         let digest = checksums.digest_of(&name, context)?;
-        sources::note_url(source, digest, context);
+        checksums.remember(source, digest, context)?;
         Ok(digest)
     }
 
@@ -261,17 +295,12 @@ impl Download {
 
     fn make_from_file(
         &self,
-        path: &Path,
+        path: &HostPath,
         wanted: Option<Digest>,
         target: &Path,
         context: &ImportContext<'_>,
     ) -> Result<Made> {
-        // Asked before it is opened: opening a pipe would wait for ever.
-        let stat = fs::metadata(path).context(ErrorKind::Base, || self.cannot_read())?;
-        if !stat.is_file() {
-            return Err(Error::new(ErrorKind::Base, format!("{} is not a regular file", self.name())));
-        }
-        let mut file = File::open(path).context(ErrorKind::Base, || self.cannot_read())?;
+        let mut file = path.open().context(ErrorKind::Base, || self.cannot_read())?;
         self.take(&mut file, wanted, target, context)
     }
 

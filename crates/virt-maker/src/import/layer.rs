@@ -50,12 +50,12 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
             return Err(vec![with.diagnostic(format!("expected a mapping of parameters, found {}", with.describe()))]);
         }
     }
-    let template = node.resolve(arguments.template);
+    let at = node.get("template").unwrap_or(node);
+    let template = at.host_path(arguments.template).map_err(|problem| vec![problem])?;
     if !template.is_file() {
-        let at = node.get("template").unwrap_or(node);
         return Err(vec![at.diagnostic(format!("{} is no file", template.display()))]);
     }
-    Ok(Box::new(Layer(Base { template, parameters })))
+    Ok(Box::new(Layer(Base { template: template.named().to_owned(), parameters })))
 }
 
 impl Import for Layer {

@@ -189,7 +189,7 @@ pub struct ImportKey {
     pub fetched: Option<PathBuf>,
 }
 
-/// Fetches a URL (http, https, file) whose bytes have to have this digest, for a step. The file is open at its start;
+/// Fetches a URL (http, https) whose bytes have to have this digest, for a step. The file is open at its start;
 /// nothing of it is left when it is closed, but what an attempt that broke off had fetched is kept for the next one.
 pub fn fetch_checked(url: &str, wanted: Digest, context: &ImportContext<'_>) -> Result<File> {
     let failed = || format!("cannot read {}", http::shown(url));
@@ -197,13 +197,6 @@ pub fn fetch_checked(url: &str, wanted: Digest, context: &ImportContext<'_>) -> 
         let message = format!("{}: wrong checksum: expected sha256:{wanted}, found sha256:{found}", http::shown(url));
         Error::new(ErrorKind::Template, message).with_hint("compare with what its publisher says")
     };
-    if let Some(path) = url.strip_prefix("file://") {
-        let path = text::decode(path).map(PathBuf::from).filter(|path| path.is_file());
-        let path = path.ok_or_else(|| Error::new(ErrorKind::Template, format!("{url} is no file of the host")))?;
-        let found = digest::of_file(&path).context(ErrorKind::Template, failed)?;
-        let file = File::open(&path).context(ErrorKind::Template, failed)?;
-        return if found == wanted { Ok(file) } else { Err(wrong(found)) };
-    }
     loop {
         let fetched = fetch::fetch(url, context)?;
         let found = digest::of_file(fetched.path()).context(ErrorKind::Host, failed)?;

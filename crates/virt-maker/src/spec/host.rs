@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use crate::error::chain;
 use crate::event::Events;
+use crate::host::permit::Permissions;
 use crate::host::{Cancel, Tool, digest};
 use crate::import::{self, ImportContext};
 use crate::step;
-use crate::template::{LoadOptions, Rights};
+use crate::template::LoadOptions;
 
 /// Where and how the host may be used.
 #[derive(Clone)]
@@ -17,7 +18,9 @@ pub struct HostAccess {
     /// A folder that stays between builds; see [`ImportContext::cache_dir`].
     pub cache_dir: PathBuf,
     /// What the user allowed.
-    pub rights: Rights,
+    pub permissions: Permissions,
+    /// The user's own folder.
+    pub home: Option<PathBuf>,
     /// Variables for programs and downloads that use the network.
     pub env: BTreeMap<String, String>,
     /// Progress of downloads.
@@ -34,7 +37,9 @@ pub fn load_options(parameters: &[(String, String)], working_dir: Option<PathBuf
         parameters: parameters.to_vec(),
         working_dir,
         cache_dir: host.cache_dir.clone(),
-        rights: host.rights.clone(),
+        home: host.home.clone(),
+        permissions: host.permissions.clone(),
+        door: None,
         frozen: None,
         builtin: step::KINDS.iter().map(|kind| kind.name).collect(),
         fetch: Some(Arc::new(move |url, target| fetch(&fetching, url, target))),

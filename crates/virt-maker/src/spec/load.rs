@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, secrets};
 use crate::diagnostic::{Diagnostic, Position};
 use crate::error::{Error, Result, chain};
+use crate::host::permit::{Door, Output};
+use crate::key::Digest;
 use crate::template::{self, LoadOptions, Node, Problems, ResolvedSpec, ResolvedStep, in_order};
 use crate::{export, import, step};
 
@@ -45,7 +47,9 @@ pub fn load(path: &Path, parameters: &[(String, String)]) -> Result<Spec> {
 
 /// Loads templates. All errors that can be found without a guest come at once.
 pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs> {
-    load_below(paths, options, &[])
+    // One door for all of them, and for the templates that they name: it knows what each of them reads.
+    let options = LoadOptions { door: Some(options.door(paths)), ..options.clone() };
+    load_below(paths, &options, &[])
 }
 
 /// The same, for templates that others name as their base: these are the files above.
@@ -53,6 +57,7 @@ fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Re
     let (resolved, mut problems) = template::resolve_all(paths, options)?;
     let mut loaded = LoadedSpecs { specs: Vec::new(), notes: resolved.notes, record: resolved.record };
     let (mut seen, mut targets) = (HashSet::new(), HashMap::new());
+    let mut outputs: Vec<(Node, Output)> = Vec::new();
     // The specs of one template stand beside each other.
     for combinations in resolved.specs.chunk_by(|one, other| one.template == other.template) {
         let mut all = Problems::default();
@@ -67,6 +72,10 @@ fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Re
                 match on_base(typed, at, options, above, &mut loaded) {
                     Ok(typed) => {
                         one_export_a_file(spec, &typed, &mut targets, &mut found);
+                        for (item, export) in spec.exports.iter().zip(&typed.exports) {
+                            let written = export.runner.common().outputs().into_iter();
+                            outputs.extend(written.map(|output| (item.clone(), output)));
+                        }
                         // The base may come later, or be on another host: that is no fault of the template.
                         if options.check_inputs
                             && let Err(error) = typed.import.runner.check()
@@ -83,7 +92,29 @@ fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Re
         }
         problems.extend(all.finish(combinations.len()));
     }
+    if above.is_empty()
+        && let Some(door) = &options.door
+    {
+        // Only now is it known what all of them read.
+        problems.extend(outputs.iter().filter_map(|(item, output)| replaced_input(item, output, door)));
+    }
     if problems.is_empty() { Ok(loaded) } else { Err(Error::template(in_order(problems))) }
+}
+
+/// An error where an export would replace what a template of this call reads.
+fn replaced_input(item: &Node, output: &Output, door: &Door) -> Option<Diagnostic> {
+    let input = door.replaces(output)?;
+    let at = item.members().first().map_or(item, |(_, arguments)| arguments.get("path").unwrap_or(arguments));
+    let (target, input) = (output.path().display().to_string(), input.display().to_string());
+    let message = match target == input {
+        true => format!("{} is read by a template of this build, so no export replaces it", target.escape_debug()),
+        false => format!(
+            "{} is a part of {}, which a template of this build reads, so no export replaces it",
+            target.escape_debug(),
+            input.escape_debug()
+        ),
+    };
+    Some(Diagnostic { hint: Some("name another path".into()), ..at.diagnostic(message) })
 }
 
 /// An error for each export that writes the file of another one: images are built side by side, and one would be lost.
@@ -94,7 +125,7 @@ fn one_export_a_file(
     problems: &mut Vec<Diagnostic>,
 ) {
     for (item, export) in resolved.exports.iter().zip(&spec.exports) {
-        let target = export.runner.common().target.clone();
+        let target = export.runner.common().target.path().to_owned();
         if let Some(other) = targets.get(&target) {
             let message = format!("another export writes {} too", target.display().to_string().escape_debug());
             let mut problem = item.members().first().map_or(item, |(key, _)| key).diagnostic(message);
@@ -145,11 +176,18 @@ fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnost
         description: spec.description.clone(),
         matrix: spec.matrix.iter().map(|(name, value)| (name.clone(), shown(value))).collect(),
         parameters: spec.parameters.clone(),
+        variant: variant(spec, options),
         secrets,
         import: import?,
         steps,
         exports,
     })
+}
+
+/// Stands for the values that tell images of one template apart: those of its matrix, and those of the command line.
+fn variant(spec: &ResolvedSpec, options: &LoadOptions) -> Digest {
+    let matrix: Vec<_> = spec.matrix.iter().map(|(name, value)| (name, value.to_json())).collect();
+    Digest::of(serde_json::json!([matrix, options.parameters]).to_string().as_bytes())
 }
 
 /// Puts the spec of another template below one whose import names it; any other stays as it is.
@@ -243,13 +281,9 @@ fn entry(
 
 /// An error where a runner that runs programs on the host is not allowed to.
 fn allowed(key: &Node, options: &LoadOptions, problems: &mut Vec<Diagnostic>) -> Option<()> {
-    if options.rights.host_exec {
-        return Some(());
-    }
-    let mut problem = key.diagnostic(format!("`{}` runs a program on this host", key.text().unwrap_or_default()));
-    problem.hint = Some("allow it with --allow host-exec".into());
-    problems.push(problem);
-    None
+    // The door of the load, and not that of the node: a step of the library's own is asked about as well.
+    let door = options.door.as_ref()?;
+    door.program(key.text().unwrap_or_default()).map_err(|refusal| problems.push(key.refused(refusal))).ok()
 }
 
 fn parsed<T>(result: Result<T, Vec<Diagnostic>>, problems: &mut Vec<Diagnostic>) -> Option<T> {

@@ -33,6 +33,8 @@ pub struct Spec {
     pub matrix: Vec<(String, String)>,
     /// Its parameters with the values that they had, for manifests.
     pub parameters: serde_json::Map<String, serde_json::Value>,
+    /// Stands for the values by which images of one template differ.
+    pub variant: Digest,
     /// What steps may read and what is never shown.
     pub secrets: Vec<Secret>,
     /// The base.

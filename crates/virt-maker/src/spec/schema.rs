@@ -17,6 +17,9 @@ use crate::template::{Definitions, OneOrMany, arguments};
 #[schemars(deny_unknown_fields)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Template {
+    /// The format of this file: 2, or that of the older tool, 1, where it says nothing. In format 2 a `content` is always text.
+    #[schemars(range(min = 1, max = 2))]
+    format: Option<u8>,
     /// What people call it.
     name: Option<String>,
     /// What it is for.

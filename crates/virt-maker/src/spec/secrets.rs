@@ -7,9 +7,8 @@
 //! ```
 //! A value is read when a step that names it runs, and never before. Its name and `version` enter the key of that step.
 
-use std::path::PathBuf;
-
 use crate::diagnostic::Diagnostic;
+use crate::host::permit::HostPath;
 use crate::template::{Kind, Node, closest};
 
 /// A secret of a template.
@@ -29,7 +28,7 @@ pub enum SecretSource {
     /// In a variable of the environment.
     Env(String),
     /// In a file of the host.
-    File(PathBuf),
+    File(HostPath),
 }
 
 const KEYS: [&str; 3] = ["env", "file", "version"];
@@ -71,12 +70,17 @@ fn one(key: &Node, value: &Node, problems: &mut Vec<Diagnostic>) -> Option<Secre
     }
     let text = |name: &str| value.get(name).and_then(Node::text).filter(|text| !text.is_empty());
     let source = match (text("env"), text("file")) {
-        (Some(variable), None) => SecretSource::Env(variable.to_owned()),
-        (None, Some(path)) => SecretSource::File(value.get("file")?.resolve(path)),
-        _ => {
-            problems.push(value.diagnostic("expected `{env: VARIABLE}` or `{file: PATH}`, never the value itself"));
-            return None;
+        (Some(variable), None) => {
+            let at = value.get("env")?;
+            at.door().variable(variable).map(|()| SecretSource::Env(variable.to_owned())).map_err(|no| at.refused(no))
         }
+        (None, Some(path)) => value.get("file")?.host_path(path).map(SecretSource::File),
+        _ => Err(value.diagnostic("expected `{env: VARIABLE}` or `{file: PATH}`, never the value itself")),
     };
+    // One that may not be read is known all the same, so that nothing is said of the steps that name it.
+    let source = source.unwrap_or_else(|problem| {
+        problems.push(problem);
+        SecretSource::Env(String::new())
+    });
     Some(Secret { name: name.to_owned(), source, version: text("version").map(str::to_owned) })
 }

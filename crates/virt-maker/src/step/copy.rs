@@ -5,9 +5,6 @@
 //! 0755. Owner is root unless `chown` says otherwise. The bytes that are hashed are the bytes that are copied: a file
 //! that changes in between is an error.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -17,10 +14,11 @@ use serde_json::json;
 use super::support::owner::{Looks, Owner};
 use super::support::{host_file, paths, words};
 use super::{Step, StepContext, StepKey, StepKind, first_line, firstboot};
-use crate::diagnostic::Diagnostic;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::diagnostic::{Diagnostic, Note};
+use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Attributes, FileKind, Guest};
-use crate::host::digest;
+use crate::host::permit::HostPath;
+use crate::host::tree::{Entry, EntryKind, Walk, link_target};
 use crate::key::{Digest, HostInput};
 use crate::template::{Node, arguments, from_node};
 
@@ -40,7 +38,7 @@ pub(super) static KIND: StepKind = StepKind {
 struct Arguments {
     /// An absolute path in the guest; with a final `/`, a folder to copy into.
     dest: String,
-    /// Text. One line that names a file of the host is that file.
+    /// Text. In a template without `format: 2`, one line that names a file of the host is that file.
     content: Option<String>,
     /// A file or a folder of the host, in place of `content`.
     source: Option<PathBuf>,
@@ -52,6 +50,9 @@ struct Arguments {
     simple: Option<bool>,
 }
 
+/// Most files of a folder.
+const FILES: usize = 1_000_000;
+
 struct CopyStep {
     dest: String,
     from: From,
@@ -62,7 +63,7 @@ struct CopyStep {
 
 enum From {
     Text(String),
-    Host(PathBuf),
+    Host(HostPath),
 }
 
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
@@ -76,12 +77,22 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     }
     let from = match (arguments.content, arguments.source) {
         (Some(content), None) => {
-            // As in the older format: a content that names a file of the host is that file.
-            let named = node.resolve(content.trim_end());
-            let one_line = !content.trim_end().contains('\n') && !content.trim().is_empty();
-            if one_line && named.is_file() { From::Host(named) } else { From::Text(content) }
+            match named_by(&content, at("content")) {
+                Some(Ok(file)) => From::Host(file),
+                Some(Err(problem)) => {
+                    problems.push(problem);
+                    From::Text(content)
+                }
+                None => From::Text(content),
+            }
         }
-        (None, Some(source)) => From::Host(node.resolve(source)),
+        (None, Some(source)) => match at("source").host_path(source) {
+            Ok(source) => From::Host(source),
+            Err(problem) => {
+                problems.push(problem);
+                From::Text(String::new())
+            }
+        },
         _ => {
             problems.push(node.diagnostic("expected one of `content` (text) and `source` (a file or folder of the host)"));
             From::Text(String::new())
@@ -92,10 +103,7 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let simple = arguments.simple == Some(true);
     let dest = match (&from, arguments.dest.strip_suffix('/')) {
         // Into a folder, under the name that it has on the host.
-        (From::Host(source), Some(folder)) => {
-            let name = source.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            format!("{folder}/{name}")
-        }
+        (From::Host(source), Some(folder)) => format!("{folder}/{}", source.name()),
         (From::Text(_), Some(_)) => {
             problems.push(at("dest").diagnostic("expected the path of a file: text has no name of its own"));
             arguments.dest
@@ -105,14 +113,36 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     if problems.is_empty() { Ok(Box::new(CopyStep { dest, from, mode, owner, simple })) } else { Err(problems) }
 }
 
+/// As in the older format: a content that names a file of the host is that file, and a note says so. One that looks
+/// like the path of a file that the template may not read is an error, and not a text.
+fn named_by(content: &str, node: &Node) -> Option<Result<HostPath, Diagnostic>> {
+    let path = content.trim_end();
+    if node.source.format() >= 2 || path.trim().is_empty() || path.contains(['\n', '\0']) {
+        return None;
+    }
+    match node.host_path(path) {
+        Ok(file) if file.is_file() => {
+            let mut note = node.diagnostic(format!("`content` names the file {}, which is copied", file.display()));
+            note.hint = Some("say `source` in place of `content`, and `format: 2` at the template's begin".into());
+            node.note(note);
+            Some(Ok(file))
+        }
+        Err(mut problem) if Path::new(path).is_absolute() && Path::new(path).is_file() => {
+            problem.notes.push(Note {
+                message: "`content` that names a file is that file; with `format: 2` it is always a text".into(),
+                position: None,
+            });
+            Some(Err(problem))
+        }
+        _ => None,
+    }
+}
+
 impl Step for CopyStep {
     fn summary(&self) -> String {
         match &self.from {
             From::Text(text) => format!("{} <- {}", self.dest, first_line(text)),
-            From::Host(path) => {
-                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-                format!("{} <- {}", self.dest, first_line(&name))
-            }
+            From::Host(path) => format!("{} <- {}", self.dest, first_line(&path.name())),
         }
     }
 
@@ -123,9 +153,7 @@ impl Step for CopyStep {
                 (json!({"dest": self.dest, "content": text, "mode": self.mode, "owner": owner}), Vec::new())
             }
             From::Host(source) => {
-                let mut inputs = Vec::new();
-                self.collect(source, "", &mut inputs)?;
-                (json!({"dest": self.dest, "owner": owner}), inputs)
+                (json!({"dest": self.dest, "owner": owner}), self.collect(source)?)
             }
         };
         if self.simple {
@@ -147,46 +175,26 @@ impl Step for CopyStep {
 }
 
 impl CopyStep {
-    /// What lands in the guest, parents before their children, in the order of names.
-    fn collect(&self, path: &Path, name: &str, inputs: &mut Vec<HostInput>) -> Result<()> {
-        let failed = || format!("cannot read {}, which `copy` takes into the guest", path.display());
-        // The source itself may be a link to what is meant; links inside a folder are copied as links.
-        let stat = if name.is_empty() { fs::metadata(path) } else { fs::symlink_metadata(path) };
-        let stat = stat.context(ErrorKind::Template, failed)?;
-        let kind = stat.file_type();
-        let mut add = |kind: &str, digest, mode| {
-            inputs.push(HostInput { name: name.to_owned(), kind: kind.to_owned(), digest, mode });
+    /// What lands in the guest.
+    fn collect(&self, source: &HostPath) -> Result<Vec<HostInput>> {
+        let behind = |path: &Path| {
+            let target = path.read_link().unwrap_or_default();
+            let target = target.display().to_string().escape_debug().to_string();
+            let message = format!("{} links to `{target}`, outside of the folder that is copied", path.display());
+            Err(Error::new(ErrorKind::Template, message).with_hint("copy the target itself, or remove the link"))
         };
-        if kind.is_file() {
-            let executable = stat.mode() & 0o100 != 0;
-            let mode = self.mode.unwrap_or(if executable { 0o755 } else { 0o644 });
-            add("file", digest::of_file(path).context(ErrorKind::Template, failed)?, mode);
-        } else if kind.is_symlink() {
-            let target = link_target(path)?;
-            if leads_out(name, &target) {
-                let message = format!("{} links to `{}`, outside of the folder that is copied", path.display(), target.escape_debug());
-                return Err(Error::new(ErrorKind::Template, message).with_hint("copy the target itself, or remove the link"));
-            }
-            add("symlink", Digest::of(target.as_bytes()), 0o777);
-        } else if kind.is_dir() {
-            add("directory", Digest::of(b""), 0o755);
-            let mut names = fs::read_dir(path)
-                .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>())
-                .context(ErrorKind::Template, failed)?;
-            names.sort();
-            for child in names {
-                let Some(child) = child.to_str() else {
-                    let message = format!("the name {child:?} in {} is not UTF-8", path.display());
-                    return Err(Error::new(ErrorKind::Template, message));
-                };
-                let name = if name.is_empty() { child.to_owned() } else { format!("{name}/{child}") };
-                self.collect(&path.join(child), &name, inputs)?;
-            }
-        } else {
-            let message = format!("{} is neither file, folder nor link; `copy` cannot take it", path.display());
-            return Err(Error::new(ErrorKind::Template, message));
-        }
-        Ok(())
+        let walk = Walk { what: "`copy`", skip: &|_| false, most: FILES, behind: &behind };
+        let input = |Entry { name, kind }| {
+            let (kind, digest, mode) = match kind {
+                EntryKind::File { digest, executable } => {
+                    ("file", digest, self.mode.unwrap_or(if executable { 0o755 } else { 0o644 }))
+                }
+                EntryKind::Link(target) => ("symlink", Digest::of(target.as_bytes()), 0o777),
+                EntryKind::Folder => ("directory", Digest::of(b""), 0o755),
+            };
+            HostInput { name, kind: kind.to_owned(), digest, mode }
+        };
+        Ok(walk.list(source)?.into_iter().map(input).collect())
     }
 
     /// Puts it at `dest` in the guest.
@@ -200,7 +208,7 @@ impl CopyStep {
             From::Host(source) => source,
         };
         for input in &key.inputs {
-            let path = if input.name.is_empty() { source.clone() } else { source.join(&input.name) };
+            let path = source.below(&input.name);
             let dest = if input.name.is_empty() { dest.to_owned() } else { format!("{dest}/{}", input.name) };
             match input.kind.as_str() {
                 "directory" => {
@@ -245,49 +253,5 @@ impl CopyStep {
         }
         script.push_str(&format!("rm -rf {from}\n"));
         place.finish(guest, &script)
-    }
-}
-
-fn link_target(path: &Path) -> Result<String> {
-    let failed = || format!("cannot read the link {}", path.display());
-    let target = fs::read_link(path).context(ErrorKind::Template, failed)?;
-    target.into_os_string().into_string().map_err(|_| Error::new(ErrorKind::Template, failed()))
-}
-
-/// Whether a link called `name` within a folder leads out of that folder.
-pub(super) fn leads_out(name: &str, target: &str) -> bool {
-    let mut depth = Path::new(name).components().count() as i64 - 1;
-    for part in Path::new(target).components() {
-        match part {
-            Component::Normal(_) => depth += 1,
-            Component::ParentDir => depth -= 1,
-            Component::CurDir => {}
-            Component::RootDir | Component::Prefix(_) => return true,
-        }
-        if depth < 0 {
-            return true;
-        }
-    }
-    false
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_that_leave_the_folder_are_found() {
-        for (name, target, out) in [
-            ("a", "b", false),
-            ("a", "sub/b", false),
-            ("sub/a", "../b", false),
-            ("a", "../b", true),
-            ("sub/a", "../../b", true),
-            ("a", "sub/../../b", true),
-            ("a", "/etc/passwd", true),
-            ("a", ".", false),
-        ] {
-            assert_eq!(leads_out(name, target), out, "{name} -> {target}");
-        }
     }
 }

@@ -14,6 +14,8 @@ use super::{Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::{Attributes, Guest};
+use crate::host::permit::HostPath;
+use crate::host::url_path as decode;
 use crate::key::Digest;
 use crate::template::{Node, arguments, from_node};
 
@@ -46,8 +48,13 @@ struct Arguments {
     chown: Option<String>,
 }
 
+enum Source {
+    Url(String),
+    File(HostPath),
+}
+
 struct DownloadToStep {
-    url: String,
+    source: Source,
     digest: Digest,
     dest: String,
     looks: Looks,
@@ -57,19 +64,25 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let arguments: Arguments = from_node(node)?;
     let at = |name: &str| node.get(name).unwrap_or(node);
     let mut problems = Vec::new();
-    let rest = ["http://", "https://", "file:///"].iter().find_map(|scheme| arguments.url.strip_prefix(scheme));
-    if rest.is_none_or(str::is_empty) {
-        problems.push(at("url").diagnostic("expected a URL with http or https, or `file:///` and a path"));
-    }
+    let expected = || at("url").diagnostic("expected a URL with http or https, or `file:///` and a path");
+    let source = match arguments.url.split_once("://") {
+        Some(("http" | "https", rest)) if !rest.is_empty() => Ok(Source::Url(arguments.url)),
+        Some(("file", path)) if path.len() > 1 && path.starts_with('/') => match decode(path) {
+            Some(path) => at("url").host_path(path).map(Source::File),
+            None => Err(expected()),
+        },
+        _ => Err(expected()),
+    };
+    let source = keep(Some(source), &mut problems);
     let digest = arguments.checksum.strip_prefix("sha256:").and_then(Digest::parse);
     if digest.is_none() {
         problems.push(at("checksum").diagnostic("expected `sha256:` and 64 hexadecimal digits"));
     }
     let dest = keep(Some(paths::guest_path(&arguments.dest, at("dest"))), &mut problems);
     let looks = Looks::read(node, arguments.chmod.as_deref(), arguments.chown.as_deref(), &mut problems);
-    match (digest, dest) {
-        (Some(digest), Some(dest)) if problems.is_empty() => {
-            Ok(Box::new(DownloadToStep { url: arguments.url, digest, dest, looks }))
+    match (source, digest, dest) {
+        (Some(source), Some(digest), Some(dest)) if problems.is_empty() => {
+            Ok(Box::new(DownloadToStep { source, digest, dest, looks }))
         }
         _ => Err(problems),
     }
@@ -77,8 +90,11 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
 
 impl Step for DownloadToStep {
     fn summary(&self) -> String {
-        let name = self.url.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
-        format!("{} <- {}", self.dest, super::first_line(name))
+        let name = match &self.source {
+            Source::Url(url) => url.split(['?', '#']).next().unwrap_or_default(),
+            Source::File(path) => &path.name(),
+        };
+        format!("{} <- {}", self.dest, super::first_line(name.rsplit('/').next().unwrap_or_default()))
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
@@ -94,13 +110,22 @@ impl Step for DownloadToStep {
             gid: given.gid.or(Some(0)),
         };
         paths::make_parent(guest, &self.dest)?;
-        let mut file = (context.fetch)(&self.url, self.digest)?;
+        let mut file = match &self.source {
+            Source::Url(url) => (context.fetch)(url, self.digest)?,
+            Source::File(path) => path.open().context(ErrorKind::Template, || format!("cannot read {}", path.display()))?,
+        };
         file.rewind().context(ErrorKind::Host, || "cannot read what was fetched")?;
         let mut reader = Hashed::new(file);
         guest.write(&self.dest, &mut reader as &mut dyn Read, attributes)?;
-        if reader.digest() == self.digest {
-            return Ok(());
+        let found = reader.digest();
+        match &self.source {
+            _ if found == self.digest => Ok(()),
+            Source::Url(_) => Err(Error::new(ErrorKind::Host, "what was fetched changed on its way into the guest")),
+            Source::File(path) => {
+                let (path, wanted) = (path.display(), self.digest);
+                let message = format!("{path}: wrong checksum: expected sha256:{wanted}, found sha256:{found}");
+                Err(Error::new(ErrorKind::Template, message).with_hint("compare with what its publisher says"))
+            }
         }
-        Err(Error::new(ErrorKind::Host, "what was fetched changed on its way into the guest"))
     }
 }

@@ -14,6 +14,7 @@ use super::support::owner::{Looks, keep};
 use super::support::paths;
 use super::{Step, StepContext, StepKey, StepKind, first_line};
 use crate::diagnostic::Diagnostic;
+use crate::host::permit::HostPath;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::{Attributes, Guest};
 use crate::template::{Node, arguments, from_node};
@@ -54,9 +55,11 @@ struct FileStep {
 
 enum Text {
     Given(String),
-    Rendered(PathBuf, serde_json::Map<String, serde_json::Value>),
+    Rendered(HostPath, serde_json::Map<String, serde_json::Value>),
 }
 
+/// Largest template, in bytes.
+const TEMPLATE_MAX: u64 = 16 << 20;
 /// How much work a template may make.
 const FUEL: u64 = 50_000_000;
 
@@ -72,7 +75,13 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     }
     let text = match (arguments.content, arguments.template) {
         (Some(content), None) => Text::Given(content),
-        (None, Some(template)) => Text::Rendered(node.resolve(template), arguments.variables.unwrap_or_default()),
+        (None, Some(template)) => match at("template").host_path(template) {
+            Ok(template) => Text::Rendered(template, arguments.variables.unwrap_or_default()),
+            Err(problem) => {
+                problems.push(problem);
+                Text::Given(String::new())
+            }
+        },
         _ => {
             problems.push(node.diagnostic("expected one of `content` (text) and `template` (a file of the host)"));
             Text::Given(String::new())
@@ -90,10 +99,7 @@ impl Step for FileStep {
     fn summary(&self) -> String {
         match &self.text {
             Text::Given(text) => format!("{} <- {}", self.path, first_line(text)),
-            Text::Rendered(path, _) => {
-                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-                format!("{} <- {}", self.path, first_line(&name))
-            }
+            Text::Rendered(path, _) => format!("{} <- {}", self.path, first_line(&path.name())),
         }
     }
 
@@ -121,7 +127,8 @@ fn rendered(text: &Text) -> Result<String> {
         Text::Given(text) => return Ok(text.clone()),
         Text::Rendered(path, variables) => (path, variables),
     };
-    let source = std::fs::read_to_string(path)
+    let source = path
+        .read_to_string(TEMPLATE_MAX)
         .context(ErrorKind::Template, || format!("cannot read the template {}", path.display()))?;
     let mut environment = minijinja::Environment::new();
     environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);

@@ -14,6 +14,7 @@ use crate::diagnostic::Diagnostic;
 use crate::error::{Context, ErrorKind, Result};
 use crate::guest::Guest;
 use crate::host::Script;
+use crate::key::Digest;
 use crate::template::{Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
@@ -22,7 +23,7 @@ pub(super) static KIND: StepKind = StepKind {
     arguments: arguments::<Text>,
     example: "local_run: date",
     needs: &[],
-    version: 1,
+    version: 2,
     network: false,
     parse,
 };
@@ -51,7 +52,10 @@ impl Step for LocalRunStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "script": self.script }), inputs: Vec::new() })
+        // What it does, it does to this host: one of the same words in another folder is another one.
+        let folder = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
+        let folder = Digest::of(folder.as_os_str().as_encoded_bytes());
+        Ok(StepKey { arguments: json!({ "script": self.script, "folder": folder }), inputs: Vec::new() })
     }
 
     fn runs_on_host(&self) -> bool {

@@ -3,7 +3,6 @@
 //! The hash is made here and put into the guest's `/etc/shadow`. No program ever has the password among its arguments,
 //! and neither the key nor the record of a layer has it: a slow hash stands for it.
 
-use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -12,6 +11,7 @@ use serde_json::json;
 use super::support::{accounts, crypt};
 use super::{Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
+use crate::host::permit::HostPath;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::Guest;
 use crate::template::{Node, arguments, from_node};
@@ -38,9 +38,12 @@ struct RootpassStep {
     password: Password,
 }
 
+/// Largest file with a password, in bytes.
+const FILE_MAX: u64 = 1 << 20;
+
 enum Password {
     Given(String),
-    File(PathBuf),
+    File(HostPath),
     Random,
     Disabled,
     AsItIs,
@@ -55,7 +58,9 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let password = match rest.split_once(':') {
         _ if text == "locked" => Password::AsItIs,
         Some(("password", password)) if !password.is_empty() => Password::Given(password.to_owned()),
-        Some(("file", path)) if !path.is_empty() => Password::File(node.resolve(path)),
+        Some(("file", path)) if !path.is_empty() => {
+            Password::File(node.host_path(path).map_err(|problem| without_text(vec![problem]))?)
+        }
         None if rest == "random" => Password::Random,
         None if rest == "disabled" => Password::Disabled,
         _ => {
@@ -138,7 +143,7 @@ impl RootpassStep {
             _ => return Ok(String::new()),
         };
         let failed = || format!("cannot read the password of root from {}", path.display());
-        let text = std::fs::read_to_string(path).context(ErrorKind::Template, failed)?;
+        let text = path.read_to_string(FILE_MAX).context(ErrorKind::Template, failed)?;
         let line = text.lines().next().unwrap_or_default();
         if is_password(line) {
             return Ok(line.to_owned());

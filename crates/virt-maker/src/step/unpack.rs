@@ -13,12 +13,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::copy::leads_out;
 use super::support::host_file;
 use super::support::owner::{Owner, keep};
 use super::support::paths;
 use super::{Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
+use crate::host::permit::HostPath;
+use crate::host::tree::leads_out;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::{Attributes, FileKind, Guest};
 use crate::host::decompress::{Compression, SIGNATURE};
@@ -30,7 +31,7 @@ pub(super) static KIND: StepKind = StepKind {
     arguments: arguments::<Arguments>,
     example: "unpack: {source: site.tar.gz, dest: /srv/www, strip: 1}",
     needs: &[],
-    version: 1,
+    version: 2,
     network: false,
     parse,
 };
@@ -47,18 +48,24 @@ struct Arguments {
     strip: usize,
     /// `user` or `user:group`, by name or number; root by default.
     chown: Option<String>,
+    /// Keep set-user-id and set-group-id bits. Without it they are dropped: whoever runs such a file has the rights of its owner.
+    #[serde(default)]
+    setid: bool,
 }
 
 struct UnpackStep {
-    source: PathBuf,
+    source: HostPath,
     dest: String,
     strip: usize,
+    setid: bool,
     owner: Option<Owner>,
 }
 
 /// What a link in a zip may say, and the largest file that is linked twice in a tar, in bytes.
 const TARGET_MAX: u64 = 4096;
 const LINKED_MAX: u64 = 1 << 30;
+/// Set-user-id and set-group-id.
+const SET_ID: u32 = 0o6000;
 
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let arguments: Arguments = from_node(node)?;
@@ -70,22 +77,25 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     };
     let owner = arguments.chown.as_deref().map(|text| Owner::parse(text, at("chown")));
     let owner = keep(owner, &mut problems);
-    let source = node.resolve(&arguments.source);
-    match dest {
-        Some(dest) if problems.is_empty() => Ok(Box::new(UnpackStep { source, dest, strip: arguments.strip, owner })),
+    let source = keep(Some(at("source").host_path(&arguments.source)), &mut problems);
+    let Arguments { strip, setid, .. } = arguments;
+    match (source, dest) {
+        (Some(source), Some(dest)) if problems.is_empty() => Ok(Box::new(UnpackStep { source, dest, strip, setid, owner })),
         _ => Err(problems),
     }
 }
 
 impl Step for UnpackStep {
     fn summary(&self) -> String {
-        let name = self.source.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        format!("{} <- {}", if self.dest.is_empty() { "/" } else { &self.dest }, super::first_line(&name))
+        format!("{} <- {}", if self.dest.is_empty() { "/" } else { &self.dest }, super::first_line(&self.source.name()))
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
         let owner = self.owner.as_ref().map(Owner::key);
-        let arguments = json!({ "dest": self.dest, "strip": self.strip, "owner": owner });
+        let mut arguments = json!({ "dest": self.dest, "strip": self.strip, "owner": owner });
+        if self.setid {
+            arguments["setid"] = true.into();
+        }
         Ok(StepKey { arguments, inputs: vec![host_file::input(&self.source, "source", 0)?] })
     }
 
@@ -100,7 +110,7 @@ impl Step for UnpackStep {
         }
         let mut into = Into { guest, step: self, owner, links: BTreeSet::new(), made: BTreeSet::new() };
         let failed = || format!("cannot unpack {}", self.source.display());
-        let mut file = File::open(&self.source).context(ErrorKind::Template, failed)?;
+        let mut file = self.source.open().context(ErrorKind::Template, failed)?;
         let mut head = Vec::new();
         (&mut file).take(SIGNATURE as u64).read_to_end(&mut head).context(ErrorKind::Template, failed)?;
         io::Seek::rewind(&mut file).context(ErrorKind::Template, failed)?;
@@ -197,6 +207,7 @@ struct Into<'a> {
 
 impl Into<'_> {
     fn attributes(&self, mode: u32) -> Attributes {
+        let mode = if self.step.setid { mode } else { mode & !SET_ID };
         Attributes { mode: Some(mode), uid: Some(self.owner.0), gid: Some(self.owner.1) }
     }
 

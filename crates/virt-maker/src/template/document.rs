@@ -9,19 +9,20 @@ use super::define::{Definitions, unknown_key};
 use super::expand::{Exec, Expander, ResolvedStep};
 use super::expression::Engine;
 use super::files::Files;
-use super::functions::{Fetch, Rights, Shared};
+use super::functions::{Fetch, Shared};
 use super::inherit::{evaluated, follow, take_in};
 use super::matrix::{self, Combination};
 use super::node::{Kind, Node};
 use super::options::{DEFAULTS, StepOptions};
 use super::parameters::{declared, unknown};
-use super::parse::parse_file;
+use super::parse::parse_named;
 use super::problems::{Problems, in_order};
 use super::scope::Scope;
 use super::value::command_line_value;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Result};
 use crate::host::on_deep_stack;
+use crate::host::permit::{Door, Permissions, Places};
 
 /// Keys that a template may have.
 pub const KEYS: [&str; 13] = [
@@ -53,8 +54,12 @@ pub struct LoadOptions {
     pub working_dir: Option<PathBuf>,
     /// What `cache_dir()` says.
     pub cache_dir: PathBuf,
-    /// What expressions and steps may do on the host.
-    pub rights: Rights,
+    /// The user's own folder, what is hidden in which no template may read.
+    pub home: Option<PathBuf>,
+    /// What the user allowed.
+    pub permissions: Permissions,
+    /// The door of the templates that name these, where it is open already.
+    pub door: Option<Arc<Door>>,
     /// Values of changing functions from an earlier build, as [`Loaded::record`] has them.
     pub frozen: Option<std::collections::BTreeMap<String, String>>,
     /// Names of the steps that the program itself has.
@@ -65,6 +70,18 @@ pub struct LoadOptions {
     pub exec: Option<Exec>,
     /// Whether what steps take from the host is looked at too: an error where it cannot be read.
     pub check_inputs: bool,
+}
+
+impl LoadOptions {
+    /// The door between these templates and the host.
+    pub fn door(&self, templates: &[PathBuf]) -> Arc<Door> {
+        self.door.clone().unwrap_or_else(|| {
+            let downloads = Some(self.cache_dir.clone()).filter(|folder| folder.is_absolute());
+            let (working_dir, home) = (self.working_dir.clone(), self.home.clone());
+            let places = Places { templates: templates.to_vec(), working_dir, downloads, home };
+            Arc::new(Door::new(self.permissions.clone(), &places))
+        })
+    }
 }
 
 /// What a template asks for.
@@ -150,9 +167,10 @@ fn resolve_here(paths: &[PathBuf], options: &LoadOptions) -> Result<(Loaded, Vec
     let mut loaded = Loaded::default();
     let mut problems = Vec::new();
     let mut known = Vec::new();
+    let door = options.door(paths);
     for path in paths {
-        let files = Arc::new(Files::new(options.working_dir.clone()));
-        let node = match parse_file(path, path, None, &files) {
+        let files = Arc::new(Files::new(options.working_dir.clone(), door.clone()));
+        let node = match parse_named(path, &files) {
             Ok(node) => node,
             Err(error) if error.diagnostics().is_empty() => return Err(error),
             Err(error) => {
@@ -161,10 +179,9 @@ fn resolve_here(paths: &[PathBuf], options: &LoadOptions) -> Result<(Loaded, Vec
             }
         };
         let shared = Arc::new(Shared {
-            rights: options.rights.clone(),
+            door: door.clone(),
             cache_dir: options.cache_dir.clone(),
             fetch: options.fetch.clone(),
-            root: node.source.folder.clone(),
             frozen: options.frozen.clone(),
             state: Default::default(),
         });
@@ -411,13 +428,13 @@ pub fn definitions(path: &Path, options: &LoadOptions) -> Result<Definitions> {
 }
 
 fn definitions_here(path: &Path, options: &LoadOptions) -> Result<Definitions> {
-    let files = Arc::new(Files::new(options.working_dir.clone()));
-    let node = parse_file(path, path, None, &files)?;
+    let door = options.door(&[path.to_owned()]);
+    let files = Arc::new(Files::new(options.working_dir.clone(), door.clone()));
+    let node = parse_named(path, &files)?;
     let shared = Arc::new(Shared {
-        rights: Rights::default(),
+        door,
         cache_dir: options.cache_dir.clone(),
         fetch: None,
-        root: node.source.folder.clone(),
         frozen: None,
         state: Default::default(),
     });

@@ -296,16 +296,14 @@ impl Expander<'_> {
 
     /// `exec:PROGRAM`: a program of the host that answers with a list of steps.
     fn run_program(&mut self, key: &Node, program: &str, arguments: &Node, at: &At<'_>) {
-        if !self.engine.shared.rights.host_exec {
-            let mut problem =
-                key.diagnostic(format!("`{}` runs a program on this host", quote(key.text().unwrap_or_default())));
-            problem.hint = Some("allow it with --allow host-exec".into());
-            return self.problems.push(problem);
+        if let Err(refusal) = self.engine.shared.door.program(&quote(key.text().unwrap_or_default())) {
+            return self.problems.push(key.refused(refusal));
         }
         let Some(exec) = self.exec else {
             return self.problems.push(key.diagnostic("programs cannot be run here"));
         };
-        let path: PathBuf = key.resolve(program);
+        // What may start any program may start this one.
+        let path: PathBuf = key.absolute(program);
         let (answer, digest) = match exec(&path, &arguments.to_json()) {
             Ok(answered) => answered,
             Err(problem) => return self.problems.push(key.diagnostic(problem)),
@@ -316,6 +314,7 @@ impl Expander<'_> {
             text: answer,
             via: Some(super::node::Via { key: "exec", node: Box::new(key.clone()) }),
             files: key.source.files.clone(),
+            format: key.source.format.clone(),
         };
         let steps = match super::parse::parse_text(&Arc::new(source)) {
             Ok(steps) if matches!(steps.kind, Kind::List(_)) => steps,

@@ -131,6 +131,11 @@ impl Engine {
         };
         let mut made = evaluated?;
         made.origin = Some(Arc::new(self.origin(text, &made, scope)));
+        // `{{ file }}` and `{{ folder }}/name` are paths beside the file that says what `file` and `folder` are.
+        let first = leading_name(text).and_then(|name| scope.variable(name));
+        if let Some(written) = first.and_then(|variable| variable.written.as_ref()) {
+            made.set_written(written);
+        }
         Ok(made)
     }
 
@@ -344,6 +349,15 @@ fn whole_expression(text: &str) -> Option<&str> {
     (simple && !inside.trim().is_empty()).then_some(inside)
 }
 
+/// The variable with whose value a text begins: of `{{ name }}/more`, `name`.
+fn leading_name(text: &str) -> Option<&str> {
+    let inside = text.trim_start().strip_prefix("{{")?;
+    let (name, _) = inside.strip_prefix('-').unwrap_or(inside).split_once("}}")?;
+    let name = name.strip_suffix('-').unwrap_or(name).trim();
+    let plain = |letter: char| letter.is_alphanumeric() || letter == '_';
+    (!name.is_empty() && name.chars().all(plain)).then_some(name)
+}
+
 /// A text on one line, shortened.
 pub(super) fn quote(text: &str) -> String {
     let mut characters = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
@@ -368,15 +382,13 @@ mod tests {
 
     use super::*;
     use crate::host::on_deep_stack;
-    use crate::template::functions::Rights;
     use crate::template::value::command_line_value;
 
     fn engine() -> Engine {
         Engine::new(Arc::new(Shared {
-            rights: Rights::default(),
+            door: Arc::default(),
             cache_dir: PathBuf::new(),
             fetch: None,
-            root: PathBuf::new(),
             frozen: None,
             state: Default::default(),
         }))

@@ -1,24 +1,31 @@
-//! Where the files that a template names are looked for.
+//! Where the files that a template names are looked for, and the door through which they are reached.
 //!
 //! A relative path is relative to the file that holds it. Older templates meant the working directory of whoever ran
 //! the program: that is tried where nothing lies beside the file, and leaves a note.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::diagnostic::Diagnostic;
+use crate::host::permit::Door;
 
-/// Where else files may be, and what there is to say about it.
+/// Where else files may be, who may reach them, and what there is to say about it. By default nothing can be reached.
 #[derive(Debug, Default)]
 pub struct Files {
     working_dir: Option<PathBuf>,
+    door: Arc<Door>,
     notes: Mutex<Vec<Diagnostic>>,
 }
 
 impl Files {
     /// With a working directory as the second place.
-    pub fn new(working_dir: Option<PathBuf>) -> Files {
-        Files { working_dir, notes: Mutex::default() }
+    pub fn new(working_dir: Option<PathBuf>, door: Arc<Door>) -> Files {
+        Files { working_dir, door, notes: Mutex::default() }
+    }
+
+    /// The door between these templates and the host.
+    pub fn door(&self) -> &Arc<Door> {
+        &self.door
     }
 
     /// The file in the working directory that a file in `folder` means by `path`, where nothing lies beside it.

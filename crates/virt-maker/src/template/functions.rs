@@ -15,6 +15,7 @@ use super::node::{Node, SourceFile};
 use super::parse::parse_text;
 use super::suggest;
 use super::value::{check_extent, to_value};
+use crate::host::permit::{Door, Refusal};
 
 /// Largest file that an expression may read, in bytes.
 const FILE_MAX: u64 = 16 << 20;
@@ -25,24 +26,11 @@ const ITEMS_MAX: usize = 100_000;
 /// Downloads a URL to a path that does not exist yet; the error is a sentence.
 pub type Fetch = Arc<dyn Fn(&str, &Path) -> Result<(), String> + Send + Sync>;
 
-/// What expressions may do on the host.
-#[derive(Clone, Default)]
-pub struct Rights {
-    /// Use the network (`download()`).
-    pub net: bool,
-    /// Folders that may be read besides those of the template's own files.
-    pub read: Vec<PathBuf>,
-    /// Programs of the host may be started: `exec:`, `local_run`, scripts of exports.
-    pub host_exec: bool,
-}
-
 /// What functions share, and what they learn.
 pub(super) struct Shared {
-    pub rights: Rights,
+    pub door: Arc<Door>,
     pub cache_dir: PathBuf,
     pub fetch: Option<Fetch>,
-    /// Folder of the template that the user named.
-    pub root: PathBuf,
     /// Values of volatile calls from an earlier build.
     pub frozen: Option<BTreeMap<String, String>>,
     pub state: Mutex<State>,
@@ -95,34 +83,9 @@ impl Shared {
         place.ok_or_else(|| self.fail("this function needs the place of its expression", None))
     }
 
-    /// The file that an expression means, if it may be read.
-    fn readable(&self, path: &str) -> Result<PathBuf, Error> {
-        let place = self.place()?;
-        let path = place.resolve(path);
-        self.inside(&path, &[&place.source.folder, &self.root])?;
-        Ok(path)
-    }
-
-    /// An error where a path, links followed, lies in none of these folders nor in one that the user allowed.
-    fn inside(&self, path: &Path, folders: &[&PathBuf]) -> Result<(), Error> {
-        // The deepest part that exists; what does not exist has no links in it.
-        let existing = path.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));
-        let real = existing.map(|(part, real)| match path.strip_prefix(part) {
-            Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
-            _ => real,
-        });
-        let climbs = path.components().any(|part| part == std::path::Component::ParentDir) && !path.exists();
-        let allowed = folders.iter().copied().chain(&self.rights.read);
-        let within = |folder: &PathBuf| {
-            let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
-            real.as_ref().is_some_and(|real| real.starts_with(&folder))
-        };
-        if !climbs && allowed.into_iter().any(within) {
-            return Ok(());
-        }
-        let folder = path.parent().unwrap_or(path).display();
-        let message = format!("an expression may not reach {}: it is outside the template's folder", path.display());
-        Err(self.fail(message, Some(format!("allow it with --allow read={folder}"))))
+    /// The error of an expression that the door refused something.
+    fn refused(&self, refusal: Refusal) -> Error {
+        self.fail(refusal.message, refusal.hint)
     }
 }
 
@@ -208,6 +171,7 @@ pub(super) fn add_to(environment: &mut Environment<'static>, shared: &Arc<Shared
             text,
             via: None,
             files: place.source.files.clone(),
+            format: place.source.format.clone(),
         };
         match parse_text(&Arc::new(source)) {
             Ok(node) => Ok(to_value(&node)),
@@ -268,40 +232,33 @@ fn word(shared: &Shared, name: &'static str, min: usize, max: usize) -> Result<S
 }
 
 fn file_contents(shared: &Shared, name: &str, ignore_missing: bool) -> Result<String, Error> {
-    let path = shared.readable(name)?;
+    let path = shared.door.read(&shared.place()?.absolute(name)).map_err(|refusal| shared.refused(refusal))?;
     let failed = |what: String| format!("cannot read {}: {what}", path.display());
-    let size = match std::fs::metadata(&path) {
-        Ok(metadata) if metadata.is_file() => metadata.len(),
-        Ok(_) => return Err(shared.fail(failed("it is not a regular file".into()), None)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && ignore_missing => return Ok(String::new()),
+    match path.read_to_string(FILE_MAX) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && ignore_missing => Ok(String::new()),
         Err(error) => {
             let hint = format!("a missing file is empty text with file_contents('{name}', ignore_missing=True)");
             let missing = error.kind() == std::io::ErrorKind::NotFound;
-            return Err(shared.fail(failed(error.to_string()), missing.then_some(hint)));
+            Err(shared.fail(failed(error.to_string()), missing.then_some(hint)))
         }
-    };
-    if size > FILE_MAX {
-        return Err(shared.fail(failed(format!("it has {size} bytes, and at most {FILE_MAX} are read")), None));
     }
-    let bytes = std::fs::read(&path).map_err(|error| shared.fail(failed(error.to_string()), None))?;
-    String::from_utf8(bytes).map_err(|_| shared.fail(failed("it is not UTF-8 text".into()), None))
 }
 
 fn download(shared: &Shared, url: &str, filepath: String) -> Result<String, Error> {
-    let place = shared.place()?;
-    let path = place.resolve(&filepath);
-    shared.inside(&path, &[&place.source.folder, &shared.root, &shared.cache_dir])?;
-    if path.exists() {
+    let path = shared.place()?.absolute(&filepath);
+    if shared.door.read(&path).map_err(|refusal| shared.refused(refusal))?.metadata().is_ok() {
         return Ok(filepath);
     }
+    let output = shared.door.write(&path).map_err(|refusal| shared.refused(refusal))?;
     let fetch = match &shared.fetch {
-        Some(fetch) if shared.rights.net => fetch,
+        Some(fetch) if shared.door.permissions().net => fetch,
         _ => {
             let message = format!("an expression may not use the network: download('{url}', ...)");
             return Err(shared.fail(message, Some("allow it with --allow net".into())));
         }
     };
-    fetch(url, &path).map_err(|problem| shared.fail(format!("cannot download {url}: {problem}"), None))?;
+    fetch(url, output.path()).map_err(|problem| shared.fail(format!("cannot download {url}: {problem}"), None))?;
     Ok(filepath)
 }
 

@@ -25,16 +25,16 @@ pub(super) fn take_in(node: &Node, key: &'static str) -> Result<Node, Vec<Diagno
     let Some(name) = node.text().filter(|name| !name.trim().is_empty()) else {
         return Err(vec![node.diagnostic(format!("expected the path of a file, found {}", node.describe()))]);
     };
-    let path = node.resolve(name);
-    if let Some(circle) = circle(node, &path) {
+    let path = node.host_path(name).map_err(|problem| vec![problem])?;
+    if let Some(circle) = circle(node, path.named()) {
         return Err(vec![node.diagnostic(format!("templates take each other in, in a circle: {circle}"))]);
     }
     // Messages name it as the file that holds it does: relative to where the user is.
     let beside = node.source.path.parent().unwrap_or(Path::new("")).join(name);
-    let shown = if path == node.source.folder.join(name) { beside } else { PathBuf::from(name) };
+    let shown = if path.named() == node.source.folder.join(name) { beside } else { PathBuf::from(name) };
     let via = Via { key, node: Box::new(node.clone()) };
     let files: &Arc<Files> = &node.source.files;
-    parse_file(&path, &shown, Some(via), files).map_err(|error| problems_of(&error, node))
+    parse_file(&path, &shown, via, files).map_err(|error| problems_of(&error, node))
 }
 
 /// What is wrong with a file that `node` names, at that place where it has none of its own.

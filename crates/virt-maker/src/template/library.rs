@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::define::{Definition, Definitions};
-use super::node::SourceFile;
+use super::node::{FORMAT, SourceFile};
 use super::parse::parse_text;
 
 /// The table: file names and their texts.
@@ -35,6 +35,7 @@ pub(super) fn definitions() -> &'static Definitions {
                 text: (*text).to_owned(),
                 via: None,
                 files: Arc::default(),
+                format: FORMAT.into(),
             };
             // A test reads every file; one that is wrong is left out of a program that was built anyway.
             if let Ok(node) = parse_text(&Arc::new(source))
@@ -71,6 +72,7 @@ mod tests {
                 text: (*text).to_owned(),
                 via: None,
                 files: Arc::default(),
+                format: FORMAT.into(),
             };
             let node = parse_text(&Arc::new(source)).unwrap_or_else(|problem| panic!("{problem:?}"));
             let mut one = Definitions::default();

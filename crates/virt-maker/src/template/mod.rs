@@ -33,7 +33,7 @@ pub use define::{Definition, Definitions, Parameter};
 pub(crate) use document::resolve_all;
 pub use document::{KEYS, LoadOptions, Loaded, ResolvedSpec, SPEC_KEYS, definitions, resolve};
 pub use expand::{Exec, ResolvedStep};
-pub use functions::{Fetch, Rights};
+pub use functions::Fetch;
 pub use library::{library_step, library_steps};
 pub use node::{Kind, Node, SourceFile};
 pub use options::{CacheMount, DEFAULTS, OPTIONS, StepOptions};

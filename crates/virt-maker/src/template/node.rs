@@ -1,10 +1,11 @@
 //! A YAML value that knows where it stands.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::files::Files;
 use crate::diagnostic::{Diagnostic, Note, Position};
+use crate::host::permit::{Door, HostPath, Output, Refusal};
 
 /// A file that nodes came from.
 #[derive(Debug)]
@@ -19,6 +20,18 @@ pub struct SourceFile {
     pub via: Option<Via>,
     /// Where files are looked for besides `folder`.
     pub files: Arc<Files>,
+    /// The `format` that the file says it has.
+    pub format: OnceLock<u8>,
+}
+
+/// The newest format of templates.
+pub const FORMAT: u8 = 2;
+
+impl SourceFile {
+    /// The format of the file: 1, that of the older tool, where it says nothing.
+    pub fn format(&self) -> u8 {
+        self.format.get().copied().unwrap_or(1)
+    }
 }
 
 /// How a file came into a template.
@@ -58,6 +71,8 @@ pub struct Node {
     pub literal: Option<Arc<str>>,
     /// The expression that made it.
     pub origin: Option<Arc<Origin>>,
+    /// The file in which an expression's value was written, where that is another one than that of the expression.
+    pub written: Option<Arc<SourceFile>>,
 }
 
 /// YAML's values, after the core schema.
@@ -104,12 +119,13 @@ impl Node {
             source: self.source.clone(),
             literal: None,
             origin: self.origin.clone(),
+            written: self.written.clone(),
         }
     }
 
     /// A value at a place of a file.
     pub(super) fn new(kind: Kind, line: usize, column: usize, source: Arc<SourceFile>) -> Node {
-        Node { kind, line, column, source, literal: None, origin: None }
+        Node { kind, line, column, source, literal: None, origin: None, written: None }
     }
 
     /// A message about this place.
@@ -216,27 +232,73 @@ impl Node {
         self.members().iter().find(|(key, _)| key.text() == Some(name)).map(|(_, value)| value)
     }
 
-    /// A path to read as written in this node's file, made absolute: relative to that file, or to the working
-    /// directory where it is there and not beside the file, as older templates have it; that leaves a note.
-    pub fn resolve(&self, path: impl AsRef<Path>) -> PathBuf {
-        let path = path.as_ref();
-        let Some(there) = self.source.files.elsewhere(&self.source.folder, path) else {
-            return self.source.folder.join(path);
-        };
-        let message = format!(
-            "`{}` was found in the working directory, not beside {}",
-            path.display(),
-            self.source.path.display()
-        );
-        let mut note = self.diagnostic(message);
-        note.hint = Some("a path in a template is relative to the template's own folder".into());
-        self.source.files.note(note);
-        there
+    /// A file or folder of the host that this value names and that the template may read ([`Door::read`]). A relative
+    /// path is relative to the file in which the value was written.
+    pub fn host_path(&self, path: impl AsRef<Path>) -> Result<HostPath, Diagnostic> {
+        self.door().read(&self.absolute(path)).map_err(|refusal| self.refused(refusal))
     }
 
-    /// A path to write, as written in this node's file, made absolute.
-    pub fn resolve_output(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.source.folder.join(path)
+    /// The same for a base image, which may lie anywhere ([`Door::read_image`]).
+    pub fn host_image(
+        &self,
+        path: impl AsRef<Path>,
+        is_image: impl FnOnce(&HostPath) -> bool,
+    ) -> Result<HostPath, Diagnostic> {
+        self.door().read_image(&self.absolute(path), is_image).map_err(|refusal| self.refused(refusal))
+    }
+
+    /// Where an export that this value names may write ([`Door::write`]).
+    pub fn output(&self, path: impl AsRef<Path>) -> Result<Output, Diagnostic> {
+        self.door().write(&self.written().folder.join(path)).map_err(|refusal| self.refused(refusal))
+    }
+
+    /// The door between the template and the host.
+    pub fn door(&self) -> &Arc<Door> {
+        self.written().files.door()
+    }
+
+    /// Keeps what a person should know about this value and what is no error.
+    pub fn note(&self, note: Diagnostic) {
+        self.written().files.note(note);
+    }
+
+    /// What the door said, at this place.
+    pub fn refused(&self, refusal: Refusal) -> Diagnostic {
+        Diagnostic { hint: refusal.hint, ..self.diagnostic(refusal.message) }
+    }
+
+    /// The file in which the value was written: that of a parameter where an expression took it from one.
+    pub(super) fn written(&self) -> &Arc<SourceFile> {
+        self.written.as_ref().unwrap_or(&self.source)
+    }
+
+    /// Says of this node and all below it in which file their value was written.
+    pub(super) fn set_written(&mut self, file: &Arc<SourceFile>) {
+        self.written = Some(file.clone());
+        match &mut self.kind {
+            Kind::List(items) => items.iter_mut().for_each(|item| item.set_written(file)),
+            Kind::Map(members) => members.iter_mut().for_each(|(key, value)| {
+                key.set_written(file);
+                value.set_written(file);
+            }),
+            _ => {}
+        }
+    }
+
+    /// A path as written in this value's file, made absolute: relative to that file, or to the working directory where
+    /// it is there and not beside the file, as older templates have it; that leaves a note.
+    pub(super) fn absolute(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        let written = self.written();
+        let Some(there) = written.files.elsewhere(&written.folder, path) else {
+            return written.folder.join(path);
+        };
+        let message =
+            format!("`{}` was found in the working directory, not beside {}", path.display(), written.path.display());
+        let mut note = self.diagnostic(message);
+        note.hint = Some("a path in a template is relative to the template's own folder".into());
+        self.note(note);
+        there
     }
 
     /// A plain scalar after YAML's core schema.

@@ -1,15 +1,17 @@
 //! YAML text to nodes, with `saphyr-parser`. Hostile text is bounded: depth, and nodes after aliases are expanded.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
 use super::files::Files;
-use super::node::{Kind, Node, SourceFile, Via};
+use super::node::{FORMAT, Kind, Node, SourceFile, Via};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::permit::{Door, HostPath, Permissions, Places};
 
 /// Deepest nesting.
 const DEPTH: usize = 100;
@@ -18,29 +20,75 @@ const NODES: usize = 200_000;
 /// Largest template, in bytes.
 const SIZE: u64 = 16 << 20;
 
-/// Reads the one document of a template file.
+/// Reads the one document of a template file, from which nothing else of the host can be reached but what lies beside it.
 pub fn parse(path: &Path) -> Result<Node> {
-    parse_file(path, path, None, &Arc::default())
+    let door =
+        Arc::new(Door::new(Permissions::default(), &Places { templates: vec![path.into()], ..Places::default() }));
+    parse_named(path, &Arc::new(Files::new(None, door)))
 }
 
-/// The same for a file that is called `shown` in messages and came in by `via`.
-pub(super) fn parse_file(path: &Path, shown: &Path, via: Option<Via>, files: &Arc<Files>) -> Result<Node> {
+/// Reads a file that the user named. It may be a pipe.
+pub(super) fn parse_named(path: &Path, files: &Arc<Files>) -> Result<Node> {
+    let failed = || format!("cannot read the template {}", path.display());
+    // No artifact may replace it; where the door knows nothing of it, a link of the user's leads there.
+    let absolute = std::path::absolute(path).context(ErrorKind::Template, failed)?;
+    let _ = files.door().read(&absolute);
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).context(ErrorKind::Template, failed)?;
+    file.take(SIZE + 1).read_to_end(&mut bytes).context(ErrorKind::Template, failed)?;
+    parse_bytes(bytes, path, path, None, files)
+}
+
+/// Reads a file that came in by `via`, and is called `shown` in messages.
+pub(super) fn parse_file(path: &HostPath, shown: &Path, via: Via, files: &Arc<Files>) -> Result<Node> {
+    let failed = || format!("cannot read the template {}", path.display());
+    let mut bytes = Vec::new();
+    let file = path.open().context(ErrorKind::Template, failed)?;
+    file.take(SIZE + 1).read_to_end(&mut bytes).context(ErrorKind::Template, failed)?;
+    parse_bytes(bytes, path.named(), shown, Some(via), files)
+}
+
+fn parse_bytes(bytes: Vec<u8>, path: &Path, shown: &Path, via: Option<Via>, files: &Arc<Files>) -> Result<Node> {
     let failed = || format!("cannot read the template {}", path.display());
     let absolute = std::path::absolute(path).context(ErrorKind::Template, failed)?;
-    let size = std::fs::metadata(path).context(ErrorKind::Template, failed)?.len();
-    if size > SIZE {
-        let message = format!("the template {} has {size} bytes; at most {SIZE} are read", path.display());
+    if bytes.len() as u64 > SIZE {
+        let message = format!("the template {} is too large: at most {SIZE} bytes are read", path.display());
         return Err(Error::new(ErrorKind::Template, message));
     }
-    let bytes = std::fs::read(path).context(ErrorKind::Template, failed)?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
         Error::new(ErrorKind::Template, format!("{}:{line}: the template is not UTF-8 text", path.display()))
     })?;
     let folder = absolute.parent().unwrap_or(&absolute).to_owned();
-    let source = Arc::new(SourceFile { path: Arc::new(shown.to_owned()), folder, text, via, files: files.clone() });
-    parse_text(&source).map_err(|diagnostic| Error::template(vec![diagnostic]))
+    let source = Arc::new(SourceFile {
+        path: Arc::new(shown.to_owned()),
+        folder,
+        text,
+        via,
+        files: files.clone(),
+        format: Default::default(),
+    });
+    let parsed = parse_text(&source).and_then(take_format);
+    parsed.map_err(|diagnostic| Error::template(vec![diagnostic]))
+}
+
+/// Takes `format` out of a file: it is about this file, and not about what the file is put together with.
+fn take_format(mut file: Node) -> Result<Node, Diagnostic> {
+    let Kind::Map(members) = &mut file.kind else { return Ok(file) };
+    let Some(index) = members.iter().position(|(key, _)| key.text() == Some("format")) else { return Ok(file) };
+    let (_, value) = members.remove(index);
+    let format = match value.kind {
+        Kind::Integer { value, .. } => u8::try_from(value).ok().filter(|format| (1..=FORMAT).contains(format)),
+        _ => None,
+    };
+    let Some(format) = format else {
+        let mut problem = value.diagnostic("this version knows the formats 1 and 2 of templates");
+        problem.hint = Some("1 is that of the older tool, and holds where a file says nothing".into());
+        return Err(problem);
+    };
+    let _ = file.source.format.set(format);
+    Ok(file)
 }
 
 pub(super) fn parse_text(source: &Arc<SourceFile>) -> Result<Node, Diagnostic> {

@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use minijinja::value::{Value, ValueKind};
 
-use super::node::Node;
+use super::node::{Node, SourceFile};
 use super::value::to_value;
 use crate::diagnostic::Position;
 
@@ -24,6 +25,8 @@ pub(super) struct Variable {
     pub value: Value,
     /// Where it is set; nowhere in a file for one of the command line.
     pub position: Option<Position>,
+    /// The file in which its value was written, by which paths in it are meant.
+    pub written: Option<Arc<SourceFile>>,
     /// Changing functions that had a part in it.
     pub volatile: Vec<&'static str>,
 }
@@ -31,14 +34,19 @@ pub(super) struct Variable {
 impl Scope {
     /// Sets a variable to what a node holds.
     pub(super) fn set(&mut self, name: &str, node: &Node) {
-        let variable = Variable { value: to_value(node), position: Some(node.position()), volatile: node.volatile() };
+        let variable = Variable {
+            value: to_value(node),
+            position: Some(node.position()),
+            written: Some(node.written().clone()),
+            volatile: node.volatile(),
+        };
         self.variables.insert(name.to_owned(), variable);
         self.context.take();
     }
 
     /// The same for something that comes from no file.
     pub(super) fn set_from_outside(&mut self, name: &str, node: &Node) {
-        let variable = Variable { value: to_value(node), position: None, volatile: Vec::new() };
+        let variable = Variable { value: to_value(node), position: None, written: None, volatile: Vec::new() };
         self.variables.insert(name.to_owned(), variable);
         self.context.take();
     }

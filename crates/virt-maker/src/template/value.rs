@@ -80,6 +80,7 @@ pub(super) fn command_line_value(name: &str, text: &str) -> Node {
         text: text.to_owned(),
         via: None,
         files: Arc::default(),
+        format: Default::default(),
     });
     if serde_json::from_str::<serde_json::Value>(text).is_ok()
         && let Ok(node) = parse_text(&source)

@@ -9,6 +9,7 @@ use super::recipe::{Distribution, Recipe};
 use super::rpm::{self, Release};
 use super::{Bootstrap, is_mirror};
 use crate::diagnostic::Diagnostic;
+use crate::host::url_path;
 use crate::import::text::parse_size;
 use crate::import::Import;
 use crate::template::{Kind, Node, OneOrMany, closest, from_node};
@@ -137,7 +138,10 @@ fn of_rpm(node: &Node, arguments: &Arguments, release: Release) -> Result<rpm::R
         |_| "expected the path of a file with public keys".into(),
         &mut problems,
     );
-    let keys: Vec<PathBuf> = keys.iter().map(|path| node.resolve(path)).collect();
+    let at = node.get("gpg").unwrap_or(node);
+    let place = |path: &String| at.host_path(path).map(|found| found.real().to_owned());
+    let keys: Vec<PathBuf> =
+        keys.iter().filter_map(|path| place(path).map_err(|problem| problems.push(problem)).ok()).collect();
     let signed = arguments.signed.unwrap_or(true);
     if let (false, Some(node)) = (signed, node.get("signed")) {
         if mirrors.is_empty() {
@@ -152,6 +156,17 @@ fn of_rpm(node: &Node, arguments: &Arguments, release: Release) -> Result<rpm::R
     } else {
         Err(problems)
     }
+}
+
+/// What the door says of the files of the host that a mirror's text names: a `file:` or `copy:` URL, the keys of a
+/// `signed-by`.
+pub(in crate::import) fn mirror_refused(node: &Node, mirror: &str) -> Option<Diagnostic> {
+    let words = mirror.split(|letter: char| letter.is_whitespace() || "[]=,".contains(letter));
+    let paths = words.filter_map(|word| match word.split_once(':') {
+        Some(("file" | "copy", rest)) => url_path(rest.strip_prefix("//").unwrap_or(rest)),
+        _ => word.starts_with('/').then(|| word.to_owned()),
+    });
+    paths.filter_map(|path| node.host_path(path).err()).next()
 }
 
 fn no_package(name: &str) -> String {
@@ -173,7 +188,10 @@ fn texts(
     let mut texts = Vec::new();
     for node in nodes {
         match from_node::<String>(node) {
-            Ok(text) if fits(&text) => texts.push(text),
+            Ok(text) if fits(&text) => {
+                problems.extend(mirror_refused(node, &text));
+                texts.push(text);
+            }
             Ok(text) => problems.push(node.diagnostic(wrong(&text))),
             Err(found) => problems.extend(found),
         }

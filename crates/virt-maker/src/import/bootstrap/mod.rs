@@ -14,7 +14,7 @@
 //! ([`release`]). The mirror that the host uses by default ([`mirror`]) is where packages of Debian come from, and leaves no
 //! trace in the guest.
 
-mod arguments;
+pub(super) mod arguments;
 mod complaints;
 mod dnf;
 pub(super) mod grub;

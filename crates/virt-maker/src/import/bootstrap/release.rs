@@ -9,8 +9,8 @@ use std::path::Path;
 use super::recipe::{DEBIAN_MIRROR, Distribution, Recipe};
 use super::{mirror, rpm};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::digest;
-use crate::import::{ImportContext, fetch, http, text};
+use crate::host::{digest, url_path};
+use crate::import::{ImportContext, fetch, http};
 use crate::key::Digest;
 
 /// What such sources begin with.
@@ -44,7 +44,7 @@ pub(in crate::import) fn look(source: &str, context: &ImportContext<'_>) -> Resu
     let url = source.strip_prefix(SCHEME).unwrap_or(source);
     let url = near(url, context)?.unwrap_or_else(|| url.to_owned());
     if let Some(path) = url.strip_prefix("file:") {
-        let path = text::decode(&format!("/{}", path.trim_start_matches('/'))).unwrap_or_default();
+        let path = url_path(&format!("/{}", path.trim_start_matches('/'))).unwrap_or_default();
         let digest = digest::of_file(Path::new(&path));
         return digest.context(ErrorKind::Base, || format!("cannot read {path}, which stands for the release of a suite"));
     }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::subordinate::as_root_alone;
+use crate::import::bootstrap::arguments::mirror_refused;
 use crate::import::bootstrap::tree::{Scratch, debootstrap};
 use crate::import::bootstrap::recipe::{Distribution, Recipe};
 use crate::import::{ImportContext, sources};
@@ -73,14 +74,21 @@ impl Kernel {
                 if mirror.as_ref().is_some_and(|mirror| !fits(mirror)) {
                     problems.push(at("mirror").diagnostic("expected the URL of a mirror"));
                 }
+                problems.extend(mirror.iter().filter_map(|mirror| mirror_refused(at("mirror"), mirror)));
                 let mirrors = mirror.into_iter().collect();
                 if problems.is_empty() { Ok(Kernel::Package { package, suite, mirrors }) } else { Err(problems) }
             }
-            (None, Some(image), Some(initrd)) if suite.is_none() && mirror.is_none() => Ok(Kernel::Files {
-                image: node.resolve(image),
-                initrd: node.resolve(initrd),
-                modules: modules.map(|modules| node.resolve(modules)),
-            }),
+            (None, Some(image), Some(initrd)) if suite.is_none() && mirror.is_none() => {
+                let place = |name: &str, path: PathBuf| {
+                    let found = at(name).host_path(path).map_err(|problem| vec![problem])?;
+                    Ok::<_, Vec<Diagnostic>>(found.real().to_owned())
+                };
+                Ok(Kernel::Files {
+                    image: place("image", image)?,
+                    initrd: place("initrd", initrd)?,
+                    modules: modules.map(|modules| place("modules", modules)).transpose()?,
+                })
+            }
             _ => Err(vec![node.diagnostic(
                 "expected either `package` (with `suite` and `mirror`), or `image` and `initrd` (with `modules`)",
             )]),

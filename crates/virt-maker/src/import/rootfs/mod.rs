@@ -85,9 +85,10 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
             None
         }
     });
-    match size {
-        Some(size) if problems.is_empty() => {
-            Ok(Box::new(Rootfs { source: node.resolve(arguments.source), kernel, size }))
+    let source = at("source").host_path(arguments.source).map_err(|problem| problems.push(problem)).ok();
+    match (size, source) {
+        (Some(size), Some(source)) if problems.is_empty() => {
+            Ok(Box::new(Rootfs { source: source.real().to_owned(), kernel, size }))
         }
         _ => Err(problems),
     }

@@ -8,11 +8,13 @@
 
 mod serve;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use schemars::JsonSchema;
@@ -25,7 +27,9 @@ use super::{Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::{Attributes, Guest};
-use crate::host::{Tool, digest};
+use crate::host::Tool;
+use crate::host::permit::{Door, HostPath};
+use crate::host::tree::{Entry, EntryKind, Walk};
 use crate::key::{Digest, HostInput};
 use crate::template::{Kind, Need, Node, arguments, from_node};
 
@@ -58,7 +62,8 @@ struct Arguments {
 }
 
 struct AnsibleStep {
-    source: PathBuf,
+    source: HostPath,
+    door: Arc<Door>,
     playbook: String,
     vars: serde_json::Value,
 }
@@ -66,14 +71,15 @@ struct AnsibleStep {
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let Arguments { source, playbook, .. } = from_node(node)?;
     let at = |name: &str| node.get(name).unwrap_or(node);
-    let source = node.resolve(source);
+    let source = at("source").host_path(source).map_err(|problem| vec![problem])?;
     let mut problems = Vec::new();
     if !source.is_dir() {
         problems.push(at("source").diagnostic(format!("{} is not a folder of the host", source.display())));
     } else if playbook.starts_with(['/', '-']) || playbook.split('/').any(|part| part == "..") {
         problems.push(at("playbook").diagnostic("expected the name of a file in the folder"));
-    } else if !source.join(&playbook).is_file() {
-        problems.push(at("playbook").diagnostic(format!("{} is not a file of the host", source.join(&playbook).display())));
+    } else if !source.real().join(&playbook).is_file() {
+        let named = source.named().join(&playbook);
+        problems.push(at("playbook").diagnostic(format!("{} is not a file of the host", named.display())));
     }
     let vars = match node.get("vars") {
         None | Some(Node { kind: Kind::Null, .. }) => json!({}),
@@ -83,7 +89,8 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
             json!({})
         }
     };
-    if problems.is_empty() { Ok(Box::new(AnsibleStep { source, playbook, vars })) } else { Err(problems) }
+    let door = node.door().clone();
+    if problems.is_empty() { Ok(Box::new(AnsibleStep { source, door, playbook, vars })) } else { Err(problems) }
 }
 
 impl Step for AnsibleStep {
@@ -92,8 +99,7 @@ impl Step for AnsibleStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let mut inputs = Vec::new();
-        collect(&self.source, "", &mut inputs)?;
+        let inputs = self.collect()?;
         Ok(StepKey { arguments: json!({ "playbook": self.playbook, "vars": self.vars }), inputs })
     }
 
@@ -114,6 +120,28 @@ impl Step for AnsibleStep {
 }
 
 impl AnsibleStep {
+    /// Everything in the folder, and what lies behind links that lead out of it. What Python keeps for itself is no part
+    /// of it.
+    fn collect(&self) -> Result<Vec<HostInput>> {
+        let behind = |path: &Path| {
+            self.door.read(path).map_err(|refusal| {
+                let error = Error::new(ErrorKind::Template, refusal.message);
+                refusal.hint.into_iter().fold(error, Error::with_hint)
+            })
+        };
+        let skip = |name: &OsStr| name == "__pycache__";
+        let walk = Walk { what: "the playbook", skip: &skip, most: FILES, behind: &behind };
+        let input = |Entry { name, kind }| {
+            let (kind, digest, mode) = match kind {
+                EntryKind::File { digest, executable } => ("file", digest, if executable { 0o755 } else { 0 }),
+                EntryKind::Link(target) => ("symlink", Digest::of(target.as_bytes()), 0),
+                EntryKind::Folder => return None,
+            };
+            Some(HostInput { name, kind: kind.into(), digest, mode })
+        };
+        Ok(walk.list(&self.source)?.into_iter().filter_map(input).collect())
+    }
+
     fn play(&self, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         let failed = || "cannot prepare ansible-playbook";
         let home = context.scratch.join(format!("ansible-{}", std::process::id()));
@@ -128,7 +156,7 @@ impl AnsibleStep {
         write("inventory", &inventory)?;
         let listener = UnixListener::bind(short(&home, "socket")?.1).context(ErrorKind::Host, failed)?;
         let (_open, socket) = short(&home, "socket")?;
-        let own = self.source.join("ansible.cfg");
+        let own = self.source.real().join("ansible.cfg");
         let config = if own.is_file() { own } else { home.join("ansible.cfg") };
         let tool = Tool::new("ansible-playbook", "ansible-core")
             .env("VIRT_MAKER_SOCKET", &socket)
@@ -140,7 +168,7 @@ impl AnsibleStep {
             .env("ANSIBLE_RETRY_FILES_ENABLED", "0")
             .env("HOME", &home)
             .env("PYTHONDONTWRITEBYTECODE", "1")
-            .folder(&self.source)
+            .folder(self.source.real())
             .arg("--inventory")
             .arg(home.join("inventory"))
             .arg("--extra-vars")
@@ -202,38 +230,4 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// Everything in a folder, in the order of names. What Python keeps for itself is no part of it.
-fn collect(folder: &Path, name: &str, inputs: &mut Vec<HostInput>) -> Result<()> {
-    let failed = || format!("cannot read {}", folder.display());
-    let entries = fs::read_dir(folder).context(ErrorKind::Template, failed)?;
-    let mut entries = entries.collect::<std::io::Result<Vec<_>>>().context(ErrorKind::Template, failed)?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
-        let own = entry.file_name().to_string_lossy().into_owned();
-        if own == "__pycache__" {
-            continue;
-        }
-        let name = if name.is_empty() { own } else { format!("{name}/{own}") };
-        if inputs.len() >= FILES {
-            let message = format!("{} holds more than {FILES} files; all are taken as a part of the playbook", folder.display());
-            return Err(Error::new(ErrorKind::Template, message).with_hint("give the playbook a folder of its own"));
-        }
-        let kind = entry.file_type().context(ErrorKind::Template, failed)?;
-        let (kind, digest) = if kind.is_dir() {
-            collect(&path, &name, inputs)?;
-            continue;
-        } else if kind.is_symlink() {
-            let target = fs::read_link(&path).context(ErrorKind::Template, failed)?;
-            ("symlink", Digest::of(target.as_os_str().as_encoded_bytes()))
-        } else if kind.is_file() {
-            ("file", digest::of_file(&path).context(ErrorKind::Template, || format!("cannot read {}", path.display()))?)
-        } else {
-            continue;
-        };
-        inputs.push(HostInput { name, kind: kind.into(), digest, mode: 0 });
-    }
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! What the host's `virt-customize` puts into a Windows guest. It works on the disk itself, so no session has it open.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
 
@@ -10,6 +10,7 @@ use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::Guest;
 use crate::host::Tool;
+use crate::host::permit::HostPath;
 use crate::template::{Node, from_node};
 
 /// The version of virt-customize that can.
@@ -20,7 +21,7 @@ enum Method {
     /// The database of libosinfo says.
     Osinfo,
     /// An ISO of the host.
-    Iso(PathBuf),
+    Iso(HostPath),
 }
 
 pub(in crate::step) struct Inject {
@@ -40,7 +41,7 @@ impl Inject {
         let method = match text.as_str() {
             "osinfo" => Method::Osinfo,
             _ => {
-                let path = node.resolve(&text);
+                let path = node.host_path(&text).map_err(|problem| vec![problem])?;
                 if !path.is_file() {
                     let message = format!("{} is not a file of the host", path.display());
                     let mut problem = node.diagnostic(message);
@@ -58,7 +59,7 @@ impl Step for Inject {
     fn summary(&self) -> String {
         match &self.method {
             Method::Osinfo => "osinfo".to_owned(),
-            Method::Iso(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            Method::Iso(path) => path.name(),
         }
     }
 
@@ -89,7 +90,7 @@ impl Step for Inject {
                 .arg(self.option);
             tool = match &self.method {
                 Method::Osinfo => tool.arg("osinfo"),
-                Method::Iso(path) => tool.arg(path),
+                Method::Iso(path) => tool.arg(path.real()),
             };
             let output = context.output.clone();
             match tool.each_error_line(move |line| output(line.as_bytes())).run(context.cancel) {
