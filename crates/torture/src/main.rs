@@ -15,6 +15,7 @@ mod kill;
 mod power;
 mod random;
 mod rot;
+mod stranger;
 mod world;
 
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ use std::time::Instant;
 use random::Random;
 
 const USAGE: &str = "usage: torture [--short] [--seed N] [--virt-maker FILE] [CAMPAIGN]...
-CAMPAIGN: kill power full rot crowd hostile";
+CAMPAIGN: kill power full rot crowd hostile stranger";
 
 /// How a campaign is run.
 pub struct Options {
@@ -44,6 +45,7 @@ const CAMPAIGNS: &[Campaign] = &[
     ("rot", rot::run),
     ("crowd", crowd::run),
     ("hostile", hostile::run),
+    ("stranger", stranger::run),
 ];
 
 fn main() -> ExitCode {

@@ -69,6 +69,12 @@ impl World {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(arguments).env("VIRT_MAKER_STORE", self.store()).env("XDG_CACHE_HOME", self.path("xdg"));
+        // Its own user, who lets templates write to the disk of the campaign.
+        command.env("XDG_STATE_HOME", self.path("state")).env("XDG_CONFIG_HOME", self.path("config"));
+        let settings = self.path("config/virt-maker");
+        fs::create_dir_all(&settings).expect("the folder is ours");
+        let allow = format!("allow = ['write={}']\n", self.place.display());
+        fs::write(settings.join("config.toml"), allow).expect("the folder is ours");
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         command
     }
@@ -144,7 +150,7 @@ impl World {
 }
 
 impl Ran {
-    fn from(output: Output) -> Ran {
+    pub fn from(output: Output) -> Ran {
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let events = stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         Ran { code: output.status.code(), events, stdout, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
