@@ -176,7 +176,7 @@ fn a_root_file_system_boots() {
         host_kernel()
     );
     fs::write(bench.path("t.yml"), text).unwrap();
-    let ran = bench.build("chroot", &bench.path("t.yml"), &[]).exits(0);
+    let ran = bench.build("chroot", &bench.path("t.yml"), &["--allow", "read=/boot"]).exits(0);
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
     assert!(
         said.contains("end\n400005\n") && said.contains("vmlinuz -> vmlinuz-host") && said.ends_with("2\n"),
@@ -249,7 +249,7 @@ fn container_images_become_disks() {
             "spec:\n  import:\n    rootfs: {{source: {source}, size: 256M, kernel: {kernel}}}\n  steps:\n    - run: cd /srv; find . | sort | xargs stat -c '%n %u:%g %a %h'; cat keep file other folder hidden/new\n  export:\n    raw: {{path: a.img}}\n"
         );
         fs::write(bench.path("t.yml"), text).unwrap();
-        bench.build("chroot", &bench.path("t.yml"), &[])
+        bench.build("chroot", &bench.path("t.yml"), &["--allow", "read=/boot"])
     };
     let kernel = host_kernel();
     for source in ["oci", "oci.tar.gz", "saved.tar"] {

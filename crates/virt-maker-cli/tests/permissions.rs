@@ -301,7 +301,14 @@ fn content_is_a_file_only_in_templates_of_the_older_format() {
     let (one, two) = keys("");
     assert_ne!(one, two, "the file is the content");
     let ran = clone.run("validate", &[]).exits(0);
-    assert!(ran.stderr.contains("`content` names the file") && ran.stderr.contains("t.yml:1:"), "{}", ran.stderr);
+    let motd = clone.bench.path("clone/motd");
+    let words = format!("`content` names the file {}, which is copied", motd.display());
+    let hint = "say `source` in place of `content`, and `format: 2` at the template's begin";
+    assert!(
+        ran.stderr.contains(&words) && ran.stderr.contains("t.yml:1:") && ran.stderr.contains(hint),
+        "{}",
+        ran.stderr
+    );
     let (one, two) = keys("format: 2\n");
     assert_eq!(one, two, "the word is the content");
     assert!(!clone.run("validate", &[]).exits(0).stderr.contains("names the file"));

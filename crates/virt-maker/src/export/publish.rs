@@ -68,6 +68,10 @@ pub struct ExportRecord {
     /// Which of its images it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     variant: Option<Digest>,
+    /// It is not known yet whether the artifact is good: it was about to be put in place, or its script was about to run.
+    /// Device and inode of what was to be put in place, and of what was there before: one of them lies there now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pending: Option<Vec<(u64, u64)>>,
 }
 
 /// What changes when a file is written to or replaced.
@@ -123,8 +127,8 @@ pub struct From<'a> {
 /// says which layer the context is about; `force` writes it in any case; `finish` opens the guest, where
 /// the export wants that.
 ///
-/// What is noted beside an artifact is noted again where it is missing. An artifact whose `post_script` failed has no
-/// record, so that the next build makes it again.
+/// What is noted beside an artifact is noted again where it is missing. The record of an artifact whose `post_script` failed
+/// says so, and the next build makes it again.
 pub fn publish(
     export: &dyn Export,
     kind: &ExportKind,
@@ -138,7 +142,8 @@ pub fn publish(
     let target = export.common().target.path().to_owned();
     let place = records.join(format!("{}.json", Digest::of(target.as_os_str().as_encoded_bytes())));
     let wanted = |record: &ExportRecord| {
-        record.layer == layer
+        record.pending.is_none()
+            && record.layer == layer
             && record.layer_id == layer_id
             && record.kind == kind.name
             && record.kind_version == kind.version
@@ -146,7 +151,8 @@ pub fn publish(
             && record.labels == context.labels
     };
     let known = read(&place, context.events);
-    let ours = known.as_ref().is_some_and(|record| record.kind == kind.name && record.target == target);
+    let ours =
+        known.as_ref().is_some_and(|record| record.kind == kind.name && record.target == target && is_there(record));
     let folder = prepare_folder(export, &target, ours)?;
     let before = known.clone().filter(|_| ours);
     let record = known.filter(|record| !force && wanted(record));
@@ -191,9 +197,9 @@ pub fn publish(
     let whole = tree.filter(|_| export.is_folder()).unwrap_or(&temporary.path);
     let digest = digest_of(whole, context)?.context(ErrorKind::Export, failed)?;
     context.cancel.check()?;
-    put_in_place(&temporary.path, &target).context(ErrorKind::Export, failed)?;
-    let stat = Stat::of(&target).context(ErrorKind::Export, failed)?;
-    let bytes = stat.size;
+    let stat = Stat::of(&temporary.path).context(ErrorKind::Export, failed)?;
+    let inodes = [&temporary.path, &target].into_iter().filter_map(|path| fs::symlink_metadata(path).ok());
+    let pending = Some(inodes.map(|stat| (stat.dev(), stat.ino())).collect());
     let record = ExportRecord {
         version: VERSION,
         target: target.clone(),
@@ -207,7 +213,15 @@ pub fn publish(
         stat,
         template: Some(template.to_owned()),
         variant: Some(variant),
+        pending,
     };
+    let noted = || "cannot note what was exported";
+    // Before it is in place: an artifact that nobody noted would be taken for somebody's file.
+    write_record(&place, &record).context(ErrorKind::Store, noted)?;
+    put_in_place(&temporary.path, &target).context(ErrorKind::Export, failed)?;
+    let stat = Stat::of(&target).context(ErrorKind::Export, failed)?;
+    let bytes = stat.size;
+    let record = ExportRecord { stat, pending: None, ..record };
     let published = Published { path: target.clone(), bytes, digest, current: false };
     if checksum {
         beside::note_checksum(&published)?;
@@ -217,8 +231,14 @@ pub fn publish(
         beside::write_manifest(&published, kind.name, context.layers, packages)?;
     }
     script(&extras.post_script, "after")?;
-    write_record(&place, &record).context(ErrorKind::Store, || "cannot note what was exported")?;
+    write_record(&place, &record).context(ErrorKind::Store, noted)?;
     Ok(published)
+}
+
+/// Whether what lies in the place of an artifact is what its record is about, as far as that can be told.
+fn is_there(record: &ExportRecord) -> bool {
+    let Some(inodes) = &record.pending else { return true };
+    fs::symlink_metadata(&record.target).is_ok_and(|stat| inodes.contains(&(stat.dev(), stat.ino())))
 }
 
 /// An error where a file of somebody's is in the place of the artifact, or of what is written beside it. `known` is what

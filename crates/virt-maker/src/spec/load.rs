@@ -92,6 +92,8 @@ fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Re
         }
         problems.extend(all.finish(combinations.len()));
     }
+    // What runners said of their arguments.
+    loaded.notes.extend(resolved.files.iter().flat_map(|files| files.take_notes()));
     if above.is_empty()
         && let Some(door) = &options.door
     {

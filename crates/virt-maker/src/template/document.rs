@@ -93,6 +93,8 @@ pub struct Loaded {
     pub notes: Vec<Diagnostic>,
     /// What changing functions (`now()`, ...) gave.
     pub record: std::collections::BTreeMap<String, String>,
+    /// Where what there is to say of the templates' files is kept: whoever reads more of the nodes asks them again.
+    pub(crate) files: Vec<Arc<Files>>,
     /// Parameters of the command line that no template knows are errors; these are the names that some template knows.
     known: BTreeSet<String>,
 }
@@ -192,6 +194,7 @@ fn resolve_here(paths: &[PathBuf], options: &LoadOptions) -> Result<(Loaded, Vec
         }
         loaded.record.append(&mut engine.shared.state().record);
         loaded.notes.extend(files.take_notes());
+        loaded.files.push(files);
     }
     // Templates that are wrong may know parameters that nobody heard of.
     if problems.is_empty() {
