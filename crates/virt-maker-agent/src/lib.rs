@@ -7,11 +7,12 @@
 //!
 //! Here are the parts that are pure or that the host needs too: the [`protocol`] and the host's end of it
 //! ([`client`]), partition tables ([`partition`]), signatures of file systems ([`probe`]), listings ([`walk`], [`label`])
-//! and the guest's [`fstab`].
+//! the guest's [`fstab`], and the [`descriptors`] that a program inherits.
 //! What acts on a guest is private to the program (`main.rs` lists it).
 
 pub mod appliance;
 pub mod client;
+pub mod descriptors;
 pub mod fstab;
 pub mod label;
 pub mod partition;

@@ -53,7 +53,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::UnshareFlags;
 
-use virt_maker_agent::appliance;
+use virt_maker_agent::{appliance, descriptors};
 
 use crate::failure::{Result, refused, system};
 use crate::link::Link;
@@ -68,7 +68,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let outcome = arguments(std::env::args_os().skip(1)).and_then(|arguments| {
+    // Before anything is started: what the host's programs left open is nothing for a guest.
+    let outcome = descriptors::close_on_exec().map_err(|error| system("close what was inherited", error));
+    let outcome = outcome.and_then(|()| arguments(std::env::args_os().skip(1))).and_then(|arguments| {
         let mut link = if arguments.appliance {
             let link = init::start()?;
             own_mounts()?;

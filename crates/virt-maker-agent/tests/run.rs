@@ -252,6 +252,23 @@ fn what_a_command_may_not_do() {
     assert!(status.contains("NoNewPrivs:\t1"));
 }
 
+/// The agent of these tests was started with descriptor 5 open on the host's root (`support`).
+#[test]
+fn a_command_has_no_descriptor_that_it_was_not_given() {
+    let (_lab, mut agent) = guest();
+    let own = "ls /proc/$$/fd; readlink /proc/$$/fd/0";
+    assert_eq!(agent.ok(own), "0\n1\n2\n/dev/null\n");
+    // A shell has the script that it reads open by itself.
+    assert_eq!(agent.run(&script(own, &[])).1, "0\n1\n10\n2\n/dev/null\n");
+    // The namespace's first process waits on descriptors of the kernel's own; none is a file or a folder.
+    let first = agent.ok("for file in /proc/1/fd/*; do readlink $file; done; true");
+    assert!(!first.lines().any(|line| line.starts_with('/') && line != "/dev/null"), "{first}");
+    for number in 3..16 {
+        let (exit, output) = agent.shell(&format!("touch /proc/self/fd/{number}/x || touch /proc/1/fd/{number}/x"));
+        assert_ne!(exit, Exit::Status(0), "{number}: {output}");
+    }
+}
+
 #[test]
 fn without_network_there_is_only_loopback() {
     let (_lab, mut agent) = guest();

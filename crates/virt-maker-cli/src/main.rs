@@ -16,8 +16,12 @@ mod yaml;
 use std::process::ExitCode;
 
 use clap::Parser;
+use virt_maker::host::close_on_exec;
 
 fn main() -> ExitCode {
+    // Before anything else: a descriptor that our caller left open is nothing for a guest or for a tool. The engine's own
+    // libraries start programs, too. Where it cannot be done here, each of our own children does it once more.
+    let _ = close_on_exec();
     let arguments = match arguments::Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

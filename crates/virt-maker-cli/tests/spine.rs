@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use common::{Bench, on_chroot_and_vm, run};
 use testkit::{HostState, TinyOptions, fsck_clean, read_file_from_image, tiny_guest};
@@ -235,4 +235,23 @@ fn two_builds_on_one_base_at_once(engine: &str) {
         }
     }
     before.assert_nothing_left();
+}
+
+/// A caller that has something open (`exec 5</; virt-maker build …`) does not give it to steps, nor its input.
+#[test]
+fn a_descriptor_of_the_caller_reaches_no_step() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let open = bench.path("open");
+    fs::create_dir(&open).unwrap();
+    // A shell has the script that it reads open by itself, as 10.
+    let look = "ls /proc/$$/fd; readlink /proc/$$/fd/0; touch /proc/self/fd/5/x || true";
+    let template = bench.template("t.yml", &[run(look)], "");
+    let program = bench.command(&["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "json"]);
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "exec 5<open 9</; exec \"$0\" \"$@\""]).arg(program.get_program()).args(program.get_args());
+    shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(bench.folder.path());
+    let ran = common::Ran::from(shell.stdin(fs::File::open(&open).unwrap()).output().unwrap()).exits(0);
+    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    assert!(said.starts_with("0\n1\n10\n2\n/dev/null\n"), "{said}");
+    assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
 }

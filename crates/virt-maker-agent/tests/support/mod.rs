@@ -148,11 +148,12 @@ impl Agent {
     pub fn start_silent(folder: &Path) -> Agent {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let theirs = OwnedFd::from(theirs);
-        // Inheritable only in this child: through a shell's redirection, which duplicates it.
+        // Inheritable only in this child: through a shell's redirection, which duplicates it. Descriptor 5 stands for what
+        // a caller left open, which is no business of the agent.
         let child = Command::new("/bin/sh")
             .args([
                 "-c",
-                "exec \"$0\" --fd 3 --root-dir \"$1\" 3<&0 0</dev/null",
+                "exec \"$0\" --fd 3 --root-dir \"$1\" 3<&0 0</dev/null 5</",
                 env!("CARGO_BIN_EXE_virt-maker-agent"),
             ])
             .arg(folder)

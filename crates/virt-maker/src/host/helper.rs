@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use super::close_on_exec;
 use super::escape::last_lines;
 use super::process::inherited;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -80,6 +81,8 @@ impl Helper {
         // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is allocated.
         unsafe {
             command.pre_exec(move || {
+                // First, as a duplicate that is made later does not close.
+                close_on_exec()?;
                 rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
                 // The parent may have died before that took effect.
                 if rustix::process::getppid() != Some(parent) {
@@ -155,4 +158,30 @@ impl Drop for Helper {
 fn last_words(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     last_lines(&text[text.len().saturating_sub(2000)..], 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_has_its_channels_and_no_other_descriptor() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = File::open("/").unwrap();
+        let _inheritable = rustix::io::dup(&open).unwrap();
+        let log = folder.path().join("log");
+        let helper = Helper::spawn(HelperCommand {
+            name: "a shell",
+            program: "sh".into(),
+            package: "dash",
+            arguments: ["-c", "ls /proc/$$/fd; cd /proc/$$/fd; readlink 0 3 4; :"].map(OsString::from).into(),
+            channels: vec![File::open("/etc").unwrap().into(), File::open("/usr").unwrap().into()],
+            address_space: None,
+            mount_namespace_of: None,
+            directory: None,
+            log: log.clone(),
+        });
+        helper.unwrap().wait().unwrap();
+        assert_eq!(std::fs::read_to_string(log).unwrap(), "0\n1\n2\n3\n4\n/dev/null\n/etc\n/usr\n");
+    }
 }

@@ -24,6 +24,7 @@ pub use process::Tool;
 pub use script::{Output, Script};
 pub(crate) use stack::on_deep_stack;
 pub use terminal::RawTerminal;
+pub use virt_maker_agent::descriptors::close_on_exec;
 
 /// Where a program is, by this process's search path; none where it is not.
 pub fn find_program(name: &str) -> Option<std::path::PathBuf> {

@@ -20,8 +20,8 @@ use std::thread::JoinHandle;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::Cancel;
 use super::escape::{escape, last_lines};
+use super::{Cancel, close_on_exec};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Most of a program's output that is kept, in bytes.
@@ -213,6 +213,7 @@ impl Tool {
         // SAFETY: only async-signal-safe calls are made between fork and exec, and nothing is allocated.
         unsafe {
             command.pre_exec(move || {
+                close_on_exec()?;
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
                 // The parent may have died before that took effect.
                 if rustix::process::getppid() == Some(parent) {
@@ -327,6 +328,15 @@ mod tests {
         assert!(names.contains(&"http_proxy") && names.contains(&"LC_ALL") && names.contains(&"PATH"), "{names:?}");
         // Cargo sets this for tests; a program must not see it.
         assert!(!names.iter().any(|name| name.starts_with("CARGO")), "{names:?}");
+    }
+
+    /// Neither one that our own caller left open, nor the input of whoever started us.
+    #[test]
+    fn it_has_no_descriptor_that_it_was_not_given() {
+        let folder = File::open("/").unwrap();
+        let _inheritable = rustix::io::dup(&folder).unwrap();
+        let output = shell("ls /proc/$$/fd; readlink /proc/$$/fd/0").run(&Cancel::default()).unwrap();
+        assert_eq!(String::from_utf8(output).unwrap(), "0\n1\n2\n/dev/null\n");
     }
 
     #[test]

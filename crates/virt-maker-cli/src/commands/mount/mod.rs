@@ -90,9 +90,10 @@ pub fn unmount_after(arguments: &Unmount) -> Result<(), Failure> {
     let place = arguments.dir.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040");
     let ours = |line: &str| line.split(' ').take(2).eq(["virt-maker", &*place]);
     if mounts.lines().any(ours) {
-        let status = Command::new("fusermount3").arg("-uzq").arg("--").arg(&arguments.dir).status();
+        let status =
+            Command::new("fusermount3").arg("-uzq").arg("--").arg(&arguments.dir).stdin(Stdio::null()).status();
         if !status.is_ok_and(|status| status.success()) {
-            let _ = Command::new("umount").arg("-l").arg("--").arg(&arguments.dir).status();
+            let _ = Command::new("umount").arg("-l").arg("--").arg(&arguments.dir).stdin(Stdio::null()).status();
         }
     }
     Ok(())
