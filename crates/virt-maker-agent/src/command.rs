@@ -8,26 +8,28 @@
 //! namespace's pid 1) gets SIGKILL, and the kernel kills all the rest. The agent is the subreaper and waits until it
 //! has no child left, so a daemon that keeps the output open delays nothing and survives nothing.
 
+use std::ffi::CString;
 use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use virt_maker_agent::protocol::{Exit, Failure, FailureKind, Frame, Run};
 
 use crate::caches::{self, Cache};
+use crate::devices::Devices;
 use crate::failure::{Result, failure, refused, system};
 use crate::init;
 use crate::link::{Broken, Link};
 use crate::mounts::Guest;
 use crate::sandbox::{self, Plan};
+use crate::seccomp;
+use crate::spawn::{self, Program};
 use crate::surroundings::Surroundings;
-use crate::tty;
 
 /// How much of the output is read at once, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -45,7 +47,8 @@ pub fn run(link: &mut Link, guest: &Guest, caches: &[Cache], plan: &Plan<'_>, ru
         Ok(surroundings) => surroundings,
         Err(problem) => return Ok(Err(problem)),
     };
-    let killed = plan.appliance.then(init::killed_for_memory);
+    let killed = plan.folders.appliance.then(init::killed_for_memory);
+    let refusals = plan.folders.limits().refusals();
     let outcome = execute(link, guest, &binds, plan, run);
     let restored = surroundings.restore();
     let exit = match outcome? {
@@ -57,6 +60,7 @@ pub fn run(link: &mut Link, guest: &Guest, caches: &[Cache], plan: &Plan<'_>, ru
             if killed.is_some_and(|before| init::killed_for_memory() > before) {
                 notes.push("the appliance's memory ran out, and its kernel killed a program for that".to_string());
             }
+            notes.extend(plan.folders.limits().notes(refusals));
             for note in notes {
                 link.send_data(format!("virt-maker: {note}\n").as_bytes())?;
             }
@@ -79,7 +83,25 @@ struct Started {
 }
 
 fn execute(link: &mut Link, guest: &Guest, binds: &[(String, String)], plan: &Plan<'_>, run: &Run) -> Outcome {
-    let mut started = match start(guest, binds, plan, run) {
+    let devices = match plan.folders.fresh_devices() {
+        Ok(devices) => devices,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let outcome = attended(link, guest, binds, &devices, plan, run);
+    plan.folders.devices.replace(Some(devices));
+    outcome
+}
+
+/// Runs the program to its end, and that of all that it started.
+fn attended(
+    link: &mut Link,
+    guest: &Guest,
+    binds: &[(String, String)],
+    devices: &Devices,
+    plan: &Plan<'_>,
+    run: &Run,
+) -> Outcome {
+    let mut started = match start(guest, binds, devices, plan, run) {
         Ok(started) => started,
         Err(problem) => return Ok(Err(problem)),
     };
@@ -102,10 +124,10 @@ fn execute(link: &mut Link, guest: &Guest, binds: &[(String, String)], plan: &Pl
     Ok(ended.and_then(|ended| judge(run, ended, &started.status, &tail)))
 }
 
-fn start(guest: &Guest, binds: &[(String, String)], plan: &Plan<'_>, run: &Run) -> Result<Started> {
-    // The agent has one thread, so descriptors that are meant for the child can be inheritable from the start, and
-    // the child can be spawned without code between fork and exec (except for a terminal).
-    let arguments = sandbox::memory_file("arguments", &sandbox::arguments(guest, binds, plan, run)?)?;
+fn start(guest: &Guest, binds: &[(String, String)], devices: &Devices, plan: &Plan<'_>, run: &Run) -> Result<Started> {
+    // The agent has one thread, so descriptors that are meant for the child can be inheritable from the start.
+    let arguments = sandbox::memory_file("arguments", &sandbox::arguments(guest, binds, devices, plan, run)?)?;
+    let filter = sandbox::memory_file("seccomp", &seccomp::program())?;
     let script = match &run.script {
         Some(text) => Some(sandbox::memory_file("script", text.as_bytes())?),
         None => None,
@@ -121,49 +143,54 @@ fn start(guest: &Guest, binds: &[(String, String)], plan: &Plan<'_>, run: &Run) 
     let (status, status_child) =
         rustix::pipe::pipe_with(PipeFlags::empty()).map_err(|error| system("make a pipe", error))?;
     rustix::io::fcntl_setfd(&status, rustix::io::FdFlags::CLOEXEC).map_err(|error| system("make a pipe", error))?;
-    let mut command = Command::new(plan.program);
-    command.arg("--json-status-fd").arg(status_child.as_raw_fd().to_string());
+    let mut words: Vec<String> = vec![plan.program.to_string()];
+    let mut say = |these: &[&str]| words.extend(these.iter().map(ToString::to_string));
+    let number = |descriptor: &OwnedFd| descriptor.as_raw_fd().to_string();
+    say(&["--json-status-fd", &number(&status_child)]);
     // Given this way, the environment (which may hold secrets) does not show in the host's process list.
-    command.arg("--args").arg(arguments.as_raw_fd().to_string());
+    say(&["--args", &number(&arguments), "--seccomp", &number(&filter)]);
     if let Some(script) = &script {
-        command.args(["--perms", "0700", "--file"]).arg(script.as_raw_fd().to_string()).arg(sandbox::SCRIPT);
+        say(&["--perms", "0700", "--file", &number(script), sandbox::SCRIPT]);
     }
     if !secrets.is_empty() {
-        command.args(["--perms", "0700", "--dir", sandbox::SECRETS]);
+        say(&["--perms", "0700", "--dir", sandbox::SECRETS]);
     }
     for (path, text) in &secrets {
-        command.args(["--perms", "0400", "--file"]).arg(text.as_raw_fd().to_string()).arg(path);
+        say(&["--perms", "0400", "--file", &number(text), path]);
     }
-    command.arg("--");
-    command.args(run.script.is_some().then_some(sandbox::SCRIPT)).args(&run.argv);
-    let output = match run.terminal {
+    say(&["--"]);
+    words.extend(run.script.is_some().then(|| sandbox::SCRIPT.to_string()));
+    words.extend(run.argv.iter().cloned());
+    let wrong = |error: Errno| system("set up the input and output of a program", error);
+    let (output, input, theirs) = match run.terminal {
         Some(size) => {
-            let (ours, theirs) = tty::open(size)?;
-            let copy = || theirs.try_clone().map_err(|error| system("copy a descriptor", error));
-            command.stdin(Stdio::from(copy()?)).stdout(Stdio::from(copy()?)).stderr(Stdio::from(theirs));
-            // SAFETY: only system calls happen there, and no memory is allocated.
-            unsafe { command.pre_exec(tty::take_over) };
-            ours
+            let (ours, theirs) = devices.terminal(size)?;
+            let input = rustix::io::fcntl_dupfd_cloexec(&theirs, 3).map_err(wrong)?;
+            (ours, input, theirs)
         }
         None => {
-            let (ours, theirs) =
-                rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| system("make a pipe", error))?;
-            let copy = theirs.try_clone().map_err(|error| system("copy a descriptor", error))?;
-            command.stdin(Stdio::null()).stdout(Stdio::from(copy)).stderr(Stdio::from(theirs));
-            ours
+            let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(wrong)?;
+            let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(wrong)?;
+            (ours, null, theirs)
         }
     };
-    let protected = plan.appliance;
-    if protected {
-        init::protect(false)?;
-    }
-    let spawned = command.spawn().map_err(|error| system(format_args!("start {}", plan.program), error));
-    if protected {
+    let words = words.into_iter().map(CString::new).collect::<std::result::Result<_, _>>();
+    let program = Program {
+        words: words.map_err(|_| failure(FailureKind::Protocol, "an argument of a run contains a NUL"))?,
+        standard: [&input, &theirs, &theirs],
+        terminal: run.terminal.is_some(),
+        first_to_go: !plan.folders.appliance,
+        group: plan.folders.limits().group(),
+    };
+    own_keyring();
+    let prepared = if plan.folders.appliance { init::protect(false) } else { Ok(()) };
+    let spawned = spawn::spawn(&program).map_err(|error| system(format_args!("start {}", plan.program), error));
+    if plan.folders.appliance {
         init::protect(true)?;
     }
-    let child = spawned?;
+    prepared?;
     // From here on the child is known by its descriptor; `reap` collects it with all its descendants.
-    let pid = Pid::from_child(&child);
+    let pid = spawned?;
     let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| {
         let _ = rustix::process::kill_process(pid, Signal::KILL);
         let _ = reap(pid);
@@ -171,6 +198,14 @@ fn start(guest: &Guest, binds: &[(String, String)], plan: &Plan<'_>, run: &Run) 
     })?;
     rustix::io::ioctl_fionbio(&output, true).map_err(|error| system("set up a pipe", error))?;
     Ok(Started { pid, ended, output, status, terminal: run.terminal.is_some() })
+}
+
+/// Gives the agent, and so what it starts next, a session keyring that is new and empty. Without one they would have that of
+/// whoever started the build. Where the kernel has no keys, or a container forbids them, there is nothing to leave.
+fn own_keyring() {
+    const JOIN_SESSION_KEYRING: libc::c_ulong = 1;
+    // SAFETY: a keyring without a name; the call reads no memory.
+    unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
 }
 
 /// Why a program is attended no longer.

@@ -6,15 +6,17 @@
 //! appliance. It knows nothing of templates, layers or keys.
 //!
 //! Here are the parts that are pure or that the host needs too: the [`protocol`] and the host's end of it
-//! ([`client`]), partition tables ([`partition`]), signatures of file systems ([`probe`]), listings ([`walk`], [`label`])
-//! the guest's [`fstab`], and the [`descriptors`] that a program inherits.
+//! ([`client`]), partition tables ([`partition`]), signatures of file systems ([`probe`]), listings ([`walk`], [`label`]),
+//! the guest's [`fstab`], the [`machine`] that commands see, the [`descriptors`] that a program inherits, and where [`groups`] of processes can be made.
 //! What acts on a guest is private to the program (`main.rs` lists it).
 
 pub mod appliance;
 pub mod client;
 pub mod descriptors;
 pub mod fstab;
+pub mod groups;
 pub mod label;
+pub mod machine;
 pub mod partition;
 pub mod probe;
 pub mod protocol;

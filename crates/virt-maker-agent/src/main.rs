@@ -7,8 +7,9 @@
 //! # Rooms
 //! - [`serve`]: the conversation; [`link`]: the stream; [`failure`]: how work fails.
 //! - [`mounts`]: the guest's tree, over [`volume`] (the disk and one mount), [`loopdev`] and [`lvm`]; [`os_release`].
-//! - [`command`]: a program in the guest, over [`sandbox`] (the walls), [`surroundings`] and [`standin`] (what is there
-//!   only meanwhile) and [`tty`].
+//! - [`command`]: a program in the guest, over [`sandbox`] (the walls), [`seccomp`] (the calls that it does not get),
+//!   [`limits`] and [`spawn`] (the group that it is in), [`devices`] and [`tty`] (its `/dev`), [`facade`] (what it sees of
+//!   the machine), [`surroundings`] and [`standin`] (what is there only meanwhile).
 //! - [`init`]: what an appliance needs besides.
 //! - [`keeper`]: the process namespace that ends with the agent.
 //! - [`files`]: file operations, over [`guest`] (names that cannot lead out); [`walker`] lists, [`archive`] packs, [`labels`]
@@ -22,6 +23,8 @@
 mod archive;
 mod caches;
 mod command;
+mod devices;
+mod facade;
 mod failure;
 mod files;
 mod guest;
@@ -29,6 +32,7 @@ mod init;
 mod interface;
 mod keeper;
 mod labels;
+mod limits;
 mod link;
 mod loopdev;
 mod lvm;
@@ -36,13 +40,16 @@ mod mounts;
 mod node;
 mod os_release;
 mod sandbox;
+mod seccomp;
 mod serve;
+mod spawn;
 mod standin;
 mod surroundings;
 mod tty;
 mod volume;
 mod walker;
 
+use std::cell::{OnceCell, RefCell};
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -55,6 +62,7 @@ use rustix::thread::UnshareFlags;
 
 use virt_maker_agent::{appliance, descriptors};
 
+use crate::facade::Facade;
 use crate::failure::{Result, refused, system};
 use crate::link::Link;
 use crate::serve::Folders;
@@ -170,9 +178,14 @@ fn settle(folder: &Path, appliance: bool) -> Result<Folders> {
     let opened = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| system(format_args!("open {}", folder.display()), error))?;
     mounts::private_folder(&opened, "root")?;
-    mounts::private_folder(&opened, "sys")?;
-    let sysfs = folder.join("sys");
-    let mounted = rustix::mount::mount("sysfs", &sysfs, "sysfs", flags | MountFlags::RDONLY, None).is_ok();
-    let sysfs = if mounted { sysfs.to_str().map(str::to_string) } else { None };
-    Ok(Folders { appliance, root: folder.join("root"), sysfs })
+    let facade = Facade::prepare(folder)?;
+    let devices = RefCell::new(None);
+    Ok(Folders {
+        appliance,
+        own: folder.to_path_buf(),
+        root: folder.join("root"),
+        facade,
+        devices,
+        limits: OnceCell::new(),
+    })
 }

@@ -83,6 +83,12 @@ impl Guest {
         &self.mounts[0].top
     }
 
+    /// The identity of the root's file system, where it has one.
+    pub fn root_uuid(&self) -> Option<&str> {
+        let found = self.disk.volumes()[self.mounts[0].volume].found.as_ref()?;
+        (!found.uuid.is_empty()).then_some(found.uuid.as_str())
+    }
+
     /// The folder that the root is mounted at.
     pub fn path(&self) -> &Path {
         &self.path

@@ -9,9 +9,11 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, SeekFrom};
 use virt_maker_agent::protocol::{FailureKind, Run};
 
+use crate::devices::Devices;
 use crate::failure::{Result, failure, refused, system};
 use crate::guest::read_small;
 use crate::mounts::Guest;
+use crate::serve::Folders;
 
 /// Where the guest sees the script that it runs.
 pub const SCRIPT: &str = "/run/virt-maker/script";
@@ -41,10 +43,6 @@ const CAPABILITIES: &[&str] = &[
     "CAP_SYS_CHROOT",
 ];
 
-/// Parts of `/proc` that let root change the host through files alone, without any capability. They are covered by
-/// read-only mounts of themselves; bubblewrap does not cover them for root.
-const READ_ONLY_PROC: &[&str] = &["/proc/sys", "/proc/sysrq-trigger", "/proc/fs", "/proc/scsi", "/proc/acpi"];
-
 /// The environment of every command, before what the run adds.
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
@@ -60,11 +58,8 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 pub struct Plan<'a> {
     /// Path of `bwrap`.
     pub program: &'a str,
-    /// A folder with a read-only sysfs of the agent's own, without anything mounted below it; `None` where the kernel
-    /// has none.
-    pub sysfs: Option<&'a str>,
-    /// Whether this is an appliance, so that running out of memory is this agent's concern.
-    pub appliance: bool,
+    /// The agent's own folders, and whether this is an appliance, so that running out of memory is this agent's concern.
+    pub folders: &'a Folders,
 }
 
 /// Refuses what cannot be put into an argument vector or an environment.
@@ -92,11 +87,18 @@ pub fn check(run: &Run) -> Result<()> {
 
 /// Bubblewrap's arguments, each ended by a NUL, without the program to run.
 /// `binds` are folders that stand in for folders of the guest: where each is, and its place without a link in it.
-pub fn arguments(guest: &Guest, binds: &[(String, String)], plan: &Plan<'_>, run: &Run) -> Result<Vec<u8>> {
-    let Some(root) = guest.path().to_str() else {
+pub fn arguments(
+    guest: &Guest,
+    binds: &[(String, String)],
+    devices: &Devices,
+    plan: &Plan<'_>,
+    run: &Run,
+) -> Result<Vec<u8>> {
+    let (Some(root), Some(dev)) = (guest.path().to_str(), devices.path.to_str()) else {
         return Err(refused("the agent's folder has a name that is not UTF-8"));
     };
     let hostname = hostname(guest);
+    let quarter = (total_memory() / 4).to_string();
     let mut list: Vec<&str> = Vec::new();
     // Binds are `nosuid,nodev`: device nodes in the guest cannot be opened.
     list.extend(["--bind", root, "/"]);
@@ -104,17 +106,13 @@ pub fn arguments(guest: &Guest, binds: &[(String, String)], plan: &Plan<'_>, run
         list.extend(["--bind", source, target]);
     }
     list.extend(["--proc", "/proc"]);
-    for path in READ_ONLY_PROC {
-        list.extend(["--ro-bind-try", path, path]);
-    }
-    list.extend(["--dev", "/dev", "--chmod", "1777", "/dev/shm"]);
-    match plan.sysfs {
-        Some(path) => list.extend(["--ro-bind", path, "/sys"]),
-        None => list.extend(["--tmpfs", "/sys"]),
-    }
-    // As in a guest that has booted: what is written there is gone afterwards.
-    list.extend(["--tmpfs", "/run", "--perms", "1777", "--dir", "/run/lock"]);
+    list.extend(plan.folders.facade.arguments());
+    list.extend(["--dev-bind", dev, "/dev"]);
+    // As in a guest that has booted: what is written there is gone afterwards. It is memory, so it has a bound.
+    list.extend(["--size", quarter.as_str(), "--tmpfs", "/run", "--perms", "1777", "--dir", "/run/lock"]);
     list.extend(["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname.as_str()]);
+    // The names of the host's groups of processes are in `/proc/self/cgroup` otherwise.
+    list.push("--unshare-cgroup-try");
     if !run.network {
         list.push("--unshare-net");
     }
@@ -141,6 +139,12 @@ pub fn arguments(guest: &Guest, binds: &[(String, String)], plan: &Plan<'_>, run
         bytes.push(0);
     }
     Ok(bytes)
+}
+
+/// How much memory there is, in bytes.
+pub fn total_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
 }
 
 /// The guest's own name for itself: the host's must not get into what package scripts write.

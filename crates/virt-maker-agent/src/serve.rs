@@ -3,6 +3,7 @@
 //! A request that cannot be done is answered by a failure, and the conversation goes on; only a broken stream or a
 //! host that breaks the protocol ends it.
 
+use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 
 use rustix::mount::MountFlags;
@@ -13,10 +14,13 @@ use virt_maker_agent::walk::Entry;
 use crate::archive;
 use crate::caches::Cache;
 use crate::command;
+use crate::devices::Devices;
+use crate::facade::Facade;
 use crate::failure::{Result, failure, refused, system};
 use crate::files::{self, NewFile};
 use crate::init;
 use crate::labels::{self, Labeller};
+use crate::limits::Limits;
 use crate::link::{Broken, Link};
 use crate::mounts::Guest;
 use crate::sandbox::Plan;
@@ -25,15 +29,44 @@ use crate::walker;
 /// Bytes in a data frame of a transfer.
 const CHUNK: usize = 256 * 1024;
 
+/// Said once where a container may not make device nodes.
+const SHARED_NODES: &str =
+    "no device node can be made here, so commands see the host's /dev/null and the like, read-only";
+
 /// The agent's own folders, in its mount namespace.
 #[derive(Debug)]
 pub struct Folders {
     /// Whether this is the first process of an appliance, so that the whole machine is the agent's.
     pub appliance: bool,
+    /// The folder that all of them are in, on a small file system of its own.
+    pub own: PathBuf,
     /// Where a guest's root is mounted.
     pub root: PathBuf,
-    /// A read-only sysfs; `None` where the kernel has none.
-    pub sysfs: Option<String>,
+    /// What commands see of the machine.
+    pub facade: Facade,
+    /// The `/dev` that the next command has, if it is still as it was made.
+    pub devices: RefCell<Option<Devices>>,
+    /// What bounds commands, from the first one on.
+    pub limits: OnceCell<Limits>,
+}
+
+impl Folders {
+    /// Devices that no command has changed anything of.
+    pub fn fresh_devices(&self) -> Result<Devices> {
+        match self.devices.take() {
+            Some(devices) if devices.untouched() => Ok(devices),
+            touched => {
+                // They lie at the same place.
+                drop(touched);
+                Devices::prepare(&self.own)
+            }
+        }
+    }
+
+    /// What bounds commands.
+    pub fn limits(&self) -> &Limits {
+        self.limits.get_or_init(|| if self.appliance { Limits::of_appliance() } else { Limits::of_host() })
+    }
 }
 
 /// Serves until the host goes. What is mounted then is let go of.
@@ -60,7 +93,7 @@ pub fn serve(link: &mut Link, folders: &Folders) -> std::result::Result<(), Brok
         let Some(program) = &program else {
             return Err(Broken::Protocol("the first request is not `hello`"));
         };
-        let plan = Plan { program, sysfs: folders.sysfs.as_deref(), appliance: folders.appliance };
+        let plan = Plan { program, folders };
         let reply = match answer(link, folders, &plan, &mut guest, &mut caches, request)? {
             Ok(reply) => reply,
             Err(problem) => Reply::Failed(problem),
@@ -96,9 +129,15 @@ fn answer(
             if let Err(error) = rustix::mount::mount("proc", "/proc", "proc", flags, None) {
                 return Ok(Err(system("mount /proc of the agent's processes", error)));
             }
-            return Ok(Guest::mount(&disk, &folders.root, folders.appliance).map(|(mounted, reply)| {
+            return Ok(Guest::mount(&disk, &folders.root, folders.appliance).and_then(|(mounted, mut reply)| {
+                folders.facade.speak_of(mounted.root_uuid())?;
+                let devices = folders.fresh_devices()?;
+                if !devices.own {
+                    reply.warnings.push(SHARED_NODES.to_string());
+                }
+                folders.devices.replace(Some(devices));
                 *guest = Some(mounted);
-                Reply::Mounted(reply)
+                Ok(Reply::Mounted(reply))
             }));
         }
         Request::Wake(_) | Request::FindDisk { .. } if !folders.appliance => {

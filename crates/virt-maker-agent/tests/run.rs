@@ -6,9 +6,10 @@ use support::*;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 
 use virt_maker_agent::client::ClientError;
+use virt_maker_agent::groups;
 use virt_maker_agent::protocol::{Exit, FailureKind, Request, Run, TerminalSize};
 
 fn guest() -> (Lab, Agent) {
@@ -250,6 +251,225 @@ fn what_a_command_may_not_do() {
         assert_eq!(effective >> bit & 1 == 1, kept, "capability {bit} in {effective:x}");
     }
     assert!(status.contains("NoNewPrivs:\t1"));
+}
+
+/// What a package script does to a device node stays with its command: neither the host nor the next command sees it.
+#[test]
+fn a_command_has_device_nodes_of_its_own() {
+    let (_lab, mut agent) = guest();
+    let names = ["null", "zero", "full", "random", "urandom", "tty"];
+    let of_host = || {
+        names.map(|name| {
+            let metadata = fs::metadata(format!("/dev/{name}")).unwrap();
+            (metadata.mode(), metadata.uid(), metadata.gid(), metadata.mtime())
+        })
+    };
+    let before = of_host();
+    for name in names {
+        // A time that the node of the host has already, and its own mode and owner: harmless where it is the host's.
+        agent.ok(&format!("chmod 666 /dev/{name} && chown 0:0 /dev/{name}"));
+    }
+    let seen = agent.ok(
+        "cd /dev; echo *; stat -c '%n %t:%T %a %u:%g' null zero full random urandom tty shm; for link in fd stdin ptmx; do readlink $link; done",
+    );
+    assert_eq!(
+        seen,
+        "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero\n\
+         null 1:3 666 0:0\nzero 1:5 666 0:0\nfull 1:7 666 0:0\nrandom 1:8 666 0:0\nurandom 1:9 666 0:0\n\
+         tty 5:0 666 0:0\nshm 0:0 1777 0:0\n/proc/self/fd\nfd/0\npts/ptmx\n"
+    );
+    // The device of the folder that a node is in tells whose it is.
+    let own = agent.ok("stat -c %d /dev/null").trim().parse::<u64>().unwrap();
+    assert_ne!(own, fs::metadata("/dev/null").unwrap().dev(), "the node is the host's");
+    agent.ok(
+        "chmod 600 /dev/null; chown 5:6 /dev/zero; touch -d @1000000000 /dev/full; rm -f /dev/stdin; echo x >/dev/null",
+    );
+    assert_eq!(of_host(), before);
+    assert_eq!(agent.ok("stat -c '%a %u:%g' /dev/null /dev/zero; readlink /dev/stdin"), "666 0:0\n666 0:0\nfd/0\n");
+    assert!(!agent.ok("stat -c %Y /dev/full").starts_with("1000000000"));
+    // A node can be made and not opened, also over one of these.
+    let others = agent.ok(
+        "for at in /dev /dev/shm /run; do mknod $at/other c 1 3 && ! true <$at/other && echo $at; done 2>/dev/null",
+    );
+    assert_eq!(others, "/dev\n/dev/shm\n/run\n");
+    // Nor does what is put into shared memory reach the next one, however deep.
+    agent.ok("mkdir /dev/shm/a && sleep 1 && echo x >/dev/shm/a/b");
+    assert_eq!(agent.ok("ls /dev/shm; mkdir /dev/more; chmod 700 /dev/shm"), "");
+    assert_eq!(agent.ok("ls -d /dev/more 2>/dev/null; stat -c %a /dev/shm"), "1777\n");
+}
+
+/// Package scripts write down what they see of the machine: nothing of it may be the host's.
+#[test]
+fn a_command_sees_nothing_of_the_host() {
+    let (lab, mut agent) = guest();
+    let uuid = tool("blkid", &["-p", "-o", "value", "-s", "UUID", &lab.text("disk")]);
+    assert_eq!(agent.ok("cat /proc/cmdline"), format!("root=UUID={} ro\n", uuid.trim()));
+    for (file, content) in [
+        ("partitions", "major minor  #blocks  name\n\n"),
+        ("swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"),
+        ("diskstats", ""),
+        ("modules", ""),
+        ("keys", ""),
+        ("key-users", ""),
+    ] {
+        assert_eq!(
+            agent.ok(&format!("[ ! -e /proc/{file} ] || cat /proc/{file}")),
+            if fs::exists(format!("/proc/{file}")).unwrap() { content } else { "" },
+            "{file}"
+        );
+    }
+    assert_eq!(agent.ok("[ ! -e /proc/config.gz ] || zcat /proc/config.gz"), "");
+    assert_eq!(
+        agent.ok("ls /proc/bus /proc/driver /proc/fs /proc/irq 2>/dev/null | grep -v '^/proc' | grep . || true"),
+        ""
+    );
+    let boot_id = agent.ok("cat /proc/sys/kernel/random/boot_id");
+    assert_eq!(boot_id.len(), 37);
+    assert_ne!(boot_id, fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap());
+    assert_eq!(agent.ok("cat /proc/sys/kernel/random/boot_id"), boot_id);
+    assert_eq!(agent.ok("sed 's/^[0-9]*:[^:]*://' /proc/self/cgroup | sort -u"), "/\n");
+    // The machine has processors, and no devices, firmware or modules.
+    assert_eq!(agent.ok("ls /sys/block /sys/class/block /sys/class/net /sys/firmware /sys/bus /sys/module | grep -v : | grep . || true"), "");
+    assert_eq!(agent.ok("ls /sys/class"), "block\nnet\n");
+    assert_eq!(
+        agent.ok("cat /sys/devices/system/cpu/online"),
+        fs::read_to_string("/sys/devices/system/cpu/online").unwrap()
+    );
+    // Of mounts, all that the host has is gone, and the agent's folders with it.
+    let mounts = agent.ok("cut -d' ' -f4,5 /proc/self/mountinfo");
+    assert!(!mounts.contains("oldroot") && !mounts.contains(lab.folder.path().to_str().unwrap()), "{mounts}");
+    assert!(!mounts.contains("/work") && !mounts.contains("/home"), "{mounts}");
+}
+
+/// Root changes the host through files of `/proc` and `/sys` without any capability, where it may write them.
+#[test]
+fn nothing_of_the_kernel_can_be_written() {
+    let (_lab, mut agent) = guest();
+    // What is opened is not written to. To ask for the right would not do: this shell says yes for root without looking.
+    let look = "cd /proc; for top in [a-z]* /sys; do [ -L $top ] || find $top -type f -perm /222; done | grep -vE '^(mtrr|pressure/)' \
+                | while read -r file; do true >>$file && echo $file; done 2>/dev/null | head -n 5; ls -d /proc/sys /sys";
+    assert_eq!(agent.ok(look), "/proc/sys\n/sys\n");
+    for command in
+        ["ls /proc/irq/default_smp_affinity", "echo x >/proc/cmdline", "echo x >/sys/x", "mkdir /sys/class/x"]
+    {
+        assert_ne!(agent.shell(command).0, Exit::Status(0), "{command}");
+    }
+}
+
+/// System calls by their numbers, in both ABIs of this processor; gives the error of each.
+const CALLS: &str = r#"
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <sys/syscall.h>
+static long call(char abi, long n, long a, long b, long c) {
+#ifdef __x86_64__
+    if (abi == 'i') { long r; __asm__ volatile("int $0x80" : "=a"(r) : "a"(n), "b"(a), "c"(b), "d"(c), "S"(0L), "D"(0L) : "memory", "r8", "r9", "r10", "r11"); return (int)r; }
+#endif
+    long r = syscall(n, a, b, c, 0L, 0L, 0L);
+    return r < 0 ? -errno : r;
+}
+int main(int count, char **words) {
+    for (int i = 1; i < count; i++) {
+        char abi; long n, a = 0, b = 0, c = 0;
+        if (sscanf(words[i], "%c%ld,%ld,%ld,%ld", &abi, &n, &a, &b, &c) < 2) return 9;
+        pid_t own = getpid();
+        long r = call(abi, n, a, b, c);
+        if (getpid() != own) _exit(0);
+        printf("%ld\n", r < 0 ? -r : 0);
+    }
+}
+"#;
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn calls_that_reach_beyond_the_sandbox_give_an_error() {
+    let lab = Lab::new();
+    fs::write(lab.path("calls.c"), CALLS).unwrap();
+    tool("cc", &["-static", "-o", &lab.text("calls"), &lab.text("calls.c")]);
+    let tree = lab.tree(|at| {
+        fs::copy(lab.path("calls"), at.join("bin/calls")).unwrap();
+    });
+    let disk = lab.ext("disk", "ext4", &[], &tree);
+    let (mut agent, _) = lab.mounted(&disk);
+    let (new_user, audit) = (libc::CLONE_NEWUSER, libc::NETLINK_AUDIT);
+    let cases = [
+        (format!("n{},0,0", libc::SYS_keyctl), libc::ENOSYS),
+        (format!("n{}", libc::SYS_add_key), libc::ENOSYS),
+        (format!("n{}", libc::SYS_request_key), libc::ENOSYS),
+        (format!("n{}", libc::SYS_bpf), libc::EPERM),
+        (format!("n{},8,0", libc::SYS_io_uring_setup), libc::ENOSYS),
+        (format!("n{}", libc::SYS_fsopen), libc::ENOSYS),
+        (format!("n{},-100,0,0", libc::SYS_open_tree), libc::ENOSYS),
+        (format!("n{}", libc::SYS_clone3), libc::ENOSYS),
+        (format!("n{},{new_user}", libc::SYS_unshare), libc::EPERM),
+        (format!("n{},{}", libc::SYS_clone, new_user | libc::SIGCHLD), libc::EPERM),
+        (format!("n{},{}", libc::SYS_clone, libc::SIGCHLD), 0),
+        (format!("n{}", libc::SYS_userfaultfd), libc::ENOSYS),
+        (format!("n{}", libc::SYS_perf_event_open), libc::EPERM),
+        (format!("n{},3,0,0", libc::SYS_syslog), libc::EPERM),
+        (format!("n{},0,{}", libc::SYS_ioctl, libc::TIOCSTI), libc::EPERM),
+        (format!("n{},{},1,0", libc::SYS_socket, libc::AF_VSOCK), libc::EAFNOSUPPORT),
+        (format!("n{},{},5,0", libc::SYS_socket, libc::AF_ALG), libc::EAFNOSUPPORT),
+        (format!("n{},{},3,{audit}", libc::SYS_socket, libc::AF_NETLINK), libc::EAFNOSUPPORT),
+        (format!("n{},{},1,0", libc::SYS_socket, libc::AF_UNIX), 0),
+        (format!("n{},{},3,0", libc::SYS_socket, libc::AF_NETLINK), 0),
+        (format!("n{},4294967295", libc::SYS_personality), 0),
+        // The ABI `x32` of `getpid`.
+        (format!("n{}", 0x4000_0000 + libc::SYS_getpid), libc::ENOSYS),
+        ("i288,0,0".to_string(), libc::ENOSYS),
+        ("i357".to_string(), libc::EPERM),
+        (format!("i310,{new_user}"), libc::EPERM),
+        (format!("i359,{},1,0", libc::AF_VSOCK), libc::EAFNOSUPPORT),
+        ("i20".to_string(), 0),
+    ];
+    // Kernels without the older ABI kill who asks for it.
+    let old = agent.shell("calls i20").0 == Exit::Status(0);
+    for (call, error) in cases.iter().filter(|(call, _)| old || !call.starts_with('i')) {
+        assert_eq!(agent.ok(&format!("calls {call}")).trim(), error.to_string(), "{call}");
+    }
+}
+
+/// A command that multiplies ends as an error, and the host goes on; so does the session.
+#[test]
+fn the_number_of_processes_has_a_bound() {
+    if groups::place().is_none() && !groups::process_numbers_have_bounds() {
+        return;
+    }
+    let of_host = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap();
+    let (_lab, mut agent) = guest();
+    let (exit, output) = agent.shell("while :; do sleep 1000 & done");
+    assert_eq!(exit, Exit::Status(2), "{output}");
+    assert!(output.contains("can't fork"), "{output}");
+    assert_eq!(agent.ok("echo on"), "on\n");
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/pid_max").unwrap(), of_host);
+}
+
+#[test]
+fn memory_has_a_bound() {
+    let (_lab, mut agent) = guest();
+    // The kernel looks here first when there is none left.
+    assert_eq!(agent.ok("cat /proc/self/oom_score_adj"), "1000\n");
+    // What is written to memory through these has a bound in any case.
+    let kibibytes = fs::read_to_string("/proc/meminfo").unwrap();
+    let total: u64 = kibibytes.lines().next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+    for place in ["/run", "/dev/shm"] {
+        let size = agent.ok(&format!("df -k {place} | tail -n 1 | awk '{{print $2}}'")).trim().parse::<u64>().unwrap();
+        assert!(size <= total / 4 + 8, "{place}: {size} of {total} KiB");
+    }
+    let Some(place) = groups::place() else { return };
+    let (exit, output) = agent.shell("exec tail /dev/zero");
+    assert_eq!(exit, Exit::Signal(9), "{output}");
+    assert!(output.contains("MiB of memory that it may"), "{output}");
+    assert_eq!(agent.ok("echo on"), "on\n");
+    drop(agent);
+    let left = fs::read_dir(place)
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("virt-maker-"));
+    assert_eq!(left.count(), 0);
 }
 
 /// The agent of these tests was started with descriptor 5 open on the host's root (`support`).
@@ -498,12 +718,14 @@ fn a_terminal() {
     let (_lab, mut agent) = guest();
     let run = Run { argv: vec!["sh".into()], terminal: Some(TerminalSize { rows: 33, columns: 77 }), ..Run::default() };
     let (reader, mut writer) = std::io::pipe().unwrap();
-    writer.write_all(b"stty size; test -t 0 && test -t 1 && echo is-a-\"tty\"; exit 5\n").unwrap();
+    writer.write_all(b"stty size; tty; test -c /dev/console && echo a-\"console\"; test -t 0 && test -t 1 && echo is-a-\"tty\"; exit 5\n").unwrap();
     let mut output = Vec::new();
     let exit = agent.client.terminal(&run, std::os::fd::AsFd::as_fd(&reader), &mut output).unwrap();
     let text = String::from_utf8_lossy(&output);
     assert_eq!(exit, Exit::Status(5), "{text}");
     assert!(text.contains("33 77") && text.contains("is-a-tty"), "{text}");
+    // Of a devpts that has no other.
+    assert!(text.contains("\n/dev/pts/0\r\n") && text.contains("a-console"), "{text}");
     // The end of the person's input hangs up, whatever runs; what was typed late is dropped.
     drop(writer);
     let run = Run { argv: ["sh", "-c", "trap '' HUP; sleep 1000000"].map(String::from).into(), ..run };

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
+use virt_maker_agent::groups;
 
 use super::select::{EngineChoice, Selector};
 use super::vm::{self, VmOptions};
@@ -99,6 +100,7 @@ pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<
         let detail = opened.as_ref().map_or_else(|error| error.to_string(), |_| "it opens".into());
         checks.push(check(device, opened.is_ok(), detail, None));
     }
+    checks.push(check_limits());
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     for name in FILE_SYSTEMS {
         let (works, detail) = if known.split_whitespace().any(|word| word == name) {
@@ -183,6 +185,22 @@ fn check_fuse_export(cancel: &Cancel) -> Check {
         "engine chroot needs a qemu-storage-daemon with it"
     };
     check("FUSE export", works, detail.into(), None)
+}
+
+/// What bounds the steps of engine `chroot`. None of it is needed to work.
+fn check_limits() -> Check {
+    let (works, detail) = match groups::place() {
+        Some(place) => (true, format!("processes and memory, by a group in {}", place.display())),
+        None => {
+            let why = "no cgroup v2 with the controllers memory and pids that a group can be made in";
+            let numbers = match groups::process_numbers_have_bounds() {
+                true => "only the number of processes is bounded",
+                false => "nothing bounds processes",
+            };
+            (false, format!("{why}: {numbers}, and a step that eats all memory is killed before other programs"))
+        }
+    };
+    check("limits of steps on engine chroot", works, detail, None)
 }
 
 fn module_exists(name: &str) -> bool {

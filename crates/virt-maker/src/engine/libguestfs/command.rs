@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 
+use virt_maker_agent::machine::{EMPTY, FILES, SHOWN, SKELETON};
 use virt_maker_agent::protocol::{CacheFolder, Exit, Failure, Run, TerminalSize};
 
 use super::ffi::CallError;
@@ -35,8 +36,27 @@ pub(super) fn setup() -> String {
     ] {
         document(&mut text, name, content);
     }
+    machine(&mut text);
     let _ = write!(text, "exec /bin/sh {HERE}/setup.sh");
     text
+}
+
+/// What commands see of the machine, as the agent has it (`facade.rs`): appends commands that put it below `machine`.
+fn machine(text: &mut String) {
+    let _ = writeln!(text, "mkdir -p {HERE}/machine/proc");
+    for folder in SKELETON.iter().chain(SHOWN) {
+        let _ = writeln!(text, "mkdir -p {HERE}/machine/sys/{folder}");
+    }
+    for (file, content) in FILES {
+        let octal: String = content.iter().map(|byte| format!("\\{byte:03o}")).collect();
+        let _ = writeln!(text, "[ ! -e /proc/{file} ] || printf '{octal}' >{HERE}/machine/proc/{file}");
+    }
+    for folder in EMPTY {
+        let _ = writeln!(text, "[ ! -d /proc/{folder} ] || mkdir -p {HERE}/machine/proc/{folder}");
+    }
+    for folder in SHOWN {
+        let _ = writeln!(text, "[ ! -d /sys/{folder} ] || mount -o bind,ro /sys/{folder} {HERE}/machine/sys/{folder}");
+    }
 }
 
 impl LibguestfsSession {
@@ -162,7 +182,7 @@ fn command(run: &Run) -> Result<String> {
     } else {
         text.push_str("exec ");
     }
-    let _ = write!(text, "setpriv --bounding-set={BOUNDING_SET} -- env -i --");
+    let _ = write!(text, "setpriv --no-new-privs --bounding-set={BOUNDING_SET} -- env -i --");
     for (name, value) in environment(run) {
         if name.is_empty() || name.contains('=') {
             return Err(Error::new(ErrorKind::Step, format!("{name:?} is no name of an environment variable")));

@@ -80,8 +80,15 @@ for name in proc sys dev run; do
     resolve /$name && [ -d "$found" ] || fail "guest=the guest has no folder /$name"
     echo "$name=$found" >>$here/places
     case $name in
-        proc) entry proc "$found" proc nosuid,nodev,noexec ;;
-        sys) entry sysfs "$found" sysfs ro,nosuid,nodev,noexec ;;
+        proc)
+            entry proc "$found" proc nosuid,nodev,noexec
+            # What tells of the appliance, and what root changes it by.
+            for path in $here/machine/proc/*; do entry "$path" "$found/${path##*/}" none bind,ro; done
+            for file in sys sysrq-trigger; do
+                [ ! -e /proc/$file ] || entry "$found/$file" "$found/$file" none bind,ro
+            done
+            ;;
+        sys) entry $here/machine/sys "$found" none rbind,ro ;;
         dev)
             entry tmpfs "$found" tmpfs nosuid,mode=755
             entry devpts "$found/pts" devpts X-mount.mkdir,nosuid,noexec,newinstance,ptmxmode=0666,mode=620,gid=5
