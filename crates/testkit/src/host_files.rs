@@ -50,7 +50,7 @@ pub const HOST_FILE_WAYS: &[(&str, &str)] = &[
         "a mirror that is copied",
         "spec: {import: {bootstrap: {suite: bookworm, size: 2G, mirror: 'deb copy:PATH bookworm main'}}}",
     ),
-    ("keys of RPM packages", "spec: {import: {bootstrap: {suite: fedora-41, size: 2G, gpg: 'PATH'}}}"),
+    ("keys of RPM packages", "spec: {import: {bootstrap: {suite: fedora41, size: 2G, gpg: 'PATH'}}}"),
     ("layer", "spec: {import: {layer: {template: 'PATH'}}}"),
     ("from", "from: 'PATH'\nspec: {import: IMPORT}"),
     ("to", "to: 'PATH'\nspec: {import: IMPORT}"),

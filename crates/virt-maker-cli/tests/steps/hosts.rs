@@ -51,7 +51,7 @@ fn wrong_arguments_are_refused_with_their_place() {
         ("mkdir: {path: /a, mode: '0755'}", "unknown argument `mode`"),
         ("file: {path: /a}", "one of `content`"),
         ("file: {path: /a, content: x, variables: {a: 1}}", "`variables` are for `template`"),
-        ("file: {path: /a, template: /no/such/file}", "cannot read the template"),
+        ("file: {path: /a, template: no/such/file}", "cannot read the template"),
         ("delete: /", "absolute path"),
         ("delete: '/var/cache/*'", "takes names as they are"),
         ("delete: []", "empty"),
