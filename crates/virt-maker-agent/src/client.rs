@@ -104,6 +104,14 @@ impl Client {
         }
     }
 
+    /// Makes what no file system uses read as zeroes; gives the types of those of which something may be left.
+    pub fn erase(&mut self) -> Result<Vec<String>> {
+        match self.call(&Request::Erase)? {
+            Reply::Names { names } => Ok(names),
+            other => self.unexpected("an erasure", &other),
+        }
+    }
+
     /// Mounts the guest on `disk`, a path as the agent sees it.
     pub fn mount(&mut self, disk: &str) -> Result<Mounted> {
         match self.call(&Request::Mount { disk: disk.to_string() })? {

@@ -24,6 +24,7 @@ mod archive;
 mod caches;
 mod command;
 mod devices;
+mod erase;
 mod facade;
 mod failure;
 mod files;

@@ -115,7 +115,20 @@ impl Guest {
 
     /// Discards the blocks that no file system uses. File systems that cannot are left alone.
     pub fn trim(&self) -> Result<()> {
-        self.mounts.iter().try_for_each(Mount::trim)
+        self.mounts.iter().try_for_each(|mount| mount.trim().map(drop))
+    }
+
+    /// Makes what no file system uses read as zeroes; gives those of which something may be left, in words.
+    pub fn erase(&mut self) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        for mount in &mut self.mounts {
+            let (device, aligned) = self.disk.mounted_from(mount.volume).unwrap_or_default();
+            if !mount.erase(device, aligned)? {
+                left.push(mount.kind.to_string());
+            }
+        }
+        left.dedup();
+        Ok(left)
     }
 
     /// Ends a freeze.

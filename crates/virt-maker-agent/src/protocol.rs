@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// A frame that holds one JSON message.
 pub const FRAME_MESSAGE: u8 = 1;
 /// A frame that holds raw bytes; an empty one ends a transfer.
@@ -158,6 +158,9 @@ pub enum Request {
     Thaw,
     /// Discards the blocks that no mounted file system uses, as far as its kind can. Answer: [`Reply::Done`].
     Trim,
+    /// Makes what no mounted file system uses read as zeroes, journals included. Answer: [`Reply::Names`], the types of
+    /// those of which something may be left.
+    Erase,
     /// In place of the empty data frame of a [`Request::Write`]: the host cannot read on, nothing is to be written.
     /// Answer (to the write): [`Reply::Failed`].
     Cancel,

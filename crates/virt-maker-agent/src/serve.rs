@@ -203,6 +203,7 @@ fn answer(
         Request::Freeze => done(guest.freeze()),
         Request::Thaw => done(guest.thaw()),
         Request::Trim => done(guest.trim()),
+        Request::Erase => Ok(guest.erase().map(|names| Reply::Names { names })),
         Request::Hello { .. }
         | Request::Wake(_)
         | Request::FindDisk { .. }

@@ -19,11 +19,14 @@ use virt_maker_agent::partition;
 use virt_maker_agent::probe::{Content, Found, probe};
 use virt_maker_agent::protocol::{Failure, FailureKind};
 
+use crate::erase;
 use crate::failure::{Result, failure, refused, system};
 use crate::loopdev::{LoopDevice, attach};
 use crate::lvm::{self, Groups, Logical};
 use crate::node;
 
+/// What the disk discards: clusters of overlays, in bytes.
+const UNIT: u64 = 4096;
 /// `_IOWR('X', 121, struct fstrim_range)`, from `linux/fs.h`.
 const FITRIM: u32 = 0xc018_5879;
 
@@ -104,6 +107,12 @@ impl Disk {
             disk.problem = disk.open_groups(&members).err().map(|problem| problem.message);
         }
         Ok(disk)
+    }
+
+    /// What the file system on a place is mounted from, and whether that begins with a whole unit of the disk.
+    pub fn mounted_from(&self, volume: usize) -> Option<(&str, bool)> {
+        let volume = self.volumes.get(volume)?;
+        Some((volume.device.as_ref()?.path(), volume.start.is_multiple_of(UNIT)))
     }
 
     /// Adds the logical volumes on these places.
@@ -353,12 +362,12 @@ impl Mount {
         Ok(())
     }
 
-    /// Discards the blocks that it does not use; nothing where its kind, or the device, cannot. (Over a FUSE export of
-    /// qemu, a run that is no whole clusters of the overlay is one that the device cannot: an ext4 with blocks of 1 KiB
-    /// keeps what it has. The clusters of overlays have 4 KiB, as blocks of file systems that are not tiny.)
-    pub fn trim(&self) -> Result<()> {
+    /// Discards the blocks that it does not use; nothing where its kind, or the device, cannot, which it says. (Over a FUSE
+    /// export of qemu, a run that is no whole clusters of the overlay is one that the device cannot: an ext4 with blocks of
+    /// 1 KiB keeps what it has. The clusters of overlays have 4 KiB, as blocks of file systems that are not tiny.)
+    pub fn trim(&self) -> Result<bool> {
         if self.read_only {
-            return Ok(());
+            return Ok(false);
         }
         let what = "discard the unused blocks of a file system";
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -370,9 +379,36 @@ impl Mount {
         // SAFETY: FITRIM reads and writes one `struct fstrim_range`, which is three 64-bit numbers.
         let done = unsafe { libc::ioctl(folder.as_raw_fd(), FITRIM as _, range.as_mut_ptr()) };
         match (done, std::io::Error::last_os_error().raw_os_error()) {
-            (0.., _) | (_, Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL)) => Ok(()),
+            (0.., _) => Ok(true),
+            (_, Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL)) => Ok(false),
             (_, error) => Err(system(what, Errno::from_raw_os_error(error.unwrap_or(libc::EIO)))),
         }
+    }
+
+    /// Makes what it does not use read as zeroes, its journal included; see [`crate::erase`]. False where this kernel
+    /// cannot do that to its kind. `device` is what it is mounted from, and
+    /// `aligned` says that it begins with a whole unit of the disk.
+    pub fn erase(&mut self, device: &str, aligned: bool) -> Result<bool> {
+        if self.read_only {
+            return Ok(true);
+        }
+        let what = "clear the unused blocks of a file system";
+        // An error that the device has with a discard is not told by the kernel: only whole units are sure.
+        let whole = rustix::fs::fstatvfs(&self.top).is_ok_and(|fs| fs.f_bsize.is_multiple_of(UNIT)) && aligned;
+        let discarded = self.trim()? && whole;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = rustix::fs::openat(&self.top, ".", flags, Mode::empty()).map_err(|error| system(what, error))?;
+        let journal = erase::journal(&top, self.kind);
+        self.freeze()?;
+        let cleared = File::options()
+            .read(true)
+            .write(true)
+            .open(device)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+            .and_then(|device| erase::free_blocks(&top, &device, discarded));
+        self.thaw()?;
+        let cleared = cleared.map_err(|error| system(what, error))?;
+        Ok(journal && (cleared || discarded))
     }
 
     /// Allows writing again.

@@ -212,3 +212,193 @@ fn secrets_have_to_be_there() {
     let ran = bench.build("chroot", &path, &["--allow", "env=NOT_SET_ANYWHERE"]).exits(1);
     assert!(ran.stderr.contains("NOT_SET_ANYWHERE"), "{}", ran.stderr);
 }
+
+/// What one step left in the guest another one prints, as it is and encoded; and what fails is quoted everywhere.
+#[test]
+fn a_secret_is_masked_in_what_every_step_says() {
+    let (bench, secret) = (bench(), "correct-horse 'battery' staple-9942");
+    let template = |last: &str| {
+        let text = format!(
+            "secrets: {{token: {{env: TEST_TOKEN}}}}\nspec:\n  import:\n    download: {{url: 'file://{}'}}\n  steps:\n    \
+             - {{run: 'cp /run/secrets/token /etc/token', secrets: token}}\n    - run: {}\n",
+            bench.base.display(),
+            serde_json::to_string(last).unwrap()
+        );
+        fs::write(bench.path("t.yml"), text).unwrap();
+    };
+    let build = || {
+        let mut command = bench.command(&[
+            "build",
+            "t.yml",
+            "--allow",
+            "env=TEST_TOKEN",
+            "--engine",
+            "chroot",
+            "--progress",
+            "json",
+            "-vv",
+        ]);
+        command.env("TEST_TOKEN", secret).output().map(common::Ran::from).unwrap()
+    };
+    let prints =
+        "cat /etc/token; echo; base64 /etc/token; set -x; : \"$(cat /etc/token)\"; printf %s abc-; cat /etc/token";
+    template(prints);
+    let ran = build().exits(0);
+    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    assert!(
+        said.starts_with("***\n***") && said.contains("abc-***") || said.contains("abc-+ cat /etc/token\n***"),
+        "{said}"
+    );
+    for part in ["horse", "battery", "Y29ycmVjdC1ob3JzZS"] {
+        assert!(!said.contains(part), "{said}");
+    }
+    // The layer is there now: the value is read all the same, for the step that is not.
+    template("cat /etc/token >&2; exit 3");
+    let ran = build().exits(4);
+    assert!(ran.stderr.contains("| ***"), "{}", ran.stderr);
+    assert!(!ran.stdout.contains("battery") && !ran.stderr.contains("battery"), "{}\n{}", ran.stdout, ran.stderr);
+    let texts = ["logs", "layers", "builds"].map(|folder| holding(&bench.store().join(folder), "battery"));
+    assert!(texts.iter().all(Vec::is_empty), "{texts:?}");
+}
+
+/// One that cannot be read ends a build before anything is done, with its place; where nothing is to do, none is read.
+#[test]
+fn a_secret_that_cannot_be_read_ends_a_build_before_it_begins() {
+    let bench = bench();
+    let pipe = bench.path("pipe");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    fs::write(bench.path("empty"), "\n").unwrap();
+    let template = |source: &str| {
+        let text = format!(
+            "secrets:\n  token: {source}\n  unused: {{env: NOT_SET_AND_NOT_USED}}\nspec:\n  import:\n    download: {{url: 'file://{}'}}\n  \
+             steps:\n    - run: echo first\n    - {{run: 'true', secrets: token}}\n  export:\n    raw: {{path: a.img, clean: true}}\n",
+            bench.base.display()
+        );
+        fs::write(bench.path("t.yml"), text).unwrap();
+    };
+    let build = |value: Option<&str>| {
+        let mut command = bench.command(&[
+            "build",
+            "t.yml",
+            "--allow",
+            "env=TEST_TOKEN",
+            "--allow",
+            "env=NOT_SET_AND_NOT_USED",
+            "--engine",
+            "chroot",
+            "--progress",
+            "json",
+        ]);
+        value.map(|value| command.env("TEST_TOKEN", value));
+        common::Ran::from(command.output().unwrap())
+    };
+    for (source, value, says) in [
+        ("{env: TEST_TOKEN}", None, "the variable TEST_TOKEN is not set"),
+        ("{env: TEST_TOKEN}", Some(" "), "the secret `token` is empty"),
+        ("{file: missing}", None, "No such file"),
+        ("{file: pipe}", None, "it is not a regular file"),
+        ("{file: empty}", None, "the secret `token` is empty"),
+    ] {
+        template(source);
+        let ran = build(value).exits(1);
+        assert!(ran.stderr.contains(says) && ran.stderr.contains("t.yml:2:"), "{}", ran.stderr);
+        assert_eq!(ran.of("layer_started").len(), 0, "{}", ran.stdout);
+    }
+    template("{env: TEST_TOKEN}");
+    build(Some("a-value-that-is-there")).exits(0);
+    build(None).exits(0);
+    // With all layers there, an artifact that has to be made again needs it.
+    fs::remove_file(bench.path("a.img")).unwrap();
+    let ran = build(None).exits(1);
+    assert!(ran.stderr.contains("TEST_TOKEN is not set") && ran.stderr.contains("t.yml:2:"), "{}", ran.stderr);
+}
+
+/// The raw bytes of an artifact: a qcow2 is unpacked by qemu.
+fn raw(bench: &Bench, artifact: &str) -> std::path::PathBuf {
+    let (from, to) = (bench.path(artifact), bench.path(&format!("{artifact}.raw")));
+    let mut convert = std::process::Command::new("qemu-img");
+    assert!(convert.args(["convert", "-O", "raw"]).args([&from, &to]).status().unwrap().success());
+    to
+}
+
+/// With `clean`, a secret that a step wrote to files and removed is not in the bytes of the artifact; without it is.
+fn a_deleted_secret_is_not_in_an_artifact(engine: &str, options: &TinyOptions, extra: &str) {
+    let bench = Bench::new(tiny_guest(options));
+    let secret = "correct-horse-battery-staple-5518";
+    // Small files and one of some blocks, all in their places on the disk before they go; and one that another step removes.
+    let write = "for i in $(seq 1 40); do cat /run/secrets/token > /home/f$i; head -c 700 /dev/zero >> /home/f$i; done; \
+                 for i in $(seq 1 400); do cat /run/secrets/token; done > /home/long; cp /home/long /home/later; sync; \
+                 rm /home/f* /home/long; sync";
+    let text = format!(
+        "secrets: {{token: {{env: TEST_TOKEN}}}}\nspec:\n  import:\n    download: {{url: 'file://{}'}}\n  steps:\n    \
+         - {{run: '{write}', secrets: token}}\n    - run: echo kept > /home/kept; rm /home/later\n  export:\n    \
+         - raw: {{path: plain.img}}\n    - raw: {{path: clean.img, clean: true}}\n    \
+         - qcow2: {{path: clean.qcow2, clean: true, compress: zstd}}\n{extra}",
+        bench.base.display()
+    );
+    fs::write(bench.path("t.yml"), text).unwrap();
+    let mut command =
+        bench.command(&["build", "t.yml", "--allow", "env=TEST_TOKEN", "--engine", engine, "--progress", "json"]);
+    let ran = common::Ran::from(command.env("TEST_TOKEN", secret).output().unwrap()).exits(0);
+    let has = |path: &Path| data(path).iter().any(|part| memmem::find(part, secret.as_bytes()).is_some());
+    assert!(has(&bench.path("plain.img")), "it was never there");
+    for artifact in ["clean.img", "clean.qcow2"] {
+        assert!(!has(&bench.path(artifact)) && !has(&raw(&bench, artifact)), "{artifact} has it");
+    }
+    let left: Vec<_> = ran.of("warning").into_iter().map(|event| event["message"].to_string()).collect();
+    assert!(!left.iter().any(|text| text.contains("may still be in the image")), "{left:?}");
+}
+
+#[test]
+fn a_deleted_secret_is_not_in_an_artifact_on_chroot() {
+    a_deleted_secret_is_not_in_an_artifact("chroot", &TinyOptions::default(), "");
+}
+
+/// Through the journal with its data; and blocks of 1 KiB, which no discard reaches.
+#[test]
+fn a_deleted_secret_is_not_in_the_journal_or_in_small_blocks_on_chroot() {
+    for size_mib in [64, 600] {
+        let mut base = TinyOptions { size_mib, ..TinyOptions::default() };
+        base.files.push(("/etc/made-for".into(), b"the test of secrets".to_vec(), 0o644));
+        let image = tiny_guest(&base);
+        let bench = Bench::new(image.clone());
+        // Another file, whose file system says by itself that data goes through the journal.
+        let own = bench.path("journal.img");
+        fs::copy(&image, &own).unwrap();
+        let tuned = std::process::Command::new("tune2fs").args(["-o", "journal_data"]).arg(&own).output().unwrap();
+        assert!(tuned.status.success(), "{tuned:?}");
+        check_journal(&own);
+    }
+}
+
+fn check_journal(base: &Path) {
+    let bench = Bench::new(base.to_owned());
+    let secret = "correct-horse-battery-staple-6629";
+    let text = format!(
+        "secrets: {{token: {{env: TEST_TOKEN}}}}\nspec:\n  import:\n    download: {{url: 'file://{}'}}\n  steps:\n    \
+         - {{run: 'cat /run/secrets/token > /home/f; sync; rm /home/f; sync', secrets: token}}\n  export:\n    \
+         - raw: {{path: plain.img}}\n    - raw: {{path: clean.img, clean: true}}\n",
+        base.display()
+    );
+    fs::write(bench.path("t.yml"), text).unwrap();
+    let mut command =
+        bench.command(&["build", "t.yml", "--allow", "env=TEST_TOKEN", "--engine", "chroot", "--progress", "json"]);
+    common::Ran::from(command.env("TEST_TOKEN", secret).output().unwrap()).exits(0);
+    let count =
+        |path: &Path| data(path).iter().map(|part| memmem::find_iter(part, secret.as_bytes()).count()).sum::<usize>();
+    assert!(count(&bench.path("plain.img")) >= 2, "in the block and in the journal");
+    assert_eq!(count(&bench.path("clean.img")), 0);
+}
+
+#[test]
+fn a_deleted_secret_is_not_in_an_artifact_on_xfs_on_chroot() {
+    let options = TinyOptions { fs: testkit::Fs::Xfs, size_mib: 400, ..TinyOptions::default() };
+    a_deleted_secret_is_not_in_an_artifact("chroot", &options, "");
+}
+
+#[test]
+fn a_deleted_secret_is_not_in_an_artifact_of_the_appliance() {
+    let _lock = testkit::appliance_lock();
+    a_deleted_secret_is_not_in_an_artifact("vm", &TinyOptions::default(), "");
+}

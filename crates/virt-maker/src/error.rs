@@ -139,6 +139,34 @@ impl Error {
     }
 }
 
+impl Error {
+    /// This error with all its words changed: its own, those of its parts, and those of its sources.
+    pub(crate) fn with_texts(mut self, change: &dyn Fn(&mut String)) -> Error {
+        let inner = &mut *self.inner;
+        change(&mut inner.context);
+        inner.hint.iter_mut().for_each(change);
+        for diagnostic in &mut inner.diagnostics {
+            change(&mut diagnostic.message);
+            diagnostic.hint.iter_mut().for_each(change);
+        }
+        if let Some(failure) = &mut inner.failure {
+            failure.texts(&mut |text| change(text));
+        }
+        inner.parts = std::mem::take(&mut inner.parts).into_iter().map(|part| part.with_texts(change)).collect();
+        inner.source = inner.source.take().map(|source| match source.downcast::<Error>() {
+            Ok(own) => Box::new(own.with_texts(change)).into(),
+            Err(other) => {
+                let before = chain(&*other);
+                let mut after = before.clone();
+                change(&mut after);
+                // A type that others may ask for stays, where nothing changes.
+                if after == before { other } else { after.into() }
+            }
+        });
+        self
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.inner.context)
@@ -189,6 +217,14 @@ impl<T> Context<T> for Result<T> {
             };
             Error::new(kind, context()).with_source(source)
         })
+    }
+}
+
+impl StepFailure {
+    /// Hands all that somebody may have said to `change`.
+    pub(crate) fn texts(&mut self, change: &mut dyn FnMut(&mut String)) {
+        change(&mut self.step);
+        self.exit.iter_mut().chain(&mut self.last_lines).for_each(change);
     }
 }
 

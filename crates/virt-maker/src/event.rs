@@ -4,6 +4,7 @@
 //! Fields may be added within a version; a field that goes or changes its meaning makes a new one.
 
 mod miss;
+mod texts;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use crate::engine::select::Selector;
 use crate::engine::{Image, OpenRequest};
 use crate::error::{Context, Error, ErrorKind, Result, chain};
 use crate::event::Events;
+use crate::host::url;
 use crate::hygiene::{self, Finding};
 use crate::store::Store;
 
@@ -45,7 +46,7 @@ pub fn check_image(
             overlays: 1,
             work_dir: &work_dir,
             caches: &[],
-            network_env: &settings.network_env,
+            network_env: &url::for_guests(&settings.network_env).0,
             output: std::sync::Arc::new(|_| {}),
             events: events.clone(),
             cancel: settings.cancel.clone(),

@@ -41,14 +41,16 @@ pub(super) fn run(
     let workspace = build.store.workspace()?;
     let mut draft = draft_on(build.store, &workspace, node, &parent.record)?;
     let log = StepLog::new(build.events);
-    let secrets = options::secrets(&build.specs[*spec], step, &build.settings.secret_env)?;
-    log.begin(node.info.key, &draft.log(), &secrets)?;
+    build.secrets(*spec)?;
+    log.begin(node.info.key, &draft.log(), &build.shared.values.forms())?;
     let cache_dir = build.store.cache_dir();
+    let cancel = build.settings.cancel.limited(options::limit(&step.options));
     let import = build.settings.import_context(&cache_dir, build.events);
+    let import = import::ImportContext { cancel: &cancel, ..import };
     let context = StepContext {
         caches: &[],
         output: log.sink(),
-        cancel: &build.settings.cancel,
+        cancel: &cancel,
         scratch: workspace.path(),
         fetch: &|url, digest| import::fetch_checked(url, digest, &import),
     };

@@ -48,7 +48,7 @@ impl Build<'_> {
                 template: &template,
                 variant: spec.variant,
             };
-            let mut finish = |extras: &export::Extras, tree: &Path| finish::finish(self, spec, tip, extras, tree);
+            let mut finish = |extras: &export::Extras, tree: &Path| finish::finish(self, index, tip, extras, tree);
             let done = export::publish(
                 &*entry.runner,
                 entry.kind,

@@ -81,6 +81,7 @@ impl Build<'_> {
             return error;
         }
         let mut session = session;
+        let error = self.shared.values.hidden(error);
         let error = match &mut session {
             Some(session) => explain_full_guest(error, session.guest(), &last_lines),
             None => error,

@@ -14,25 +14,27 @@ use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
 use crate::export::{Extras, Finished};
-use crate::guest::{Guest, Secrets, packages, selinux};
+use crate::guest::{Guest, packages, selinux};
+use crate::host::url::shown_in;
 use crate::hygiene;
 use crate::plan::Plan;
-use crate::spec::Spec;
 use crate::store::Layer;
 
 /// Does what `extras` say to the guest on `tip`; a tar of its tree goes to `tree`.
 ///
 /// Secrets that its steps could read are looked for in the result. One that is found is a warning, and with `clean` an
 /// error: what is for many machines carries none, and nobody but the template knows how it got there.
-pub(super) fn finish(build: &Build<'_>, spec: &Spec, tip: &Layer, extras: &Extras, tree: &Path) -> Result<Finished> {
+pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extras, tree: &Path) -> Result<Finished> {
     let begin = Instant::now();
+    // Before the guest is opened: without their values nobody knows what it carries.
+    let secrets = leaks::values(build, index)?;
     let workspace = build.store.workspace()?;
     let folder = workspace.subfolder("finish")?;
     let material = tip.record.material.clone();
     let draft = build.store.draft(folder, material, ImageFormat::Qcow2, tip.record.virtual_size)?;
     create_overlay(&draft, &tip.record)?;
     let log = StepLog::new(build.events);
-    log.begin(tip.record.key, &draft.log(), &Secrets::default())?;
+    log.begin(tip.record.key, &draft.log(), &build.shared.values.forms())?;
     let mut opened = session::open(build, &workspace, tip, &draft, &log, 1, &[])?;
     let guest = opened.session.guest();
     let failed = || "cannot prepare the guest for its export";
@@ -48,13 +50,21 @@ pub(super) fn finish(build: &Build<'_>, spec: &Spec, tip: &Layer, extras: &Extra
     if extras.manifest {
         list = json!(packages::installed(guest).context(ErrorKind::Export, failed)?);
     }
-    if extras.sparsify {
+    // Nothing writes to the guest after this.
+    if extras.clean {
+        let left = guest.erase().context(ErrorKind::Export, failed)?;
+        if !left.is_empty() {
+            let kinds = left.join(", ").escape_debug().to_string();
+            build
+                .events
+                .warn(format!("what deleted files held may still be in the image, on its file systems: {kinds}"));
+        }
+    } else if extras.sparsify {
         guest.trim().context(ErrorKind::Export, failed)?;
     }
     if extras.tree {
         guest.archive(tree).context(ErrorKind::Export, failed)?;
     }
-    let secrets = leaks::values(build, spec);
     if !secrets.0.is_empty() {
         let own = workspace.path().join("tree.tar");
         let archive = if extras.tree { tree } else { &own };
@@ -94,6 +104,16 @@ fn label(guest: &mut dyn Guest, build: &Build<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Takes what lets somebody in out of all URLs in texts.
+fn hide_urls(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = shown_in(text),
+        Value::Array(list) => list.iter_mut().for_each(hide_urls),
+        Value::Object(members) => members.values_mut().for_each(hide_urls),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 /// What a manifest says of the layers of a spec.
 pub(super) fn layers(build: &Build<'_>, plan: &Plan, index: usize) -> Value {
     let spec = &build.specs[index];
@@ -107,12 +127,14 @@ pub(super) fn layers(build: &Build<'_>, plan: &Plan, index: usize) -> Value {
         .collect();
     let base = path.first().map(|node| &plan.nodes[*node].material.inputs);
     let inputs = base.into_iter().flatten().map(|input| json!({ "name": input.name, "sha256": input.digest }));
+    let mut parameters = json!(spec.parameters);
+    hide_urls(&mut parameters);
     json!({
         "version": 1,
         "tool": format!("virt-maker {}", env!("CARGO_PKG_VERSION")),
         "template": spec.template.file_name().map(|name| name.to_string_lossy().into_owned()),
         "matrix": spec.matrix,
-        "parameters": spec.parameters,
+        "parameters": parameters,
         "base": inputs.collect::<Vec<_>>(),
         "layers": layers,
     })

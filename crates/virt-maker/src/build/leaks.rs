@@ -10,12 +10,11 @@ use std::path::Path;
 
 use memchr::memmem::Finder;
 
-use super::{Build, options};
+use super::Build;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::guest::Secrets;
 use crate::host::Cancel;
-use crate::spec::Spec;
 
 /// Shortest value that is looked for, in bytes.
 const LEAST: usize = 6;
@@ -23,18 +22,11 @@ const LEAST: usize = 6;
 const SHOWN: usize = 3;
 const CHUNK: usize = 1 << 20;
 
-/// The values of all secrets that steps of a spec may read. Those that are not at hand are left out with a warning: where all
-/// layers were there already, nobody needed them.
-pub(super) fn values(build: &Build<'_>, spec: &Spec) -> Secrets {
-    let mut all = BTreeMap::new();
-    for step in spec.steps.iter().filter(|step| !step.options.secrets.is_empty()) {
-        match options::secrets(spec, step, &build.settings.secret_env) {
-            Ok(secrets) => all.extend(secrets.0),
-            Err(error) => build.events.warn(format!("a secret is not looked for in the result: {error}")),
-        }
-    }
-    all.retain(|_, value| value.trim().len() >= LEAST);
-    Secrets(all)
+/// The values that are looked for: of all secrets that steps of a spec name.
+pub(super) fn values(build: &Build<'_>, spec: usize) -> Result<Secrets> {
+    let mut all = build.secrets(spec)?;
+    all.0.retain(|_, value| value.trim().len() >= LEAST);
+    Ok(all)
 }
 
 /// The paths of the files that hold a secret, by its name.

@@ -6,11 +6,10 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::mask::Mask;
+use super::mask::{Forms, Mask};
 use crate::engine::LogSink;
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::guest::Secrets;
 use crate::key::LayerKey;
 
 /// How many lines a failure quotes.
@@ -46,8 +45,8 @@ impl StepLog {
         })))
     }
 
-    /// Begins the log of a step at `path`. Values of these secrets are masked, wherever the output goes.
-    pub(super) fn begin(&self, key: LayerKey, path: &Path, secrets: &Secrets) -> Result<()> {
+    /// Begins the log of a step at `path`. These are masked, wherever the output goes.
+    pub(super) fn begin(&self, key: LayerKey, path: &Path, forms: &Arc<Forms>) -> Result<()> {
         let file = File::create(path).context(ErrorKind::Store, || format!("cannot write {}", path.display()))?;
         let mut state = self.state();
         state.current = Some((key, file));
@@ -55,7 +54,7 @@ impl StepLog {
         state.line.clear();
         state.last.clear();
         state.failed = None;
-        state.mask = Mask::new(secrets);
+        state.mask = Mask::new(forms);
         Ok(())
     }
 

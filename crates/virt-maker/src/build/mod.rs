@@ -21,6 +21,7 @@ mod exports;
 mod failure;
 mod finish;
 mod flatten;
+mod forms;
 mod leaks;
 mod leased;
 mod log;
@@ -29,6 +30,7 @@ mod options;
 mod path;
 mod schedule;
 mod sealer;
+mod secrets;
 mod session;
 mod slots;
 mod spent;
@@ -48,7 +50,7 @@ use crate::engine::select::{EngineChoice, Selector};
 use crate::error::Result;
 use crate::event::{Event, Events, ImageName, ImageState};
 use crate::export::Published;
-use crate::host::Cancel;
+use crate::host::{Cancel, url};
 use crate::import::ImportContext;
 use crate::key::LayerKey;
 use crate::plan::{NodeState, PlanContext, PlanNode};
@@ -56,6 +58,7 @@ use crate::spec::Spec;
 use crate::store::Store;
 use flatten::Flattener;
 use schedule::Schedule;
+use secrets::Values;
 use slots::Slots;
 use spent::Spent;
 use work::Results;
@@ -144,6 +147,9 @@ struct Shared {
     /// Layers that this build made: with `force` these are good, and all others are not.
     fresh: Mutex<HashSet<LayerKey>>,
     spent: Spent,
+    values: Arc<Values>,
+    /// Variables for commands of guests with a network.
+    guest_env: BTreeMap<String, String>,
     flattener: Arc<Flattener>,
 }
 
@@ -166,7 +172,9 @@ pub fn build(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Sum
     let mut images = Vec::new();
     // Stops this build at its first failure, and not those who share the caller's flag.
     let settings = Settings { cancel: settings.cancel.part(), ..settings.clone() };
-    let result = run(specs, &settings, events, &mut images);
+    let values = Arc::new(Values::new(&settings.network_env));
+    let events = &values.masked(events);
+    let result = run(specs, &settings, events, &values, &mut images).map_err(|error| values.hidden(error));
     if let Err(error) = &result {
         let message = crate::error::chain(error);
         events.send(Event::BuildFailed { kind: error.kind(), message, images });
@@ -174,7 +182,13 @@ pub fn build(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Sum
     result
 }
 
-fn run(specs: &[Spec], settings: &Settings, events: &Events, images: &mut Vec<ImageState>) -> Result<Summary> {
+fn run(
+    specs: &[Spec],
+    settings: &Settings,
+    events: &Events,
+    values: &Arc<Values>,
+    images: &mut Vec<ImageState>,
+) -> Result<Summary> {
     let begin = Instant::now();
     let store = Store::open(&settings.store)?;
     let spent = Spent::default();
@@ -200,6 +214,18 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events, images: &mut Vec<Im
         }
     }
 
+    // All at once and before anything is done. Exports read theirs when they find that there is something to do.
+    let steps_to_run = |index: &usize| {
+        plan.path(*index).iter().any(|node| plan.nodes[*node].layer.is_none() && plan.nodes[*node].parent.is_some())
+    };
+    let needed = (0..specs.len()).filter(steps_to_run).map(|index| (index, &specs[index]));
+    values.read(needed, &settings.secret_env)?;
+
+    let (guest_env, less) = url::for_guests(&settings.network_env);
+    if less && plan.nodes.iter().any(|node| node.layer.is_none() && node.parent.is_some()) {
+        events.warn("the user and password of the proxy are not given to guests: their commands ask it without");
+    }
+
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let shared = Shared {
         selector: Selector::new(
@@ -213,6 +239,8 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events, images: &mut Vec<Im
         sessions: AtomicU32::new(0),
         fresh: Mutex::default(),
         spent,
+        values: Arc::clone(values),
+        guest_env,
         flattener: Arc::new(Flattener::new(&store, events, settings.max_depth)),
     };
     let results = Results::default();
@@ -243,6 +271,11 @@ fn run(specs: &[Spec], settings: &Settings, events: &Events, images: &mut Vec<Im
 }
 
 impl Build<'_> {
+    /// The values of a spec's secrets, by their names.
+    fn secrets(&self, spec: usize) -> Result<crate::guest::Secrets> {
+        self.shared.values.of_spec(spec, &self.specs[spec], &self.settings.secret_env)
+    }
+
     fn layer_started(&self, node: &PlanNode, session: Option<u32>) {
         self.events.send(Event::LayerStarted {
             layer: node.info.clone(),

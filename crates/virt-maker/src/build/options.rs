@@ -1,46 +1,25 @@
-//! How a step runs, beyond its runner: environment, network, time limit, secrets, further attempts.
+//! How a step runs, beyond its runner: environment, network, time limit, secrets.
 //!
 //! A runner knows nothing of this: it gets a guest that does it to every command.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::guest::{Attributes, CacheFolder, Entry, Exit, Guest, Labelled, OsRelease, Run, Secrets, Space, Stat};
-use crate::spec::{SecretSource, Spec, StepEntry};
+use crate::host::Limit;
+use crate::spec::StepEntry;
 use crate::template::StepOptions;
 
-/// Largest secret, in bytes.
-const SECRET_MAX: u64 = 64 << 10;
+/// Those of a spec's secrets that a step may read.
+pub(super) fn named(all: &Secrets, step: &StepEntry) -> Secrets {
+    let named = all.0.iter().filter(|(name, _)| step.options.secrets.contains(name));
+    Secrets(named.map(|(name, value)| (name.clone(), value.clone())).collect())
+}
 
-/// The values of the secrets that a step may read. Each is read now and not before.
-pub(super) fn secrets(spec: &Spec, step: &StepEntry, env: &BTreeMap<String, String>) -> Result<Secrets> {
-    let mut values = BTreeMap::new();
-    for secret in spec.secrets.iter().filter(|secret| step.options.secrets.contains(&secret.name)) {
-        let name = &secret.name;
-        let value = match &secret.source {
-            SecretSource::Env(variable) => env.get(variable).cloned().ok_or_else(|| {
-                let message = format!("the secret `{name}` is not there: the variable {variable} is not set");
-                Error::new(ErrorKind::Template, message)
-            })?,
-            SecretSource::File(path) => {
-                let failed = || format!("cannot read the secret `{name}` from {}", path.display());
-                let file = path.open().context(ErrorKind::Template, failed)?;
-                let mut bytes = Vec::new();
-                file.take(SECRET_MAX + 1).read_to_end(&mut bytes).context(ErrorKind::Template, failed)?;
-                let text = String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
-                text.ok_or_else(|| Error::new(ErrorKind::Template, format!("{}: it is no text", failed())))?
-            }
-        };
-        if value.len() as u64 > SECRET_MAX {
-            let message = format!("the secret `{name}` has more than {SECRET_MAX} bytes");
-            return Err(Error::new(ErrorKind::Template, message));
-        }
-        values.insert(name.clone(), value);
-    }
-    Ok(Secrets(values))
+/// The time that one attempt of a step may take; it begins now.
+pub(super) fn limit(options: &StepOptions) -> Option<Limit> {
+    options.timeout.and_then(Limit::seconds)
 }
 
 /// A guest for one attempt of one step.
@@ -48,24 +27,25 @@ pub(super) struct Optioned<'a> {
     guest: &'a mut dyn Guest,
     options: &'a StepOptions,
     secrets: &'a Secrets,
-    deadline: Option<Instant>,
+    limit: Option<Limit>,
 }
 
 impl<'a> Optioned<'a> {
-    /// The time limit begins now.
-    pub(super) fn new(guest: &'a mut dyn Guest, options: &'a StepOptions, secrets: &'a Secrets) -> Optioned<'a> {
-        let deadline = options.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
-        Optioned { guest, options, secrets, deadline }
+    /// The time limit is that of this attempt; see [`limit`].
+    pub(super) fn new(
+        guest: &'a mut dyn Guest,
+        options: &'a StepOptions,
+        secrets: &'a Secrets,
+        limit: Option<Limit>,
+    ) -> Optioned<'a> {
+        Optioned { guest, options, secrets, limit }
     }
 
     /// Seconds that are left, rounded up; an error where none is.
     fn left(&self) -> Result<Option<u64>> {
-        let Some(deadline) = self.deadline else { return Ok(None) };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            let seconds = self.options.timeout.unwrap_or_default();
-            return Err(Error::new(ErrorKind::Step, format!("the step took longer than its timeout of {seconds} s")));
-        }
+        let Some(limit) = self.limit else { return Ok(None) };
+        limit.check()?;
+        let left = limit.left();
         Ok(Some(left.as_secs() + u64::from(left.subsec_nanos() > 0)))
     }
 
@@ -104,7 +84,8 @@ impl Guest for Optioned<'_> {
     }
 
     fn write(&mut self, path: &str, content: &mut dyn Read, attributes: Attributes) -> Result<()> {
-        self.guest()?.write(path, content, attributes)
+        let limit = self.limit;
+        self.guest()?.write(path, &mut Limited { inner: content, limit }, attributes)
     }
 
     fn mkdir(&mut self, path: &str, attributes: Attributes, parents: bool) -> Result<()> {
@@ -136,7 +117,8 @@ impl Guest for Optioned<'_> {
     }
 
     fn read_to(&mut self, path: &str, out: &mut dyn Write) -> Result<u64> {
-        self.guest()?.read_to(path, out)
+        let limit = self.limit;
+        self.guest()?.read_to(path, &mut Limited { inner: out, limit })
     }
 
     fn remove(&mut self, path: &str) -> Result<()> {
@@ -161,5 +143,39 @@ impl Guest for Optioned<'_> {
 
     fn trim(&mut self) -> Result<()> {
         self.guest()?.trim()
+    }
+
+    fn erase(&mut self) -> Result<Vec<String>> {
+        self.guest()?.erase()
+    }
+}
+
+/// A transfer of any length that ends where the time of its step does.
+struct Limited<'a, T: ?Sized> {
+    inner: &'a mut T,
+    limit: Option<Limit>,
+}
+
+impl<T: ?Sized> Limited<'_, T> {
+    fn check(&self) -> io::Result<()> {
+        self.limit.map_or(Ok(()), |limit| limit.check().map_err(io::Error::other))
+    }
+}
+
+impl<T: Read + ?Sized> Read for Limited<'_, T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
+        self.inner.read(buffer)
+    }
+}
+
+impl<T: Write + ?Sized> Write for Limited<'_, T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.check()?;
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }

@@ -220,22 +220,25 @@ impl Walk<'_> {
         build.layer_started(node, Some(self.session));
         let spec = &build.specs[node.origin.0];
         let step = &spec.steps[*number];
-        let secrets = options::secrets(spec, step, &build.settings.secret_env)?;
-        self.log.begin(node.info.key, &draft.log(), &secrets)?;
+        let secrets = options::named(&build.secrets(node.origin.0)?, step);
+        self.log.begin(node.info.key, &draft.log(), &build.shared.values.forms())?;
         let cache_dir = build.store.cache_dir();
-        let import = build.settings.import_context(&cache_dir, build.events);
         let caches: Vec<String> = step.options.mounts.iter().map(|mount| mount.cache.clone()).collect();
-        let context = StepContext {
-            caches: &caches,
-            output: self.log.sink(),
-            cancel: &build.settings.cancel,
-            scratch: self.workspace.path(),
-            fetch: &|url, digest| import::fetch_checked(url, digest, &import),
-        };
         let attempts = step.options.retries.unwrap_or(0) + 1;
         let mut ran = Ok(());
         for attempt in 1..=attempts {
-            let mut guest = Optioned::new(session.guest(), &step.options, &secrets);
+            let limit = options::limit(&step.options);
+            let cancel = build.settings.cancel.limited(limit);
+            let import = build.settings.import_context(&cache_dir, build.events);
+            let import = import::ImportContext { cancel: &cancel, ..import };
+            let context = StepContext {
+                caches: &caches,
+                output: self.log.sink(),
+                cancel: &cancel,
+                scratch: self.workspace.path(),
+                fetch: &|url, digest| import::fetch_checked(url, digest, &import),
+            };
+            let mut guest = Optioned::new(session.guest(), &step.options, &secrets, limit);
             ran = step.runner.run(key, &mut guest, &context);
             match &ran {
                 // What a cancelled build, a full disk or a broken engine does is no better the next time.

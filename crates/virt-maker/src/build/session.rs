@@ -52,7 +52,7 @@ pub(super) fn open<'a>(
             overlays,
             work_dir: &work_dir,
             caches,
-            network_env: &build.settings.network_env,
+            network_env: &build.shared.guest_env,
             output: log.sink(),
             events: build.events.clone(),
             cancel: build.settings.cancel.clone(),

@@ -270,4 +270,8 @@ impl Guest for AgentGuest {
     fn trim(&mut self) -> Result<()> {
         self.done(&Request::Trim)
     }
+
+    fn erase(&mut self) -> Result<Vec<String>> {
+        self.within(Some(PATIENCE), |client| client.erase())
+    }
 }

@@ -3,7 +3,11 @@
 //! That `/dev/kvm` is there and opens says little: there are hosts where a virtual machine can be made and qemu dies
 //! on an assertion when it sets up the first virtual CPU. So a machine without any guest is started and has to run.
 //! The answer is kept per boot of the host and per qemu.
+//!
+//! A virtual CPU that runs says less than a kernel that runs: there are hosts (virtual machines themselves) where firmware
+//! comes up and a kernel stops for ever. Who boots one finds out, within [`PATIENCE`], and has it [noted](note_hang) beside.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -15,12 +19,16 @@ use serde_json::json;
 
 use super::qmp::Qmp;
 use crate::error::{Result, chain};
-use crate::host::{self, CHANNEL_FD, Helper, HelperCommand, durable};
+use crate::host::{self, CHANNEL_FD, Cancel, Guard, Helper, HelperCommand, durable};
 
 /// The program that runs machines of this host's kind.
 pub(super) const QEMU: &str = "qemu-system-x86_64";
 /// How long the machine has to run. Firmware that executes at all does so at once.
 const TRIAL: Duration = Duration::from_millis(100);
+/// How long qemu may take to answer before it counts as hung.
+const ANSWER: Duration = Duration::from_secs(20);
+/// How long a kernel may take to come up. With KVM it takes a second or two, and emulated ten times as long.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What came of trying.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +39,42 @@ pub struct Kvm {
     pub detail: String,
     /// The boot and the qemu that this is true of.
     tried_on: String,
+    /// Kernels that did not come up all the same, and what was seen.
+    #[serde(default)]
+    hung: BTreeMap<String, String>,
+}
+
+impl Kvm {
+    /// What is known with regard to one kernel; see [`note_hang`].
+    pub fn with(mut self, kernel: &str) -> Kvm {
+        if let Some(seen) = self.hung.get(kernel) {
+            self.works = false;
+            self.detail = seen.clone();
+        }
+        self
+    }
+}
+
+/// How a kernel is known: by its file, as that is now.
+pub fn kernel_id(image: &Path) -> String {
+    let stat = fs::metadata(image).map(|file| (file.size(), file.mtime())).unwrap_or_default();
+    format!("{} {}.{}", image.display(), stat.0, stat.1)
+}
+
+/// Notes that this kernel does not come up with KVM on this boot of the host, and does without.
+pub fn note_hang(cache_dir: &Path, kernel: &str, seen: &str) {
+    let place = cache_dir.join("kvm.json");
+    let known = fs::read(&place).ok().and_then(|text| serde_json::from_slice::<Kvm>(&text).ok());
+    let tried_on = signature();
+    let mut kvm = match known.filter(|known| known.tried_on == tried_on) {
+        Some(known) => known,
+        None => {
+            Kvm { works: true, detail: "a virtual CPU was started and ran".into(), tried_on, hung: BTreeMap::new() }
+        }
+    };
+    kvm.hung.insert(kernel.to_owned(), seen.to_owned());
+    // Only speed depends on it.
+    let _ = durable::write(&place, &serde_json::to_vec(&kvm).expect("serialisable"));
 }
 
 /// Says whether KVM works, from what is kept in `cache_dir` if that is of this boot and this qemu. `work_dir` is a
@@ -43,16 +87,14 @@ pub fn probe(cache_dir: &Path, work_dir: &Path) -> Kvm {
     {
         return known;
     }
-    let kvm = match fs::File::options().read(true).write(true).open("/dev/kvm") {
-        Err(error) => Kvm { works: false, detail: format!("/dev/kvm cannot be opened: {error}"), tried_on },
+    let (works, detail) = match fs::File::options().read(true).write(true).open("/dev/kvm") {
+        Err(error) => (false, format!("/dev/kvm cannot be opened: {error}")),
         Ok(_) => match run(work_dir) {
-            Ok(()) => Kvm { works: true, detail: "a virtual CPU was started and ran".into(), tried_on },
-            Err(error) => {
-                let detail = format!("/dev/kvm opens, but a virtual CPU does not run: {}", chain(&error));
-                Kvm { works: false, detail, tried_on }
-            }
+            Ok(()) => (true, "a virtual CPU was started and ran".into()),
+            Err(error) => (false, format!("/dev/kvm opens, but a virtual CPU does not run: {}", chain(&error))),
         },
     };
+    let kvm = Kvm { works, detail, tried_on, hung: BTreeMap::new() };
     if fs::create_dir_all(cache_dir).is_ok() {
         // Only speed depends on it.
         let _ = durable::write(&place, &serde_json::to_vec(&kvm).expect("serialisable"));
@@ -89,7 +131,7 @@ fn run(work_dir: &Path) -> Result<()> {
         "-mon",
         "chardev=qmp,mode=control",
     ];
-    let helper = Helper::spawn(HelperCommand {
+    let mut helper = Helper::spawn(HelperCommand {
         name: "qemu with KVM",
         program: QEMU.into(),
         package: "qemu-system-x86",
@@ -100,15 +142,24 @@ fn run(work_dir: &Path) -> Result<()> {
         directory: None,
         log: log.clone(),
     })?;
+    let guard = Guard::kill_on_cancel(helper.pid(), &Cancel::default())?;
+    let deadline = guard.deadline(Some(ANSWER));
     let tried = Qmp::greet(ours).and_then(|mut qmp| {
         std::thread::sleep(TRIAL);
         qmp.execute("query-status", json!({}))?;
         qmp.execute("quit", json!({}))
     });
+    // It was asked to end, and may hang all the same.
+    let ended = tried.map(|_| helper.wait_for_end());
+    let late = deadline.end();
     let words = helper.last_words();
     let _ = fs::remove_file(log);
-    match tried {
-        Ok(_) => helper.wait(),
+    match ended {
+        _ if late => {
+            let message = format!("qemu did not answer within {} s", ANSWER.as_secs());
+            Err(crate::error::Error::new(crate::error::ErrorKind::Host, message))
+        }
+        Ok(ended) => ended,
         Err(error) if words.is_empty() => Err(error),
         Err(error) => Err(crate::error::Error::new(error.kind(), words)),
     }

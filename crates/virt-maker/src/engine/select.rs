@@ -123,7 +123,9 @@ impl Selector {
     fn kvm(&self) -> Result<kvm::Kvm> {
         std::fs::create_dir_all(&self.cache_dir)
             .context(ErrorKind::Host, || format!("cannot make {}", self.cache_dir.display()))?;
-        Ok(kvm::probe(&self.cache_dir, &self.cache_dir))
+        let kvm = kvm::probe(&self.cache_dir, &self.cache_dir);
+        let kernel = vm::find_kernel(self.kernel.as_deref()).map(|(image, _)| kvm::kernel_id(&image));
+        Ok(kernel.map_or(kvm.clone(), |kernel| kvm.with(&kernel)))
     }
 
     fn vm(&self, kvm: &kvm::Kvm) -> Box<dyn Engine> {
@@ -167,6 +169,15 @@ struct Probing {
     cache_dir: PathBuf,
 }
 
+/// The name of its kernel, which it chooses by itself, where it is noted that it hangs.
+const LIBGUESTFS: &str = "libguestfs";
+
+impl Probing {
+    fn kvm(&self, work_dir: &std::path::Path) -> kvm::Kvm {
+        kvm::probe(&self.cache_dir, work_dir).with(LIBGUESTFS)
+    }
+}
+
 impl Engine for Probing {
     fn name(&self) -> &'static str {
         "libguestfs"
@@ -174,7 +185,7 @@ impl Engine for Probing {
 
     /// Emulated appliances take each other's time: one after another they are done sooner.
     fn sessions_at_once(&self, cores: usize) -> usize {
-        if kvm::probe(&self.cache_dir, &self.cache_dir).works { cores } else { 1 }
+        if self.kvm(&self.cache_dir).works { cores } else { 1 }
     }
 
     fn memory(&self) -> u64 {
@@ -182,7 +193,7 @@ impl Engine for Probing {
     }
 
     fn open(&self, request: super::OpenRequest<'_>) -> Result<Box<dyn super::Session>> {
-        let kvm = kvm::probe(&self.cache_dir, request.work_dir);
+        let kvm = self.kvm(request.work_dir);
         if !kvm.works {
             let message = format!("the appliance is emulated, which is slower: {}", kvm.detail.escape_debug());
             request.events.send(crate::event::Event::Trace { source: "libguestfs", message });
@@ -192,6 +203,9 @@ impl Engine for Probing {
             .context(ErrorKind::Host, || format!("cannot make {}", appliance.display()))?;
         let options =
             LibguestfsOptions { force_tcg: !kvm.works, cache_dir: Some(appliance), ..LibguestfsOptions::default() };
+        let folder = self.cache_dir.clone();
+        let hung = std::sync::Arc::new(move |seen: &str| kvm::note_hang(&folder, LIBGUESTFS, seen));
+        let options = LibguestfsOptions { kvm_hung: Some(libguestfs::Hung(hung)), ..options };
         LibguestfsEngine::new(options).open(request)
     }
 }

@@ -152,6 +152,10 @@ impl Common {
         if *shrink {
             key["shrink"] = true.into();
         }
+        // Earlier versions left what deleted files had held, so their artifacts are made again.
+        if *clean {
+            key["erase"] = true.into();
+        }
         key
     }
 }

@@ -79,4 +79,10 @@ pub trait Guest {
     fn trim(&mut self) -> Result<()> {
         Err(Error::new(ErrorKind::Unsupported, "this engine cannot discard unused blocks"))
     }
+
+    /// As [`Guest::trim`], so that nothing of deleted files is in what reads as data; gives the types of file systems of
+    /// which something may be left. An engine that cannot do better trims.
+    fn erase(&mut self) -> Result<Vec<String>> {
+        self.trim().map(|()| Vec::new())
+    }
 }

@@ -134,6 +134,11 @@ impl Helper {
 
     /// Waits for its end and requires success; the error quotes its last words.
     pub fn wait(mut self) -> Result<()> {
+        self.wait_for_end()
+    }
+
+    /// As [`Helper::wait`]. It waits as long as the helper runs, so somebody else has to see that it does not run for ever.
+    pub fn wait_for_end(&mut self) -> Result<()> {
         let status = self.child.wait().context(ErrorKind::Internal, || format!("cannot wait for {}", self.name))?;
         if status.success() { Ok(()) } else { Err(self.failure(status)) }
     }

@@ -10,14 +10,17 @@ mod guard;
 mod helper;
 pub mod memory;
 pub mod permit;
+mod pipe;
 mod process;
 mod script;
 mod stack;
 pub mod subordinate;
+mod supervisor;
 mod terminal;
 pub mod tree;
+pub mod url;
 
-pub use cancel::Cancel;
+pub use cancel::{Cancel, Limit};
 pub use guard::Guard;
 pub use helper::{CHANNEL_FD, Helper, HelperCommand};
 pub use process::Tool;

@@ -1,8 +1,9 @@
 //! Programs of the host that run to their end: an argument vector, never a shell; no input; dead when we die.
 //!
 //! A program runs in a process group of its own, so Ctrl-C on the terminal reaches only us, and we decide. When it
-//! ends, or the build is cancelled, the whole group is killed: nothing that it started goes on, or holds its output
-//! open. It sees only a few variables of our environment (`KEPT`), because the others must not shape an image.
+//! ends, or the build is cancelled, or the time of the step is over, all that it started is killed, also what has left its
+//! group and its session ([`super::supervisor`]); and its output ends with it, whoever else has the pipe
+//! ([`super::pipe`]). It sees only a few variables of our environment (`KEPT`), because the others must not shape an image.
 //!
 //! The kernel's parent-death signal is sent when the *thread* that started a program ends. [`Tool`]'s calls return
 //! only after the program's end, so a thread cannot end before its program does.
@@ -12,16 +13,20 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::escape::{escape, last_lines};
-use super::{Cancel, close_on_exec};
+use super::pipe::Pipe;
+use super::{Cancel, close_on_exec, supervisor};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Most of a program's output that is kept, in bytes.
@@ -161,24 +166,25 @@ impl Tool {
         let name = self.name();
         let failed = || format!("cannot run {name}");
         let mut child = self.spawn()?;
-        let watcher = match watch(child.id(), cancel) {
-            Ok(watcher) => watcher,
+        let program = match pidfd(child.id()) {
+            Ok(program) => Arc::new(program),
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(error);
             }
         };
-        let mut stderr = child.stderr.take().expect("standard error is a pipe");
+        let watcher = watch(&program, cancel);
+        let mut stderr = Pipe::new(child.stderr.take().expect("standard error is a pipe"), &program);
         let log = self.log.clone();
         let each_line = self.each_line.take();
         let words = std::thread::spawn(move || collect(&mut stderr, log.as_deref(), each_line));
         // In a thread of its own, so that a program may write before it has read all. One that does not read its input
-        // says by its status whether that was right; its end closes the pipe, and with it the thread.
+        // says by its status whether that was right; the end of all that it started closes the pipe, and with it the thread.
         if let (Some(mut stdin), Some(input)) = (child.stdin.take(), self.input.take()) {
             std::thread::spawn(move || stdin.write_all(&input));
         }
-        let mut stdout = child.stdout.take().expect("standard output is a pipe");
+        let mut stdout = Pipe::new(child.stdout.take().expect("standard output is a pipe"), &program);
         let consumed = read(&mut stdout);
         drop(stdout);
         // The watcher ends when the program has; only then is its process id given back.
@@ -214,13 +220,7 @@ impl Tool {
         unsafe {
             command.pre_exec(move || {
                 close_on_exec()?;
-                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-                // The parent may have died before that took effect.
-                if rustix::process::getppid() == Some(parent) {
-                    Ok(())
-                } else {
-                    Err(std::io::ErrorKind::BrokenPipe.into())
-                }
+                supervisor::step_below(parent)
             });
         }
         command.spawn().map_err(|source| {
@@ -236,28 +236,42 @@ impl Tool {
 /// How programs say that a disk is full, in the C locale.
 const FULL: &[u8] = b"No space left on device";
 
-/// Kills the group of the child `pid` when the build is cancelled, and what is left of it when the child has ended.
-/// The thread ends with the child, and does not wait for it: until the caller does, `pid` and its group mean the child.
-fn watch(pid: u32, cancel: &Cancel) -> Result<JoinHandle<()>> {
-    let failed = || "cannot watch over a program";
+/// How long the end of a program may take to be brought about.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What means this child for ever, whatever becomes of its number.
+fn pidfd(pid: u32) -> Result<OwnedFd> {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)
         .ok_or_else(|| Error::new(ErrorKind::Internal, "a process id that is none"))?;
-    let process = pidfd_open(pid, PidfdFlags::empty()).context(ErrorKind::Host, failed)?;
-    let cancel = cancel.clone();
-    Ok(std::thread::spawn(move || {
+    pidfd_open(pid, PidfdFlags::empty()).context(ErrorKind::Host, || "cannot watch over a program")
+}
+
+/// Has a program ended, with all that it started, when the build is cancelled or the time of its step is over. The thread
+/// ends with the program, and does not wait for it.
+fn watch(program: &Arc<OwnedFd>, cancel: &Cancel) -> JoinHandle<()> {
+    let (program, cancel) = (Arc::clone(program), cancel.clone());
+    std::thread::spawn(move || {
         let pause = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        let mut asked: Option<Instant> = None;
         loop {
-            let ended = matches!(poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&pause)), Ok(1..));
-            if ended || cancel.is_cancelled() {
-                let _ = kill_process_group(pid, Signal::KILL);
-            }
-            if ended {
+            if matches!(poll(&mut [PollFd::new(&*program, PollFlags::IN)], Some(&pause)), Ok(1..)) {
                 return;
             }
+            match asked {
+                None if cancel.is_cancelled() => {
+                    let _ = pidfd_send_signal(&program, Signal::TERM);
+                    asked = Some(Instant::now());
+                }
+                // It was stopped, for instance. The program itself gets a signal by its end.
+                Some(since) if since.elapsed() > PATIENCE => {
+                    let _ = pidfd_send_signal(&program, Signal::KILL);
+                }
+                _ => {}
+            }
         }
-    }))
+    })
 }
 
 /// Reads all, keeps the end, and writes it to the log.
@@ -402,6 +416,65 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(shell("true").run(&cancel).unwrap_err().kind(), ErrorKind::Cancelled);
+    }
+
+    /// Runs what starts a process in a session of its own that has the program's output open, and says its number.
+    fn leave(how: &str, cancel: &Cancel) -> Result<Vec<String>> {
+        let mut said = Vec::new();
+        let ran = shell(how).run_pieces(b'\n', cancel, &mut |piece| {
+            said.push(String::from_utf8(piece.to_vec()).unwrap().trim().to_owned());
+        });
+        ran.map(|()| said)
+    }
+
+    #[test]
+    fn what_left_its_session_goes_too_and_output_ends_with_the_program() {
+        for how in [
+            // As `ssh -fN` does it.
+            "setsid sh -c 'echo $$; exec sleep 1000' & sleep 0.3",
+            // Without a parent, in a group of its own, and one below it.
+            "(setsid sh -c 'sleep 1000 & echo $!; wait' &) ; sleep 0.3",
+            // It goes on writing.
+            "setsid sh -c 'echo $$; while :; do echo; sleep 0.01; done' & sleep 0.3",
+        ] {
+            let said = leave(how, &Cancel::default()).unwrap();
+            // All are gone when the call returns.
+            assert!(!said[0].is_empty() && !is_running(&said[0]), "{how}");
+        }
+    }
+
+    #[test]
+    fn a_cancellation_and_a_limit_reach_what_left_its_session() {
+        let how = "setsid sh -c 'echo $$; exec sleep 1000' & wait";
+        let cancel = Cancel::default();
+        let stop = cancel.clone();
+        let mut pid = String::new();
+        let error = shell(how)
+            .run_pieces(b'\n', &cancel, &mut |piece| {
+                pid = String::from_utf8(piece.to_vec()).unwrap();
+                stop.cancel();
+            })
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert!(!pid.is_empty() && !is_running(&pid));
+
+        let limited = Cancel::default().limited(super::super::Limit::seconds(1));
+        let error = leave(how, &limited).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Step);
+        assert_eq!(error.to_string(), "the step took longer than its timeout of 1 s");
+    }
+
+    #[test]
+    fn a_program_ends_as_it_ended() {
+        for (script, status) in
+            [("exit 0", None), ("exit 7", Some("exit status: 7")), ("kill -9 $$", Some("signal: 9"))]
+        {
+            let ended = shell(script).run(&Cancel::default());
+            match status {
+                None => drop(ended.unwrap()),
+                Some(status) => assert!(ended.unwrap_err().to_string().contains(status)),
+            }
+        }
     }
 
     #[test]

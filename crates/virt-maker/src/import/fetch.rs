@@ -72,7 +72,9 @@ struct Note {
 impl Note {
     fn read(path: &Path, url: &str) -> Note {
         let note = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok());
-        note.filter(|note| note.url == url).unwrap_or_else(|| Note { url: url.to_owned(), ..Note::default() })
+        // The file's name says which URL it is; earlier versions wrote it down whole.
+        let known = |note: &Note| note.url == shown(url) || note.url == url;
+        note.filter(known).unwrap_or_else(|| Note { url: shown(url), ..Note::default() })
     }
 
     fn write(&self, path: &Path) -> Result<()> {
@@ -266,7 +268,7 @@ fn note_of(response: &Response<Body>, url: &str) -> Note {
         StatusCode::OK => header("content-length"),
         _ => header("content-range").and_then(|range| Some(range.rsplit_once('/')?.1.to_owned())),
     };
-    Note { url: url.to_owned(), validator, total: total.and_then(|text| text.trim().parse().ok()), complete: false }
+    Note { url: shown(url), validator, total: total.and_then(|text| text.trim().parse().ok()), complete: false }
 }
 
 /// Whether a partial response goes on exactly where the data ends, in the same whole. A server that does not know

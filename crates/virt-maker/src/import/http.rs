@@ -1,4 +1,4 @@
-//! How downloads talk HTTP: limits, proxies, and URLs as people may see them.
+//! How downloads talk HTTP: limits and proxies.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use ureq::{Agent, Proxy};
 
 use super::ImportContext;
 use crate::error::{Error, ErrorKind, Result};
+pub(super) use crate::host::url::shown;
 
 /// How long finding and reaching a server may take.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -57,16 +58,6 @@ fn is_listed(host: &str, list: &str) -> bool {
         .any(|name| name == "*" || (!name.is_empty() && (host == name || host.ends_with(&format!(".{name}")))))
 }
 
-/// A URL without the password that it may hold, for messages.
-pub(super) fn shown(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-        None => url.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -75,14 +66,6 @@ mod tests {
     use super::*;
     use crate::event::Events;
     use crate::host::Cancel;
-
-    #[test]
-    fn passwords_are_not_shown() {
-        assert_eq!(shown("https://user:pa@ss@host/a@b"), "https://host/a@b");
-        assert_eq!(shown("https://host/a@b"), "https://host/a@b");
-        assert_eq!(shown("http://user@host"), "http://host");
-        assert_eq!(shown("/a/file"), "/a/file");
-    }
 
     #[test]
     fn proxies_follow_the_usual_variables() {

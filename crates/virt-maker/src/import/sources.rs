@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ImportContext;
 use crate::event::Meter;
+use crate::host::url::shown_in;
 use crate::host::{digest, durable};
 use crate::key::Digest;
 
@@ -48,7 +49,11 @@ fn load(source: &str, context: &ImportContext<'_>) -> Option<Known> {
         }
     };
     match serde_json::from_slice::<Known>(&text) {
-        Ok(known) => (known.version == VERSION && known.source == source).then_some(known),
+        // The file's name says which source it is; earlier versions wrote it down whole.
+        Ok(known) => {
+            let same = known.source == shown_in(source) || known.source == source;
+            (known.version == VERSION && same).then_some(known)
+        }
         Err(error) => {
             damaged(&error);
             None
@@ -56,13 +61,14 @@ fn load(source: &str, context: &ImportContext<'_>) -> Option<Known> {
     }
 }
 
-fn save(cache_dir: &Path, known: &Known) {
+fn save(cache_dir: &Path, source: &str, stat: Option<[i128; 7]>, digest: Digest) {
     // Only speed depends on it.
-    let path = entry(cache_dir, &known.source);
+    let path = entry(cache_dir, source);
+    let known = Known { version: VERSION, source: shown_in(source), stat, digest };
     if let Some(folder) = path.parent()
         && fs::create_dir_all(folder).is_ok()
     {
-        let _ = durable::write(&path, &serde_json::to_vec(known).expect("serialisable"));
+        let _ = durable::write(&path, &serde_json::to_vec(&known).expect("serialisable"));
     }
 }
 
@@ -73,7 +79,7 @@ pub(super) fn of_url(url: &str, context: &ImportContext<'_>) -> Option<Digest> {
 
 /// Notes what a URL gave.
 pub(super) fn note_url(url: &str, digest: Digest, context: &ImportContext<'_>) {
-    save(context.cache_dir, &Known { version: VERSION, source: url.to_owned(), stat: None, digest });
+    save(context.cache_dir, url, None, digest);
 }
 
 /// Forgets what a URL gave, because it gives something else now.
@@ -97,7 +103,7 @@ pub(super) fn of_file(path: &Path, context: &ImportContext<'_>) -> io::Result<Di
         if context.cancel.is_cancelled() { Err(io::Error::other("cancelled")) } else { Ok(()) }
     })?;
     if settled && stat_of(path)?.0 == stat {
-        save(context.cache_dir, &Known { version: VERSION, source, stat: Some(stat), digest });
+        save(context.cache_dir, &source, Some(stat), digest);
     }
     Ok(digest)
 }

@@ -92,7 +92,7 @@ impl Inside {
                 overlay: &draft.image(),
                 overlays: 1,
                 work_dir: &work_dir,
-                network_env: &opener.network_env,
+                network_env: &crate::host::url::for_guests(&opener.network_env).0,
                 caches: &[],
                 output: Arc::new(|_| {}),
                 events: opener.events.clone(),

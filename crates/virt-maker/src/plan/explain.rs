@@ -10,6 +10,7 @@ use std::collections::hash_map::Entry;
 use serde_json::Value;
 
 use super::{FieldChange, MissReason, NodeState, Plan};
+use crate::host::url::shown_in;
 use crate::key::{KeyMaterial, LayerKey};
 use crate::store::{LayerRecord, Lookup, Store};
 
@@ -141,7 +142,9 @@ fn differences(there: &KeyMaterial, here: &KeyMaterial) -> Vec<FieldChange> {
 }
 
 fn change(field: String, old: Option<String>, new: Option<String>) -> FieldChange {
-    FieldChange { field, old, new }
+    // The key covers URLs whole; whoever looks at what differs sees them without what lets somebody in.
+    let shown = |value: Option<String>| value.map(|text| shown_in(&text));
+    FieldChange { field, old: shown(old), new: shown(new) }
 }
 
 fn compare(field: &str, there: &Value, here: &Value, found: &mut Vec<FieldChange>) {

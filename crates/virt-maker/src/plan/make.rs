@@ -8,6 +8,7 @@ use super::{CachePolicy, MissReason, NodeState, Part, Plan, PlanNode, explain};
 use crate::error::Result;
 use crate::event::{Events, LayerInfo};
 use crate::host::Cancel;
+use crate::host::url::shown_in;
 use crate::import::{ImportContext, noted_release};
 use crate::key::{HostInput, KeyMaterial, LayerKey};
 use crate::spec::{Release, Spec, StepEntry};
@@ -57,7 +58,7 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
             key: material.key(),
             role: "import",
             kind: entry.kind.name.into(),
-            summary: entry.runner.summary(),
+            summary: shown_in(&entry.runner.summary()),
             index: 0,
             steps: spec.steps.len(),
             position: Some(entry.position.clone()),
@@ -78,7 +79,7 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
                 key: material.key(),
                 role: "step",
                 kind: step.kind.name.into(),
-                summary: step.options.name.clone().unwrap_or_else(|| step.runner.summary()),
+                summary: shown_in(&step.options.name.clone().unwrap_or_else(|| step.runner.summary())),
                 index: number + 1,
                 steps: spec.steps.len(),
                 position: Some(step.position.clone()),

@@ -215,7 +215,7 @@ fn on_base(spec: Spec, at: &Node, options: &LoadOptions, above: &[PathBuf], load
     };
     for secret in spec.secrets {
         match below.secrets.iter().find(|other| other.name == secret.name) {
-            Some(other) if *other != secret => {
+            Some(other) if !other.is_same(&secret) => {
                 let name = secret.name.escape_debug();
                 return Err(wrong(format!("the secret `{name}` is another one in {}", base.template.display())));
             }

@@ -5,14 +5,15 @@
 //!   token: {env: REGISTRY_TOKEN, version: 2}
 //!   key: {file: /etc/keys/deploy}
 //! ```
-//! A value is read when a step that names it runs, and never before. Its name and `version` enter the key of that step.
+//! The values that steps name are read when something of the image has to be made, all at once, and never before. Name and
+//! `version` enter the key of the step.
 
 use crate::diagnostic::Diagnostic;
 use crate::host::permit::HostPath;
 use crate::template::{Kind, Node, closest};
 
 /// A secret of a template.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Secret {
     /// Its file's name in `/run/secrets`.
     pub name: String,
@@ -20,6 +21,15 @@ pub struct Secret {
     pub source: SecretSource,
     /// Enters the key of the steps that use it, so that a new value can make them run again.
     pub version: Option<String>,
+    /// Where it stands, without a message.
+    pub place: Diagnostic,
+}
+
+impl Secret {
+    /// Whether it is the same one as another of its name, wherever the two stand.
+    pub fn is_same(&self, other: &Secret) -> bool {
+        self.source == other.source && self.version == other.version
+    }
 }
 
 /// Where the value of a secret is.
@@ -82,5 +92,10 @@ fn one(key: &Node, value: &Node, problems: &mut Vec<Diagnostic>) -> Option<Secre
         problems.push(problem);
         SecretSource::Env(String::new())
     });
-    Some(Secret { name: name.to_owned(), source, version: text("version").map(str::to_owned) })
+    Some(Secret {
+        name: name.to_owned(),
+        source,
+        version: text("version").map(str::to_owned),
+        place: value.diagnostic(""),
+    })
 }

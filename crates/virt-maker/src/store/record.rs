@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::ImageFormat;
 use crate::host::checked;
+use crate::host::url::shown_in;
 use crate::key::{Digest, KeyMaterial, LayerKey};
 
 /// The version of the record's form; a record of another version is a miss.
@@ -153,7 +154,7 @@ impl LayerRecord {
     pub(super) fn parse(text: &[u8]) -> Result<LayerRecord, String> {
         let unreadable = |error: serde_json::Error| format!("its record cannot be read: {error}");
         // One of another version may have another form, so its version is asked for where this form does not fit.
-        let record = match serde_json::from_slice::<LayerRecord>(text) {
+        let mut record = match serde_json::from_slice::<LayerRecord>(text) {
             Ok(record) => record,
             Err(error) => {
                 check_version(serde_json::from_slice::<Version>(text).map_err(unreadable)?.version)?;
@@ -169,6 +170,8 @@ impl LayerRecord {
             return Err(format!("its record has `{}` as id", record.id.escape_debug()));
         }
         checked::check(text).map_err(|problem| format!("its record is damaged: {problem}"))?;
+        // Earlier versions took it from the template as it stood there.
+        record.summary = shown_in(&record.summary);
         Ok(record)
     }
 }

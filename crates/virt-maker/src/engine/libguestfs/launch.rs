@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
 
-use super::LibguestfsOptions;
 use super::ffi::{CallError, Handle, Library, events};
+use super::{Hung, LibguestfsOptions};
 use crate::engine::qmp::Qmp;
 use crate::engine::{Image, OpenRequest, block, breakdown};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -82,8 +82,22 @@ pub(super) struct Started {
 
 /// Starts an appliance with the request's overlay as its disk. Takes seconds; ends early when cancelled.
 ///
-/// Where qemu [breaks down](breakdown::broke_down), there is a second attempt, with one CPU.
+/// Where qemu [breaks down](breakdown::broke_down), there is a second attempt, with one CPU. Where the machine is not there
+/// in time and may have run with KVM, the next attempt emulates the CPU.
 pub(super) fn start(library: &Arc<Library>, options: &LibguestfsOptions, request: &OpenRequest<'_>) -> Result<Started> {
+    if !options.force_tcg {
+        let hasty = LibguestfsOptions { patience: options.kvm_patience.min(options.patience), ..options.clone() };
+        let error = match start_once(library, &hasty, request) {
+            Err(error) if breakdown::broke_down(&error.to_string()) => error,
+            started => return started,
+        };
+        request.events.warn(format!("{error}; a second attempt is made, without KVM"));
+        let started = start(library, &LibguestfsOptions { force_tcg: true, ..options.clone() }, request)?;
+        if let Some(Hung(note)) = &options.kvm_hung {
+            note(&format!("a virtual CPU runs, but the kernel of libguestfs's appliance does not: {error}"));
+        }
+        return Ok(started);
+    }
     match start_once(library, options, request) {
         Err(error) if options.cpus > 1 && breakdown::broke_down(&error.to_string()) => {
             request.events.warn(format!("{error}; a second attempt is made, with one CPU"));

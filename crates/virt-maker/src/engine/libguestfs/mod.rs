@@ -64,8 +64,22 @@ pub struct LibguestfsOptions {
     pub qemu: Option<PathBuf>,
     /// How long the appliance may take to start before it counts as hung, and is killed.
     pub patience: Duration,
+    /// How long it may take with KVM before the CPU is emulated.
+    pub kvm_patience: Duration,
+    /// Gets what was seen where it does not come up with KVM, and does without.
+    pub kvm_hung: Option<Hung>,
     /// Let library and appliance say all they do. Makes the appliance slower.
     pub verbose: bool,
+}
+
+/// Somebody who remembers that a kernel does not come up with KVM.
+#[derive(Clone)]
+pub struct Hung(pub Arc<dyn Fn(&str) + Send + Sync>);
+
+impl std::fmt::Debug for Hung {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hung")
+    }
 }
 
 impl Default for LibguestfsOptions {
@@ -77,6 +91,8 @@ impl Default for LibguestfsOptions {
             cache_dir: None,
             qemu: None,
             patience: PATIENCE,
+            kvm_patience: super::kvm::PATIENCE,
+            kvm_hung: None,
             verbose: false,
         }
     }

@@ -13,7 +13,7 @@ use virt_maker_agent::protocol::Sandbox;
 use super::initramfs::{self, Ingredients};
 use super::machine::{self, Start, Started};
 use super::{QEMU, VmOptions, complaints};
-use crate::engine::breakdown::{self, PATIENCE};
+use crate::engine::breakdown;
 use crate::engine::qmp::Qmp;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
@@ -67,7 +67,8 @@ pub fn make(
     let start = Start::Boot { kernel: &ingredients.kernel.image, initramfs: &initramfs };
     let started = machine::start(options, &memory, start, 0, folder.join("qemu.log"))?;
     let guard = Guard::kill_on_cancel(started.helper.pid(), cancel)?;
-    let deadline = guard.deadline(Some(PATIENCE));
+    let patience = options.patience();
+    let deadline = guard.deadline(Some(patience));
     let saved = save(&started, &folder.join("devices"), || step(700));
     let late = deadline.end();
     let Started { helper, console, .. } = started;
@@ -80,7 +81,7 @@ pub fn make(
             drop(helper);
             let said = if said.is_empty() { console.last_words() } else { said };
             let reason = match (late, said.is_empty()) {
-                (true, _) => format!("{}: {said}", breakdown::late("it", PATIENCE)),
+                (true, _) => format!("{}: {said}", breakdown::late("it", patience)),
                 (false, true) => crate::error::chain(&error),
                 (false, false) => said,
             };

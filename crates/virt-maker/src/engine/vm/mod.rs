@@ -37,11 +37,13 @@ mod session;
 mod state;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use measure::{Measured, measure};
 pub use state::{Info, clean, info};
 
-use super::{Engine, OpenRequest, Session};
+use super::breakdown::PATIENCE;
+use super::{Engine, OpenRequest, Session, kvm};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::host::{self, Cancel};
@@ -65,13 +67,28 @@ pub struct VmOptions {
     pub memory_mib: u32,
     /// CPUs of the machine.
     pub cpus: u32,
+    /// How long the machine may take to come up with KVM before the CPU is emulated.
+    pub kvm_patience: Duration,
 }
 
 impl VmOptions {
+    /// How long the machine may take to come up.
+    fn patience(&self) -> Duration {
+        if self.kvm { self.kvm_patience.min(PATIENCE) } else { PATIENCE }
+    }
+
     /// The usual ones: 1 GiB of memory, all CPUs of the host up to 8.
     pub fn new(agent: PathBuf, cache_dir: PathBuf, kvm: bool) -> VmOptions {
         let cpus = std::thread::available_parallelism().map_or(1, |count| count.get().min(8) as u32);
-        VmOptions { agent, kernel: None, cache_dir: cache_dir.join("vm"), kvm, memory_mib: 1024, cpus }
+        VmOptions {
+            agent,
+            kernel: None,
+            cache_dir: cache_dir.join("vm"),
+            kvm,
+            memory_mib: 1024,
+            cpus,
+            kvm_patience: kvm::PATIENCE,
+        }
     }
 }
 
@@ -93,7 +110,8 @@ impl Engine for VmEngine {
 
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Session>> {
         request.cancel.check()?;
-        Ok(Box::new(session::VmSession::open(&self.options, request)?))
+        let options = ready(&self.options, &request.events, &request.cancel)?;
+        Ok(Box::new(session::VmSession::open(&options, request)?))
     }
 }
 
@@ -113,7 +131,36 @@ pub fn find_kernel(asked: Option<&Path>) -> Result<(PathBuf, String)> {
 
 /// Makes the saved state where it is missing, and says what there is.
 pub fn build(options: &VmOptions, force: bool, events: &Events, cancel: &Cancel) -> Result<Info> {
-    state::build(options, force, events, cancel)
+    let first = if force { state::build(options, true, events, cancel).map(drop) } else { Ok(()) };
+    // What hangs with KVM is made without it below.
+    if let Err(error) = first
+        && !options.kvm
+    {
+        return Err(error);
+    }
+    state::build(&ready(options, events, cancel)?, false, events, cancel)
+}
+
+/// The options with which the machine comes up. There are hosts where KVM runs a virtual CPU, and no kernel: where the
+/// machine is not there in time with KVM, and is without, it is emulated, which is remembered until the host boots again.
+fn ready(options: &VmOptions, events: &Events, cancel: &Cancel) -> Result<VmOptions> {
+    if !options.kvm {
+        return Ok(options.clone());
+    }
+    let Err(error) = state::acquire(options, events, cancel) else { return Ok(options.clone()) };
+    cancel.check()?;
+    let emulated = VmOptions { kvm: false, ..options.clone() };
+    // Where it does not come up either, KVM is not the reason.
+    if state::acquire(&emulated, events, cancel).is_err() {
+        cancel.check()?;
+        return Err(error);
+    }
+    let seen = format!("a virtual CPU runs, but the kernel of the appliance does not: {error}");
+    events.warn(format!("KVM is not used: {seen}; machines are emulated until this host boots again"));
+    if let (Ok((image, _)), Some(folder)) = (find_kernel(options.kernel.as_deref()), options.cache_dir.parent()) {
+        kvm::note_hang(folder, &kvm::kernel_id(&image), &seen);
+    }
+    Ok(emulated)
 }
 
 /// What qemu complained of last in its log, escaped; without its warnings, some of which it has each time.

@@ -108,7 +108,8 @@ pub fn acquire(options: &VmOptions, events: &Events, cancel: &Cancel) -> Result<
     sweep(&options.cache_dir);
     let mut attempt = 1;
     while let Err(error) = make(options, &ingredients, &folder, events, cancel) {
-        if attempt == ATTEMPTS || !broke_down(&error.to_string()) {
+        // With KVM there is another way than to try it again.
+        if options.kvm || attempt == ATTEMPTS || !broke_down(&error.to_string()) {
             return Err(error);
         }
         events.send(Event::Trace { source: "qemu", message: format!("{error}; it is tried again") });
