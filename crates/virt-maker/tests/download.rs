@@ -273,6 +273,24 @@ fn a_url_is_fetched_once() {
     assert!(server.requests().is_empty());
 }
 
+/// A power cut can take the end of a file whose note says that it is complete, and nothing else says what it has to be.
+#[test]
+fn a_download_that_lost_its_end_is_fetched_again() {
+    let place = Place::new();
+    let server = Server::new(&disk());
+    let import = place.parse(&format!("url: {}", server.url())).unwrap();
+    let key = place.key(&*import).unwrap();
+    let part = fs::read_dir(place.path("cache/downloads")).unwrap().map(|entry| entry.unwrap().path());
+    let part = part.into_iter().find(|path| path.extension().is_some_and(|end| end == "part")).unwrap();
+    for length in [disk().len() as u64 / 2, 0] {
+        fs::remove_dir_all(place.path("cache/sources")).unwrap();
+        fs::File::options().write(true).open(&part).unwrap().set_len(length).unwrap();
+        assert_eq!(place.key(&*import).unwrap(), key, "with {length} bytes left");
+        assert_eq!(fs::metadata(&part).unwrap().len(), disk().len() as u64);
+    }
+    assert_eq!(server.requests().len(), 3);
+}
+
 #[test]
 fn a_broken_transfer_is_taken_up_where_it_stopped() {
     let place = Place::new();

@@ -6,7 +6,7 @@ use serde_json::json;
 use virt_maker::engine::doctor::{State, examine};
 use virt_maker::engine::vm::{self, Measured};
 use virt_maker::event::Events;
-use virt_maker::host::Cancel;
+use virt_maker::host::{Cancel, temporary};
 
 use super::print_json;
 use crate::arguments;
@@ -76,7 +76,7 @@ fn measure(arguments: &arguments::Doctor) -> Result<Measured, Failure> {
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
     // Beside the saved state, where there is room for an overlay.
-    let folder = settings::cache_dir()?.join(format!("measure-{}", std::process::id()));
+    let folder = settings::cache_dir()?.join(format!("measure-{}", temporary::random_id()?));
     std::fs::create_dir_all(&folder)?;
     let measured = vm::measure(&options, &folder, &Events::none(), &cancel);
     std::fs::remove_dir_all(&folder)?;

@@ -3,10 +3,11 @@
 //! What is shown comes from templates and guests. It is carried as JSON that cannot end its element, the scripts put it
 //! into the page as text only, and the page's policy lets nothing else run or load.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde_json::Value;
+use virt_maker::host::temporary::{self, Durability};
 
 /// What makes a page.
 pub struct Page<'a> {
@@ -39,13 +40,10 @@ impl Page<'_> {
 
     /// Writes it, whole or not at all.
     pub fn write(&self, file: &Path) -> io::Result<()> {
-        let name = file.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-        let temporary = file.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-        let done = std::fs::write(&temporary, self.text()).and_then(|()| std::fs::rename(&temporary, file));
-        if done.is_err() {
-            let _ = std::fs::remove_file(&temporary);
-        }
-        done
+        file.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+        let text = self.text();
+        // Once written, nothing but its reader looks at it, who sees where a power cut has torn it.
+        temporary::replace_with(file, 0o666, Durability::None, |file| file.write_all(text.as_bytes()))
     }
 }
 

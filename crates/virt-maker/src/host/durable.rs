@@ -4,11 +4,11 @@
 //! a temporary name, synced and renamed is there whole or not at all; without the last sync of the folder a crash can
 //! lose the whole of it, never a part.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::temporary::{self, Durability};
 
 /// Makes the content of a file durable.
 pub fn sync_file(path: &Path) -> io::Result<()> {
@@ -22,19 +22,5 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 
 /// Writes a file, mode 0600, replacing what is there at once, and returns when it is durable.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let temporary = folder.join(format!(".{name}.{}.{count}.tmp", std::process::id()));
-    let done = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    if done.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    done.and_then(|()| sync_dir(folder))
+    temporary::replace(path, bytes, Durability::Synced)
 }

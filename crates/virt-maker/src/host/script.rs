@@ -6,8 +6,8 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::temporary::random_id;
 use super::{Cancel, Tool};
 use crate::error::{Context, ErrorKind, Result};
 
@@ -29,9 +29,8 @@ pub struct Script<'a> {
 impl Script<'_> {
     /// Runs it; all that it writes goes to `output`, line by line. Anything but success is an error.
     pub fn run(&self, cancel: &Cancel, output: Output) -> Result<()> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("script-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = Removed(self.scratch.join(name));
+        let id = random_id().context(ErrorKind::Host, || "the system gives no random bytes")?;
+        let path = Removed(self.scratch.join(format!("script-{id}")));
         // Closed before it runs: a file that is open for writing cannot be executed.
         OpenOptions::new()
             .write(true)

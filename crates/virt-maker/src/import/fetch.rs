@@ -5,10 +5,12 @@
 //! confirms with `If-Range` that the whole is still the same; else it begins anew. Who holds the `flock` of the data
 //! may write it, use it or remove it; a process that was killed leaves a partial download that the next one continues.
 //!
-//! Nothing here is synced: after a power failure a partial download may lack what was not yet on the disk, but as the
-//! file systems in use never show data past what was written, what is there is a true beginning.
+//! A partial download is not synced: after a power failure it may lack what was not yet on the disk, but as the
+//! file systems in use never show data past what was written, what is there is a true beginning. Before a download is noted
+//! as complete it is synced, for nothing else may show that a part of it is missing: it may have no checksum. The note says
+//! how long the whole is, and data of another length is no whole.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
@@ -26,7 +28,8 @@ use super::http::{agent, shown};
 use crate::disk::VIRTUAL_SIZE_MAX;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
-use crate::host::Cancel;
+use crate::host::temporary::{self, Durability};
+use crate::host::{Cancel, own};
 use crate::key::Digest;
 
 /// How often in a row a transfer may break off without a byte of progress.
@@ -67,11 +70,14 @@ struct Note {
     validator: Option<String>,
     total: Option<u64>,
     complete: bool,
+    /// Bytes of the whole that was fetched.
+    #[serde(default)]
+    length: Option<u64>,
 }
 
 impl Note {
     fn read(path: &Path, url: &str) -> Note {
-        let note = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok());
+        let note = own::read(path).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok());
         // The file's name says which URL it is; earlier versions wrote it down whole.
         let known = |note: &Note| note.url == shown(url) || note.url == url;
         note.filter(known).unwrap_or_else(|| Note { url: shown(url), ..Note::default() })
@@ -79,7 +85,13 @@ impl Note {
 
     fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec(self).expect("a note is serialisable");
-        fs::write(path, text).context(ErrorKind::Store, || format!("cannot write {}", path.display()))
+        temporary::replace(path, &text, Durability::None)
+            .context(ErrorKind::Store, || format!("cannot write {}", path.display()))
+    }
+
+    /// Whether the data, of this length, is the whole. A note of an older version says nothing but what the server announced.
+    fn is_whole(&self, length: u64) -> bool {
+        self.complete && self.length.or(self.total) == Some(length)
     }
 }
 
@@ -93,13 +105,20 @@ pub(super) fn forget(url: &str, context: &ImportContext<'_>) {
 /// Fetches `url` into the cache, unless it lies there whole already.
 pub(super) fn fetch(url: &str, context: &ImportContext<'_>) -> Result<Fetched> {
     let folder = context.cache_dir.join("downloads");
-    fs::create_dir_all(&folder).context(ErrorKind::Store, || format!("cannot make {}", folder.display()))?;
+    let made = fs::create_dir_all(&folder).and_then(|()| folder.canonicalize());
+    let folder = made.context(ErrorKind::Store, || format!("cannot make {}", folder.display()))?;
     let name = Digest::of(url.as_bytes()).to_string();
     let (data, note) = (folder.join(format!("{name}.part")), folder.join(format!("{name}.json")));
     let file = open_locked(&data, context.cancel)?;
     let mut fetched = Fetched { file, fresh: false, data, note };
-    if Note::read(&fetched.note, url).complete {
+    let note = Note::read(&fetched.note, url);
+    if note.is_whole(length(&fetched.file)?) {
         return Ok(fetched);
+    }
+    if note.complete {
+        // What is there may be the beginning of the whole, or not: nothing says how it lost the rest.
+        context.events.warn(format!("what was fetched of {} is not whole any more, and is fetched anew", shown(url)));
+        let _ = fs::remove_file(&fetched.note);
     }
     fetched.fresh = true;
     let agent = agent(url, context)?;
@@ -127,7 +146,7 @@ pub(super) fn fetch(url: &str, context: &ImportContext<'_>) -> Result<Fetched> {
 fn open_locked(path: &Path, cancel: &Cancel) -> Result<File> {
     let failed = || format!("cannot write {}", path.display());
     loop {
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
+        let file = own::open(path, OFlags::RDWR | OFlags::CREATE);
         let file = file.context(ErrorKind::Store, failed)?;
         while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if error != rustix::io::Errno::WOULDBLOCK && error != rustix::io::Errno::INTR {
@@ -136,7 +155,7 @@ fn open_locked(path: &Path, cancel: &Cancel) -> Result<File> {
             pause(TICK, cancel)?;
         }
         let locked = file.metadata().context(ErrorKind::Store, failed)?;
-        if fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (locked.dev(), locked.ino())) {
+        if fs::symlink_metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (locked.dev(), locked.ino())) {
             return Ok(file);
         }
     }
@@ -221,7 +240,7 @@ fn transfer(agent: &Agent, url: &str, fetched: &mut Fetched, context: &ImportCon
         StatusCode::PARTIAL_CONTENT if continues(&response, &old, &new, have) => have,
         // Nothing is left to fetch: an earlier process was killed before it could say so.
         StatusCode::RANGE_NOT_SATISFIABLE if old.total == Some(have) && new.total == Some(have) => {
-            return Ok(Note { complete: true, ..old }.write(&fetched.note)?);
+            return Ok(complete(old, fetched)?);
         }
         StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
             let _ = fs::remove_file(&fetched.note);
@@ -245,7 +264,13 @@ fn transfer(agent: &Agent, url: &str, fetched: &mut Fetched, context: &ImportCon
     fetched.file.set_len(begin).and_then(|()| fetched.file.seek(SeekFrom::End(0))).context(ErrorKind::Store, failed)?;
     new.write(&fetched.note)?;
     receive(response, &mut fetched.file, begin, total, url, context)?;
-    Ok(Note { complete: true, ..new }.write(&fetched.note)?)
+    Ok(complete(new, fetched)?)
+}
+
+/// Notes that the data is the whole.
+fn complete(note: Note, fetched: &Fetched) -> Result<()> {
+    fetched.file.sync_data().context(ErrorKind::Store, || format!("cannot write {}", fetched.data.display()))?;
+    Note { complete: true, length: Some(length(&fetched.file)?), ..note }.write(&fetched.note)
 }
 
 /// Whether no other attempt can end better.
@@ -268,7 +293,13 @@ fn note_of(response: &Response<Body>, url: &str) -> Note {
         StatusCode::OK => header("content-length"),
         _ => header("content-range").and_then(|range| Some(range.rsplit_once('/')?.1.to_owned())),
     };
-    Note { url: shown(url), validator, total: total.and_then(|text| text.trim().parse().ok()), complete: false }
+    Note {
+        url: shown(url),
+        validator,
+        total: total.and_then(|text| text.trim().parse().ok()),
+        complete: false,
+        length: None,
+    }
 }
 
 /// Whether a partial response goes on exactly where the data ends, in the same whole. A server that does not know

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Events;
+use crate::host::temporary::{self, Durability};
 use crate::host::{Cancel, digest};
 use crate::key::{Digest, HostInput, LayerKey};
 use crate::template::{Need, Parse};
@@ -167,13 +168,10 @@ pub fn download(url: &str, target: &Path, context: &ImportContext<'_>) -> Result
     let failed = || format!("cannot write {}", target.display());
     let folder = target.parent().unwrap_or(target);
     std::fs::create_dir_all(folder).context(ErrorKind::Host, failed)?;
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder.join(format!(".{name}.{}.part", std::process::id()));
-    let copied = std::fs::copy(fetched.path(), &temporary).and_then(|_| std::fs::rename(&temporary, target));
-    if copied.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    copied.context(ErrorKind::Host, failed)?;
+    let mut from = File::open(fetched.path()).context(ErrorKind::Host, failed)?;
+    // Nothing is known of it later but that it is there, so it is there whole: also after a power cut.
+    temporary::replace_with(target, 0o666, Durability::Synced, |file| std::io::copy(&mut from, file).map(drop))
+        .context(ErrorKind::Host, failed)?;
     fetched.discard();
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::{ImportContext, fetch, http, sources};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::permit::HostPath;
-use crate::host::{Tool, url_path};
+use crate::host::{Tool, temporary, url_path};
 use crate::key::Digest;
 use crate::template::Node;
 
@@ -222,9 +222,7 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(below: &Path) -> std::io::Result<Folder> {
-        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let folder = below.join(format!("verify-{}-{number}", std::process::id()));
+        let folder = below.join(format!("verify-{}", temporary::random_id()?));
         fs::create_dir_all(&folder)?;
         Ok(Folder(folder))
     }

@@ -11,12 +11,12 @@
 //! that it fits: the kernel, what is in the appliance, qemu, the machine. Files count by name, size, time and inode: to
 //! digest them would cost each session more than the restore does.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use super::initramfs::Ingredients;
@@ -24,7 +24,7 @@ use super::{QEMU, VmOptions, boot, machine};
 use crate::engine::breakdown::broke_down;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::host::{Cancel, durable, find_program};
+use crate::host::{Cancel, durable, find_program, own, temporary};
 use crate::key::Digest;
 
 /// States beyond this many are removed, those that were made first.
@@ -94,6 +94,7 @@ impl State {
 pub fn acquire(options: &VmOptions, events: &Events, cancel: &Cancel) -> Result<State> {
     let ingredients = Ingredients::find(options.kernel.as_deref(), &options.agent)?;
     let stamp = stamp(options, &ingredients)?;
+    check_place(&options.cache_dir)?;
     let folder = options.cache_dir.join(&stamp);
     if let Some(state) = open(&folder) {
         return Ok(state);
@@ -156,7 +157,8 @@ pub fn clean(options: &VmOptions, cancel: &Cancel) -> Result<u64> {
 
 fn make(options: &VmOptions, ingredients: &Ingredients, folder: &Path, events: &Events, cancel: &Cancel) -> Result<()> {
     let begin = Instant::now();
-    let making = options.cache_dir.join(format!("making-{}", std::process::id()));
+    let id = temporary::random_id().context(ErrorKind::Host, || "the system gives no random bytes")?;
+    let making = options.cache_dir.join(format!("making-{id}"));
     let failed = || format!("cannot make {}", making.display());
     fs::DirBuilder::new().mode(0o700).create(&making).context(ErrorKind::Host, failed)?;
     let made = boot::make(options, ingredients, &making, events, cancel).and_then(|booted| {
@@ -231,17 +233,23 @@ fn stamp(options: &VmOptions, ingredients: &Ingredients) -> Result<String> {
     Ok(Digest::of(text.as_bytes()).to_string()[..32].to_owned())
 }
 
+/// Whether nobody else can put a state there: it would be restored, and trusted with what templates hold. A link to a folder
+/// is fine, for it lies in this user's own cache.
+fn check_place(cache_dir: &Path) -> Result<()> {
+    let Ok(real) = cache_dir.canonicalize() else { return Ok(()) };
+    own::check_folder(&real).map_err(|error| {
+        Error::new(ErrorKind::Host, format!("no saved appliance is used: {error}"))
+            .with_hint("the folder has to be this user's, and nobody else may write to it (`chmod go-w`)")
+    })
+}
+
 /// The right to make and remove states. It goes with the descriptor, so also with the process.
 fn lock(cache_dir: &Path, cancel: &Cancel) -> Result<File> {
     let failed = || format!("cannot lock {}", cache_dir.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(cache_dir).context(ErrorKind::Host, failed)?;
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(cache_dir.join("lock"))
-        .context(ErrorKind::Host, failed)?;
+    check_place(cache_dir)?;
+    let place = cache_dir.canonicalize().context(ErrorKind::Host, failed)?.join("lock");
+    let file = own::open(&place, OFlags::RDWR | OFlags::CREATE).context(ErrorKind::Host, failed)?;
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),
@@ -270,9 +278,12 @@ fn folders(cache_dir: &Path) -> Vec<PathBuf> {
 /// Removes what dead processes left half done. Needs the lock.
 fn sweep(cache_dir: &Path) {
     for entry in fs::read_dir(cache_dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let in_the_making = entry.file_name().to_string_lossy().starts_with("making-");
-        if path.is_dir() && (in_the_making || !path.join("record.json").exists()) {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        // Names of states have this form too; in older versions one in the making had the number of a process.
+        let in_the_making =
+            name.strip_prefix("making-").is_some_and(|id| temporary::is_id(id) || id.parse::<u32>().is_ok());
+        let broken = temporary::is_id(&name) && !path.join("record.json").exists();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && (in_the_making || broken) {
             let _ = fs::remove_dir_all(path);
         }
     }

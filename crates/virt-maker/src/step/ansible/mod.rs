@@ -27,9 +27,9 @@ use super::{Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::{Attributes, Guest};
-use crate::host::Tool;
 use crate::host::permit::{Door, HostPath};
 use crate::host::tree::{Entry, EntryKind, Walk};
+use crate::host::{Tool, temporary};
 use crate::key::{Digest, HostInput};
 use crate::template::{Kind, Need, Node, arguments, from_node};
 
@@ -144,7 +144,7 @@ impl AnsibleStep {
 
     fn play(&self, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         let failed = || "cannot prepare ansible-playbook";
-        let home = context.scratch.join(format!("ansible-{}", std::process::id()));
+        let home = context.scratch.join(format!("ansible-{}", temporary::random_id().context(ErrorKind::Host, failed)?));
         let write = |name: &str, text: &str| fs::write(home.join(name), text).context(ErrorKind::Store, failed);
         let _home = Folder::make(&home).context(ErrorKind::Store, failed)?;
         write("virt_maker.py", PLUGIN)?;

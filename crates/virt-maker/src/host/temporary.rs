@@ -1,0 +1,141 @@
+//! Names of files and folders that are in the making.
+//!
+//! A name is made of 128 random bits. A process id would not do: processes in other pid namespaces (containers) and on other
+//! hosts (network file systems) have the same ones, and would write to each other's files.
+//!
+//! What is written beside its place and renamed is there whole or not at all for who looks; what a crash of the host leaves
+//! of it is another question ([`Durability`]).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Hexadecimal digits of a [`random_id`].
+pub const ID_DIGITS: usize = 32;
+/// What a temporary name ends with.
+const ENDING: &str = ".tmp";
+/// So many bytes of a file's own name are in its temporary one: a name may be as long as the file system allows.
+const NAME_KEPT: usize = 64;
+
+/// What a power cut may take of a file that was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing, once the call has returned.
+    Synced,
+    /// The new content, all of it or a part: for what is looked at before it is believed.
+    None,
+}
+
+/// 128 random bits as 32 hexadecimal digits.
+pub fn random_id() -> io::Result<String> {
+    let mut bytes = [0u8; ID_DIGITS / 2];
+    random(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Fills a buffer, of 256 bytes at most, from the kernel's generator.
+pub fn random(bytes: &mut [u8]) -> io::Result<()> {
+    let got = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty())?;
+    // Up to this size the kernel gives all or nothing.
+    if got == bytes.len() { Ok(()) } else { Err(io::Error::other("the system gives no random bytes")) }
+}
+
+/// Whether a text has the form of a [`random_id`].
+pub fn is_id(text: &str) -> bool {
+    text.len() == ID_DIGITS && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// A name beside `path` that nobody else uses, on the same file system: `.NAME.ID.tmp`.
+pub fn beside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let end = (0..=NAME_KEPT.min(name.len())).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
+    Ok(folder_of(path).join(format!(".{}.{}{ENDING}", &name[..end], random_id()?)))
+}
+
+/// Whether `name` is one that [`beside`] gives for a file called `of`, or one that older versions gave it.
+pub fn is_beside(name: &str, of: &str) -> bool {
+    let id = name.strip_prefix('.').and_then(|rest| rest.strip_prefix(of)?.strip_prefix('.')?.strip_suffix(ENDING));
+    id.is_some_and(|id| is_id(id) || !id.is_empty() && id.bytes().all(|c| c.is_ascii_digit() || c == b'.'))
+}
+
+/// Writes a file, mode 0600, in the place of what is there, at once.
+pub fn replace(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
+    replace_with(path, 0o600, durability, |file| file.write_all(bytes))
+}
+
+/// The same with a mode, less what the process's mask takes from it, and with content that `write` puts into the new file.
+pub fn replace_with(
+    path: &Path,
+    mode: u32,
+    durability: Durability,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let temporary = beside(path)?;
+    let done = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        write(&mut file)?;
+        if durability == Durability::Synced {
+            file.sync_all()?;
+        }
+        fs::rename(&temporary, path)
+    })();
+    if done.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    done?;
+    if durability == Durability::Synced { super::durable::sync_dir(folder_of(path)) } else { Ok(()) }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn names_are_known_again_and_no_others() {
+        let name = |path: &str| beside(Path::new(path)).unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(is_beside(&name("x/store.json"), "store.json"));
+        assert_ne!(name("store.json"), name("store.json"));
+        assert!(is_beside(".store.json.4711.3.tmp", "store.json"), "of an older version");
+        for other in
+            [".store.json.tmp", ".store.json.mine.tmp", "store.json.1.1.tmp", ".other.1.1.tmp", ".store.json..tmp"]
+        {
+            assert!(!is_beside(other, "store.json"), "{other}");
+        }
+        assert!(name(&"ä".repeat(120)).len() < 120, "a name that is as long as names get");
+    }
+
+    /// Programs in other pid namespaces have the same process id, and both are the first to write here.
+    #[test]
+    fn processes_with_the_same_id_do_not_meet() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for made in 0..100 {
+            fs::write(beside(&path).unwrap(), "of the other process").unwrap();
+            replace(&path, b"whole", Durability::None).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"whole");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), made + 2);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_fails_leaves_nothing_and_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        replace(&path, b"old", Durability::Synced).unwrap();
+        replace_with(&path, 0o644, Durability::Synced, |file| {
+            file.write_all(b"half")?;
+            Err(io::Error::other("the disk is full"))
+        })
+        .unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
