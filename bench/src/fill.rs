@@ -10,12 +10,17 @@ use virt_maker::host::Cancel;
 use virt_maker::import::ImportContext;
 use virt_maker::plan::{PlanContext, make};
 use virt_maker::spec::{HostAccess, load_all, load_options};
-use virt_maker::store::{LayerRecord, Store};
+use virt_maker::store::{LayerRecord, Owner, Store};
+
+/// Whose stores these are: as `XDG_STATE_HOME=FOLDER/state` says.
+pub fn owner(folder: &Path) -> Owner {
+    Owner::new(folder.join("state/virt-maker/secret"), None)
+}
 
 /// Seals an empty layer for every node of the plan of `matrix.yml` in the folder, in a store of this name beside it. Returns
 /// their records, parents before their children.
 pub fn fill(folder: &Path, store: &str) -> Result<Vec<LayerRecord>, Box<dyn std::error::Error>> {
-    let store = Store::open(&folder.join(store))?;
+    let store = Store::open(&folder.join(store), &owner(folder))?;
     let (events, cancel, env) = (Events::none(), Cancel::default(), Default::default());
     let access = HostAccess {
         cache_dir: folder.join("cache"),

@@ -199,8 +199,8 @@ fn make_base(options: &Options, cache: &Path) -> Result<(PathBuf, PathBuf), Fail
     eprintln!("bench: the base ...");
     let mut command = Command::new(&options.binary);
     command.arg("build").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("base.yml")).args(["--progress", "json"]);
-    // A store of an older format is refused, so each format has one.
-    command.arg("--store").arg(cache.join(format!("store-{}", virt_maker::store::FORMAT)));
+    // A store of an older format is refused, so each format has one, and one that had no mark yet.
+    command.arg("--store").arg(cache.join(format!("store-{}-own", virt_maker::store::FORMAT)));
     command.args(["-p", &format!("authorized_key={}", public.trim()), "-p", &format!("output={}", base.display())]);
     measure::run(&mut command)?;
     Ok((base, key))

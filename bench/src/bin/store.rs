@@ -62,7 +62,7 @@ fn measure(program: &Path, folder: &Path) -> Result<(), Failure> {
     let bytes: u64 = records.iter().map(|record| record.bytes).sum();
     let limit = (bytes / 2).to_string();
     print("cache gc of half of them", time(program, folder, &["cache", "gc", "--max-size", &limit])?);
-    let left = Store::open(&folder.join("store"))?.keys()?.len();
+    let left = Store::open(&folder.join("store"), &fill::owner(folder))?.keys()?.len();
     println!("{} layers dropped", records.len() - left);
     Ok(())
 }
@@ -78,6 +78,7 @@ fn time(program: &Path, folder: &Path, arguments: &[&str]) -> Result<Duration, F
         .current_dir(folder)
         .env("VIRT_MAKER_STORE", folder.join("store"))
         .env("XDG_CACHE_HOME", folder.join("cache"))
+        .env("XDG_STATE_HOME", folder.join("state"))
         .stdout(Stdio::null())
         .status()?;
     let time = begin.elapsed();
@@ -92,6 +93,7 @@ fn until_work(program: &Path, folder: &Path) -> Result<Duration, Failure> {
         .current_dir(folder)
         .env("VIRT_MAKER_STORE", folder.join("store"))
         .env("XDG_CACHE_HOME", folder.join("cache"))
+        .env("XDG_STATE_HOME", folder.join("state"))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;

@@ -58,6 +58,7 @@ fn median(program: &Path, folder: &Path, store: &str, arguments: &[&str]) -> Res
             .current_dir(folder)
             .env("VIRT_MAKER_STORE", folder.join(store))
             .env("XDG_CACHE_HOME", folder.join("cache"))
+            .env("XDG_STATE_HOME", folder.join("state"))
             .stdout(Stdio::null())
             .status()?;
         times.push(begin.elapsed());

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use virt_maker::engine::select::EngineChoice;
 use virt_maker::spec::{SecretSource, Spec};
-use virt_maker::store::Limits;
+use virt_maker::store::{Limits, Owner, Store};
 
 use crate::arguments::Engine;
 use crate::arguments::store::LimitArguments;
@@ -21,6 +21,33 @@ const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy"
 /// Where layers are kept.
 pub fn store(argument: Option<PathBuf>) -> Result<PathBuf, Failure> {
     Ok(config::store(argument)?.value)
+}
+
+/// The store that `argument` means, open. It is one of this user, or an error.
+pub fn open_store(argument: Option<PathBuf>) -> Result<Store, Failure> {
+    Ok(Store::open(&store(argument)?, &owner()?)?)
+}
+
+/// Who this user is, where stores are opened: the secret by which the user's own ones are known is
+/// `virt-maker/secret` in `$XDG_STATE_HOME`, else in `~/.local/state`.
+pub fn owner() -> Result<Owner, Failure> {
+    let base = path("XDG_STATE_HOME").filter(|path| path.is_absolute());
+    let base = base.or_else(|| home().map(|home| home.join(".local/state")));
+    match base {
+        Some(base) => {
+            Ok(Owner::new(base.join("virt-maker/secret"), cache_dir().ok().map(|folder| folder.join("store"))))
+        }
+        None => Err(Failure::Usage(
+            "this user has no home, and neither HOME nor XDG_STATE_HOME is set: there is no place for the secret by \
+             which your own stores are known"
+                .into(),
+        )),
+    }
+}
+
+/// `$HOME`; where it is not set, as for services, what the system's list of users says.
+fn home() -> Option<PathBuf> {
+    path("HOME").or_else(env::home_dir).filter(|home| home.is_absolute())
 }
 
 /// The folder for what can be made again, by the XDG rules: `$XDG_CACHE_HOME/virt-maker`, else `~/.cache/virt-maker`.

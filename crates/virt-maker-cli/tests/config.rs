@@ -110,6 +110,78 @@ fn the_nearest_one_who_says_something_wins() {
     assert!(wrong.exits(2).stderr.contains("VIRT_MAKER_ENGINE: there is no engine `chrot`"));
 }
 
+/// A project that came from somewhere has a store in its folder: links lead out of it, or all of it fits together. No command
+/// uses it, and nothing behind the links is touched; a store that its user makes there is theirs.
+#[test]
+fn the_store_of_a_cloned_project_is_not_used() {
+    let world = World::new();
+    world.project("store = 'cache'\n");
+    let (keys, store) = (world.bench.path("home/keys"), world.bench.path("project/cache"));
+    fs::create_dir_all(&keys).unwrap();
+    fs::write(keys.join("id_ed25519"), "a key").unwrap();
+    let whole = || fs::read_to_string(keys.join("id_ed25519")).unwrap() == "a key";
+    let verbs: [&[&str]; 5] =
+        [&["tree"], &["cache", "gc"], &["cache", "clean"], &["cache", "ls"], &["plan", "../../t.yml"]];
+    fs::write(world.bench.path("project/t.yml"), "spec: {import: {download: {url: x.img}}, steps: []}\n").unwrap();
+    for name in ["locks", "leases", "tmp", "images", "layers", "cache", "logs", "kept"] {
+        for mark in [None, Some("{\"format\": 4}")] {
+            fs::create_dir_all(&store).unwrap();
+            std::os::unix::fs::symlink(&keys, store.join(name)).unwrap();
+            mark.into_iter().for_each(|mark| fs::write(store.join("store.json"), mark).unwrap());
+            for verb in verbs {
+                let ran = world.run(verb).exits(6);
+                let said = ran.stderr.contains("is a link") || ran.stderr.contains("is not empty and not a store");
+                assert!(said && whole(), "{name}: {}", ran.stderr);
+            }
+            fs::remove_dir_all(&store).unwrap();
+        }
+    }
+    // One that somebody made, as it is shipped; then one that its user makes there.
+    let theirs = |arguments: &[&str]| {
+        let mut command = world.command(arguments);
+        command.env("XDG_STATE_HOME", world.bench.path("theirs"));
+        Ran::from(command.output().unwrap())
+    };
+    theirs(&["tree"]).exits(0);
+    for verb in verbs {
+        let ran = world.run(verb).exits(6);
+        assert!(ran.stderr.contains("is not known to be yours: its mark is of another user"), "{}", ran.stderr);
+    }
+    let ran = world.run(&["cache", "adopt"]).exits(2);
+    assert!(ran.stderr.contains("--store"), "a project's file does not say what is adopted: {}", ran.stderr);
+    let ran = world.run(&["cache", "adopt", "--store", store.to_str().unwrap()]).exits(0);
+    assert!(ran.stdout.contains("count as made by you"), "{}", ran.stdout);
+    world.run(&["tree"]).exits(0);
+    assert!(theirs(&["tree"]).exits(6).stderr.contains("not known to be yours"));
+    fs::remove_dir_all(&store).unwrap();
+    world.run(&["tree"]).exits(0);
+    world.run(&["tree"]).exits(0);
+}
+
+/// The user's own store from before there were marks is taken over by itself where it is by default, and nowhere else.
+#[test]
+fn a_store_of_an_older_version_is_taken_over() {
+    let world = World::new();
+    world.run(&["tree"]).exits(0);
+    let store = world.bench.path("xdg-cache/virt-maker/store");
+    fs::write(store.join("store.json"), "{\"format\": 4}\n").unwrap();
+    world.run(&["tree"]).exits(0);
+    let mark = fs::read_to_string(store.join("store.json")).unwrap();
+    assert!(mark.contains("\"mark\""), "{mark}");
+    world.run(&["tree"]).exits(0);
+    assert_eq!(fs::read_to_string(store.join("store.json")).unwrap(), mark);
+    let elsewhere = world.bench.path("elsewhere");
+    fs::rename(&store, &elsewhere).unwrap();
+    world.run(&["tree", "--store", elsewhere.to_str().unwrap()]).exits(0);
+    fs::write(elsewhere.join("store.json"), "{\"format\": 4}\n").unwrap();
+    let ran = world.run(&["tree", "--store", elsewhere.to_str().unwrap()]).exits(6);
+    assert!(
+        ran.stderr.contains("it has no mark of yours") && ran.stderr.contains("cache adopt --store"),
+        "{}",
+        ran.stderr
+    );
+}
+
 /// A project that came from somewhere cannot give itself what its user did not give it.
 #[test]
 fn a_project_cannot_harm_its_user() {

@@ -110,7 +110,7 @@ impl Suite {
 
     /// Puts the base of such a release in the store, as a build would.
     fn seal(&self, release: Release) {
-        let store = Store::open(&self.bench.store()).unwrap();
+        let store = Store::open(&self.bench.store(), &self.bench.owner()).unwrap();
         let (events, cancel, env, cache_dir) =
             (Events::none(), Cancel::default(), Default::default(), store.cache_dir());
         let access = HostAccess {

@@ -153,6 +153,7 @@ fn type_into(bench: &Bench, arguments: &str, typed: &str) -> String {
         .args(["-qec", &format!("{program} {arguments}"), "/dev/null"])
         .env("VIRT_MAKER_STORE", bench.store())
         .env("XDG_CACHE_HOME", bench.path("xdg-cache"))
+        .env("XDG_STATE_HOME", bench.path("xdg-state"))
         .current_dir(bench.folder.path())
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())

@@ -84,6 +84,7 @@ fn run(folder: &Path, command: &str) -> String {
     let output = program
         .env("VIRT_MAKER_STORE", folder.join("store"))
         .env("XDG_CACHE_HOME", folder.join("cache"))
+        .env("XDG_STATE_HOME", folder.join("state"))
         .output()
         .unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();

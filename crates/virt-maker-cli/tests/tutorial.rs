@@ -42,7 +42,8 @@ impl World {
             .env("PATH", paths)
             .env("VIRT_MAKER_STORE", self.folder.path().join("store"))
             .env("XDG_CACHE_HOME", self.folder.path().join("cache"))
-            .env("XDG_CONFIG_HOME", self.folder.path().join("config"));
+            .env("XDG_CONFIG_HOME", self.folder.path().join("config"))
+            .env("XDG_STATE_HOME", self.folder.path().join("state"));
         command
     }
 

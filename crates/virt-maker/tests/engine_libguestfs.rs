@@ -130,7 +130,7 @@ impl Bench {
         let (log, events) = (Arc::clone(&self.log), Arc::clone(&self.events));
         let parent_path = self.path(&format!("store/{parent}.qcow2"));
         LibguestfsEngine::new(options).open(OpenRequest {
-            parent: &Image { path: parent_path, format: ImageFormat::Qcow2 },
+            parent: &Image::chained(&parent_path, ImageFormat::Qcow2, |_, _| Ok(())).unwrap(),
             overlay: &self.overlay(overlay, parent),
             overlays: 1,
             work_dir: &self.path("work"),
@@ -596,7 +596,7 @@ fn child_opens_a_shell_and_then_hangs() {
     let options = LibguestfsOptions { cache_dir: Some(top.join("cache")), verbose: true, ..options() };
     let mut session = LibguestfsEngine::new(options)
         .open(OpenRequest {
-            parent: &Image { path: top.join("store/base.qcow2"), format: ImageFormat::Qcow2 },
+            parent: &Image::alone(&top.join("store/base.qcow2"), ImageFormat::Qcow2).unwrap(),
             overlay: &top.join("store/temporary/one.qcow2"),
             overlays: 1,
             work_dir: &top.join("work"),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use virt_maker::disk::ImageFormat;
 use virt_maker::disk::overlay::{self, Backing};
+use virt_maker::disk::{Image, ImageFormat};
 use virt_maker::error::{Error, ErrorKind, Result, chain};
 use virt_maker::event::{Event, Events};
 use virt_maker::export::{ExportContext, KINDS, Published, list, publish};
@@ -71,8 +71,7 @@ impl Place {
         let kind = KINDS.iter().find(|known| known.name == kind).unwrap();
         let key = LayerKey(Digest::of(b"layer"));
         let context = ExportContext {
-            layer: &self.layer,
-            format: ImageFormat::Qcow2,
+            layer: &|| Image::chained(&self.layer, ImageFormat::Qcow2, |_, _| Ok(())),
             virtual_size: 64 << 20,
             overlay: None,
             tree: None,
@@ -272,7 +271,9 @@ fn a_place_where_no_artifact_can_be_is_named() {
 fn a_failed_export_changes_nothing() {
     let mut place = Place::new();
     fs::write(place.path("out.img"), "precious").unwrap();
-    fs::write(place.path("store/one.qcow2"), "damaged").unwrap();
+    // The place of its L1 table; its header names what it should.
+    let image = fs::File::options().write(true).open(place.path("store/one.qcow2")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&image, &[1; 8], 40).unwrap();
     for arguments in ["path: out.img", "path: out.img\ncompress: xz"] {
         let error = place.fails("raw", arguments);
         assert_eq!(error.kind(), ErrorKind::Export);
@@ -300,6 +301,63 @@ fn a_cancelled_export_ends_and_leaves_nothing() {
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(!place.path("out.img").exists());
     assert!(place.left().is_empty(), "{:?}", place.left());
+}
+
+/// A power cut can take bytes of an artifact and leave its length and all its times. So in the next boot of the host an
+/// artifact is read once before it counts as current, and a torn one is made again.
+#[test]
+fn an_artifact_of_an_earlier_boot_is_read_before_it_counts() {
+    use virt_maker::host::checked;
+    let place = Place::new();
+    let path = place.path("out.img");
+    let note = || fs::read_dir(place.path("store/records")).unwrap().next().unwrap().unwrap().path();
+    let record = || serde_json::from_slice::<serde_json::Value>(&fs::read(note()).unwrap()).unwrap();
+    // The record says of the artifact as it lies there that nothing has changed since an earlier boot.
+    let after_boot = || {
+        let (mut record, stat) = (record(), fs::metadata(&path).unwrap());
+        record.as_object_mut().unwrap().remove("checksum");
+        record["boot"] = "00000000-0000-0000-0000-000000000000".into();
+        record["stat"]["modified"] = serde_json::json!([stat.mtime(), stat.mtime_nsec()]);
+        record["stat"]["changed"] = serde_json::json!([stat.ctime(), stat.ctime_nsec()]);
+        fs::write(note(), checked::text(&record)).unwrap();
+    };
+    place.publish("raw", "path: out.img").unwrap();
+    let boot = record()["boot"].clone();
+    after_boot();
+    assert!(place.publish("raw", "path: out.img").unwrap().current, "it is whole");
+    assert_eq!(record()["boot"], boot, "and read once");
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0; 4096], 1 << 20).unwrap();
+    drop(file);
+    after_boot();
+    assert!(!place.publish("raw", "path: out.img").unwrap().current, "it is torn");
+    place.same_disk(&path, "raw");
+    // A record of an older version says nothing of boots.
+    let mut old = record();
+    old.as_object_mut().unwrap().retain(|name, _| name != "boot" && name != "checksum");
+    fs::write(note(), checked::text(&old)).unwrap();
+    assert!(place.publish("raw", "path: out.img").unwrap().current);
+    assert_eq!(record()["boot"], boot);
+}
+
+/// A record by the name of one artifact that speaks of another file: nothing is believed, and nothing is written there.
+#[test]
+fn a_record_speaks_of_its_own_artifact_only() {
+    use virt_maker::host::checked;
+    let place = Place::new();
+    place.publish("raw", "path: out.img").unwrap();
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    fs::rename(place.path("out.img"), place.path("elsewhere/file")).unwrap();
+    let note = fs::read_dir(place.path("store/records")).unwrap().next().unwrap().unwrap().path();
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&note).unwrap()).unwrap();
+    record.as_object_mut().unwrap().remove("checksum");
+    record["target"] = text(&place.path("elsewhere/file")).into();
+    let stat = fs::metadata(place.path("elsewhere/file")).unwrap();
+    record["stat"]["changed"] = serde_json::json!([stat.ctime(), stat.ctime_nsec()]);
+    fs::write(&note, checked::text(&record)).unwrap();
+    let published = place.publish("raw", "path: out.img\nchecksum: true").unwrap();
+    assert!(!published.current && published.path == place.path("out.img"));
+    assert!(!place.path("elsewhere/SHA256SUMS").exists() && place.path("SHA256SUMS").exists());
 }
 
 /// What a killed export left is removed by the next one; what a living one writes is not.

@@ -28,6 +28,7 @@ spec:
     let spec = virt_maker::spec::load(&template, &[]).unwrap();
     let settings = Settings {
         store: folder.path().join("store"),
+        owner: virt_maker::store::Owner::new(folder.path().join("state/secret"), None),
         agent: PathBuf::from("AGENT"),
         engine_cache: folder.path().join("engines"),
         kernel: None,

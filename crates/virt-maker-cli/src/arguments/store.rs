@@ -1,5 +1,6 @@
 //! Arguments of the verbs that look after the store: names of layers, and collecting.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -87,6 +88,12 @@ pub enum CacheCommand {
         /// Print one JSON document.
         #[arg(long)]
         json: bool,
+    },
+    /// Make a store yours that an older version made, or that was copied: files and headers are checked, layers are believed.
+    Adopt {
+        /// The store. It has to be said here: what a project's file names may be somebody else's.
+        #[arg(long, value_name = "DIR")]
+        store: PathBuf,
     },
     /// Remove all layers that are not in use, pinned or tagged, and all that was fetched.
     Clean {

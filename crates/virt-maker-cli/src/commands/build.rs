@@ -30,6 +30,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     signals::listen(&cancel)?;
     let mut settings = Settings {
         store: settings::store(arguments.store.store.clone())?,
+        owner: settings::owner()?,
         agent: settings::agent(),
         engine_cache: settings::cache_dir()?,
         engine: settings::engine(arguments.engine)?,
@@ -74,7 +75,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     let result = build(&loaded.specs, &settings, &events);
     let limits = settings::limits(&arguments.limits, arguments.store.store.clone())?;
     if !limits.is_empty() && !settings.cancel.is_cancelled() {
-        cache::after_build(&Store::open(&settings.store)?, &limits, &events, &settings.cancel);
+        cache::after_build(&Store::open(&settings.store, &settings.owner)?, &limits, &events, &settings.cancel);
     }
     // What is on the terminal is complete before an error is printed below it.
     let shown = reporter.end();
@@ -101,7 +102,7 @@ fn sources(arguments: &Build, specs: &mut [Spec], settings: &Settings, events: &
     if !asked && specs.iter().all(|spec| spec.import.runner.release().is_none()) {
         return Ok(());
     }
-    let cache_dir = Store::open(&settings.store)?.cache_dir();
+    let cache_dir = Store::open(&settings.store, &settings.owner)?.cache_dir();
     let context = ImportContext { cache_dir: &cache_dir, events, cancel: &settings.cancel, env: &settings.network_env };
     if arguments.pull {
         let named = specs.iter().filter_map(|spec| spec.import.runner.mutable_source());

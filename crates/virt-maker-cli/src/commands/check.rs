@@ -26,6 +26,7 @@ pub fn run(arguments: &Check) -> Result<(), Failure> {
     signals::listen(&cancel)?;
     let settings = Settings {
         store: settings::store(arguments.store.store.clone())?,
+        owner: settings::owner()?,
         agent: settings::agent(),
         engine_cache: settings::cache_dir()?,
         engine: settings::engine(arguments.engine)?,

@@ -3,7 +3,6 @@
 use std::io::{IsTerminal, Write};
 
 use virt_maker::error::{Context, ErrorKind};
-use virt_maker::store::Store;
 
 use super::looking::harmless_lines;
 use crate::arguments::layers::Log;
@@ -12,7 +11,7 @@ use crate::settings;
 
 /// Runs it.
 pub fn run(arguments: &Log) -> Result<(), Failure> {
-    let store = Store::open(&settings::store(arguments.store.store.clone())?)?;
+    let store = settings::open_store(arguments.store.store.clone())?;
     let (layer, _lease) = store.open_layer(&arguments.layer)?;
     let text = match std::fs::read(layer.log()) {
         // A step may say nothing.

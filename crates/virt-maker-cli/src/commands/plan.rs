@@ -8,7 +8,6 @@ use virt_maker::host::Cancel;
 use virt_maker::import::ImportContext;
 use virt_maker::plan::{NodeState, Plan, PlanContext, make};
 use virt_maker::spec::{self, Spec};
-use virt_maker::store::Store;
 
 use super::{loading, print_json};
 use crate::arguments;
@@ -30,7 +29,7 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     }
     let mut loaded = spec::load_all(&paths, &options)?;
     loading::warn(&loaded.notes, &events);
-    let store = Store::open(&settings::store(arguments.store.store.clone())?)?;
+    let store = settings::open_store(arguments.store.store.clone())?;
     let cache_dir = store.cache_dir();
     let env = settings::proxies();
     let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };

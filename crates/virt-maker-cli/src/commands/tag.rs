@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use serde_json::json;
-use virt_maker::store::{Store, utc};
+use virt_maker::store::utc;
 
 use super::print_json;
 use crate::arguments::store::Tag;
@@ -15,7 +15,7 @@ const VERSION: u32 = 1;
 
 /// Runs it.
 pub fn run(arguments: &Tag) -> Result<(), Failure> {
-    let store = Store::open(&settings::store(arguments.store.store.clone())?)?;
+    let store = settings::open_store(arguments.store.store.clone())?;
     if let Some(name) = &arguments.remove {
         return match store.untag(name)? {
             true => Ok(()),

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use virt_maker::export::{self, ExportRecord};
 use virt_maker::key::LayerKey;
-use virt_maker::store::{Layer, Store, hits};
+use virt_maker::store::{Layer, hits};
 
 use super::{print_json, tree_page};
 use crate::arguments;
@@ -20,7 +20,7 @@ const VERSION: u32 = 2;
 
 /// Runs it.
 pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
-    let store = Store::open(&settings::store(arguments.opening.store.store.clone())?)?;
+    let store = settings::open_store(arguments.opening.store.store.clone())?;
     let (mut layers, problems) = store.layers()?;
     layers.sort_by_key(|layer| (layer.record.created, layer.record.key));
     let exports = export::list(&store.exports_dir());

@@ -6,7 +6,6 @@ use virt_maker::error::{Error, ErrorKind};
 use virt_maker::event::Events;
 use virt_maker::host::Cancel;
 use virt_maker::import::{ImportContext, look_again};
-use virt_maker::store::Store;
 
 use crate::arguments;
 use crate::error::Failure;
@@ -30,7 +29,7 @@ pub fn run(arguments: &arguments::Update) -> Result<(), Failure> {
     }
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
-    let store = Store::open(&settings::store(arguments.store.store.clone())?)?;
+    let store = settings::open_store(arguments.store.store.clone())?;
     let (cache_dir, env) = (store.cache_dir(), settings::proxies());
     let events = Events::new(crate::report::warnings_only);
     let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };

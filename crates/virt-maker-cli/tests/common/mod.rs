@@ -77,6 +77,11 @@ impl Bench {
         path
     }
 
+    /// Whose its store is, for tests that open it by themselves.
+    pub fn owner(&self) -> virt_maker::store::Owner {
+        virt_maker::store::Owner::new(self.path("xdg-state/virt-maker/secret"), None)
+    }
+
     /// The program with this bench's store.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_virt-maker"));
@@ -85,6 +90,7 @@ impl Bench {
             .env("VIRT_MAKER_STORE", self.store())
             .env("XDG_CACHE_HOME", self.path("xdg-cache"))
             .env("XDG_CONFIG_HOME", self.path("xdg-config"))
+            .env("XDG_STATE_HOME", self.path("xdg-state"))
             .current_dir(self.folder.path())
             .stdin(Stdio::null());
         command

@@ -30,7 +30,7 @@ pub fn check_image(
     let Some(backing) = path.to_str() else {
         return Err(Error::new(ErrorKind::Base, format!("{name}: qemu cannot open a name that is not UTF-8")));
     };
-    let store = Store::open(&settings.store)?;
+    let store = Store::open(&settings.store, &settings.owner)?;
     let workspace = store.workspace()?;
     let selector =
         Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone(), settings.kernel.clone());
@@ -41,7 +41,7 @@ pub fn check_image(
         let overlay = work_dir.join("overlay.qcow2");
         overlay::create(&overlay, inspected.virtual_size, Backing { name: backing, format: inspected.format })?;
         let opened = candidate.engine.open(OpenRequest {
-            parent: &Image { path: path.clone(), format: inspected.format },
+            parent: &Image::alone(&path, inspected.format)?,
             overlay: &overlay,
             overlays: 1,
             work_dir: &work_dir,

@@ -18,6 +18,7 @@ impl Build<'_> {
         let records = self.store.exports_dir();
         let layers = finish::layers(self, plan, index);
         let spec = &specs[index];
+        let image = || self.store.image(tip);
         let mut published = Vec::new();
         for entry in &specs[index].exports {
             let begin = Instant::now();
@@ -29,8 +30,7 @@ impl Build<'_> {
             });
             let workspace = self.store.workspace()?;
             let context = ExportContext {
-                layer: &tip.path,
-                format: tip.record.format,
+                layer: &image,
                 virtual_size: tip.record.virtual_size,
                 overlay: None,
                 tree: None,

@@ -55,7 +55,7 @@ use crate::import::ImportContext;
 use crate::key::LayerKey;
 use crate::plan::{NodeState, PlanContext, PlanNode};
 use crate::spec::Spec;
-use crate::store::Store;
+use crate::store::{Owner, Store};
 use flatten::Flattener;
 use schedule::Schedule;
 use secrets::Values;
@@ -80,6 +80,8 @@ pub enum OnFailure {
 pub struct Settings {
     /// The store's folder.
     pub store: PathBuf,
+    /// Whose store it has to be.
+    pub owner: Owner,
     /// Path of the agent.
     pub agent: PathBuf,
     /// A folder for what engines keep between sessions (the appliance of libguestfs).
@@ -190,7 +192,7 @@ fn run(
     images: &mut Vec<ImageState>,
 ) -> Result<Summary> {
     let begin = Instant::now();
-    let store = Store::open(&settings.store)?;
+    let store = Store::open(&settings.store, &settings.owner)?;
     let spent = Spent::default();
     let cache_dir = store.cache_dir();
     let import = settings.import_context(&cache_dir, events);

@@ -7,7 +7,7 @@ use super::Build;
 use super::log::StepLog;
 use super::path::create_overlay;
 use super::slots::Slot;
-use crate::engine::{CacheDisk, Image, OpenRequest, Session};
+use crate::engine::{CacheDisk, OpenRequest, Session};
 use crate::error::{Context, ErrorKind, Result, chain};
 use crate::event::Event;
 use crate::store::{Draft, Layer, Workspace};
@@ -37,6 +37,7 @@ pub(super) fn open<'a>(
 ) -> Result<Opened<'a>> {
     let candidates = build.shared.selector.candidates()?;
     let mut remaining = candidates.len();
+    let image = build.store.image(parent)?;
     for candidate in candidates {
         remaining -= 1;
         let engine = candidate.engine.name();
@@ -47,7 +48,7 @@ pub(super) fn open<'a>(
         let begin = Instant::now();
         let work_dir = workspace.subfolder(&format!("session-{session}"))?;
         let opened = candidate.engine.open(OpenRequest {
-            parent: &Image { path: parent.path.clone(), format: parent.record.format },
+            parent: &image,
             overlay: &draft.image(),
             overlays,
             work_dir: &work_dir,

@@ -1,12 +1,15 @@
 //! Disk images: headers are read, checked and written here, before or instead of any other program.
 
+mod image;
 pub mod inspect;
 pub mod overlay;
 mod qcow2;
 pub(crate) mod table;
 
+pub use image::{Below, Image};
+
 /// Formats of image files that the store holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageFormat {
     /// QEMU's copy-on-write format, version 3.

@@ -12,8 +12,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::ImageFormat;
+use super::{ImageFormat, qcow2};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::own;
 
 /// `QFI\xfb`.
 pub(crate) const MAGIC: u32 = 0x5146_49fb;
@@ -27,9 +28,6 @@ const BACKING_NAME_MAX: usize = 1023;
 const REFCOUNT_ORDER: u32 = 4;
 /// Largest L1 table that is worth holding for every node of a chain, in bytes.
 const L1_BYTES_WANTED: u64 = 1 << 20;
-
-/// Longest chain that is counted, in images.
-const CHAIN_MAX: usize = 1000;
 
 /// What an overlay's header says of the file below it.
 #[derive(Debug, Clone, Copy)]
@@ -126,50 +124,10 @@ pub fn virtual_size(path: &Path) -> Result<u64> {
 
 /// What the header of a qcow2 image says of the file below it: its name and its format; none where it has none.
 ///
-/// Errors: it cannot be read, or is no qcow2 image.
+/// Errors: it cannot be read, is no qcow2 image, or names any other file.
 pub fn backing(path: &Path) -> std::io::Result<Option<(String, Option<String>)>> {
-    let broken = || std::io::Error::new(std::io::ErrorKind::InvalidData, "its header is broken");
-    let file = File::open(path)?;
-    let mut header = Vec::new();
-    (&file).take(4096).read_to_end(&mut header)?;
-    let get32 = |at: usize| Some(u32::from_be_bytes(*header.get(at..)?.first_chunk()?));
-    let get64 = |at: usize| Some(u64::from_be_bytes(*header.get(at..)?.first_chunk()?));
-    if get32(0) != Some(MAGIC) {
-        return Err(broken());
-    }
-    let (offset, length) = (get64(8).ok_or_else(broken)?, get32(16).ok_or_else(broken)? as usize);
-    if offset == 0 {
-        return Ok(None);
-    }
-    let name = usize::try_from(offset).ok().and_then(|offset| header.get(offset..)?.get(..length));
-    let name = String::from_utf8(name.ok_or_else(broken)?.to_vec()).map_err(|_| broken())?;
-    let mut at = get32(100).ok_or_else(broken)? as usize;
-    let mut format = None;
-    while let (Some(kind), Some(length)) = (get32(at), get32(at + 4)) {
-        let content = header.get(at + 8..).and_then(|rest| rest.get(..length as usize));
-        match (kind, content) {
-            (0, _) | (_, None) => break,
-            (BACKING_FORMAT, Some(content)) => format = String::from_utf8(content.to_vec()).ok(),
-            _ => {}
-        }
-        at += 8 + (length as usize).next_multiple_of(8);
-    }
-    Ok(Some((name, format)))
-}
-
-/// How many images a chain has, by the headers: this qcow2 image, and those below it. What cannot be read ends the count:
-/// whoever opens the chain says what is wrong with it.
-pub fn chain_length(path: &Path) -> usize {
-    let mut path = path.to_owned();
-    let mut length = 1;
-    while let Ok(Some((name, format))) = backing(&path) {
-        length += 1;
-        if format.as_deref() != Some(ImageFormat::Qcow2.name()) || length == CHAIN_MAX {
-            break;
-        }
-        path = path.with_file_name(name);
-    }
-    length
+    let broken = |problem| std::io::Error::new(std::io::ErrorKind::InvalidData, problem);
+    qcow2::below(&own::reader(path)?).map_err(broken)
 }
 
 /// Writes another name of the backing file into an overlay that [`create`] made, for one that moves elsewhere.

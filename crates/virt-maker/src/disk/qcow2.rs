@@ -18,6 +18,12 @@ const FEATURE_COMPRESSION: u64 = 1 << 3;
 const FEATURE_EXTENDED_L2: u64 = 1 << 4;
 /// Header extension that names an external data file.
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
+/// Header extension that names the format of the file below.
+const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
+/// Longest name of a file below that the format allows, in bytes.
+const BACKING_NAME_MAX: u32 = 1023;
+/// Longest name of a format that is known.
+const FORMAT_NAME_MAX: u64 = 16;
 /// Header extension of full disk encryption.
 const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 /// Most header extensions.
@@ -63,7 +69,7 @@ pub(super) fn check(file: &File, length: u64) -> Result<u64, String> {
         return Err("it is encrypted".into());
     }
     let (features, header_length) = if version == 3 { version_3(&head, bits)? } else { (0, 72) };
-    extensions(file, header_length, cluster.min(length))?;
+    extensions(file, header_length, cluster.min(length), |_, _, _| Ok(()))?;
 
     let layout = Layout { cluster, length, entry: if features & FEATURE_EXTENDED_L2 == 0 { 8 } else { 16 } };
     let refcount_bytes = u64::from(head.u32(56)?) * cluster;
@@ -84,6 +90,50 @@ pub(super) fn check(file: &File, length: u64) -> Result<u64, String> {
     }
     layout.check_tables(file, &l1, bits)?;
     Ok(virtual_size)
+}
+
+/// What the header says of the file below: its name and its format; none where it has none. It is an error where it names
+/// any other file, or asks for something that is not known.
+///
+/// Looks where qemu looks: extensions end before the name of the file below, or with the header's cluster.
+pub(super) fn below(file: &File) -> Result<Option<(String, Option<String>)>, String> {
+    let mut head = [0u8; 112];
+    let read =
+        |bytes: &mut [u8], at: u64| file.read_exact_at(bytes, at).map_err(|_| "its header is truncated".to_owned());
+    read(&mut head, 0)?;
+    let head = Fields(&head);
+    if head.u32(0)? != super::overlay::MAGIC {
+        return Err("it is no qcow2 image".into());
+    }
+    let (version, bits) = (head.u32(4)?, head.u32(20)?);
+    if version != 2 && version != 3 || !(9..=21).contains(&bits) {
+        return Err("its header is broken".into());
+    }
+    if head.u32(32)? != 0 {
+        return Err("it is encrypted".into());
+    }
+    let header_length = if version == 3 { version_3(&head, bits)?.1 } else { 72 };
+    let (name_at, length) = (head.u64(8)?, head.u32(16)?);
+    let end = if name_at == 0 { 1 << bits } else { name_at };
+    let mut format = None;
+    extensions(file, header_length, end, |kind, at, length| {
+        if kind == EXTENSION_BACKING_FORMAT {
+            let mut name = vec![0; length.min(FORMAT_NAME_MAX) as usize];
+            read(&mut name, at)?;
+            format = Some(String::from_utf8_lossy(&name).into_owned());
+        }
+        Ok(())
+    })?;
+    if name_at == 0 {
+        return Ok(None);
+    }
+    if length == 0 || length > BACKING_NAME_MAX || name_at > 1 << bits {
+        return Err("its header is broken".into());
+    }
+    let mut name = vec![0; length as usize];
+    read(&mut name, name_at)?;
+    let name = String::from_utf8(name).map_err(|_| "its header names a file below it that is no UTF-8".to_owned())?;
+    Ok(Some((name, format)))
 }
 
 /// What only version 3 has: features, and the length of the header.
@@ -116,8 +166,14 @@ fn version_3(head: &Fields<'_>, bits: u32) -> Result<(u64, u64), String> {
     Ok((features, header_length.into()))
 }
 
-/// Walks the header extensions, which end before `limit`.
-fn extensions(file: &File, start: u64, limit: u64) -> Result<(), String> {
+/// Walks the header extensions, which end before `limit`. `see` gets the kind, the place and the length of each that is
+/// allowed.
+fn extensions(
+    file: &File,
+    start: u64,
+    limit: u64,
+    mut see: impl FnMut(u32, u64, u64) -> Result<(), String>,
+) -> Result<(), String> {
     let mut at = start;
     for _ in 0..EXTENSIONS_MAX {
         if at + 8 > limit {
@@ -132,7 +188,10 @@ fn extensions(file: &File, start: u64, limit: u64) -> Result<(), String> {
             0 => return Ok(()),
             EXTENSION_DATA_FILE => return Err("it names an external data file".into()),
             EXTENSION_ENCRYPTION => return Err("it is encrypted".into()),
-            _ => at += 8 + length.next_multiple_of(8),
+            kind => {
+                see(kind, at + 8, length)?;
+                at += 8 + length.next_multiple_of(8);
+            }
         }
         if at > limit {
             return Err(format!("a header extension does not end within the header's cluster: {TRUNCATED}"));

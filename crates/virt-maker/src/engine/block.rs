@@ -48,11 +48,11 @@ impl BlockGraph {
     pub fn open(qmp: Qmp, directory: &Path, parent: &Image, overlay: &Path) -> Result<BlockGraph> {
         let directory = Some(directory.to_owned());
         let mut graph = BlockGraph { qmp, top: "overlay-0".into(), pushed: 0, directory };
-        let parent_name = graph.name(&parent.path).to_owned();
+        let parent_name = graph.name(parent.path()).to_owned();
         graph.qmp.execute(
             "blockdev-add",
             json!({
-                "driver": parent.format.name(),
+                "driver": parent.format().name(),
                 "node-name": "parent",
                 "read-only": true,
                 "file": {"driver": "file", "filename": utf8(&parent_name)?},

@@ -18,20 +18,12 @@ pub mod vm;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::ImageFormat;
 use crate::error::Result;
 use crate::event::Events;
 use crate::guest::Guest;
 use crate::host::Cancel;
 
-/// An image file with its format, which is known and never probed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
-    /// Absolute path.
-    pub path: PathBuf,
-    /// Its format.
-    pub format: ImageFormat,
-}
+pub use crate::disk::Image;
 
 /// A cache for commands ([`crate::guest::Run::caches`]): a raw image of one file system, which nobody else uses now.
 #[derive(Debug, Clone, PartialEq, Eq)]

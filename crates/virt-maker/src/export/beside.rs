@@ -1,7 +1,7 @@
 //! What is written beside an artifact: a line in `SHA256SUMS`, a manifest.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Published;
 use crate::error::{Context, ErrorKind, Result};
+use crate::host::temporary::{self, Durability};
 
 pub(super) const SUMS: &str = "SHA256SUMS";
 
@@ -17,6 +18,12 @@ pub(super) fn manifest_path(artifact: &Path) -> PathBuf {
     let mut name = artifact.as_os_str().to_owned();
     name.push(".manifest.json");
     PathBuf::from(name)
+}
+
+/// Whether the manifest of an artifact is there and whole: a power cut may have torn it.
+pub(super) fn is_manifest(artifact: &Path) -> bool {
+    let text = fs::read(manifest_path(artifact));
+    text.is_ok_and(|text| serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_ok())
 }
 
 /// Notes the digest of an artifact in the `SHA256SUMS` of its folder, in the form that `sha256sum --check` reads. Lines
@@ -33,8 +40,10 @@ pub(super) fn note_checksum(published: &Published) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error).context(ErrorKind::Export, failed),
     };
+    // What a power cut leaves of lines that were not on the disk yet.
+    let is_torn = |line: &&str| line.contains('\0');
     let is_ours = |line: &&str| line.split_once(' ').is_some_and(|(_, rest)| rest.get(1..) == Some(&*name));
-    let mut lines: Vec<&str> = old.lines().filter(|line| !is_ours(line)).collect();
+    let mut lines: Vec<&str> = old.lines().filter(|line| !is_ours(line) && !is_torn(line)).collect();
     let line = format!("{}  {name}", published.digest);
     lines.push(&line);
     lines.sort_by_key(|line| line.split_once(' ').map(|(_, rest)| rest.to_owned()));
@@ -57,11 +66,5 @@ pub(super) fn write_manifest(published: &Published, kind: &str, layers: &Value, 
 }
 
 fn replace(place: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = place.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = place.with_file_name(format!(".{name}.{}.tmp", super::publish::unique()));
-    let done = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, place));
-    if done.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    done
+    temporary::replace_with(place, 0o666, Durability::None, |file| file.write_all(bytes))
 }

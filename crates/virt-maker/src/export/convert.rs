@@ -136,7 +136,8 @@ pub(super) fn convert(format: Target, zstd: bool, target: &Path, context: &Expor
 /// below it. Every format is said.
 fn source(top: &[(&Path, ImageFormat)], context: &ExportContext<'_>) -> Result<String> {
     let overlay = context.overlay.map(|path| (path, ImageFormat::Qcow2));
-    let stack = top.iter().copied().chain(overlay).chain([(context.layer, context.format)]);
+    let layer = (context.layer)()?;
+    let stack = top.iter().copied().chain(overlay).chain([(layer.path(), layer.format())]);
     let mut node = serde_json::Value::Null;
     for (path, format) in stack.collect::<Vec<_>>().into_iter().rev() {
         let Some(name) = path.to_str() else {

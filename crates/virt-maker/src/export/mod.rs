@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub use arguments::Common;
 pub use publish::{ExportRecord, From, Published, list, publish};
 
-use crate::disk::ImageFormat;
+use crate::disk::Image;
 use crate::error::Result;
 use crate::event::Events;
 use crate::host::Cancel;
@@ -63,10 +63,8 @@ pub struct ExportKind {
 /// What an export reads and may use.
 #[derive(Clone, Copy)]
 pub struct ExportContext<'a> {
-    /// The sealed layer.
-    pub layer: &'a Path,
-    /// Its format.
-    pub format: ImageFormat,
+    /// The image of the sealed layer; its chain is looked at when somebody asks.
+    pub layer: &'a dyn Fn() -> Result<Image>,
     /// Size of the disk in bytes.
     pub virtual_size: u64,
     /// A qcow2 overlay of the layer, where the export is to have what [`Extras`] asked for.

@@ -5,7 +5,9 @@
 //! the record, its digest is trusted; otherwise it is computed again; a target that differs is made again.
 //!
 //! An artifact is as durable as a file that `cp` wrote: it is not synced, because for a large image the wait would be
-//! longer than the build. Layers are synced, and the artifact can be made from them again at any time. Neither are
+//! longer than the build. Layers are synced, and the artifact can be made from them again at any time. So a record is
+//! of one boot of the host: in the next one, before which the power may have been cut, the artifact is read once and compared
+//! with its digest before it counts as current; a folder, which has no digest by itself, is made again. Neither are
 //! records: a lost or torn one only means that the artifact is made again, while a sync right after the artifact was
 //! renamed would make some file systems write all of that first.
 
@@ -14,17 +16,17 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use super::{Export, ExportContext, ExportKind, Extras, Finish, beside, convert, folder, shrink};
-use crate::disk::ImageFormat;
+use crate::disk::{Image, ImageFormat};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events, Meter};
 use crate::host::permit::Output;
-use crate::host::{Cancel, Script, checked, digest};
+use crate::host::temporary::{self, Durability};
+use crate::host::{Cancel, Script, checked, digest, own};
 use crate::key::{Digest, LayerKey};
 
 const VERSION: u32 = 2;
@@ -72,6 +74,10 @@ pub struct ExportRecord {
     /// Device and inode of what was to be put in place, and of what was there before: one of them lies there now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pending: Option<Vec<(u64, u64)>>,
+    /// The boot of the host in which the file was written or its digest was computed last. In another one a power cut may have
+    /// taken a part of what was written, and left length and times as they were.
+    #[serde(default)]
+    boot: Option<String>,
 }
 
 /// What changes when a file is written to or replaced.
@@ -142,7 +148,9 @@ pub fn publish(
     let target = export.common().target.path().to_owned();
     let place = records.join(format!("{}.json", Digest::of(target.as_os_str().as_encoded_bytes())));
     let wanted = |record: &ExportRecord| {
-        record.pending.is_none()
+        // Its name says which artifact a record is of; what it says of another one counts nothing.
+        record.target == target
+            && record.pending.is_none()
             && record.layer == layer
             && record.layer_id == layer_id
             && record.kind == kind.name
@@ -160,7 +168,7 @@ pub fn publish(
     let Extras { checksum, manifest, .. } = *extras;
     if let Some(record) = record
         && let Some(published) = current(&record, &place, context)?
-        && (!manifest || beside::manifest_path(&target).is_file())
+        && (!manifest || beside::is_manifest(&target))
     {
         if checksum {
             beside::note_checksum(&published)?;
@@ -183,9 +191,12 @@ pub fn publish(
 
     let shrunk = extras.shrink.then(|| shrink::shrink(temporary.path.with_extension("small"), context));
     let shrunk = shrunk.transpose().map_err(|error| place_of(error, &folder))?;
+    let small = || match &shrunk {
+        Some(shrunk) => Image::alone(&shrunk.disk.0, ImageFormat::Raw),
+        None => (context.layer)(),
+    };
     let smaller = shrunk.as_ref().map(|shrunk| ExportContext {
-        layer: &shrunk.disk.0,
-        format: ImageFormat::Raw,
+        layer: &small,
         virtual_size: shrunk.size,
         overlay: None,
         ..*context
@@ -214,6 +225,7 @@ pub fn publish(
         template: Some(template.to_owned()),
         variant: Some(variant),
         pending,
+        boot: boot(),
     };
     let noted = || "cannot note what was exported";
     // Before it is in place: an artifact that nobody noted would be taken for somebody's file.
@@ -316,12 +328,15 @@ fn digest_of(path: &Path, context: &ExportContext<'_>) -> Result<io::Result<Dige
 /// All export records that can be read.
 pub fn list(records: &Path) -> Vec<ExportRecord> {
     let entries = fs::read_dir(records).into_iter().flatten().flatten().map(|entry| entry.path());
-    let records = entries.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    let records = entries.filter(|path| {
+        let name = path.file_name().and_then(std::ffi::OsStr::to_str);
+        name.and_then(|name| Digest::parse(name.strip_suffix(".json")?)).is_some()
+    });
     records.filter_map(|path| read(&path, &Events::none())).collect()
 }
 
 fn read(place: &Path, events: &Events) -> Option<ExportRecord> {
-    let text = match fs::read(place) {
+    let text = match own::read(place) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
@@ -345,19 +360,14 @@ fn read(place: &Path, events: &Events) -> Option<ExportRecord> {
 }
 
 fn write_record(place: &Path, record: &ExportRecord) -> io::Result<()> {
-    let text = checked::text(record);
-    let temporary = place.with_extension(format!("{}.tmp", unique()));
-    let done = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, place));
-    if done.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    done
+    temporary::replace(place, &checked::text(record), Durability::None)
 }
 
 /// The artifact of a record, if it is still what was written.
 fn current(record: &ExportRecord, place: &Path, context: &ExportContext<'_>) -> Result<Option<Published>> {
     let Ok(stat) = Stat::of(&record.target) else { return Ok(None) };
-    if stat != record.stat {
+    let boot = boot();
+    if stat != record.stat || boot.is_none() || boot != record.boot {
         if stat.size != record.stat.size || stat.inside.is_some() {
             return Ok(None);
         }
@@ -366,9 +376,14 @@ fn current(record: &ExportRecord, place: &Path, context: &ExportContext<'_>) -> 
             return Ok(None);
         }
         // The same bytes in another file: remembered so that the next look is cheap again.
-        let _ = write_record(place, &ExportRecord { stat: stat.clone(), ..record.clone() });
+        let _ = write_record(place, &ExportRecord { stat: stat.clone(), boot, ..record.clone() });
     }
     Ok(Some(Published { path: record.target.clone(), bytes: stat.size, digest: record.digest, current: true }))
+}
+
+/// Which boot of the host this is (random(4)).
+fn boot() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }
 
 fn prepare_folder(export: &dyn Export, target: &Path, ours: bool) -> Result<PathBuf> {
@@ -422,12 +437,6 @@ fn put_in_place(temporary: &Path, target: &Path) -> io::Result<()> {
     fs::remove_dir_all(temporary)
 }
 
-/// Text that no other export of any process uses.
-pub(super) fn unique() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
 /// The name that an artifact has while it is written. A `flock` on a file beside it tells the living from the dead.
 struct Temporary {
     path: PathBuf,
@@ -444,9 +453,9 @@ impl Temporary {
         let failed = || format!("cannot write in {}", folder.display());
         loop {
             cancel.check()?;
-            let base = format!("{prefix}{}", unique());
+            let base = format!("{prefix}{}", temporary::random_id().context(ErrorKind::Export, failed)?);
             let guard = folder.join(format!("{base}.lock"));
-            let lock = OpenOptions::new().create(true).write(true).truncate(false).open(&guard);
+            let lock = OpenOptions::new().create_new(true).write(true).open(&guard);
             let lock = lock.context(ErrorKind::Export, failed)?;
             // Another process may take it for a dead one's, and remove it, in the instant before it is locked.
             let locked = match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -478,13 +487,22 @@ fn remove(path: &Path) {
     }
 }
 
+/// Whether this is what earlier versions made a name unique with: two numbers.
+fn is_old(unique: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    unique.split_once('-').is_some_and(|(process, count)| number(process) && number(count))
+}
+
 /// Removes what killed exports of the same target left.
 fn sweep(folder: &Path, prefix: &str) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(base) = name.strip_suffix(".lock").filter(|name| name.starts_with(prefix)) else { continue };
+        let base = name.strip_suffix(".lock").and_then(|base| Some((base, base.strip_prefix(prefix)?)));
+        let Some((base, _)) = base.filter(|(_, unique)| temporary::is_id(unique) || is_old(unique)) else { continue };
         // Only who may write to it may lock it for himself on a network file system.
-        let Ok(guard) = File::options().read(true).write(true).open(entry.path()) else { continue };
+        let Ok(guard) = folder.canonicalize().and_then(|folder| own::open(&folder.join(&name), OFlags::RDWR)) else {
+            continue;
+        };
         if flock(&guard, FlockOperation::NonBlockingLockExclusive).is_ok() {
             for ending in ["tmp", "plain", "padding", "small", "part", "lock"] {
                 remove(&folder.join(format!("{base}.{ending}")));

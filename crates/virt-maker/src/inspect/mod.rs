@@ -18,11 +18,11 @@ pub use diff::{Change, Changed, Difference, Facts, diff};
 use crate::disk::ImageFormat;
 use crate::disk::overlay::{self, Backing};
 use crate::engine::select::{EngineChoice, Selector};
-use crate::engine::{Image, OpenRequest, Session};
+use crate::engine::{OpenRequest, Session};
 use crate::error::{Context, Error, ErrorKind, Result, chain};
 use crate::event::{Event, Events};
 use crate::guest::Guest;
-use crate::host::Cancel;
+use crate::host::{Cancel, temporary};
 use crate::key::{KeyMaterial, LayerKey};
 use crate::store::{Draft, Layer, Lease, Store, Workspace};
 
@@ -59,12 +59,13 @@ pub struct Inside {
 impl Inside {
     /// Opens a layer, which [`Store::open_layer`] found.
     pub fn open(store: &Store, layer: Layer, lease: Lease, opener: &Opener) -> Result<Inside> {
+        let unique = temporary::random_id().context(ErrorKind::Host, || "the system gives no random bytes")?;
         // What is done in it is no work of a template, so its key is one that nothing else has.
         let material = KeyMaterial {
             role: "step".into(),
             kind: "shell".into(),
             kind_version: 1,
-            arguments: serde_json::json!({ "unique": unique()? }),
+            arguments: serde_json::json!({ "unique": unique }),
             inputs: Vec::new(),
             parent: Some(layer.record.key),
             options: serde_json::Map::new(),
@@ -72,6 +73,7 @@ impl Inside {
         let selector =
             Selector::new(opener.engine, opener.agent.clone(), opener.engine_cache.clone(), opener.kernel.clone());
         let candidates = selector.candidates()?;
+        let image = store.image(&layer)?;
         for (index, candidate) in candidates.iter().enumerate() {
             let workspace = store.workspace()?;
             let draft = store.draft(
@@ -88,7 +90,7 @@ impl Inside {
             )?;
             let work_dir = workspace.subfolder("session")?;
             let opened = candidate.engine.open(OpenRequest {
-                parent: &Image { path: layer.path.clone(), format: layer.record.format },
+                parent: &image,
                 overlay: &draft.image(),
                 overlays: 1,
                 work_dir: &work_dir,
@@ -151,12 +153,4 @@ impl Inside {
         drop((lock, workspace));
         Ok(key)
     }
-}
-
-/// 128 random bits, as text.
-fn unique() -> Result<String> {
-    let mut bytes = [0u8; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .context(ErrorKind::Host, || "the system gives no random bytes")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde::Serialize;
 
 use crate::disk::{ImageFormat, overlay};
-use crate::engine::Image;
 use crate::engine::chroot::FileSystemChecker;
 use crate::error::{ErrorKind, Result, chain};
 use crate::event::{Event, Events};
 use crate::host::{Cancel, digest};
 use crate::key::LayerKey;
-use crate::store::{Layer, Listed, Lookup, Store};
+use crate::store::{Layer, Listed, Lookup, Store, Verdict};
 
 /// A layer with what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,6 +24,9 @@ pub struct Bad {
     pub summary: String,
     /// What is wrong.
     pub problems: Vec<String>,
+    /// Which making of the layer this is of; none where its record cannot be read.
+    #[serde(skip)]
+    pub id: Option<String>,
 }
 
 /// What was verified.
@@ -42,8 +44,9 @@ pub struct Verified {
 
 impl Verified {
     /// What [`Store::collect`] is told to remove what is bad.
-    pub fn bad_keys(&self) -> HashMap<LayerKey, String> {
-        self.bad.iter().map(|bad| (bad.key, bad.problems.join("; "))).collect()
+    pub fn bad_keys(&self) -> HashMap<LayerKey, Verdict> {
+        let verdict = |bad: &Bad| Verdict { problem: bad.problems.join("; "), id: bad.id.clone() };
+        self.bad.iter().map(|bad| (bad.key, verdict(bad))).collect()
     }
 }
 
@@ -56,7 +59,7 @@ pub fn verify(store: &Store, agent: &Path, events: &Events, cancel: &Cancel) -> 
     let _lease = store.lease(&keys)?;
     let mut found = Verified { layers: listed.len() + damaged.len(), ..Verified::default() };
     for (key, problem) in damaged {
-        found.bad.push(Bad { key, summary: String::new(), problems: vec![problem] });
+        found.bad.push(Bad { key, summary: String::new(), problems: vec![problem], id: None });
     }
     let mut problems = read_all(store, &listed, events, cancel)?;
     let mut unchecked: Vec<(String, usize)> = Vec::new();
@@ -78,7 +81,7 @@ pub fn verify(store: &Store, agent: &Path, events: &Events, cancel: &Cancel) -> 
         }
         match &mut checker {
             Err(error) => note(format!("file systems: {}", chain(error))),
-            Ok(checker) => match checker.check(&Image { path: layer.path.clone(), format: layer.record.format }) {
+            Ok(checker) => match store.image(layer).and_then(|image| checker.check(&image)) {
                 Ok(checked) => {
                     found.file_systems += checked.checked;
                     problems[place].extend(checked.problems);
@@ -94,7 +97,7 @@ pub fn verify(store: &Store, agent: &Path, events: &Events, cancel: &Cancel) -> 
         if !problems.is_empty() {
             let record = &listed.layer.record;
             let summary = format!("{}: {}", record.material.kind, record.summary);
-            found.bad.push(Bad { key: record.key, summary, problems });
+            found.bad.push(Bad { key: record.key, summary, problems, id: Some(record.id.clone()) });
         }
     }
     found.unchecked = unchecked;

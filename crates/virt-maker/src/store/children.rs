@@ -6,12 +6,13 @@
 //! that a power cut took makes them poorer and not wrong.
 
 use std::collections::HashSet;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{Layer, LayerRecord, Lookup, Store, record};
+use crate::host::own;
+use crate::host::temporary::{self, Durability};
 use crate::key::{Digest, LayerKey};
 
 /// A list is written anew when so many of its lines mean nothing any more.
@@ -22,7 +23,7 @@ impl Store {
     /// making of the parent that is there, is another question.
     pub fn children(&self, parent: Option<LayerKey>) -> Vec<Layer> {
         let place = place(&self.root().join("layers"), parent);
-        let text = fs::read_to_string(&place).unwrap_or_default();
+        let text = own::read_text(&place).unwrap_or_default();
         let keys: HashSet<LayerKey> = text.lines().filter_map(Digest::parse).map(LayerKey).collect();
         let keys: Vec<LayerKey> = keys.into_iter().collect();
         let found = self.look_up_all(&keys).into_iter().filter_map(|found| match found {
@@ -39,8 +40,7 @@ impl Store {
 
 /// Notes that a layer was sealed. It is of no use to whoever seals, so it may fail.
 pub(super) fn note(layers: &Path, record: &LayerRecord) {
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(place(layers, record.parent()));
-    if let Ok(mut file) = file {
+    if let Ok(mut file) = own::appender(&place(layers, record.parent())) {
         // One write to the end: lines of several processes do not mix.
         let _ = file.write_all(format!("{}\n", record.key).as_bytes());
     }
@@ -61,12 +61,7 @@ fn place(layers: &Path, parent: Option<LayerKey>) -> PathBuf {
 /// Writes the list with those that are there. A line that comes in this moment may be lost.
 fn shorten(place: &Path, layers: &[Layer]) {
     let text: String = layers.iter().map(|layer| format!("{}\n", layer.record.key)).collect();
-    let temporary = place.with_extension(format!("{}.tmp", std::process::id()));
-    let done = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-    let done = done.and_then(|mut file| file.write_all(text.as_bytes())).and_then(|()| fs::rename(&temporary, place));
-    if done.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
+    let _ = temporary::replace(place, text.as_bytes(), Durability::None);
 }
 
 #[cfg(test)]

@@ -4,14 +4,14 @@
 //! appended without a sync, one that cannot be read is skipped, and when the file has grown the older half goes.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Store;
 use crate::error::{Context, ErrorKind, Result};
+use crate::host::own;
+use crate::host::temporary::{self, Durability};
 use crate::key::{Digest, LayerKey};
 
 /// The longest that the file gets, in bytes: some twenty thousand lines.
@@ -29,7 +29,7 @@ pub struct Collected {
 impl Store {
     /// The layers that were collected, as far as it is remembered; of each the last time.
     pub fn collected(&self) -> HashMap<LayerKey, Collected> {
-        let text = std::fs::read(self.collected_path()).unwrap_or_default();
+        let text = own::read(&self.collected_path()).unwrap_or_default();
         let mut found = HashMap::new();
         for line in String::from_utf8_lossy(&text).lines() {
             let mut words = line.splitn(3, ' ');
@@ -55,17 +55,13 @@ impl Store {
         let lines: String =
             layers.map(|(key, why)| format!("{key} {now} {}\n", why.replace(['\n', '\r'], " "))).collect();
         if std::fs::metadata(&path).is_ok_and(|stat| stat.len() > LENGTH_MAX) {
-            let text = std::fs::read(&path).context(ErrorKind::Store, failed)?;
+            let text = own::read(&path).context(ErrorKind::Store, failed)?;
             let middle = text.len() / 2;
             let begin =
                 text[middle..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |end| middle + end + 1);
-            let shorter = path.with_extension("tmp");
-            std::fs::write(&shorter, &text[begin..])
-                .and_then(|()| std::fs::rename(&shorter, &path))
-                .context(ErrorKind::Store, failed)?;
+            temporary::replace(&path, &text[begin..], Durability::None).context(ErrorKind::Store, failed)?;
         }
-        let mut file =
-            OpenOptions::new().append(true).create(true).mode(0o600).open(&path).context(ErrorKind::Store, failed)?;
+        let mut file = own::appender(&path).context(ErrorKind::Store, failed)?;
         file.write_all(lines.as_bytes()).context(ErrorKind::Store, failed)
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::durable;
+use crate::host::{durable, own};
 use crate::key::{KeyMaterial, LayerKey};
 
 /// The version of the record's form; records of other versions are passed over.
@@ -54,7 +54,7 @@ fn read(path: &Path) -> Option<FailureRecord> {
     if path.extension().is_none_or(|extension| extension != "json") {
         return None;
     }
-    let mut record: FailureRecord = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let mut record: FailureRecord = serde_json::from_slice(&own::read(path).ok()?).ok()?;
     record.log = path.with_extension("log");
     (record.version == VERSION).then_some(record)
 }

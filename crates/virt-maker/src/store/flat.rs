@@ -21,6 +21,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde::Serialize;
 
+use super::lock::FLAT;
 use super::record::{self, FlatImage};
 use super::tree::Tree;
 use super::{KeyLock, Layer, Lookup, Store, allocated_bytes};
@@ -124,7 +125,7 @@ impl Store {
     pub fn flatten(&self, key: LayerKey, cancel: &Cancel) -> Result<Flattened> {
         let _lease = self.lease(&[key])?;
         // A lock of its own: the key's is wanted by whoever makes the layer anew, and this one is held for long.
-        let Some(_own) = KeyLock::try_take(&self.root().join("locks").join(format!("{key}.flat")))? else {
+        let Some(_own) = KeyLock::try_take(&self.locks_dir().join(format!("{key}{FLAT}")))? else {
             return Ok(Flattened::Busy);
         };
         let chain = self.chain(key)?;
@@ -144,6 +145,8 @@ impl Store {
         let draft = self.draft(folder, layer.record.material.clone(), ImageFormat::Qcow2, layer.record.virtual_size)?;
         let image = draft.image();
         let failed = || format!("cannot flatten layer {}", key.short());
+        // `qemu-img` opens all of it.
+        self.image(layer).context(ErrorKind::Store, failed)?;
         rebase(layer, base, &draft.record().image_name(), self, cancel).context(ErrorKind::Store, failed)?;
         let expected = Some((base.record.image_name(), Some(base.record.format.name().to_owned())));
         if overlay::backing(&image).context(ErrorKind::Store, failed)? != expected {

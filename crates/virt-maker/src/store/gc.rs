@@ -19,11 +19,12 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::record::{self, ImageName, Making};
 use super::tree::Tree;
-use super::{Store, record, seal};
+use super::{Store, hooks, seal};
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::{Cancel, durable};
-use crate::key::{Digest, LayerKey};
+use crate::key::LayerKey;
 
 #[cfg(test)]
 mod tests;
@@ -58,8 +59,17 @@ pub enum Wish {
     Within(Limits),
     /// All that nobody uses or wants to keep.
     Everything,
-    /// These, and all on them, each with what is wrong with it. Tags and pins do not keep them, for nothing is left to keep.
-    Bad(HashMap<LayerKey, String>),
+    /// These, and all on them. Tags and pins do not keep them, for nothing is left to keep.
+    Bad(HashMap<LayerKey, Verdict>),
+}
+
+/// What is wrong with a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// In words.
+    pub problem: String,
+    /// The making that was looked at; none where its record could not be read. One that was made since is another.
+    pub id: Option<String>,
 }
 
 /// Why a layer goes.
@@ -102,6 +112,24 @@ impl std::fmt::Display for Why {
     }
 }
 
+/// What shows that a layer is still the one that was chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stamp {
+    /// It can be read, and was last used then: one that was made anew was made later.
+    Used(SystemTime),
+    /// It is damaged: the files that it is made of.
+    Damaged(Making),
+}
+
+impl Stamp {
+    fn fits(&self, folder: &std::path::Path) -> bool {
+        match self {
+            Stamp::Used(used) => record::used(folder) == Some(*used),
+            Stamp::Damaged(making) => Making::of(folder) == *making,
+        }
+    }
+}
+
 /// A layer that goes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Victim {
@@ -115,9 +143,9 @@ pub struct Victim {
     pub used: u64,
     /// Why.
     pub why: Why,
-    /// To see whether it was used meanwhile.
+    /// To see whether it was used or made anew meanwhile.
     #[serde(skip)]
-    stamp: Option<SystemTime>,
+    stamp: Stamp,
     #[serde(skip)]
     parent: Option<LayerKey>,
 }
@@ -156,13 +184,14 @@ impl Store {
             self.remove_layers(&tree, wish, &mut found, cancel)?;
             self.forget_builds()?;
         }
-        found.stray_images = self.strays(images, &found)?;
-        for name in &found.stray_images {
-            let path = self.images_dir().join(name);
-            found.bytes += super::allocated_bytes(&path).unwrap_or(0);
-            if !dry_run {
-                let _ = fs::remove_file(path);
-            }
+        let (strays, alive) = self.strays(images, &found, dry_run)?;
+        // Nobody who looks at the store can come to one of these. Of those of keys that are there, somebody may have one.
+        self.remove_strays(strays, &mut found, dry_run);
+        if !alive.is_empty() {
+            let gate = self.close_gate()?;
+            let used = gate.used_keys()?;
+            let unused = alive.into_iter().filter(|image| !used.contains(&image.key)).collect();
+            self.remove_strays(unused, &mut found, dry_run);
         }
         Ok(found)
     }
@@ -179,8 +208,7 @@ impl Store {
             let mut gone = Vec::new();
             for victim in batch {
                 let folder = self.layer_dir(victim.key);
-                let used = victim.stamp.is_some() && record::used(&folder) != victim.stamp;
-                if used || protected.contains(&victim.key) || spared.contains(&victim.key) {
+                if !victim.stamp.fits(&folder) || protected.contains(&victim.key) || spared.contains(&victim.key) {
                     // Nothing below a layer that stays may go.
                     spared.extend([Some(victim.key), victim.parent].into_iter().flatten());
                     found.spared += 1;
@@ -219,7 +247,7 @@ impl Store {
                 scope.spawn(move || {
                     for (_, away) in part {
                         if let Some(name) = seal::image_of(away) {
-                            let _ = fs::remove_file(self.images_dir().join(name));
+                            let _ = fs::remove_file(self.images_dir().join(name.to_string()));
                         }
                         let _ = fs::remove_dir_all(away);
                     }
@@ -241,33 +269,63 @@ impl Store {
         Ok(())
     }
 
-    fn image_names(&self) -> Result<Vec<String>> {
+    /// The images that lie in the store. What has another name is none.
+    fn image_names(&self) -> Result<Vec<ImageName>> {
         let folder = self.images_dir();
         let entries =
             fs::read_dir(&folder).context(ErrorKind::Store, || format!("cannot read {}", folder.display()))?;
-        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        Ok(entries.flatten().filter_map(|entry| ImageName::parse(entry.file_name().to_str()?)).collect())
     }
 
-    /// Those of `images` that belong to no layer and to nobody's work.
-    fn strays(&self, mut images: Vec<String>, found: &Collection) -> Result<Vec<String>> {
+    fn remove_strays(&self, strays: Vec<ImageName>, found: &mut Collection, dry_run: bool) {
+        for image in strays {
+            let name = image.to_string();
+            let path = self.images_dir().join(&name);
+            found.bytes += super::allocated_bytes(&path).unwrap_or(0);
+            found.stray_images.push(name);
+            if !dry_run {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Those of `images` that belong to no layer and to nobody's work: of keys that are not there, and of keys that are there in
+    /// another making.
+    fn strays(
+        &self,
+        images: Vec<ImageName>,
+        found: &Collection,
+        dry_run: bool,
+    ) -> Result<(Vec<ImageName>, Vec<ImageName>)> {
+        // What is in the making is looked for before what is made: a draft that becomes a layer meanwhile is seen as one of them.
         let folders = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-        let drafts = folders(self.root().join("tmp")).flat_map(folders).filter_map(|folder| seal::image_of(&folder));
-        let drafts: HashSet<String> = drafts.collect();
+        let drafts = folders(self.tmp_dir()).flat_map(folders).filter_map(|folder| seal::image_of(&folder));
+        let drafts: HashSet<ImageName> = drafts.collect();
+        hooks::reached("strays: drafts are known");
         let mut keys: HashSet<LayerKey> = self.keys()?.into_iter().collect();
         for victim in &found.layers {
-            // Images of those that can be read count with them, also in a dry run; a damaged one does not name its image.
             match victim.stamp {
-                Some(_) => keys.insert(victim.key),
-                None => keys.remove(&victim.key),
+                // Images of those that can be read count with them, also in a dry run.
+                Stamp::Used(_) => keys.insert(victim.key),
+                // A damaged one does not name its image. Where it went, and is there, it was made anew.
+                Stamp::Damaged(_) if dry_run => keys.remove(&victim.key),
+                Stamp::Damaged(_) => false,
             };
         }
-        let key = |name: &str| name.get(..64).and_then(Digest::parse).map(LayerKey);
-        images.retain(|name| {
-            !drafts.contains(name)
-                && key(name).is_some_and(|key| !keys.contains(&key))
-                && self.images_dir().join(name).exists()
-        });
-        Ok(images)
+        let mut count: HashMap<LayerKey, usize> = HashMap::new();
+        images.iter().for_each(|image| *count.entry(image.key).or_default() += 1);
+        let lies_there = |image: &ImageName| self.images_dir().join(image.to_string()).symlink_metadata().is_ok();
+        let (mut strays, mut others) = (Vec::new(), Vec::new());
+        for image in images.into_iter().filter(|image| !drafts.contains(image)) {
+            if !keys.contains(&image.key) {
+                strays.push(image);
+            } else if count[&image.key] > 1 && self.record_of(image.key).is_some_and(|record| record.id != image.id) {
+                others.push(image);
+            }
+        }
+        strays.retain(lies_there);
+        others.retain(lies_there);
+        Ok((strays, others))
     }
 }
 
@@ -291,7 +349,7 @@ impl Tree {
                 bytes: layer.record.bytes,
                 used: used[place].duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
                 why,
-                stamp: Some(layer.used),
+                stamp: Stamp::Used(layer.used),
                 parent: self.parent[place].map(|parent| self.layers[parent].record.key),
             }
         };
@@ -338,9 +396,10 @@ impl Tree {
             let problem = problem.clone();
             let why = if matches!(wish, Wish::Bad(_)) { Why::Bad { problem } } else { Why::Unusable { problem } };
             let summary = String::new();
-            found.layers.push(Victim { key: *key, summary, bytes: 0, used: 0, why, stamp: None, parent: None });
+            let stamp = Stamp::Damaged(self.makings.get(key).cloned().unwrap_or_default());
+            found.layers.push(Victim { key: *key, summary, bytes: 0, used: 0, why, stamp, parent: None });
         }
-        let gone = found.layers.iter().filter(|victim| victim.stamp.is_some()).count();
+        let gone = found.layers.iter().filter(|victim| matches!(victim.stamp, Stamp::Used(_))).count();
         found.left = (self.layers.len() - gone, total);
         found.protected = self.layers.iter().filter(|layer| protected.contains(&layer.record.key)).count();
         if let Wish::Within(limits) = wish {

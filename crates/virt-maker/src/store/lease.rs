@@ -10,21 +10,25 @@
 //! gate is held for moments: a collector lets go of it between two batches.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
+use rustix::fs::{FlockOperation, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
 
 use super::{Store, locking, record};
 use crate::error::{Context, ErrorKind, Result};
+use crate::host::{own, temporary};
 use crate::key::{Digest, LayerKey};
 
 /// Protects some layers, and all below them, from being collected. Dropping it ends that.
 #[derive(Debug)]
 pub struct Lease {
     path: PathBuf,
+    name: String,
+    /// The names of all leases of the store's handle that this was taken through.
+    all: Arc<Mutex<HashSet<String>>>,
     _file: File,
 }
 
@@ -32,6 +36,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // Removed while it is still locked; a file that stays protects nothing once the lock is gone.
         let _ = std::fs::remove_file(&self.path);
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
     }
 }
 
@@ -47,14 +52,13 @@ impl Store {
     pub fn lease(&self, keys: &[LayerKey]) -> Result<Lease> {
         let failed = || format!("cannot write a lease in {}", self.leases_dir().display());
         let _gate = self.open_gate()?;
-        let path = self.leases_dir().join(super::seal::random_id()?);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .context(ErrorKind::Store, failed)?;
-        let mut lease = Lease { path, _file: file.try_clone().context(ErrorKind::Store, failed)? };
+        let name = super::seal::random_id()?;
+        let path = self.leases_dir().join(&name);
+        let new = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let mut file = own::open(&path, new).context(ErrorKind::Store, failed)?;
+        let all = self.leases.clone();
+        all.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        let mut lease = Lease { path, name, all, _file: file.try_clone().context(ErrorKind::Store, failed)? };
         // Before a word is in it: an empty lease protects nothing, a half one too little, and the gate hides both.
         flock(&file, FlockOperation::LockExclusive).context(ErrorKind::Store, failed)?;
         let mut text = String::with_capacity(keys.len() * 65);
@@ -89,7 +93,7 @@ impl Store {
     /// The file with the uses of a layer that is there.
     fn uses(&self, key: LayerKey) -> Option<File> {
         let path = self.layer_dir(key).join(record::USES);
-        OpenOptions::new().append(true).create(true).mode(0o600).open(path).ok()
+        own::appender(&path).ok()
     }
 
     /// Takes the gate together with others who lease, tag or pin.
@@ -112,13 +116,13 @@ impl Store {
 
     /// Removes the leases of dead processes, where nobody is at the gate. Nothing depends on its success.
     pub(super) fn sweep_leases(&self) {
-        let leases = files(&self.leases_dir());
+        let leases = self.lease_files();
         if leases.is_empty() {
             return;
         }
         let Ok(_gate) = self.gate(FlockOperation::NonBlockingLockExclusive) else { return };
         for path in leases {
-            if File::open(&path).is_ok_and(|file| is_free(&file)) {
+            if own::reader(&path).is_ok_and(|file| is_free(&file)) {
                 let _ = std::fs::remove_file(&path);
             }
         }
@@ -127,6 +131,13 @@ impl Store {
     pub(super) fn leases_dir(&self) -> PathBuf {
         self.root().join("leases")
     }
+
+    /// What has the form of a lease's name; nothing else there is one.
+    fn lease_files(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.leases_dir()).into_iter().flatten().flatten();
+        let ours = entries.filter(|entry| entry.file_name().to_str().is_some_and(temporary::is_id));
+        ours.map(|entry| entry.path()).collect()
+    }
 }
 
 impl ClosedGate<'_> {
@@ -134,10 +145,48 @@ impl ClosedGate<'_> {
     ///
     /// A lease that cannot be read is an error: what it protects is not known.
     pub(super) fn leased(&self) -> Result<HashSet<LayerKey>> {
+        self.leased_but(&HashSet::new())
+    }
+
+    /// The same without the leases that were taken through this handle of the store.
+    ///
+    /// Whoever replaces a layer has leased it too, and has no use for what was there before.
+    fn leased_by_others(&self) -> Result<HashSet<LayerKey>> {
+        let passed = self.store.leases.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.leased_but(&passed)
+    }
+
+    /// Whether others have leased this layer, or one above it.
+    pub(super) fn is_used_by_others(&self, key: LayerKey) -> Result<bool> {
+        let mut used = HashSet::new();
+        self.leased_by_others()?.into_iter().for_each(|key| self.add_with_below(key, &mut used));
+        Ok(used.contains(&key))
+    }
+
+    /// The layers that anybody uses: those that are leased, and all below them.
+    pub(super) fn used_keys(&self) -> Result<HashSet<LayerKey>> {
+        let leased = self.leased()?;
+        let mut used = HashSet::new();
+        leased.into_iter().for_each(|key| self.add_with_below(key, &mut used));
+        Ok(used)
+    }
+
+    /// Adds a layer and all below it. By keys alone: what lies on a making that was replaced lies on this key all the same.
+    fn add_with_below(&self, key: LayerKey, used: &mut HashSet<LayerKey>) {
+        let mut next = Some(key);
+        while let Some(key) = next.filter(|key| used.insert(*key)) {
+            next = self.store.record_of(key).and_then(|record| record.parent());
+        }
+    }
+
+    fn leased_but(&self, passed: &HashSet<String>) -> Result<HashSet<LayerKey>> {
         let mut keys = HashSet::new();
-        for path in files(&self.store.leases_dir()) {
+        for path in self.store.lease_files() {
             let failed = || format!("cannot read the lease {}", path.display());
-            let mut file = match File::open(&path) {
+            if path.file_name().and_then(std::ffi::OsStr::to_str).is_some_and(|name| passed.contains(name)) {
+                continue;
+            }
+            let mut file = match own::reader(&path) {
                 // Its holder let go of it in this moment.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 opened => opened.context(ErrorKind::Store, failed)?,
@@ -156,8 +205,4 @@ impl ClosedGate<'_> {
 
 fn is_free(lease: &File) -> bool {
     flock(lease, FlockOperation::NonBlockingLockShared).is_ok()
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }

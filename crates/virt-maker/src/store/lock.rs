@@ -2,16 +2,24 @@
 //!
 //! A lock is a `flock` on a file of its own, so the kernel drops it when its holder dies. The file is removed with
 //! the lock; whoever opened it before that finds, after getting the lock, that the name means another file, and tries
-//! again.
+//! again. A file that has anything in it but a number is no lock, and nothing is done to it.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::error::{Context, ErrorKind, Result};
+use super::locking;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::own;
+use crate::key::Digest;
+
+/// More digits than the number of a process has.
+const LENGTH_MAX: u64 = 20;
+/// What the name of a lock ends with that is not on the layer itself, but on flattening it.
+pub(super) const FLAT: &str = ".flat";
 
 /// The right to make one layer. Dropping it lets the next one go.
 #[derive(Debug)]
@@ -25,21 +33,19 @@ impl KeyLock {
     pub(super) fn try_take(path: &Path) -> Result<Option<KeyLock>> {
         let failed = || format!("cannot lock {}", path.display());
         loop {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(path)
-                .context(ErrorKind::Store, failed)?;
+            let mut file = locking::open(path).context(ErrorKind::Store, failed)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
                 Err(error) => return Err(error).context(ErrorKind::Store, failed),
             }
             let held = file.metadata().context(ErrorKind::Store, failed)?;
-            if std::fs::metadata(path).is_ok_and(|named| named.ino() == held.ino() && named.dev() == held.dev()) {
+            if std::fs::symlink_metadata(path).is_ok_and(|named| named.ino() == held.ino() && named.dev() == held.dev())
+            {
+                if !is_lock(&mut file).context(ErrorKind::Store, failed)? {
+                    let message = format!("{} is no lock of this program", path.display());
+                    return Err(Error::new(ErrorKind::Store, message).with_hint("move it away"));
+                }
                 // For the message of whoever waits; nothing depends on it.
                 let _ =
                     file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
@@ -56,15 +62,25 @@ impl Drop for KeyLock {
     }
 }
 
+/// Whether nothing is in a file but the number of a process, or the beginning of one.
+fn is_lock(file: &mut File) -> std::io::Result<bool> {
+    let mut text = Vec::new();
+    file.take(LENGTH_MAX + 1).read_to_end(&mut text)?;
+    Ok(text.len() as u64 <= LENGTH_MAX && text.iter().all(u8::is_ascii_digit))
+}
+
 /// The process that wrote itself into a lock, if it says so.
 pub(super) fn holder(path: &Path) -> Option<u32> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    own::read_text(path).ok()?.trim().parse().ok()
 }
 
 /// Removes the lock files of dead processes. Nothing depends on its success: a file without a holder locks nothing.
 pub(super) fn sweep(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        // Whoever gets the lock removes the file when it lets go.
-        drop(KeyLock::try_take(&entry.path()));
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if Digest::parse(name.strip_suffix(FLAT).unwrap_or(&name)).is_some() {
+            // Whoever gets the lock removes the file when it lets go.
+            drop(KeyLock::try_take(&entry.path()));
+        }
     }
 }

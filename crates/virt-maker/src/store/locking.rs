@@ -8,15 +8,15 @@
 //! Nothing holds without locks: layers would be made twice, and collected under who uses them. So whoever opens a store
 //! first sees whether one lock keeps another out; where it does not, the store is refused.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::own;
 
 /// The file whose lock is the gate; see [`super::lease`].
 pub(super) const GATE: &str = "gate";
@@ -31,7 +31,7 @@ const NFS: i64 = 0x6969;
 
 /// Opens a file to lock it, making it where it is missing.
 pub(super) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    own::open(path, OFlags::RDWR | OFlags::CREATE)
 }
 
 /// Whether locks work in the store at `root`. The error says what is wrong with its file system.
@@ -70,7 +70,7 @@ pub(super) fn check(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn is_read_only(error: &io::Error) -> bool {
+pub(super) fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
 

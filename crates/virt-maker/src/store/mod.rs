@@ -3,7 +3,7 @@
 //! # Layout (format 4; `docs/store-format.md` is its reference)
 //! ```text
 //! STORE/CACHEDIR.TAG     tells backup programs to leave the folder out
-//! STORE/store.json       {"format": 4}
+//! STORE/store.json       {"format": 4, "id": ..., "mark": ...}; the mark proves whose it is ([`owner`])
 //! STORE/layers/KEY/      one sealed layer: layer.json (record), log.txt, uses (a byte for each),
 //!                        children (keys of what was sealed on it)
 //! STORE/bases            keys of bases that were sealed
@@ -42,17 +42,22 @@
 //! taken from the root of the tree towards its leaves, so no two processes wait for each other. Readers take no lock;
 //! who wants a layer to stay takes a [`Lease`] before looking for it, because [`gc`](Store::collect) may run at any time.
 
+mod adopt;
 mod children;
 mod collected;
 mod failure;
 mod find;
 mod flat;
 mod gc;
+mod hooks;
+mod image;
 mod lease;
 mod lock;
 mod locking;
 mod names;
 mod notes;
+mod opening;
+mod owner;
 mod record;
 mod seal;
 #[cfg(test)]
@@ -61,18 +66,22 @@ mod tree;
 mod usage;
 mod workspace;
 
+use std::collections::HashSet;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
+pub use adopt::Adopted;
 pub use collected::{Collected, utc};
 pub use failure::FailureRecord;
 pub use flat::{Depth, Flattened};
-pub use gc::{Collection, Limits, Victim, Why, Wish};
+pub use gc::{Collection, Limits, Verdict, Victim, Why, Wish};
 pub use lease::Lease;
 pub use lock::KeyLock;
 pub use names::{Pin, Tag, check_tag};
 pub use notes::{BuildNote, NotedLayer};
+pub use owner::Owner;
 pub use record::{FlatImage, Layer, LayerRecord, RECORD_VERSION};
 pub use seal::Draft;
 pub use tree::{Damaged, Listed, hits};
@@ -80,16 +89,11 @@ pub use usage::{Share, TemplateUsage, Usage};
 pub use workspace::Workspace;
 
 use crate::disk::ImageFormat;
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::durable;
+use crate::error::{Context, ErrorKind, Result};
 use crate::key::{KeyMaterial, LayerKey};
 
 /// The version of the layout that this program reads and writes.
 pub const FORMAT: u32 = 4;
-
-const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
-    # This folder holds layers of virtual machine images that virt-maker can make again.\n\
-    # See https://bford.info/cachedir/\n";
 
 /// What the store has under a key.
 #[derive(Debug)]
@@ -105,74 +109,13 @@ pub enum Lookup {
 /// An open store.
 #[derive(Debug, Clone)]
 pub struct Store {
+    /// No part of it is a link.
     root: PathBuf,
+    /// Names of the leases that were taken through this or a clone of it.
+    leases: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Store {
-    /// Opens the store at `root`, making it where nothing is, and removes what dead processes left.
-    ///
-    /// Errors: a store of another format, a folder that is not a store and not empty, no rights, a file system on which locks
-    /// do not work.
-    pub fn open(root: &Path) -> Result<Store> {
-        let root = std::path::absolute(root).context(ErrorKind::Store, || "cannot find the working directory")?;
-        let store = Store { root };
-        match fs::read(store.root.join(MARK)) {
-            Ok(text) => store.check_format(&text)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => store.create()?,
-            Err(error) => {
-                return Err(error)
-                    .context(ErrorKind::Store, || format!("cannot read the store {}", store.root.display()));
-            }
-        }
-        locking::check(&store.root)?;
-        workspace::sweep(&store.root.join("tmp"), &store.images_dir());
-        lock::sweep(&store.root.join("locks"));
-        store.sweep_leases();
-        Ok(store)
-    }
-
-    fn check_format(&self, text: &[u8]) -> Result<()> {
-        let format = serde_json::from_slice::<serde_json::Value>(text)
-            .ok()
-            .and_then(|value| value.get("format").and_then(serde_json::Value::as_u64));
-        match format {
-            Some(found) if found == u64::from(FORMAT) => Ok(()),
-            Some(found) => Err(Error::new(
-                ErrorKind::Store,
-                format!("the store {} has format {found}; this version knows format {FORMAT}", self.root.display()),
-            )
-            .with_hint("use another folder with --store, or the version of virt-maker that made it")),
-            None => Err(Error::new(ErrorKind::Store, format!("{}/store.json cannot be read", self.root.display()))
-                .with_hint("use another folder with --store")),
-        }
-    }
-
-    fn create(&self) -> Result<()> {
-        let failed = || format!("cannot make a store at {}", self.root.display());
-        let foreign = |name: &std::ffi::OsStr| {
-            // Another process may be making the store right now; its files begin under temporary names.
-            let temporary =
-                [BACKUP_TAG, MARK].iter().any(|part| name.to_string_lossy().starts_with(&format!(".{part}.")));
-            let known = [BACKUP_TAG, MARK].into_iter().chain(FOLDERS).chain(locking::FILES);
-            !temporary && !known.into_iter().any(|part| name == part)
-        };
-        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        if entries.into_iter().any(|entry| foreign(&entry.file_name())) {
-            let message = format!("{} is not empty and not a store", self.root.display());
-            return Err(Error::new(ErrorKind::Store, message).with_hint("use another folder with --store"));
-        }
-        // Images may hold what only their owner may read.
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        for part in FOLDERS {
-            builder.create(self.root.join(part)).context(ErrorKind::Store, failed)?;
-        }
-        durable::write(&self.root.join(BACKUP_TAG), TAG.as_bytes()).context(ErrorKind::Store, failed)?;
-        // The file that makes it a store comes last, so a crash leaves a folder that is made again.
-        durable::write(&self.root.join(MARK), format!("{{\"format\": {FORMAT}}}\n").as_bytes())
-            .context(ErrorKind::Store, failed)
-    }
-
     /// The store's folder, absolute.
     pub fn root(&self) -> &Path {
         &self.root
@@ -203,6 +146,14 @@ impl Store {
     /// The folder for overlays that were kept.
     pub fn kept_dir(&self) -> PathBuf {
         self.root.join("kept")
+    }
+
+    fn locks_dir(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+
+    fn tmp_dir(&self) -> PathBuf {
+        self.root.join("tmp")
     }
 
     fn images_dir(&self) -> PathBuf {
@@ -249,7 +200,8 @@ impl Store {
             return Err(format!("its record is that of layer {}", record.key.short()));
         }
         let path = self.images_dir().join(record.image_name());
-        let file = fs::metadata(&path).map_err(|error| format!("its file cannot be read: {error}"))?;
+        // A link to a file is none: what it leads to is not in the store.
+        let file = fs::symlink_metadata(&path).map_err(|error| format!("its file cannot be read: {error}"))?;
         let time = (file.mtime(), file.mtime_nsec());
         let fits = |length: u64| file.is_file() && file.len() == length;
         let flat = record.flat.as_ref();
@@ -259,6 +211,9 @@ impl Store {
         if flat.is_some_and(|flat| fits(flat.length) && time == flat.modified) {
             record.take_flat();
             return Ok((record, path, true));
+        }
+        if !file.is_file() {
+            return Err("its file is no regular file".into());
         }
         if !fits(record.length) && !flat.is_some_and(|flat| fits(flat.length)) {
             return Err(format!("its file has {} bytes instead of {}", file.len(), record.length));
@@ -317,17 +272,17 @@ impl Store {
 
     /// The lock of a key, if nobody has it.
     pub fn try_lock(&self, key: LayerKey) -> Result<Option<KeyLock>> {
-        KeyLock::try_take(&self.root.join("locks").join(key.to_string()))
+        KeyLock::try_take(&self.locks_dir().join(key.to_string()))
     }
 
     /// Which process has the lock of a key, where known.
     pub fn lock_holder(&self, key: LayerKey) -> Option<u32> {
-        lock::holder(&self.root.join("locks").join(key.to_string()))
+        lock::holder(&self.locks_dir().join(key.to_string()))
     }
 
     /// A folder for the work of this process, removed when dropped, or by the next process if this one dies.
     pub fn workspace(&self) -> Result<Workspace> {
-        Workspace::create(&self.root.join("tmp"), self.images_dir())
+        Workspace::create(self)
     }
 
     /// A draft of the layer that `material` names, with `folder`, a subfolder of a workspace, for its record and log.
@@ -343,15 +298,11 @@ impl Store {
 
     /// Makes a draft a layer, for good; see [`seal`]. The caller holds the lock of its key.
     pub fn seal(&self, draft: Draft) -> Result<Layer> {
-        let folder = self.layer_dir(draft.record.key);
-        seal::seal(draft, &folder)
+        seal::seal(self, draft)
     }
 }
 
-/// Tells backup programs to leave the folder out.
-const BACKUP_TAG: &str = "CACHEDIR.TAG";
-/// The file that makes a folder a store. It is made last.
-const MARK: &str = "store.json";
+/// Each is a real folder of the user's own.
 const FOLDERS: [&str; 12] =
     ["layers", "images", "locks", "leases", "tags", "pins", "builds", "tmp", "cache", "exports", "logs", "kept"];
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Lookup, Store};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::durable;
+use crate::host::{durable, own};
 use crate::key::{Digest, LayerKey};
 
 /// The version of the files of tags and pins.
@@ -167,7 +167,7 @@ fn remove(path: &Path) -> Result<bool> {
 }
 
 fn read(path: &Path) -> Result<Option<Note>> {
-    let text = match std::fs::read(path) {
+    let text = match own::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         text => text.context(ErrorKind::Store, || format!("cannot read {}", path.display()))?,
     };
@@ -195,7 +195,8 @@ fn names(folder: &Path) -> Result<Vec<String>> {
 
 fn list(folder: &Path) -> Result<Vec<(String, Note)>> {
     let mut notes = Vec::new();
-    for name in names(folder)? {
+    // What cannot be a name is none, whatever it is.
+    for name in names(folder)?.into_iter().filter(|name| check_tag(name).is_ok()) {
         if let Some(note) = read(&folder.join(&name))? {
             notes.push((name, note));
         }

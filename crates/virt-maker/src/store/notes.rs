@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Store;
 use crate::error::{Context, ErrorKind, Result};
+use crate::host::own;
+use crate::host::temporary::{self, Durability};
 use crate::key::{Digest, LayerKey};
 
 const VERSION: u32 = 1;
@@ -63,15 +65,11 @@ impl Store {
         let name = Digest::of(serde_json::json!([note.template, note.matrix]).to_string().as_bytes());
         let path = self.builds_dir().join(format!("{name}.json"));
         let text = serde_json::to_vec(note).expect("a note is serialisable");
-        if std::fs::read(&path).is_ok_and(|before| before == text) {
+        if own::read(&path).is_ok_and(|before| before == text) {
             return Ok(());
         }
-        let temporary = self.builds_dir().join(format!(".{}.tmp", super::seal::random_id()?));
-        let done = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path));
-        if done.is_err() {
-            let _ = std::fs::remove_file(&temporary);
-        }
-        done.context(ErrorKind::Store, || format!("cannot write {}", path.display()))
+        temporary::replace(&path, &text, Durability::None)
+            .context(ErrorKind::Store, || format!("cannot write {}", path.display()))
     }
 
     /// What is remembered, by template and matrix.
@@ -83,9 +81,13 @@ impl Store {
 
     pub(super) fn noted(&self) -> Vec<(PathBuf, BuildNote)> {
         let entries = std::fs::read_dir(self.builds_dir()).into_iter().flatten().flatten();
-        let paths = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "json"));
+        let ours = |entry: &std::fs::DirEntry| {
+            let name = entry.file_name();
+            name.to_str().and_then(|name| Digest::parse(name.strip_suffix(".json")?)).is_some()
+        };
+        let paths = entries.filter(ours).map(|entry| entry.path());
         let read = |path: PathBuf| {
-            let note = serde_json::from_slice::<BuildNote>(&std::fs::read(&path).ok()?).ok()?;
+            let note = serde_json::from_slice::<BuildNote>(&own::read(&path).ok()?).ok()?;
             (note.version == VERSION).then_some((path, note))
         };
         paths.filter_map(read).collect()

@@ -1,22 +1,22 @@
 //! The record of a layer: what it is, where it came from, what it must look like.
 
+use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use crate::disk::ImageFormat;
-use crate::host::checked;
 use crate::host::url::shown_in;
+use crate::host::{checked, own, temporary};
 use crate::key::{Digest, KeyMaterial, LayerKey};
 
 /// The version of the record's form; a record of another version is a miss.
 pub const RECORD_VERSION: u32 = 3;
 /// The file in the layer's folder that names what was sealed on it.
 pub(super) const CHILDREN: &str = "children";
-/// Hexadecimal digits of an `id`.
-pub(super) const ID_DIGITS: usize = 32;
 /// Its name in the layer's folder.
 pub(super) const FILE: &str = "layer.json";
 /// The file in the layer's folder that has a byte for each use; its time is that of the last one.
@@ -50,22 +50,39 @@ impl Layer {
 
 /// The text of the record in a layer's folder, when the layer was last used, and how often.
 pub(super) fn read(folder: &Path) -> std::io::Result<(Vec<u8>, SystemTime, u64)> {
-    let mut file = std::fs::File::open(folder.join(FILE))?;
+    let mut file = own::reader(&folder.join(FILE))?;
     let stat = file.metadata()?;
     let mut text = Vec::with_capacity(stat.len() as usize + 1);
     file.read_to_end(&mut text)?;
     // One that was never used has no such file: it was used when it was made.
-    let (used, uses) = match std::fs::metadata(folder.join(USES)) {
-        Ok(uses) => (uses.modified()?, uses.len()),
-        Err(_) => (stat.modified()?, 0),
+    let (used, uses) = match fs::symlink_metadata(folder.join(USES)) {
+        Ok(uses) if uses.is_file() => (uses.modified()?, uses.len()),
+        _ => (stat.modified()?, 0),
     };
     Ok((text, used, uses))
 }
 
 /// When a layer was last used, by what is in its folder.
 pub(super) fn used(folder: &Path) -> Option<SystemTime> {
-    let stat = std::fs::metadata(folder.join(USES)).or_else(|_| std::fs::metadata(folder.join(FILE)));
+    let stat = fs::symlink_metadata(folder.join(USES)).or_else(|_| fs::symlink_metadata(folder.join(FILE)));
     stat.and_then(|stat| stat.modified()).ok()
+}
+
+/// Which making of a layer lies in a folder, by the files themselves: for one whose record cannot be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Making {
+    folder: Option<u64>,
+    record: Option<(u64, u64, i64, i64)>,
+}
+
+impl Making {
+    pub(super) fn of(folder: &Path) -> Making {
+        let record = fs::symlink_metadata(folder.join(FILE)).ok();
+        Making {
+            folder: fs::symlink_metadata(folder).ok().map(|stat| stat.ino()),
+            record: record.map(|stat| (stat.ino(), stat.len(), stat.ctime(), stat.ctime_nsec())),
+        }
+    }
 }
 
 /// What is written beside a layer.
@@ -129,7 +146,7 @@ impl LayerRecord {
     /// Name of the image file among all images of the store; another making of the same key has another name. The
     /// header of a child names its backing file by it.
     pub fn image_name(&self) -> String {
-        format!("{}{}.{}", image_prefix(self.key), self.id, self.format.name())
+        ImageName { key: self.key, id: self.id.clone(), format: self.format }.to_string()
     }
 
     /// Says of the image what is so of its flat form, where that is what lies in the store.
@@ -166,8 +183,10 @@ impl LayerRecord {
             return Err("what its record says does not make its key".into());
         }
         // It becomes part of a file's name.
-        if record.id.len() != ID_DIGITS || !record.id.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(format!("its record has `{}` as id", record.id.escape_debug()));
+        for id in [Some(&record.id), record.parent_id.as_ref()].into_iter().flatten() {
+            if !temporary::is_id(id) {
+                return Err(format!("its record has `{}` as id", id.escape_debug()));
+            }
         }
         checked::check(text).map_err(|problem| format!("its record is damaged: {problem}"))?;
         // Earlier versions took it from the template as it stood there.
@@ -189,7 +208,30 @@ fn check_version(found: u32) -> Result<(), String> {
     Err(format!("its record has version {found}; this program knows version {RECORD_VERSION}"))
 }
 
-/// What the names of all images of a key begin with.
-pub(super) fn image_prefix(key: LayerKey) -> String {
-    format!("{key}-")
+/// The name of an image: that of one making of a layer. Files of other names in `images/` are none of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct ImageName {
+    pub(super) key: LayerKey,
+    pub(super) id: String,
+    pub(super) format: ImageFormat,
+}
+
+impl ImageName {
+    /// Reads `KEY-ID.FORMAT`.
+    pub(super) fn parse(name: &str) -> Option<ImageName> {
+        let (key, rest) = name.split_once('-')?;
+        let (id, format) = rest.split_once('.')?;
+        let formats = [ImageFormat::Qcow2, ImageFormat::Raw];
+        let format = formats.into_iter().find(|known| known.name() == format)?;
+        let key = LayerKey(Digest::parse(key)?);
+        let parsed = temporary::is_id(id).then(|| ImageName { key, id: id.to_owned(), format });
+        // Digits may be written in several ways, and only one is a name of ours.
+        parsed.filter(|parsed| parsed.to_string() == name)
+    }
+}
+
+impl std::fmt::Display for ImageName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}.{}", self.key, self.id, self.format.name())
+    }
 }

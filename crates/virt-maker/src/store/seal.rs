@@ -14,12 +14,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::allocated_bytes;
-use super::record::{self, Layer, LayerRecord, RECORD_VERSION};
+use super::record::{self, ImageName, Layer, LayerRecord, RECORD_VERSION};
+use super::{Store, allocated_bytes, hooks};
 use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
-use crate::host::{digest, durable};
+use crate::host::{digest, durable, own, temporary};
 use crate::key::{Digest, KeyMaterial, LayerKey};
+
+/// The file in the folder of a layer that was replaced, or was about to be.
+const REPLACED: &str = "replaced";
 
 /// A layer in the making: an image, and a folder in a workspace that names it and holds, perhaps, `log.txt`.
 #[derive(Debug)]
@@ -112,8 +115,9 @@ impl Draft {
     }
 }
 
-/// Seals `draft` as `target`, replacing what is there. The image is complete and nobody writes to it.
-pub(super) fn seal(draft: Draft, target: &Path) -> Result<Layer> {
+/// Seals `draft`, replacing what is there under its key. The image is complete and nobody writes to it.
+pub(super) fn seal(store: &Store, draft: Draft) -> Result<Layer> {
+    let target = &*store.layer_dir(draft.record.key);
     let path = draft.image();
     let mut record = draft.record;
     let failed = || format!("cannot seal layer {}", record.key.short());
@@ -142,11 +146,12 @@ pub(super) fn seal(draft: Draft, target: &Path) -> Result<Layer> {
     durable::write(&draft.folder.join(record::FILE), &record.to_json()).context(ErrorKind::Store, failed)?;
     // From here on the record names the image.
     fs::remove_file(draft.folder.join(record::IMAGE_FILE)).context(ErrorKind::Store, failed)?;
+    hooks::reached("seal: recorded, not yet renamed");
     let replaced = put_in_place(&draft.folder, target).context(ErrorKind::Store, failed)?;
     durable::sync_dir(target.parent().expect("a layer lies in a folder")).context(ErrorKind::Store, failed)?;
     if replaced {
         super::children::keep(&draft.folder, target);
-        remove_other_images(&draft.images, &record);
+        remove_other_images(store, &record);
     }
     super::children::note(target.parent().expect("a layer lies in a folder"), &record);
     Ok(Layer { record, path, folder: target.to_owned(), flat: false, used: SystemTime::now(), uses: 0 })
@@ -157,7 +162,7 @@ pub(super) fn seal(draft: Draft, target: &Path) -> Result<Layer> {
 /// had, so that the next look is cheap again.
 pub(super) fn check_bytes(path: &Path, record: &LayerRecord) -> std::result::Result<bool, String> {
     let failed = |error: std::io::Error| format!("its file cannot be read: {error}");
-    let file = File::open(path).map_err(failed)?;
+    let file: File = own::reader(path).map_err(failed)?;
     let found = digest::of_file(path).map_err(failed)?;
     let (flat, (tv_sec, tv_nsec)) = match &record.flat {
         _ if found == record.digest => (false, record.modified),
@@ -172,14 +177,17 @@ pub(super) fn check_bytes(path: &Path, record: &LayerRecord) -> std::result::Res
     Ok(flat)
 }
 
-/// Removes the images of other makings of this key, whatever has become of their records. Nothing names them any more;
-/// a session that still reads one has it open.
-fn remove_other_images(images: &Path, record: &LayerRecord) {
-    let (prefix, own) = (record::image_prefix(record.key), record.image_name());
-    for entry in fs::read_dir(images).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(&prefix) && *name != *own {
+/// Removes the images of other makings of this key, whatever has become of their records, unless somebody else uses the
+/// layer: a session that has one open would go on, but an export or another session opens it by its name. Then the making
+/// that was replaced just now goes with its workspace, or with whoever sweeps that, and others go when the store is collected.
+fn remove_other_images(store: &Store, record: &LayerRecord) {
+    let Ok(gate) = store.close_gate() else { return };
+    if !gate.is_used_by_others(record.key).is_ok_and(|used| !used) {
+        return;
+    }
+    for entry in fs::read_dir(store.images_dir()).into_iter().flatten().flatten() {
+        let named = entry.file_name().to_str().and_then(ImageName::parse);
+        if named.is_some_and(|named| named.key == record.key && named.id != record.id) {
             // What cannot be removed takes space and does no other harm.
             let _ = fs::remove_file(entry.path());
         }
@@ -187,21 +195,38 @@ fn remove_other_images(images: &Path, record: &LayerRecord) {
 }
 
 /// Removes the images that belong to drafts and to replaced or collected layers in a workspace: their records lie there,
-/// so no layer of the store has them.
-pub(super) fn remove_disowned_images(workspace: &Path, images: &Path) {
+/// so no layer of the store has them. Returns the folders of those that others may still use: of layers that were replaced.
+pub(super) fn remove_disowned_images(workspace: &Path, store: &Store) -> Vec<PathBuf> {
+    let mut kept = Vec::new();
     for entry in fs::read_dir(workspace).into_iter().flatten().flatten() {
-        if let Some(name) = image_of(&entry.path()) {
-            let _ = fs::remove_file(images.join(name));
+        let folder = entry.path();
+        let Some(named) = image_of(&folder) else { continue };
+        let remove = || {
+            let _ = fs::remove_file(store.images_dir().join(named.to_string()));
+        };
+        if folder.join(REPLACED).symlink_metadata().is_err() {
+            remove();
+            continue;
+        }
+        // Nobody begins to use it between the look and the removal.
+        match store.close_gate().and_then(|gate| Ok((gate.is_used_by_others(named.key)?, gate))) {
+            Ok((false, _gate)) => remove(),
+            _ => kept.push(folder),
         }
     }
+    kept
 }
 
-/// The name of the image of a layer or a draft, by what lies in its folder.
-pub(super) fn image_of(folder: &Path) -> Option<String> {
-    let record = fs::read(folder.join(record::FILE)).ok().and_then(|text| LayerRecord::parse(&text).ok());
-    record.map(|record| record.image_name()).or_else(|| {
-        let name = fs::read_to_string(folder.join(record::IMAGE_FILE)).ok()?;
-        (!name.is_empty() && !name.contains('/')).then_some(name)
+/// The image of a layer or a draft, by what lies in its folder.
+///
+/// The draft's file is looked for first: it goes only after the record has come, so one of them is seen, or the folder is
+/// where layers are by then.
+pub(super) fn image_of(folder: &Path) -> Option<ImageName> {
+    let name = own::read_text(&folder.join(record::IMAGE_FILE)).ok();
+    hooks::reached("image_of: between its two files");
+    name.and_then(|name| ImageName::parse(&name)).or_else(|| {
+        let text = own::read(&folder.join(record::FILE)).ok()?;
+        ImageName::parse(&LayerRecord::parse(&text).ok()?.image_name())
     })
 }
 
@@ -210,9 +235,12 @@ pub(super) fn image_of(folder: &Path) -> Option<String> {
 fn put_in_place(draft: &Path, target: &Path) -> rustix::io::Result<bool> {
     match rustix::fs::rename(draft, target) {
         // A folder that is not empty is there: exchange the two, so that a reader sees one or the other.
-        Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => {}
+        // So is anything that is no folder, which goes as well.
+        Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY | rustix::io::Errno::NOTDIR) => {}
         done => return done.map(|()| false),
     }
+    // It moves with the folder. Without it, who removes the folder does not ask whether others use the image.
+    let _ = own::appender(&target.join(REPLACED));
     let exchanged = match renameat_with(CWD, draft, CWD, target, RenameFlags::EXCHANGE) {
         // Network file systems cannot exchange. A reader may then see a miss for an instant.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
@@ -225,10 +253,7 @@ fn put_in_place(draft: &Path, target: &Path) -> rustix::io::Result<bool> {
     exchanged.map(|()| true)
 }
 
-/// 128 random bits as 32 hexadecimal digits.
+/// See [`temporary::random_id`].
 pub(super) fn random_id() -> Result<String> {
-    let mut bytes = [0u8; record::ID_DIGITS / 2];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .context(ErrorKind::Host, || "the system gives no random bytes")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    temporary::random_id().context(ErrorKind::Host, || "the system gives no random bytes")
 }

@@ -1,7 +1,7 @@
 //! What must hold of a store, on a real file system.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -10,9 +10,14 @@ use super::*;
 use crate::disk::ImageFormat;
 use crate::key::{Digest, KeyMaterial};
 
+/// The user of the tests, whose secret is beside the store.
+pub(super) fn owner(folder: &TempDir) -> Owner {
+    Owner::new(folder.path().join("state/secret"), None)
+}
+
 pub(super) fn store() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&folder.path().join("store")).unwrap();
+    let store = Store::open(&folder.path().join("store"), &owner(&folder)).unwrap();
     (folder, store)
 }
 
@@ -55,7 +60,7 @@ pub(super) fn present(store: &Store, key: LayerKey) -> Layer {
 
 #[test]
 fn a_sealed_layer_is_there_and_read_only() {
-    let (_folder, store) = store();
+    let (folder, store) = store();
     let workspace = store.workspace().unwrap();
     let mut draft = draft(&store, &workspace, "one");
     let key = draft.key();
@@ -66,7 +71,7 @@ fn a_sealed_layer_is_there_and_read_only() {
     assert_eq!(layer.record.digest, Digest::of(&[7; 512]));
     assert_eq!((layer.record.length, layer.record.virtual_size), (512, 512));
     assert_eq!(fs::metadata(&layer.path).unwrap().permissions().mode() & 0o777, 0o400);
-    let again = Store::open(store.root()).unwrap();
+    let again = Store::open(store.root(), &owner(&folder)).unwrap();
     assert_eq!(present(&again, key).record, layer.record);
     assert_eq!(again.layers().unwrap().0.len(), 1);
 }
@@ -215,7 +220,7 @@ fn a_lock_excludes_under_contention() {
 
 #[test]
 fn work_of_dead_processes_is_removed_and_that_of_live_ones_stays() {
-    let (_folder, store) = store();
+    let (folder, store) = store();
     let live = store.workspace().unwrap();
     let dead = store.workspace().unwrap();
     let dead_path = dead.path().to_owned();
@@ -225,7 +230,7 @@ fn work_of_dead_processes_is_removed_and_that_of_live_ones_stays() {
     fs::rename(&dead_path, &saved).unwrap();
     drop(dead);
     fs::rename(&saved, &dead_path).unwrap();
-    Store::open(store.root()).unwrap();
+    Store::open(store.root(), &owner(&folder)).unwrap();
     assert!(!dead_path.exists());
     assert!(live.path().exists());
 }
@@ -236,19 +241,67 @@ fn other_formats_and_other_folders_are_refused() {
     let newer = folder.path().join("newer");
     fs::create_dir(&newer).unwrap();
     fs::write(newer.join("store.json"), "{\"format\": 5}").unwrap();
-    let error = Store::open(&newer).unwrap_err();
+    let error = Store::open(&newer, &owner(&folder)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store);
     assert!(error.to_string().contains("has format 5; this version knows format 4"), "{error}");
 
     let home = folder.path().join("home");
     fs::create_dir(&home).unwrap();
     fs::write(home.join("thesis.txt"), "x").unwrap();
-    assert!(Store::open(&home).unwrap_err().to_string().contains("not empty and not a store"));
+    assert!(Store::open(&home, &owner(&folder)).unwrap_err().to_string().contains("not empty and not a store"));
     assert_eq!(fs::read_dir(&home).unwrap().count(), 1);
 
     // Half made, as after a crash: it is made whole.
     let half = folder.path().join("half");
-    fs::create_dir_all(half.join("layers")).unwrap();
-    Store::open(&half).unwrap();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(half.join("layers")).unwrap();
+    Store::open(&half, &owner(&folder)).unwrap();
     assert!(half.join("store.json").exists());
+}
+
+/// What `--force` replaces while somebody else uses it: the image stays until they have done with it, and then it goes.
+#[test]
+fn a_layer_that_others_use_keeps_its_image_when_it_is_made_anew() {
+    let (folder, store) = store();
+    let old = sealed(&store, "base", None, &[1; 512]);
+    let above = sealed(&store, "above", Some(&old), &[2; 512]);
+    let other = Store::open(store.root(), &owner(&folder)).unwrap();
+    let images = || fs::read_dir(store.images_dir()).unwrap().count();
+    // Of one who has leased what lies on it, and of one who leases the layer and makes it anew himself.
+    let lease = other.lease(&[above.record.key]).unwrap();
+    let own = store.lease(&[old.record.key]).unwrap();
+    let new = sealed(&store, "base", None, &[3; 512]);
+    assert_ne!(new.path, old.path);
+    assert_eq!(fs::read(&old.path).unwrap(), [1; 512]);
+    assert_eq!(images(), 3);
+    // Neither does a process that begins or collects meanwhile remove it.
+    Store::open(store.root(), &owner(&folder)).unwrap();
+    store.collect(&Wish::Within(Limits::default()), false, &crate::host::Cancel::default()).unwrap();
+    assert!(old.path.exists());
+    assert!(other.image(&above).is_err(), "a raw layer lies on nothing, so this one is forged");
+    drop((lease, own));
+    Store::open(store.root(), &owner(&folder)).unwrap();
+    assert!(!old.path.exists());
+    assert_eq!(fs::read_dir(store.tmp_dir()).unwrap().count(), 0);
+    // Where nobody else has it, it goes at once.
+    let _own = store.lease(&[old.record.key]).unwrap();
+    let newer = sealed(&store, "base", None, &[4; 512]);
+    assert!(newer.path.exists() && !new.path.exists());
+}
+
+/// The folder of the old making may be lost; then the image is one of a key that is there, in another making.
+#[test]
+fn images_of_other_makings_are_collected_when_nobody_uses_the_layer() {
+    let (folder, store) = store();
+    let layer = sealed(&store, "base", None, &[1; 512]);
+    let stray = store.images_dir().join(format!("{}-{}.raw", layer.record.key, "0".repeat(32)));
+    fs::write(&stray, "x").unwrap();
+    let foreign = store.images_dir().join("notes.txt");
+    fs::write(&foreign, "x").unwrap();
+    let other = Store::open(store.root(), &owner(&folder)).unwrap();
+    let lease = other.lease(&[layer.record.key]).unwrap();
+    let collect = || store.collect(&Wish::Within(Limits::default()), false, &crate::host::Cancel::default()).unwrap();
+    assert_eq!(collect().stray_images, Vec::<String>::new());
+    drop(lease);
+    assert_eq!(collect().stray_images.len(), 1);
+    assert!(!stray.exists() && layer.path.exists() && foreign.exists());
 }

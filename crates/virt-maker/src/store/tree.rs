@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
+use super::gc::Verdict;
 use super::lease::ClosedGate;
+use super::record::Making;
 use super::{Layer, LayerRecord, Lookup, Store, Wish};
 use crate::error::Result;
 use crate::key::LayerKey;
@@ -16,13 +18,20 @@ pub(super) struct Tree {
     pub(super) parent: Vec<Option<usize>>,
     /// Entries whose record cannot be used.
     pub(super) damaged: Vec<(LayerKey, String)>,
+    /// Which makings those are.
+    pub(super) makings: HashMap<LayerKey, Making>,
 }
 
 impl Tree {
     pub(super) fn read(store: &Store) -> Result<Tree> {
         let keys = store.keys()?;
-        let (mut layers, mut damaged) = (Vec::new(), Vec::new());
-        for (key, found) in keys.iter().zip(store.look_up_all(&keys)) {
+        let (mut layers, mut damaged, mut makings) = (Vec::new(), Vec::new(), HashMap::new());
+        for (key, mut found) in keys.iter().zip(store.look_up_all(&keys)) {
+            if matches!(found, Lookup::Damaged(_)) {
+                // Looked at once more, after it is known which making that is: it may be made anew in any moment.
+                makings.insert(*key, Making::of(&store.layer_dir(*key)));
+                found = store.lookup(*key);
+            }
             match found {
                 Lookup::Present(layer) => layers.push(*layer),
                 Lookup::Absent => {}
@@ -35,7 +44,7 @@ impl Tree {
             (record.parent_id.as_ref() == Some(&layers[place].record.id)).then_some(place)
         };
         let parent = layers.iter().map(|layer| under(&layer.record)).collect();
-        Ok(Tree { layers, index, parent, damaged })
+        Ok(Tree { layers, index, parent, damaged, makings })
     }
 
     /// What is leased, pinned or tagged, and all below it.
@@ -63,12 +72,13 @@ impl Tree {
     }
 
     /// Why each layer can never be used, where it cannot.
-    pub(super) fn unusable(&self, bad: &HashMap<LayerKey, String>, order: &[usize]) -> HashMap<usize, String> {
+    pub(super) fn unusable(&self, bad: &HashMap<LayerKey, Verdict>, order: &[usize]) -> HashMap<usize, String> {
         let mut unusable: HashMap<usize, String> = HashMap::new();
         for place in order {
             let record = &self.layers[*place].record;
-            let problem = match (bad.get(&record.key), record.parent(), self.parent[*place]) {
-                (Some(problem), ..) => problem.clone(),
+            let verdict = bad.get(&record.key).filter(|verdict| verdict.id.as_ref() == Some(&record.id));
+            let problem = match (verdict, record.parent(), self.parent[*place]) {
+                (Some(verdict), ..) => verdict.problem.clone(),
                 (None, None, _) => continue,
                 (None, Some(key), None) if self.index.contains_key(&key) => "the layer under it was made anew".into(),
                 (None, Some(_), None) => "the layer under it is gone".into(),

@@ -9,11 +9,12 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::locking;
+use super::{Store, locking};
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::subordinate::remove_tree;
+use crate::host::{own, temporary};
 
 /// The file in a workspace that its owner holds.
 const LOCK: &str = "lock";
@@ -22,12 +23,13 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
-    images: PathBuf,
+    store: Store,
     _lock: File,
 }
 
 impl Workspace {
-    pub(super) fn create(parent: &Path, images: PathBuf) -> Result<Workspace> {
+    pub(super) fn create(store: &Store) -> Result<Workspace> {
+        let parent = store.tmp_dir();
         let failed = || format!("cannot make a folder in {}", parent.display());
         let gate = locking::open(&parent.with_file_name(locking::SWEEPING)).context(ErrorKind::Store, failed)?;
         flock(&gate, FlockOperation::LockShared).context(ErrorKind::Store, failed)?;
@@ -35,7 +37,7 @@ impl Workspace {
         DirBuilder::new().mode(0o700).create(&path).context(ErrorKind::Store, failed)?;
         let lock = locking::open(&path.join(LOCK)).context(ErrorKind::Store, failed)?;
         flock(&lock, FlockOperation::LockExclusive).context(ErrorKind::Store, failed)?;
-        Ok(Workspace { path, images, _lock: lock })
+        Ok(Workspace { path, store: store.clone(), _lock: lock })
     }
 
     /// The folder.
@@ -56,19 +58,33 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        remove(&self.path, &self.images);
+        remove(&self.path, &self.store);
     }
 }
 
-fn remove(workspace: &Path, images: &Path) {
-    super::seal::remove_disowned_images(workspace, images);
-    remove_tree(workspace);
+/// Removes a workspace with the images that nothing but what lies in it names. A layer in it that was replaced while others
+/// had leased it stays, without a lock, until somebody sweeps here when they have done with it.
+fn remove(workspace: &Path, store: &Store) {
+    let kept = super::seal::remove_disowned_images(workspace, store);
+    if kept.is_empty() {
+        return remove_tree(workspace);
+    }
+    for entry in fs::read_dir(workspace).into_iter().flatten().flatten() {
+        if !kept.contains(&entry.path()) {
+            remove_tree(&entry.path());
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Removes the folders of dead processes. Nothing depends on its success: the next process tries again.
-pub(super) fn sweep(parent: &Path, images: &Path) {
-    let Ok(entries) = fs::read_dir(parent) else { return };
-    let stale: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+pub(super) fn sweep(store: &Store) {
+    let parent = store.tmp_dir();
+    let Ok(entries) = fs::read_dir(&parent) else { return };
+    let ours = |entry: &fs::DirEntry| {
+        entry.file_type().is_ok_and(|kind| kind.is_dir()) && entry.file_name().to_str().is_some_and(temporary::is_id)
+    };
+    let stale: Vec<_> = entries.flatten().filter(ours).map(|entry| entry.path()).collect();
     if stale.is_empty() {
         return;
     }
@@ -77,12 +93,12 @@ pub(super) fn sweep(parent: &Path, images: &Path) {
         return;
     }
     for path in stale {
-        let dead = match File::options().read(true).write(true).open(path.join(LOCK)) {
+        let dead = match own::open(&path.join(LOCK), OFlags::RDWR) {
             Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
-            Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
         if dead {
-            remove(&path, images);
+            remove(&path, store);
         }
     }
 }

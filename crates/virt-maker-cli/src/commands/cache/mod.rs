@@ -1,5 +1,6 @@
 //! `virt-maker cache`: what the store has, what takes its space, and keeping it to its size.
 
+mod adopt;
 mod flatten;
 mod gc;
 mod ls;
@@ -31,6 +32,7 @@ pub fn run(arguments: &Cache) -> Result<(), Failure> {
             let limit = settings::max_depth(depth.max_depth, store.store.clone())?;
             flatten::run(&open(store)?, layers, limit, *json)
         }
+        CacheCommand::Adopt { store } => adopt::run(store),
         CacheCommand::Clean { store } => gc::clean(&open(store)?),
         CacheCommand::Pin { layers, store } => pin(&open(store)?, layers),
         CacheCommand::Unpin { layers, store } => unpin(&open(store)?, layers),
@@ -38,7 +40,7 @@ pub fn run(arguments: &Cache) -> Result<(), Failure> {
 }
 
 fn open(argument: &StoreArgument) -> Result<Store, Failure> {
-    Ok(Store::open(&settings::store(argument.store.clone())?)?)
+    settings::open_store(argument.store.clone())
 }
 
 fn pin(store: &Store, layers: &[String]) -> Result<(), Failure> {

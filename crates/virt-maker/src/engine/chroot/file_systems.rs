@@ -63,13 +63,13 @@ impl FileSystemChecker {
         self.count += 1;
         let work_dir = self.work_dir.join(self.count.to_string());
         fs::create_dir(&work_dir).context(ErrorKind::Store, || format!("cannot make {}", work_dir.display()))?;
-        let directory = image.path.parent().unwrap_or(&work_dir);
+        let directory = image.path().parent().unwrap_or(&work_dir);
         let (mut qmp, daemon) = start_daemon(&work_dir, directory, self.agent.pid())?;
-        let name = image.path.file_name().map(Path::new).unwrap_or(&image.path);
+        let name = image.path().file_name().map(Path::new).unwrap_or(image.path());
         qmp.execute(
             "blockdev-add",
             json!({
-                "driver": image.format.name(), "node-name": "layer", "read-only": true,
+                "driver": image.format().name(), "node-name": "layer", "read-only": true,
                 "file": {"driver": "file", "filename": path_text(name)?, "read-only": true},
             }),
         )?;

@@ -204,10 +204,10 @@ pub(super) fn cache_serial(index: usize) -> String {
 /// The overlay on the parent, whose own chain opens from its header.
 fn disk(parent: &Image, overlay: &Path) -> Result<Value> {
     let backing = json!({
-        "driver": parent.format.name(),
+        "driver": parent.format().name(),
         "node-name": "parent",
         "read-only": true,
-        "file": {"driver": "file", "filename": utf8(&parent.path)?},
+        "file": {"driver": "file", "filename": utf8(parent.path())?},
     });
     block::overlay_options(TOP, overlay, backing)
 }

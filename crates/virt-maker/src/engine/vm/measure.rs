@@ -41,11 +41,12 @@ pub struct Measured {
 /// empty folder of the caller's.
 pub fn measure(options: &VmOptions, work_dir: &Path, events: &Events, cancel: &Cancel) -> Result<Measured> {
     let state = state::acquire(options, events, cancel)?;
-    let parent = Image { path: work_dir.join("empty.raw"), format: ImageFormat::Raw };
+    let empty = work_dir.join("empty.raw");
     let failed = || format!("cannot write into {}", work_dir.display());
-    fs::File::create_new(&parent.path).and_then(|file| file.set_len(DISK)).context(ErrorKind::Host, failed)?;
+    fs::File::create_new(&empty).and_then(|file| file.set_len(DISK)).context(ErrorKind::Host, failed)?;
+    let parent = Image::alone(&empty, ImageFormat::Raw)?;
     let overlay = work_dir.join("overlay.qcow2");
-    overlay::create(&overlay, DISK, Backing { name: "empty.raw", format: parent.format })?;
+    overlay::create(&overlay, DISK, Backing { name: "empty.raw", format: parent.format() })?;
     let network_env = BTreeMap::new();
     let request = OpenRequest {
         parent: &parent,

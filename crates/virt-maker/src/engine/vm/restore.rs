@@ -13,7 +13,6 @@ use super::machine::{self, STATE_FD, Start};
 use super::network::Gate;
 use super::state::State;
 use super::{VmOptions, complaints};
-use crate::disk::{ImageFormat, overlay};
 use crate::engine::OpenRequest;
 use crate::engine::block::BlockGraph;
 use crate::engine::qmp::Qmp;
@@ -40,21 +39,13 @@ pub struct Restored {
     pub helper: Helper,
 }
 
-/// How many images the chain will have.
-fn images(request: &OpenRequest<'_>) -> usize {
-    let parent = match request.parent.format {
-        ImageFormat::Raw => 1,
-        ImageFormat::Qcow2 => overlay::chain_length(&request.parent.path),
-    };
-    parent + request.overlays
-}
-
 /// Restores a machine. An error of kind `Internal` means that this state does not restore.
 pub fn restore(options: &VmOptions, state: &State, request: &OpenRequest<'_>) -> Result<Restored> {
     let directory = request.overlay.parent().unwrap_or(request.work_dir);
     let start = Start::Restore { state: state.devices()?, directory };
     let log = request.work_dir.join("qemu.log");
-    let started = machine::start(options, &state.memory(), start, images(request), log.clone())?;
+    let started =
+        machine::start(options, &state.memory(), start, request.parent.images() + request.overlays, log.clone())?;
     let guard = Guard::kill_on_cancel(started.helper.pid(), &request.cancel)?;
     let deadline = guard.deadline(Some(PATIENCE));
     let done = (|| {

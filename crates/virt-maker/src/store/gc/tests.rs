@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::tests::{present, sealed, store};
+use super::super::hooks;
+use super::super::tests::{owner, present, sealed, store};
 use super::super::{Layer, Lookup};
 use super::*;
 
@@ -145,7 +146,7 @@ fn a_layer_that_was_used_since_it_was_chosen_stays() {
 /// A crash between the rename and the removal of the image.
 #[test]
 fn a_crash_leaves_what_the_next_process_removes() {
-    let (_folder, store) = store();
+    let (folder, store) = store();
     let base = layer(&store, "base", None, 0);
     let workspace = store.workspace().unwrap();
     fs::rename(&base.folder, workspace.path().join(base.record.key.to_string())).unwrap();
@@ -156,24 +157,24 @@ fn a_crash_leaves_what_the_next_process_removes() {
     drop(workspace);
     fs::rename(&saved, &path).unwrap();
     assert_eq!(image_count(&store), 1);
-    Store::open(store.root()).unwrap();
+    Store::open(store.root(), &owner(&folder)).unwrap();
     assert_eq!((image_count(&store), path.exists()), (0, false));
 }
 
 #[test]
 fn the_lease_of_a_dead_process_protects_nothing() {
-    let (_folder, store) = store();
+    let (folder, store) = store();
     let base = layer(&store, "base", None, 0);
     let lease = store.lease(&[base.record.key]).unwrap();
     let path = fs::read_dir(store.leases_dir()).unwrap().next().unwrap().unwrap().path();
-    Store::open(store.root()).unwrap();
+    Store::open(store.root(), &owner(&folder)).unwrap();
     assert!(path.exists(), "a live lease was swept");
-    fs::copy(&path, store.leases_dir().join("dead")).unwrap();
+    fs::copy(&path, store.leases_dir().join("d".repeat(32))).unwrap();
     assert_eq!(store.close_gate().unwrap().leased().unwrap().len(), 1);
     assert_eq!(fs::read_dir(store.leases_dir()).unwrap().count(), 1);
     drop(lease);
-    fs::write(store.leases_dir().join("dead"), base.record.key.to_string()).unwrap();
-    Store::open(store.root()).unwrap();
+    fs::write(store.leases_dir().join("d".repeat(32)), base.record.key.to_string()).unwrap();
+    Store::open(store.root(), &owner(&folder)).unwrap();
     assert_eq!(fs::read_dir(store.leases_dir()).unwrap().count(), 0);
 }
 
@@ -232,4 +233,103 @@ fn collecting_and_leasing_at_the_same_time() {
     });
     let left = store.collect(&Wish::Everything, false, &Cancel::default()).unwrap();
     assert_eq!((left.left.0, image_count(&store)), (0, 0));
+}
+
+/// What was damaged when the victims were chosen may be made anew before they go, by a process that has ended by then.
+#[test]
+fn a_damaged_layer_that_was_made_anew_stays() {
+    let (_folder, store) = store();
+    let base = layer(&store, "base", None, 0);
+    fs::write(base.folder.join(record::FILE), "{").unwrap();
+    let tree = Tree::read(&store).unwrap();
+    let wish = Wish::Within(Limits::default());
+    let mut found = tree.choose(&wish, &HashSet::new(), 0);
+    assert_eq!(found.layers.len(), 1);
+    let again = layer(&store, "base", None, 0);
+    store.remove_layers(&tree, &wish, &mut found, &Cancel::default()).unwrap();
+    assert_eq!((names(&found).len(), found.spared), (0, 1));
+    assert_eq!(present(&store, base.record.key).record.id, again.record.id);
+    // Damaged as it is now, it goes.
+    fs::write(again.folder.join(record::FILE), "{").unwrap();
+    let found = store.collect(&wish, false, &Cancel::default()).unwrap();
+    assert_eq!((found.layers.len(), image_count(&store)), (1, 0));
+}
+
+/// `verify --repair` names what it found bad; that may be made anew before it is collected.
+#[test]
+fn a_bad_layer_that_was_made_anew_is_not_bad() {
+    let (_folder, store) = store();
+    let base = layer(&store, "base", None, 0);
+    let verdict = |id: Option<&str>| {
+        let verdict = Verdict { problem: "bits flipped".into(), id: id.map(str::to_owned) };
+        Wish::Bad(HashMap::from([(base.record.key, verdict)]))
+    };
+    let again = layer(&store, "base", None, 0);
+    for wish in [verdict(Some(&base.record.id)), verdict(None)] {
+        assert_eq!(store.collect(&wish, false, &Cancel::default()).unwrap().layers.len(), 0);
+    }
+    let bad = verdict(Some(&again.record.id));
+    assert_eq!(store.collect(&bad, false, &Cancel::default()).unwrap().layers.len(), 1);
+}
+
+/// The window of a seal in which a draft has its record, its own file is gone, and its folder is not renamed yet. It opens
+/// between the two files that who collects looks for, and closes when that one is through.
+#[test]
+fn a_draft_between_its_record_and_its_rename_keeps_its_image() {
+    use std::sync::mpsc::channel;
+    let (_folder, store) = store();
+    let workspace = store.workspace().unwrap();
+    let material = super::super::tests::material("it", None);
+    let folder = workspace.subfolder("draft").unwrap();
+    let draft = store.draft(folder, material, crate::disk::ImageFormat::Raw, 512).unwrap();
+    fs::write(draft.image(), [7; 512]).unwrap();
+    let (image, key) = (draft.image(), draft.key());
+    let ((begin, began), (open, opened), (close, closed)) = (channel(), channel(), channel::<()>());
+    std::thread::scope(|scope| {
+        let sealing = store.clone();
+        scope.spawn(move || {
+            began.recv().unwrap();
+            hooks::at("seal: recorded, not yet renamed", move || {
+                open.send(()).unwrap();
+                let _ = closed.recv();
+            });
+            sealing.seal(draft).unwrap();
+        });
+        hooks::at("image_of: between its two files", move || {
+            begin.send(()).unwrap();
+            opened.recv().unwrap();
+        });
+        let found = store.collect(&Wish::Within(Limits::default()), false, &Cancel::default()).unwrap();
+        assert!(hooks::was_reached());
+        drop(close);
+        assert_eq!(found.stray_images, Vec::<String>::new());
+    });
+    assert!(image.exists() && matches!(store.lookup(key), Lookup::Present(_)));
+}
+
+/// A draft that becomes a layer after what is in the making was looked for, and before what is made is.
+#[test]
+fn a_draft_that_becomes_a_layer_meanwhile_keeps_its_image() {
+    let (_folder, store) = store();
+    // In the place of a layer that is damaged, or of another making.
+    for damaged in [false, true] {
+        let before = layer(&store, "it", None, 0);
+        if damaged {
+            fs::write(before.folder.join(record::FILE), "{").unwrap();
+        }
+        let workspace = store.workspace().unwrap();
+        let material = super::super::tests::material("it", None);
+        let folder = workspace.subfolder("draft").unwrap();
+        let draft = store.draft(folder, material, crate::disk::ImageFormat::Raw, 512).unwrap();
+        fs::write(draft.image(), [7; 512]).unwrap();
+        let (image, key, sealing) = (draft.image(), draft.key(), store.clone());
+        hooks::at("strays: drafts are known", move || drop(sealing.seal(draft).unwrap()));
+        let found = store.collect(&Wish::Within(Limits::default()), false, &Cancel::default()).unwrap();
+        assert!(hooks::was_reached());
+        assert!(
+            image.exists() && matches!(store.lookup(key), Lookup::Present(_)),
+            "{damaged}: {:?}",
+            found.stray_images
+        );
+    }
 }
