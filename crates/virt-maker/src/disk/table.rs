@@ -8,8 +8,8 @@ use rustix::fs::SeekFrom;
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::subordinate::SYSTEM_PATH;
-use crate::host::{Cancel, Tool};
+use crate::host::Cancel;
+use crate::host::walls::Walls;
 
 /// The unit of a table, in bytes.
 pub(crate) const SECTOR: u64 = 512;
@@ -41,7 +41,7 @@ impl Table {
     /// Reads the table of a raw disk.
     pub fn read(disk: &Path, cancel: &Cancel) -> Result<Table> {
         let no_table = || Error::new(ErrorKind::Base, "the disk has no partition table, so it cannot be resized");
-        let text = Tool::new("sfdisk", "fdisk").env("PATH", SYSTEM_PATH).arg("--json").arg(disk).run(cancel);
+        let text = Walls::for_data().read(disk)?.tool("sfdisk", "fdisk").arg("--json").arg(disk).run(cancel);
         let text = text.map_err(|error| if error.hint().is_some() { error } else { no_table().with_source(error) })?;
         let json: Value = serde_json::from_slice(&text).map_err(|_| no_table())?;
         let table = &json["partitiontable"];

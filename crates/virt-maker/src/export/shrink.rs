@@ -14,8 +14,7 @@ use super::ExportContext;
 use super::convert::{Removed, Target, convert};
 use crate::disk::table::{SECTOR, Table, copy_data, is_ext, number as number_of};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::Tool;
-use crate::host::subordinate::SYSTEM_PATH;
+use crate::host::walls::Walls;
 
 /// What stays free in the file system: a guest writes at its first boot (its identity, logs), before anything grows.
 const ROOM: u64 = 32 << 20;
@@ -93,15 +92,15 @@ pub(super) fn shrink(place: PathBuf, context: &ExportContext<'_>) -> Result<Shru
 /// Makes the file system in a file of `length` bytes as small as it can be, but for some room, and gives its new size in
 /// bytes, a whole number of MiB where the old one was.
 fn shrink_ext(part: &Path, length: u64, context: &ExportContext<'_>) -> Result<u64> {
-    let tool = |name: &str| Tool::new(name, "e2fsprogs").env("PATH", SYSTEM_PATH);
+    let tool = |name: &str| -> Result<_> { Ok(Walls::for_data().write(part)?.tool(name, "e2fsprogs")) };
     // Status 1 says that something was mended. A fixed text: the path is an argument.
     let check = |options: &str| -> Result<()> {
         let script = format!("e2fsck -f -p {options} \"$1\" >&2 || [ $? -le 1 ]");
-        Tool::new("sh", "dash").env("PATH", SYSTEM_PATH).args(["-c", &script, "sh"]).arg(part).run(context.cancel)?;
+        Walls::for_data().write(part)?.tool("sh", "dash").args(["-c", &script, "sh"]).arg(part).run(context.cancel)?;
         Ok(())
     };
     check("")?;
-    tool("resize2fs").arg("-M").arg(part).run(context.cancel)?;
+    tool("resize2fs")?.arg("-M").arg(part).run(context.cancel)?;
     let least = fs::metadata(part).context(ErrorKind::Export, || "cannot shrink the disk")?.len();
     let kept = least.saturating_add(ROOM).next_multiple_of(MIB).min(length);
     if kept > least {
@@ -110,7 +109,7 @@ fn shrink_ext(part: &Path, length: u64, context: &ExportContext<'_>) -> Result<u
             .open(part)
             .and_then(|file| file.set_len(kept))
             .context(ErrorKind::Export, || "cannot shrink the disk")?;
-        tool("resize2fs").arg(part).arg(format!("{}K", kept / 1024)).run(context.cancel)?;
+        tool("resize2fs")?.arg(part).arg(format!("{}K", kept / 1024)).run(context.cancel)?;
     }
     // What was moved left its old blocks as they were.
     check("-E discard")?;
@@ -119,7 +118,7 @@ fn shrink_ext(part: &Path, length: u64, context: &ExportContext<'_>) -> Result<u
 
 /// The table of a disk as text for `sfdisk`, with a partition of another size and without what depends on the disk's.
 fn dump_table(disk: &Path, number: u32, sectors: u64, context: &ExportContext<'_>) -> Result<String> {
-    let dump = Tool::new("sfdisk", "fdisk").env("PATH", SYSTEM_PATH).arg("--dump").arg(disk).run(context.cancel)?;
+    let dump = Walls::for_data().read(disk)?.tool("sfdisk", "fdisk").arg("--dump").arg(disk).run(context.cancel)?;
     let mut script = String::new();
     for line in String::from_utf8_lossy(&dump).lines() {
         let is_the_one = line.split_once(" : ").is_some_and(|(name, _)| number_of(name) == Some(number));
@@ -137,8 +136,9 @@ fn dump_table(disk: &Path, number: u32, sectors: u64, context: &ExportContext<'_
 }
 
 fn write_table(disk: &Path, script: String, context: &ExportContext<'_>) -> Result<()> {
-    Tool::new("sfdisk", "fdisk")
-        .env("PATH", SYSTEM_PATH)
+    Walls::for_data()
+        .write(disk)?
+        .tool("sfdisk", "fdisk")
         .args(["--quiet", "--no-reread", "--no-tell-kernel", "--wipe=never", "--wipe-partitions=never"])
         .arg(disk)
         .input(script)
@@ -148,11 +148,11 @@ fn write_table(disk: &Path, script: String, context: &ExportContext<'_>) -> Resu
 
 /// What is at a place of a disk, for an error.
 fn kind_of(disk: &Path, start: u64, context: &ExportContext<'_>) -> String {
-    let said = Tool::new("blkid", "util-linux")
-        .env("PATH", SYSTEM_PATH)
-        .args(["-p", "-s", "TYPE", "-o", "value", "-O", &start.to_string()])
-        .arg(disk)
-        .run(context.cancel);
+    let blkid = |walls: Walls| {
+        let blkid = walls.tool("blkid", "util-linux");
+        blkid.args(["-p", "-s", "TYPE", "-o", "value", "-O", &start.to_string()]).arg(disk).run(context.cancel)
+    };
+    let said = Walls::for_data().read(disk).and_then(blkid);
     let said = said.map(|said| String::from_utf8_lossy(&said).trim().escape_debug().to_string()).unwrap_or_default();
     if said.is_empty() { "nothing that is known".into() } else { said }
 }

@@ -21,6 +21,7 @@ pub mod temporary;
 mod terminal;
 pub mod tree;
 pub mod url;
+pub mod walls;
 
 pub use cancel::{Cancel, Limit};
 pub use guard::Guard;
@@ -35,7 +36,12 @@ pub use virt_maker_agent::descriptors::close_on_exec;
 pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
     #[expect(clippy::disallowed_methods, reason = "this is the path by which programs are started below")]
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+    find_in(name, &path)
+}
+
+/// As [`find_program`], by another search path.
+fn find_in(name: &str, path: impl AsRef<std::ffi::OsStr>) -> Option<std::path::PathBuf> {
+    std::env::split_paths(path.as_ref()).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// A path as a URL writes it, with `%20` for a blank.

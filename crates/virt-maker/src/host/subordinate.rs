@@ -36,7 +36,7 @@ fn with_options(options: &[&str]) -> Tool {
     tool.args(options).arg("--")
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 

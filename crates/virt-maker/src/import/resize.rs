@@ -20,7 +20,7 @@ use crate::disk::table::{Partition, SECTOR, Table, copy_data, is_ext, number};
 use crate::disk::{ImageFormat, overlay};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::Tool;
-use crate::host::subordinate::SYSTEM_PATH;
+use crate::host::walls::Walls;
 use crate::template::{Kind, Node, from_node};
 
 /// How a disk is made larger. Any other key is a partition, and its value that partition's new size.
@@ -156,13 +156,18 @@ impl Resize {
         let failed = || "cannot make the disk of the base larger";
         let file = File::options().read(true).write(true).open(target).context(ErrorKind::Store, failed)?;
         file.set_len(self.size).context(ErrorKind::Store, failed)?;
-        let tool = |name: &str, package| Tool::new(name, package).env("PATH", SYSTEM_PATH).log_to(log);
+        // What is on the disk is the work of whoever made the base.
+        let tool =
+            |name, package, path: &Path| Ok::<_, Error>(Walls::for_data().write(path)?.tool(name, package).log_to(log));
         if table.gpt {
             // The second table is at the end of the disk.
-            tool("sfdisk", "fdisk").args(["--quiet", "--relocate", "gpt-bak-std"]).arg(target).run(context.cancel)?;
+            tool("sfdisk", "fdisk", target)?
+                .args(["--quiet", "--relocate", "gpt-bak-std"])
+                .arg(target)
+                .run(context.cancel)?;
         }
         let Some(partition) = expanded else { return Ok(()) };
-        tool("sfdisk", "fdisk")
+        tool("sfdisk", "fdisk", target)?
             .args(["--quiet", "--no-reread", "--no-tell-kernel", "--wipe=never", "-N", &partition.number.to_string()])
             .arg(target)
             .input(", +\n")
@@ -184,8 +189,8 @@ impl Resize {
         part.set_len(length).context(ErrorKind::Store, failed)?;
         // Status 1 says that something was mended. A fixed text: the path is an argument.
         let check = "e2fsck -f -p \"$1\" >&2 || [ $? -le 1 ]";
-        tool("sh", "dash").args(["-c", check, "sh"]).arg(&place.0).run(context.cancel)?;
-        tool("resize2fs", "e2fsprogs").arg(&place.0).run(context.cancel)?;
+        tool("sh", "dash", &place.0)?.args(["-c", check, "sh"]).arg(&place.0).run(context.cancel)?;
+        tool("resize2fs", "e2fsprogs", &place.0)?.arg(&place.0).run(context.cancel)?;
         let gone = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(&file, gone, offset, partition.sectors * SECTOR).context(ErrorKind::Store, failed)?;
         copy_data(&part, 0, length, &file, offset).context(ErrorKind::Store, failed)

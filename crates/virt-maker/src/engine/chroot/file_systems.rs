@@ -17,7 +17,8 @@ use super::{ChrootEngine, check};
 use crate::engine::Image;
 use crate::engine::qmp::Qmp;
 use crate::error::{Context, Error, ErrorKind, Result, chain};
-use crate::host::{Cancel, Helper, Tool};
+use crate::host::walls::Walls;
+use crate::host::{Cancel, Helper};
 
 /// What was found in one image.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -108,8 +109,11 @@ impl FileSystemChecker {
                 "driver": "raw", "node-name": node, "read-only": true, "offset": start, "size": length, "file": "layer",
             });
             qmp.execute("blockdev-add", arguments)?;
-            let file = self.export(&mut qmp, &work_dir, &node)?;
-            let checked = Tool::new(program, package).arg(option).arg(&file).run(&self.cancel);
+            self.export(&mut qmp, &work_dir, &node)?;
+            // By its path where it is mounted.
+            let file = work_dir.join(&node);
+            let walls = Walls::for_data().read(&file)?.mounts_of(self.agent.pid());
+            let checked = walls.tool(program, package).arg(option).arg(&file).run(&self.cancel);
             self.cancel.check()?;
             found.checked += 1;
             match checked {
