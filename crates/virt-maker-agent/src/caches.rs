@@ -67,7 +67,8 @@ fn one(caches: &[Cache], guest: &Guest, wanted: &CacheFolder) -> Result<(String,
     let source = cache.path.join(&wanted.folder);
     match fs::create_dir(&source) {
         Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && source.is_dir() => {}
+        // A link in there was not made by this, and would lead out of the cache.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && is_folder(&source) => {}
         Err(error) => return Err(system("make a folder in a cache", error)),
     }
     let target = GuestPath::parse(&wanted.target)?;
@@ -87,6 +88,10 @@ fn one(caches: &[Cache], guest: &Guest, wanted: &CacheFolder) -> Result<(String,
         .ok_or_else(|| refused(format!("{target} of the guest is no place for a cache")))?;
     let source = source.to_str().ok_or_else(|| refused("the agent's folder has a name that is not UTF-8"))?;
     Ok((source.to_owned(), format!("/{within}")))
+}
+
+fn is_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
 /// A plain name.

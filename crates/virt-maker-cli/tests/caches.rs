@@ -38,7 +38,8 @@ fn kept(engine: &str) {
     let tree = testkit::tree::tree_of_image(&bench.path("a.img"), "raw");
     assert!(!tree.contains_key("/srv/file") && !tree.contains_key("/mnt/file"), "{engine}");
     // One that a machine left in a mess is made again.
-    let disk = bench.store().join("cache/mounts/first/0.raw");
+    let row = if engine == "chroot" { "cache/mounts/first/host" } else { "cache/mounts/first" };
+    let disk = bench.store().join(row).join("0.raw");
     let file = fs::File::options().write(true).open(&disk).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xa5; 1 << 20], 0).unwrap();
     let ran = bench
@@ -70,6 +71,27 @@ fn a_cache_is_there_for_the_next_build_with_libguestfs() {
     kept("libguestfs");
 }
 
+/// A disk that a guest in a virtual machine may have written to, or one that an earlier version left.
+#[test]
+fn the_hosts_kernel_mounts_no_cache_of_a_machine() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let row = bench.store().join("cache/mounts/shared");
+    fs::create_dir_all(&row).unwrap();
+    let (disk, files) = (row.join("0.raw"), bench.path("files/srv"));
+    fs::create_dir_all(&files).unwrap();
+    fs::write(files.join("planted"), "by a guest").unwrap();
+    fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+    testkit::run(
+        std::process::Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(bench.path("files")).arg(&disk),
+    );
+    let before = fs::read(&disk).unwrap();
+    let step = format!("{}\n      mounts: {{cache: shared, target: /srv}}", run("ls /srv; echo own > /srv/file"));
+    let ran = bench.build("chroot", &bench.template("t.yml", &[step], ""), &[]).exits(0);
+    assert_eq!(said(&ran), "");
+    assert!(fs::read(&disk).unwrap() == before, "the disk of machines was touched");
+    assert!(row.join("host/0.raw").exists());
+}
+
 #[test]
 fn two_builds_at_once_have_a_disk_each() {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
@@ -86,7 +108,7 @@ fn two_builds_at_once_have_a_disk_each() {
         let ran = common::Ran::from(child.wait_with_output().unwrap()).exits(0);
         assert_eq!(said(&ran), format!("{name}\n"));
     }
-    let disks = fs::read_dir(bench.store().join("cache/mounts/shared")).unwrap();
+    let disks = fs::read_dir(bench.store().join("cache/mounts/shared/host")).unwrap();
     let disks = disks.filter(|entry| entry.as_ref().unwrap().path().extension() == Some(Path::new("raw").as_os_str()));
     assert_eq!(disks.count(), 2);
 }

@@ -355,3 +355,38 @@ fn a_guest_on_lvm_in_the_appliance() {
     assert_eq!((ran.steps("layer_started"), said(&ran)), (vec![3], "root\ndata\nmore\n".to_owned()));
     before.assert_nothing_left();
 }
+
+/// Where `auto` begins with a virtual machine, what is in a guest does not bring it to the host's kernel. The machine of this
+/// test is emulated, whatever it is told, and libguestfs is none.
+#[test]
+fn auto_does_not_go_from_an_appliance_to_chroot() {
+    let _lock = appliance_lock();
+    let before = HostState::capture();
+    let fstab_extra = vec!["/dev/mapper/secret /home ext4 defaults 0 2".to_owned()];
+    let bench = Bench::new(tiny_guest(&TinyOptions { fstab_extra, ..TinyOptions::default() }));
+    let programs = bench.path("programs");
+    fs::create_dir(&programs).unwrap();
+    let qemu = programs.join("qemu-system-x86_64");
+    let script = "#!/bin/sh\nfor word; do\n  shift\n  case $word in kvm) word=tcg ;; host,migratable=on) word=max ;; esac\n  \
+                  set -- \"$@\" \"$word\"\ndone\nexec /usr/bin/qemu-system-x86_64 \"$@\"\n";
+    fs::write(&qemu, script).unwrap();
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(programs.join("libguestfs.so.0"), "").unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let command = |arguments: &[&str]| {
+        let mut command = bench.command(arguments);
+        command.env("PATH", &path).env("LD_LIBRARY_PATH", &programs);
+        Ran::from(command.output().unwrap())
+    };
+    // What was found out about this host, with another answer.
+    command(&["doctor"]);
+    let known = bench.path("xdg-cache/virt-maker/kvm.json");
+    let text = fs::read_to_string(&known).unwrap().replace("\"works\":false", "\"works\":true");
+    fs::write(&known, text).unwrap();
+    let template = bench.template("t.yml", &[run("true")], "");
+    let ran = command(&["build", template.to_str().unwrap(), "--engine", "auto", "--progress", "json"]).exits(5);
+    let engines: Vec<_> = ran.of("session_started").iter().map(|event| event["engine"].clone()).collect();
+    assert_eq!(engines, ["vm"], "{}", ran.stderr);
+    assert!(ran.stderr.contains("--engine chroot"), "{}", ran.stderr);
+    before.assert_nothing_left();
+}

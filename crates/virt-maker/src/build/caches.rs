@@ -4,6 +4,10 @@
 //! that nobody has, with a lock that ends with it however it ends; so two builds at once never write to one, and neither
 //! waits for the other. One that a build was killed with is checked, and made again where it is beyond repair: what is in a
 //! cache can be had again.
+//!
+//! Who mounts a disk reads what was written there by whatever ran before, so the host's kernel never gets one that a guest
+//! in a virtual machine wrote to: engines that do not isolate have a row of their own, `cache/mounts/NAME/host/`. Nobody
+//! knows who wrote to a disk that an earlier version left, so those are for virtual machines.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -14,10 +18,13 @@ use rustix::fs::{FlockOperation, flock};
 use crate::engine::CacheDisk;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::subordinate::SYSTEM_PATH;
+use crate::host::walls::Walls;
 use crate::host::{Cancel, Tool};
 
 /// What a disk holds at most, in bytes. It takes as much of the host's disk as is in it.
 const SIZE: u64 = 32 << 30;
+/// The folder of a cache with the disks that the host's kernel mounts.
+const NOT_ISOLATED: &str = "host";
 /// Most disks of one cache.
 const DISKS: u32 = 64;
 
@@ -28,11 +35,12 @@ pub(super) struct Caches {
 }
 
 impl Caches {
-    /// Takes a disk of each of these caches; makes those that are missing.
-    pub(super) fn take(folder: &Path, names: BTreeSet<&str>, cancel: &Cancel) -> Result<Caches> {
+    /// Takes a disk of each of these caches; makes those that are missing. They are for an engine that isolates or not.
+    pub(super) fn take(folder: &Path, names: &BTreeSet<&str>, isolates: bool, cancel: &Cancel) -> Result<Caches> {
         let mut caches = Caches { disks: Vec::new(), _locks: Vec::new() };
         for name in names {
-            let folder = folder.join("mounts").join(name);
+            let row = folder.join("mounts").join(name);
+            let folder = if isolates { row } else { row.join(NOT_ISOLATED) };
             let failed = || format!("cannot use the cache `{name}` in {}", folder.display());
             fs::create_dir_all(&folder).context(ErrorKind::Store, failed)?;
             let mut taken = false;
@@ -47,7 +55,7 @@ impl Caches {
                 }
                 let path = folder.join(format!("{number}.raw"));
                 ready(&path, cancel)?;
-                caches.disks.push(CacheDisk { name: name.to_owned(), path });
+                caches.disks.push(CacheDisk { name: (*name).to_owned(), path });
                 caches._locks.push(lock);
                 taken = true;
                 break;
@@ -65,8 +73,9 @@ impl Caches {
 fn ready(path: &Path, cancel: &Cancel) -> Result<()> {
     if path.exists() {
         // Status 1 says that something was mended. A fixed text: the path is an argument.
-        let check = Tool::new("sh", "dash")
-            .env("PATH", SYSTEM_PATH)
+        let check = Walls::for_data()
+            .write(path)?
+            .tool("sh", "dash")
             .args(["-c", "e2fsck -p \"$1\" >&2 || [ $? -le 1 ]", "sh"])
             .arg(path)
             .run(cancel);

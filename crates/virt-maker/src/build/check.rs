@@ -8,7 +8,7 @@ use crate::disk::inspect::inspect;
 use crate::disk::overlay::{self, Backing};
 use crate::engine::select::Selector;
 use crate::engine::{Image, OpenRequest};
-use crate::error::{Context, Error, ErrorKind, Result, chain};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::host::url;
 use crate::hygiene::{self, Finding};
@@ -34,13 +34,14 @@ pub fn check_image(
     let workspace = store.workspace()?;
     let selector =
         Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone(), settings.kernel.clone());
-    let candidates = selector.candidates()?;
-    for (index, candidate) in candidates.iter().enumerate() {
-        let work_dir = workspace.subfolder(&format!("check-{index}"))?;
+    let mut count = 0;
+    let mut session = selector.first_that_opens(events, |candidate| {
+        count += 1;
+        let work_dir = workspace.subfolder(&format!("check-{count}"))?;
         // What mounting changes (a journal, times) goes into an overlay that is thrown away.
         let overlay = work_dir.join("overlay.qcow2");
         overlay::create(&overlay, inspected.virtual_size, Backing { name: backing, format: inspected.format })?;
-        let opened = candidate.engine.open(OpenRequest {
+        candidate.engine.open(OpenRequest {
             parent: &Image::alone(&path, inspected.format)?,
             overlay: &overlay,
             overlays: 1,
@@ -50,19 +51,9 @@ pub fn check_image(
             output: std::sync::Arc::new(|_| {}),
             events: events.clone(),
             cancel: settings.cancel.clone(),
-        });
-        match opened {
-            Ok(mut session) => {
-                let findings = hygiene::inspect(session.guest());
-                session.finish()?;
-                return findings;
-            }
-            Err(error) if error.kind() == ErrorKind::Unsupported && index + 1 < candidates.len() => {
-                let engine = candidate.engine.name();
-                events.warn(format!("engine `{engine}` cannot open this guest: {}", chain(&error)));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Err(Error::new(ErrorKind::Host, "no engine can open this guest"))
+        })
+    })?;
+    let findings = hygiene::inspect(session.guest());
+    session.finish()?;
+    findings
 }

@@ -2,6 +2,7 @@
 //!
 //! It is opened on an overlay that is never sealed: the layer stays as it is, and other exports of it too.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -35,7 +36,7 @@ pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extr
     create_overlay(&draft, &tip.record)?;
     let log = StepLog::new(build.events);
     log.begin(tip.record.key, &draft.log(), &build.shared.values.forms())?;
-    let mut opened = session::open(build, &workspace, tip, &draft, &log, 1, &[])?;
+    let mut opened = session::open(build, &workspace, tip, &draft, &log, 1, &BTreeSet::new())?;
     let guest = opened.session.guest();
     let failed = || "cannot prepare the guest for its export";
     if extras.clean {

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use super::caches::Caches;
 use super::options::{self, Optioned};
 use super::sealer::Sealer;
 use super::session::{self, Opened};
@@ -117,13 +116,12 @@ fn run_session(
         _ => None,
     });
     let names = steps.flat_map(|step| step.options.mounts.iter().map(|mount| mount.cache.as_str())).collect();
-    let caches = Caches::take(&build.store.cache_dir(), names, &build.settings.cancel)?;
-    let Opened { session, engine, number, slot } =
-        session::open(build, &workspace, &parent, &first, &log, missing.len(), &caches.disks)?;
+    let Opened { session, engine, number, caches, slot } =
+        session::open(build, &workspace, &parent, &first, &log, missing.len(), &names)?;
     let sealer = Sealer::start(build.store, build.events, &build.shared.schedule, &build.shared.flattener);
     let walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine, session: number, depth };
     let ran = walk.run(build, missing, &parent.record, first, lock, session);
-    drop(slot);
+    drop((slot, caches));
 
     let begin = Instant::now();
     let (sealed, all_sealed) = sealer.finish();

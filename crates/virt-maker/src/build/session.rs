@@ -1,14 +1,17 @@
 //! Opening a session with the best engine that can open this guest.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Build;
+use super::caches::Caches;
 use super::log::StepLog;
 use super::path::create_overlay;
 use super::slots::Slot;
-use crate::engine::{CacheDisk, OpenRequest, Session};
-use crate::error::{Context, ErrorKind, Result, chain};
+use crate::engine::select::Candidate;
+use crate::engine::{OpenRequest, Session};
+use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
 use crate::store::{Draft, Layer, Workspace};
 
@@ -20,10 +23,13 @@ pub(super) struct Opened<'a> {
     /// Its number within the build, from 1.
     pub(super) number: u32,
     /// Kept until the session is gone, by whoever takes it out of here too.
+    pub(super) caches: Caches,
+    /// As the caches.
     pub(super) slot: Slot<'a>,
 }
 
-/// Opens a session on `parent` with `draft`'s overlay on top, when it is its turn. There will be so many overlays.
+/// Opens a session on `parent` with `draft`'s overlay on top, when it is its turn. There will be so many overlays, and
+/// their steps mount the caches of these names.
 ///
 /// Where an engine says that it cannot open such a guest, and `auto` knows another one, that is tried.
 pub(super) fn open<'a>(
@@ -33,51 +39,61 @@ pub(super) fn open<'a>(
     draft: &Draft,
     log: &StepLog,
     overlays: usize,
-    caches: &[CacheDisk],
+    caches: &BTreeSet<&str>,
 ) -> Result<Opened<'a>> {
-    let candidates = build.shared.selector.candidates()?;
-    let mut remaining = candidates.len();
+    let mut again = false;
+    build.shared.selector.first_that_opens(build.events, |candidate| {
+        if std::mem::replace(&mut again, true) {
+            // A mount may have written to it before another one failed.
+            let image = draft.image();
+            std::fs::remove_file(&image).context(ErrorKind::Store, || format!("cannot remove {}", image.display()))?;
+            create_overlay(draft, &parent.record)?;
+        }
+        open_with(candidate, build, workspace, parent, draft, log, overlays, caches)
+    })
+}
+
+#[expect(clippy::too_many_arguments, reason = "those of its only caller")]
+fn open_with<'a>(
+    candidate: &Candidate,
+    build: &Build<'a>,
+    workspace: &Workspace,
+    parent: &Layer,
+    draft: &Draft,
+    log: &StepLog,
+    overlays: usize,
+    caches: &BTreeSet<&str>,
+) -> Result<Opened<'a>> {
+    let engine = candidate.engine.name();
+    let slot = build.shared.slots.take(&*candidate.engine, &build.settings.cancel)?;
+    let caches = Caches::take(&build.store.cache_dir(), caches, candidate.engine.isolates(), &build.settings.cancel)?;
+    let session = build.shared.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+    build.events.send(Event::EngineChosen { engine, reason: candidate.reason.clone() });
+    build.events.send(Event::SessionStarted { session, engine, parent: parent.record.key, worker: build.worker });
+    let begin = Instant::now();
+    let work_dir = workspace.subfolder(&format!("session-{session}"))?;
     let image = build.store.image(parent)?;
-    for candidate in candidates {
-        remaining -= 1;
-        let engine = candidate.engine.name();
-        let slot = build.shared.slots.take(&*candidate.engine, &build.settings.cancel)?;
-        let session = build.shared.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-        build.events.send(Event::EngineChosen { engine, reason: candidate.reason.clone() });
-        build.events.send(Event::SessionStarted { session, engine, parent: parent.record.key, worker: build.worker });
-        let begin = Instant::now();
-        let work_dir = workspace.subfolder(&format!("session-{session}"))?;
-        let opened = candidate.engine.open(OpenRequest {
-            parent: &image,
-            overlay: &draft.image(),
-            overlays,
-            work_dir: &work_dir,
-            caches,
-            network_env: &build.shared.guest_env,
-            output: log.sink(),
-            events: build.events.clone(),
-            cancel: build.settings.cancel.clone(),
-        });
-        build.shared.spent.add("session", begin.elapsed());
-        match opened {
-            Ok(mut opened) => {
-                let os = opened.guest().os().pretty_name.escape_debug().to_string();
-                build.events.send(Event::SessionReady { session, os, elapsed: begin.elapsed() });
-                return Ok(Opened { session: opened, engine, number: session, slot });
-            }
-            Err(error) => {
-                build.events.send(Event::SessionEnded { session });
-                if error.kind() != ErrorKind::Unsupported || remaining == 0 {
-                    return Err(error);
-                }
-                build.events.warn(format!("engine `{engine}` cannot open this guest: {}", chain(&error)));
-                // A mount may have written to it before another one failed.
-                let image = draft.image();
-                std::fs::remove_file(&image)
-                    .context(ErrorKind::Store, || format!("cannot remove {}", image.display()))?;
-                create_overlay(draft, &parent.record)?;
-            }
+    let opened = candidate.engine.open(OpenRequest {
+        parent: &image,
+        overlay: &draft.image(),
+        overlays,
+        work_dir: &work_dir,
+        caches: &caches.disks,
+        network_env: &build.shared.guest_env,
+        output: log.sink(),
+        events: build.events.clone(),
+        cancel: build.settings.cancel.clone(),
+    });
+    build.shared.spent.add("session", begin.elapsed());
+    match opened {
+        Ok(mut opened) => {
+            let os = opened.guest().os().pretty_name.escape_debug().to_string();
+            build.events.send(Event::SessionReady { session, os, elapsed: begin.elapsed() });
+            Ok(Opened { session: opened, engine, number: session, caches, slot })
+        }
+        Err(error) => {
+            build.events.send(Event::SessionEnded { session });
+            Err(error)
         }
     }
-    unreachable!("the selector gives at least one engine or an error, and the last one returns")
 }

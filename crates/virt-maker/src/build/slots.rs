@@ -82,6 +82,10 @@ mod tests {
             "named"
         }
 
+        fn isolates(&self) -> bool {
+            true
+        }
+
         fn sessions_at_once(&self, cores: usize) -> usize {
             cores.div_ceil(2)
         }

@@ -65,6 +65,9 @@ pub trait Engine: Send + Sync {
     /// `chroot`, `vm` or `libguestfs`.
     fn name(&self) -> &'static str;
 
+    /// Whether a virtual machine is between a guest and the host, so that the host's kernel never reads its file systems.
+    fn isolates(&self) -> bool;
+
     /// How many sessions are good at once on this host, where the user does not say; `cores` is its number of CPUs.
     fn sessions_at_once(&self, cores: usize) -> usize {
         cores

@@ -2,6 +2,9 @@
 //!
 //! `auto` prefers the engine that is fastest on this host and falls back, per guest, on one with a wider reach. It
 //! looks only when an engine is needed: a build where all is cached asks nobody.
+//!
+//! What must hold: what is in a guest never brings it nearer to the host. Where an engine that isolates was tried, none is
+//! tried after it that does not ([`next`]); everybody who opens a guest does it through [`Selector::first_that_opens`].
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +13,8 @@ use super::chroot::{self, ChrootEngine};
 use super::libguestfs::{self, LibguestfsEngine, LibguestfsOptions};
 use super::vm::{self, VmEngine, VmOptions};
 use super::{Engine, kvm};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result, chain};
+use crate::event::Events;
 
 /// What the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +62,12 @@ impl Selector {
             *found = self.find()?.into_iter().map(Arc::new).collect();
         }
         Ok(found.clone())
+    }
+
+    /// What `attempt` makes of the best engine that can open a guest. Where one says that it cannot (an error of the kind
+    /// `Unsupported`), and [`next`] knows another one, a warning says so and that is tried.
+    pub fn first_that_opens<T>(&self, events: &Events, attempt: impl FnMut(&Candidate) -> Result<T>) -> Result<T> {
+        first_of(&self.candidates()?, events, attempt)
     }
 
     fn find(&self) -> Result<Vec<Candidate>> {
@@ -156,6 +166,53 @@ impl Selector {
     }
 }
 
+/// See [`Selector::first_that_opens`].
+fn first_of<T>(
+    candidates: &[Arc<Candidate>],
+    events: &Events,
+    mut attempt: impl FnMut(&Candidate) -> Result<T>,
+) -> Result<T> {
+    let isolates: Vec<bool> = candidates.iter().map(|candidate| candidate.engine.isolates()).collect();
+    let mut place = 0;
+    loop {
+        let candidate =
+            candidates.get(place).ok_or_else(|| Error::new(ErrorKind::Internal, "no engine was given to try"))?;
+        let error = match attempt(candidate) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => error,
+            done => return done,
+        };
+        let engine = candidate.engine.name();
+        match next(&isolates, place) {
+            Some(found) => {
+                events.warn(format!("engine `{engine}` cannot open this guest: {}", chain(&error)));
+                place = found;
+            }
+            // Somebody has to say that the host's kernel may read it.
+            None if left_out(&isolates) => {
+                let message = "no engine that isolates the guest can open it";
+                return Err(Error::new(ErrorKind::Unsupported, message).with_source(error).with_hint(
+                    "`--engine chroot` may be able to; the host's kernel then reads the guest's file systems, so only for \
+                     a guest that you trust",
+                ));
+            }
+            None => return Err(error),
+        }
+    }
+}
+
+/// Whether [`next`] would leave one out, if all are tried.
+fn left_out(isolates: &[bool]) -> bool {
+    let first = isolates.iter().position(|isolates| *isolates).unwrap_or(isolates.len());
+    isolates[first..].contains(&false)
+}
+
+/// The candidate to try when that at `tried` cannot open a guest; all before it were tried or left out. Each isolates the
+/// guest or not.
+fn next(isolates: &[bool], tried: usize) -> Option<usize> {
+    let isolated = isolates[..=tried].contains(&true);
+    (tried + 1..isolates.len()).find(|place| isolates[*place] || !isolated)
+}
+
 /// How a virtual machine runs here.
 fn running(kvm: &kvm::Kvm) -> String {
     match kvm.works {
@@ -183,6 +240,10 @@ impl Engine for Probing {
         "libguestfs"
     }
 
+    fn isolates(&self) -> bool {
+        true
+    }
+
     /// Emulated appliances take each other's time: one after another they are done sooner.
     fn sessions_at_once(&self, cores: usize) -> usize {
         if self.kvm(&self.cache_dir).works { cores } else { 1 }
@@ -207,5 +268,85 @@ impl Engine for Probing {
         let hung = std::sync::Arc::new(move |seen: &str| kvm::note_hang(&folder, LIBGUESTFS, seen));
         let options = LibguestfsOptions { kvm_hung: Some(libguestfs::Hung(hung)), ..options };
         LibguestfsEngine::new(options).open(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{OpenRequest, Session};
+
+    /// An engine that says whether it isolates, and nothing else.
+    struct Fake(&'static str);
+
+    impl Engine for Fake {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn isolates(&self) -> bool {
+            self.0 != "chroot"
+        }
+
+        fn memory(&self) -> u64 {
+            0
+        }
+
+        fn open(&self, _: OpenRequest<'_>) -> Result<Box<dyn Session>> {
+            unreachable!("the attempt is the test's")
+        }
+    }
+
+    /// Every order of every choice of engines, where none can open the guest: who is tried, and what is said at the end.
+    #[test]
+    fn after_one_that_isolates_none_is_tried_that_does_not() {
+        let names = ["vm", "chroot", "libguestfs"];
+        let places = 0..names.len();
+        let mut orders: Vec<Vec<usize>> = places.clone().map(|one| vec![one]).collect();
+        for length in 2..=names.len() {
+            let longer: Vec<_> = orders.iter().filter(|order| order.len() == length - 1).cloned().collect();
+            for order in longer {
+                let more = places.clone().filter(|place| !order.contains(place));
+                orders.extend(more.map(|place| [order.clone(), vec![place]].concat()));
+            }
+        }
+        assert_eq!(orders.len(), 15);
+        for order in orders {
+            let order: Vec<&'static str> = order.into_iter().map(|place| names[place]).collect();
+            let candidates: Vec<_> = order
+                .iter()
+                .map(|name| Arc::new(Candidate { engine: Box::new(Fake(name)), reason: String::new() }))
+                .collect();
+            let mut tried = Vec::new();
+            let error = first_of(&candidates, &Events::none(), |candidate| -> Result<()> {
+                tried.push(candidate.engine.name());
+                Err(Error::new(ErrorKind::Unsupported, "a guest of another kind"))
+            })
+            .unwrap_err();
+            let first = order.iter().position(|name| *name != "chroot").unwrap_or(order.len());
+            let wanted: Vec<_> = order
+                .iter()
+                .enumerate()
+                .filter(|(at, name)| **name != "chroot" || *at < first)
+                .map(|(_, name)| *name)
+                .collect();
+            assert_eq!(tried, wanted, "{order:?}");
+            let left_out = wanted.len() < order.len();
+            assert_eq!(error.hint().is_some_and(|hint| hint.contains("--engine chroot")), left_out, "{order:?}");
+            assert!(chain(&error).contains("a guest of another kind"), "{order:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_a_guest_that_cannot_be_opened_is_tried_again() {
+        let candidates: Vec<_> = ["vm", "libguestfs"]
+            .map(|name| Arc::new(Candidate { engine: Box::new(Fake(name)), reason: String::new() }))
+            .into();
+        let mut count = 0;
+        let error = first_of(&candidates, &Events::none(), |_| -> Result<()> {
+            count += 1;
+            Err(Error::new(ErrorKind::Guest, "broken"))
+        });
+        assert_eq!((error.unwrap_err().kind(), count), (ErrorKind::Guest, 1));
     }
 }

@@ -19,7 +19,7 @@ use crate::disk::ImageFormat;
 use crate::disk::overlay::{self, Backing};
 use crate::engine::select::{EngineChoice, Selector};
 use crate::engine::{OpenRequest, Session};
-use crate::error::{Context, Error, ErrorKind, Result, chain};
+use crate::error::{Context, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::guest::Guest;
 use crate::host::{Cancel, temporary};
@@ -72,9 +72,8 @@ impl Inside {
         };
         let selector =
             Selector::new(opener.engine, opener.agent.clone(), opener.engine_cache.clone(), opener.kernel.clone());
-        let candidates = selector.candidates()?;
         let image = store.image(&layer)?;
-        for (index, candidate) in candidates.iter().enumerate() {
+        let (workspace, draft, session, engine) = selector.first_that_opens(&opener.events, |candidate| {
             let workspace = store.workspace()?;
             let draft = store.draft(
                 workspace.subfolder("draft")?,
@@ -89,7 +88,7 @@ impl Inside {
                 Backing { name: &name, format: layer.record.format },
             )?;
             let work_dir = workspace.subfolder("session")?;
-            let opened = candidate.engine.open(OpenRequest {
+            let session = candidate.engine.open(OpenRequest {
                 parent: &image,
                 overlay: &draft.image(),
                 overlays: 1,
@@ -99,17 +98,10 @@ impl Inside {
                 output: Arc::new(|_| {}),
                 events: opener.events.clone(),
                 cancel: opener.cancel.clone(),
-            });
-            let engine = candidate.engine.name();
-            match opened {
-                Ok(session) => return Ok(Inside { session, engine, draft, layer, workspace, _lease: lease }),
-                Err(error) if error.kind() == ErrorKind::Unsupported && index + 1 < candidates.len() => {
-                    opener.events.warn(format!("engine `{engine}` cannot open this guest: {}", chain(&error)));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(Error::new(ErrorKind::Host, "no engine can open this guest"))
+            })?;
+            Ok((workspace, draft, session, candidate.engine.name()))
+        })?;
+        Ok(Inside { session, engine, draft, layer, workspace, _lease: lease })
     }
 
     /// The guest.

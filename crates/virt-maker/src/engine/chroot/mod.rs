@@ -34,6 +34,10 @@ impl Engine for ChrootEngine {
         "chroot"
     }
 
+    fn isolates(&self) -> bool {
+        false
+    }
+
     /// The storage daemon and the agent; what a step's own programs take is not known.
     fn memory(&self) -> u64 {
         128 << 20

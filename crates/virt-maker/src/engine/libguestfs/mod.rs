@@ -147,6 +147,10 @@ impl Engine for LibguestfsEngine {
         "libguestfs"
     }
 
+    fn isolates(&self) -> bool {
+        true
+    }
+
     fn memory(&self) -> u64 {
         u64::from(self.options.memory_mib) << 20
     }

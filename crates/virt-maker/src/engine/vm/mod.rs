@@ -104,6 +104,10 @@ impl Engine for VmEngine {
         "vm"
     }
 
+    fn isolates(&self) -> bool {
+        true
+    }
+
     fn memory(&self) -> u64 {
         u64::from(self.options.memory_mib) << 20
     }
