@@ -4,6 +4,7 @@
 //! wrong, since a test has no other use for an error. Nothing here shares code with virt-maker, so that a mistake
 //! there cannot hide itself here.
 
+mod attack;
 mod cache;
 mod command;
 mod debian;
@@ -19,6 +20,7 @@ mod rpm;
 mod tiny;
 pub mod tree;
 
+pub use attack::Attack;
 pub use cache::{ApplianceLock, appliance_lock, cache_dir, fixture};
 pub use command::{run, run_with_input};
 pub use debian::debian_guest;

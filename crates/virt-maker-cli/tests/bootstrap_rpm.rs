@@ -72,13 +72,13 @@ fn a_guest_of_an_ordinary_user_boots() {
         let work = fs::read_dir(home.join("store/tmp")).into_iter().flatten().count();
         (String::from_utf8(foreign).unwrap(), work)
     };
-    let build = ["build", "t.yml", "--progress", "plain", "--lock"];
-    let ran = as_user(&home, "", PATH, &build[..4]).exits(5);
+    let build = ["build", "t.yml", "--progress", "plain", "--allow", "unverified", "--lock"];
+    let ran = as_user(&home, "", PATH, &build[..6]).exits(5);
     assert!(ran.stderr.contains("uidmap") && ran.stderr.contains("/etc/subuid"), "{}", ran.stderr);
     assert_eq!(left(), (String::new(), 0));
 
     let ids = format!("{USER}:200000:65536\n");
-    let ran = as_user(&home, &ids, "/nonexistent", &build[..4]).exits(5);
+    let ran = as_user(&home, &ids, "/nonexistent", &build[..6]).exits(5);
     assert!(ran.stderr.contains("dnf is not installed") && ran.stderr.contains("the package `dnf`"), "{}", ran.stderr);
     assert_eq!(left(), (String::new(), 0));
 
@@ -140,7 +140,7 @@ echo [dracut] $(cat /etc/dracut-calls)
         script.lines().map(|line| format!("        {line}\n")).collect::<String>()
     );
     fs::write(bench.path("t.yml"), text).unwrap();
-    let ran = bench.build("chroot", &bench.path("t.yml"), &[]).exits(0);
+    let ran = bench.build("chroot", &bench.path("t.yml"), &["--allow", "unverified"]).exits(0);
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
     let version =
         said.lines().find_map(|line| line.strip_prefix("[first] vmlinuz-")).unwrap_or_else(|| panic!("{said}"));

@@ -190,6 +190,37 @@ fn a_root_file_system_boots() {
     before.assert_nothing_left();
 }
 
+/// What is packed of a kernel's files is what was hashed: what lies behind a link of the modules is neither.
+#[test]
+fn modules_of_a_kernel_are_those_of_its_key() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    tiny_tree(&bench);
+    let files = [
+        "kernel/image",
+        "kernel/initrd",
+        "modules/6.1-own/modules.dep",
+        "modules/6.1-own/kernel/one.ko",
+        "headers/one.h",
+    ];
+    for name in files {
+        fs::create_dir_all(bench.path(name).parent().unwrap()).unwrap();
+        fs::write(bench.path(name), name).unwrap();
+    }
+    std::os::unix::fs::symlink(bench.path("headers"), bench.path("modules/6.1-own/build")).unwrap();
+    let text = "spec:\n  import:\n    rootfs: {source: tree.tar, size: 256M, kernel: {image: kernel/image, initrd: kernel/initrd, modules: modules/6.1-own}}\n  \
+                steps:\n    - run: cd /lib/modules/6.1-own; find . | sort; cat kernel/one.ko; stat -c ' %u %a' kernel/one.ko; cat /boot/vmlinuz-6.1-own\n";
+    fs::write(bench.path("t.yml"), text).unwrap();
+    let build = || bench.build("chroot", &bench.path("t.yml"), &[]).exits(0);
+    let ran = build();
+    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    assert_eq!(said, ".\n./kernel\n./kernel/one.ko\n./modules.dep\nmodules/6.1-own/kernel/one.ko 0 644\nkernel/image");
+    // What is not in it makes no difference, and what is does.
+    fs::write(bench.path("headers/one.h"), "another").unwrap();
+    assert_eq!(build().sealed(), Vec::<String>::new());
+    fs::write(bench.path("modules/6.1-own/kernel/one.ko"), "another").unwrap();
+    assert_eq!(build().sealed().len(), 2);
+}
+
 /// Makes images as other programs write them: layers that add, replace, take away and hide, in three forms.
 const IMAGES: &str = r#"
 import hashlib, io, json, os, sys, tarfile, gzip

@@ -37,7 +37,7 @@ pub use functions::Fetch;
 pub use library::{library_step, library_steps};
 pub use node::{Kind, Node, SourceFile};
 pub use options::{CacheMount, DEFAULTS, OPTIONS, StepOptions};
-pub use parse::parse;
+pub use parse::{parse, parse_allowing};
 pub(crate) use problems::{Problems, in_order};
 pub use schema::{Arguments, Need, OneOrMany, arguments};
 pub use suggest::closest;

@@ -22,8 +22,12 @@ const SIZE: u64 = 16 << 20;
 
 /// Reads the one document of a template file, from which nothing else of the host can be reached but what lies beside it.
 pub fn parse(path: &Path) -> Result<Node> {
-    let door =
-        Arc::new(Door::new(Permissions::default(), &Places { templates: vec![path.into()], ..Places::default() }));
+    parse_allowing(path, Permissions::default())
+}
+
+/// The same, where the user allows more.
+pub fn parse_allowing(path: &Path, permissions: Permissions) -> Result<Node> {
+    let door = Arc::new(Door::new(permissions, &Places { templates: vec![path.into()], ..Places::default() }));
     parse_named(path, &Arc::new(Files::new(None, door)))
 }
 

@@ -9,6 +9,7 @@ use virt_maker::diagnostic::Diagnostic;
 use virt_maker::error::Error;
 use virt_maker::event::{Event, Events};
 use virt_maker::host::Cancel;
+use virt_maker::host::permit::Permissions;
 use virt_maker::import::{self, Import, ImportContext, ImportKey};
 
 /// For what hangs, not for what is slow.
@@ -21,6 +22,8 @@ pub struct Bench {
     /// Where the image is made. Its name has what could mean more than itself in a list or a URL.
     pub path: PathBuf,
     pub cancel: Cancel,
+    /// Whether the user allows packages that no key of the host vouches for.
+    pub unverified: bool,
     /// What the command line passes on.
     pub env: BTreeMap<String, String>,
 }
@@ -30,7 +33,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a b,c");
         fs::create_dir(&path).unwrap();
-        Bench { path, folder, cancel: Cancel::default(), env: BTreeMap::new() }
+        Bench { path, folder, cancel: Cancel::default(), unverified: true, env: BTreeMap::new() }
     }
 
     pub fn image(&self) -> PathBuf {
@@ -44,7 +47,8 @@ impl Bench {
     pub fn parse(&self, arguments: &str) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
         let path = self.folder.path().join("template.yml");
         fs::write(&path, arguments).unwrap();
-        let node = virt_maker::template::parse(&path).unwrap();
+        let allowed = Permissions { unverified: self.unverified, ..Permissions::default() };
+        let node = virt_maker::template::parse_allowing(&path, allowed).unwrap();
         let kind = import::KINDS.iter().find(|kind| kind.name == "bootstrap").unwrap();
         (kind.parse)(&node)
     }

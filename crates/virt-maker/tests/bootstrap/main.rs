@@ -3,3 +3,4 @@
 mod bench;
 mod debian;
 mod rpm;
+mod stranger;

@@ -147,7 +147,8 @@ fn failures_are_explained_and_leave_nothing() {
     fs::write(bench.folder.path().join("no.asc"), "no key\n").unwrap();
     fails(&with(&bench, "gpg: no.asc"), ErrorKind::Host, &["no.asc holds no keys", "public keys"]);
     let nowhere = |url: &str| format!("{{suite: fedora43, mirror: '{url}', signed: false}}");
-    fails(&nowhere("file:/nonexistent/$releasever"), base, &["/nonexistent/43/repodata", "`repodata` folder"]);
+    let absent = format!("file:{}/nonexistent/$releasever", bench.folder.path().display());
+    fails(&nowhere(&absent), base, &["/nonexistent/43/repodata", "`repodata` folder"]);
     // Nobody listens on port 9 of this machine.
     fails(&nowhere("http://127.0.0.1:9/x"), base, &["127.0.0.1:9", "is the mirror reachable"]);
     // So does the proxy of the command line.
@@ -210,9 +211,10 @@ fn the_key_is_what_the_template_means() {
     fs::copy(bench.folder.path().join("packages/key.asc"), bench.folder.path().join("copy")).unwrap();
     assert_eq!(one, key("{suite: rocky9, gpg: [copy]}"));
     let release = |arguments: &str| bench.parse(arguments).ok().unwrap().release().unwrap();
+    let folder = bench.folder.path().display();
     assert_eq!(
-        release("{suite: rocky9, mirror: 'file:/srv/$releasever'}"),
-        "bootstrap:file:///srv/9/repodata/repomd.xml"
+        release(&format!("{{suite: rocky9, mirror: 'file:{folder}/$releasever'}}")),
+        format!("bootstrap:file://{folder}/9/repodata/repomd.xml")
     );
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::recipe::{Distribution, Recipe};
 use super::rpm::{self, Release};
-use super::{Bootstrap, is_mirror};
+use super::{Bootstrap, is_mirror, mirror};
 use crate::diagnostic::Diagnostic;
 use crate::host::url_path;
 use crate::import::text::parse_size;
@@ -82,6 +82,7 @@ fn of_debian(node: &Node, arguments: &Arguments) -> Result<Recipe, Vec<Diagnosti
         node.get("mirror"),
         is_mirror,
         |_| "expected the URL of a mirror (http, https, file), or a line of a sources.list that begins with `deb`".into(),
+        mirror_refused,
         &mut problems,
     );
     let distribution = Distribution::of_suite(&suite).or_else(|| {
@@ -111,7 +112,10 @@ fn of_debian(node: &Node, arguments: &Arguments) -> Result<Recipe, Vec<Diagnosti
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.:=~/".contains(&byte))
             || name.ends_with("++") && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'+')
     };
-    let packages = texts(node.get("packages"), is_package, no_package, &mut problems);
+    let packages = texts(node.get("packages"), is_package, no_package, |_, _| None, &mut problems);
+    if problems.is_empty() && !mirrors.iter().all(|line| mirror::is_vouched_for(line)) {
+        problems.extend(unverified(at("mirror")));
+    }
     match distribution {
         Some(distribution) if problems.is_empty() => Ok(Recipe { distribution, suite, mirrors, packages, size: 0 }),
         _ => Err(problems),
@@ -129,13 +133,15 @@ fn of_rpm(node: &Node, arguments: &Arguments, release: Release) -> Result<rpm::R
              and `$basearch` may stand"
                 .into()
         },
+        mirror_refused,
         &mut problems,
     );
-    let packages = texts(node.get("packages"), rpm::is_package, no_package, &mut problems);
+    let packages = texts(node.get("packages"), rpm::is_package, no_package, |_, _| None, &mut problems);
     let keys = texts(
         node.get("gpg"),
         |path| !path.is_empty(),
         |_| "expected the path of a file with public keys".into(),
+        |_, _| None,
         &mut problems,
     );
     let at = node.get("gpg").unwrap_or(node);
@@ -151,11 +157,19 @@ fn of_rpm(node: &Node, arguments: &Arguments, release: Release) -> Result<rpm::R
         }
     }
     let suite = arguments.suite.clone();
+    if problems.is_empty() && !(signed && keys.iter().all(|key| mirror::is_of_host(key))) {
+        problems.extend(unverified(node.get("signed").filter(|_| !signed).unwrap_or(at)));
+    }
     if problems.is_empty() {
         Ok(rpm::Recipe { release, suite, mirrors, keys, signed, packages, size: 0 })
     } else {
         Err(problems)
     }
+}
+
+/// What the door says of packages that are signed with a key of the template's, or with none.
+fn unverified(node: &Node) -> Option<Diagnostic> {
+    node.door().unverified("the packages of this mirror").err().map(|refusal| node.refused(refusal))
 }
 
 /// What the door says of the files of the host that a mirror's text names: a `file:` or `copy:` URL, the keys of a
@@ -178,6 +192,7 @@ fn texts(
     node: Option<&Node>,
     fits: impl Fn(&str) -> bool,
     wrong: impl Fn(&str) -> String,
+    refused: impl Fn(&Node, &str) -> Option<Diagnostic>,
     problems: &mut Vec<Diagnostic>,
 ) -> Vec<String> {
     let nodes = match node.map(|node| (&node.kind, node)) {
@@ -189,7 +204,7 @@ fn texts(
     for node in nodes {
         match from_node::<String>(node) {
             Ok(text) if fits(&text) => {
-                problems.extend(mirror_refused(node, &text));
+                problems.extend(refused(node, &text));
                 texts.push(text);
             }
             Ok(text) => problems.push(node.diagnostic(wrong(&text))),

@@ -1,10 +1,34 @@
 # What the last acts of every bootstrap share: functions on the tree at $root. Everything that comes from a template
 # arrives in variables (GUEST_...), never in this text.
 
+# A field of the guest's os-release, which is read and never run.
+os_release() {
+  if [ ! -f "$root/etc/os-release" ]; then
+    echo 'E: the packages brought no /etc/os-release' >&2
+    exit 1
+  fi
+  while IFS= read -r line || [ -n "$line" ]; do
+    case $line in
+      "$1"=*) line=${line#*=} ;;
+      *) continue ;;
+    esac
+    case $line in
+      \"*\" | \'*\')
+        line=${line#?}
+        line=${line%?}
+        ;;
+    esac
+    # What could end the text that it becomes a part of.
+    printf '%s' "$line" | tr -d "\\000-\\037\\177'\"\\\\"
+    return
+  done <"$root/etc/os-release"
+}
+
 # Names of the machine, and its file system. $name becomes what os-release calls the distribution.
 name_guest() {
-  . "$root/etc/os-release"
-  name=${ID:-linux}
+  PRETTY_NAME=$(os_release PRETTY_NAME)
+  name=$(os_release ID | tr -cd 'a-z0-9._-')
+  name=${name:-linux}
   printf '%s\n' "$name" >"$root/etc/hostname"
   cat >"$root/etc/hosts" <<HOSTS
 127.0.0.1 localhost
@@ -48,21 +72,4 @@ GRUB
 forget_identity() {
   : >"$root/etc/machine-id"
   rm -f "$root/var/lib/dbus/machine-id" "$root/var/lib/systemd/random-seed"
-}
-
-# mke2fs would follow what is mounted in the tree, so it gets another view of the tree: in a mount namespace of its own,
-# without the mounts, and with folders over those that a running system fills by itself.
-make_file_system() {
-  export GUEST_TREE="$root"
-  exec unshare --mount --propagation private sh -eu -c '
-    mount --bind "$GUEST_TREE" "$GUEST_VIEW"
-    for folder in dev run tmp; do
-      mode=755
-      if [ $folder = tmp ]; then mode=1777; fi
-      mount -t tmpfs -o "mode=$mode" tmpfs "$GUEST_VIEW/$folder"
-    done
-    exec mke2fs -q -F -t ext4 -b 4096 -I 256 -O "$GUEST_FEATURES" -U "$GUEST_UUID" \
-      -E "offset=$GUEST_OFFSET,root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard" \
-      -d "$GUEST_VIEW" "$GUEST_IMAGE" "${GUEST_KIB}k"
-  '
 }

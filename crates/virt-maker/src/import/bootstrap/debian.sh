@@ -1,6 +1,6 @@
-# The last hook of mmdebstrap: makes a bootable guest of the tree at $1 and a file system of the tree.
+# The last hook of mmdebstrap: makes a bootable guest of the tree at $1.
 #
-# It runs behind common.sh, where the tree has its owners: as root, or as the root of a user namespace. mmdebstrap's own
+# It runs behind common.sh, as root or as the root of a user namespace, within the same walls as mmdebstrap. mmdebstrap's own
 # clean-up would come after this, too late, so it is switched off and done here.
 set -eu
 umask 022
@@ -62,5 +62,3 @@ rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/archives/*.deb "$root"/
 rm -f "$root"/var/log/*.log "$root"/var/log/apt/* "$root/var/cache/ldconfig/aux-cache"
 rm -f "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
 forget_identity
-
-make_file_system

@@ -2,28 +2,35 @@
 //! so that what follows it leaves a file system in the image.
 //!
 //! dnf 4 and dnf 5 read one configuration file of ours, and no other; caches, logs and the database of packages are in the
-//! tree, or in the folder for what is gone at the end. rpm gets a home of ours, with the macros that say where the
+//! tree, or in the folder for what is gone at the end. Scriptlets run as root, so all of it is behind
+//! walls: first dnf fetches, with a network, and then installs without one ([`Walls::for_scripts`]). rpm gets a home of ours, with the macros that say where the
 //! distribution has its database: Debian's own rpm would put it into root's home.
 
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::complaints::Complaints;
 use super::rpm::{Recipe, input as input_name};
-use super::tree::{Scratch, absolute, file_system};
+use super::tree::{Scratch, file_system, new_uuid};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::subordinate::as_root_alone;
+use crate::host::walls::{SCRATCH, TREE, Walls};
 use crate::host::{Tool, find_program};
 use crate::import::ImportContext;
 use crate::key::{Digest, HostInput};
 
 /// What `sh` runs, with dnf and its arguments behind it.
 const MAKE: &str = concat!(include_str!("common.sh"), include_str!("rpm.sh"));
+/// What `sh` runs first: dnf fetches, and nothing of the packages runs.
+const FETCH: &str = "exec \"$@\" </dev/null >&2";
 /// Where the guest keeps the keys of the template's mirrors.
 const GUEST_KEYS: &str = "file:///etc/pki/rpm-gpg/RPM-GPG-KEY-mirror";
+
+/// Where its configuration and the keys are, for dnf.
+const CONFIG: &str = "/dnf.conf";
+const KEYS: &str = "/keys.asc";
+const KEYS_URL: &str = "file:///keys.asc";
 
 /// A dnf of this host.
 struct Dnf {
@@ -47,8 +54,8 @@ impl Dnf {
         Ok(Dnf { program, is_five })
     }
 
-    /// The whole command, for a tree and with a configuration file.
-    fn command(&self, recipe: &Recipe, tree: &Path, config: &Path, cache: &Path) -> Vec<OsString> {
+    /// The whole command, with an option of its own, for a tree and with a configuration file.
+    fn command(&self, recipe: &Recipe, option: &str, tree: &Path, config: &Path, cache: &Path) -> Vec<OsString> {
         let with = |option: &str, path: &Path| {
             let mut argument = OsString::from(option);
             argument.push(path);
@@ -73,7 +80,7 @@ impl Dnf {
                 with("--setopt=logdir=", cache),
             ]);
         }
-        command.push("install".into());
+        command.extend([option.into(), "install".into()]);
         // None of them can be an option: `rpm::is_package`.
         command.extend(recipe.include().into_iter().map(OsString::from));
         command
@@ -90,43 +97,69 @@ pub(super) fn make(
     log: &Path,
     context: &ImportContext<'_>,
 ) -> Result<()> {
-    let folder = absolute(scratch.path())?;
+    let folder = scratch.path();
     let failed = || format!("cannot write into {}", folder.display());
-    let (home, config, cache, tree) = (folder.join("home"), folder.join("dnf.conf"), folder.join("cache"), folder.join("tree"));
-    for folder in [&home, &cache] {
+    let (home, config) = (scratch.tmp().join("home"), folder.join("dnf.conf"));
+    for folder in [&home, &scratch.tmp().join("cache")] {
         fs::create_dir(folder).context(ErrorKind::Store, failed)?;
     }
     let dnf = Dnf::find(&home, context)?;
-    let keys = if recipe.signed { Some(keys(recipe, inputs, &folder, context)?) } else { None };
+    let keys = if recipe.signed { Some(keys(recipe, inputs, folder, context)?) } else { None };
     // Folders of the host that are mounted in the tree are not a package's to change; plugins are about a running system.
     let macros = format!(
         "%_dbpath {}\n%_netsharedpath /dev:/proc:/sys\n%__transaction_systemd_inhibit %{{nil}}\n%__transaction_selinux %{{nil}}\n",
         recipe.release.rpmdb()
     );
     fs::write(home.join(".rpmmacros"), macros).context(ErrorKind::Store, failed)?;
-    let url = keys.as_deref().map(file_url);
-    fs::write(&config, recipe.config(url.as_deref())).context(ErrorKind::Store, failed)?;
+    fs::write(&config, recipe.config(keys.as_ref().map(|_| KEYS_URL))).context(ErrorKind::Store, failed)?;
 
-    let mut tool = as_root_alone();
-    for (name, value) in context.env {
-        tool = tool.env(name, value);
-    }
-    for (name, value) in file_system(image, recipe.size, scratch)? {
-        tool = tool.env(name, value);
-    }
-    tool = tool
-        .env("HOME", home)
-        .env("TMPDIR", folder.join("tmp"))
-        .env("GUEST_TREE", &tree)
-        .env("GUEST_SCRATCH", &folder)
-        .env("GUEST_RPMDB", recipe.release.rpmdb())
-        .env("GUEST_REPOSITORIES", recipe.guest_file(keys.as_ref().map(|_| GUEST_KEYS)).unwrap_or_default())
-        .env("GUEST_KEYS", keys.unwrap_or_default());
+    scratch.mount_points(&[
+        ("dev", 0o755),
+        ("etc", 0o755),
+        ("proc", 0o555),
+        ("run", 0o755),
+        ("sys", 0o555),
+        ("tmp", 0o1777),
+    ])?;
+    let uuid = new_uuid()?;
     let complaints = Complaints::default();
-    let listener = complaints.listener("dnf", is_complaint, context.events);
-    tool = tool.args(["sh", "-c", MAKE, "sh"]).args(dnf.command(recipe, &tree, &config, &cache));
-    let made = tool.log_to(log).each_error_line(listener).run(context.cancel);
-    made.map(|_| ()).map_err(|error| explain(recipe, &complaints, error))
+    let command = |option| dnf.command(recipe, option, Path::new(TREE), Path::new(CONFIG), &Path::new(SCRATCH).join("cache"));
+    let runs = [
+        (Walls::for_fetching(&scratch.devices())?, FETCH, command("--downloadonly")),
+        (Walls::for_scripts(&scratch.devices())?, MAKE, command("--cacheonly")),
+    ];
+    for (walls, script, command) in runs {
+        let mut walls = walls
+            .tree(&scratch.tree(), true)
+            .empty("0755", &format!("{TREE}/run"))
+            .empty("1777", &format!("{TREE}/tmp"))
+            .write_at(&scratch.tmp(), Path::new(SCRATCH))
+            .read_at(&config, Path::new(CONFIG))
+            .env("TMPDIR", SCRATCH)
+            .env("HOME", &format!("{SCRATCH}/home"));
+        for path in recipe.local() {
+            walls = walls.read(&path)?;
+        }
+        if let Some(keys) = &keys {
+            walls = walls.read_at(keys, Path::new(KEYS));
+        }
+        let mut tool = walls.tool("sh", "dash");
+        for (name, value) in context.env {
+            tool = tool.env(name, value);
+        }
+        tool = tool
+            .env("GUEST_UUID", &uuid)
+            .env("GUEST_TREE", TREE)
+            .env("GUEST_SCRATCH", SCRATCH)
+            .env("GUEST_RPMDB", recipe.release.rpmdb())
+            .env("GUEST_REPOSITORIES", recipe.guest_file(keys.as_ref().map(|_| GUEST_KEYS)).unwrap_or_default())
+            .env("GUEST_KEYS", keys.as_ref().map(|_| KEYS).unwrap_or_default());
+        let listener = complaints.listener("dnf", is_complaint, context.events);
+        tool = tool.args(["-c", script, "sh"]).args(command);
+        let ran = tool.log_to(log).each_error_line(listener).run(context.cancel);
+        ran.map_err(|error| explain(recipe, &complaints, error))?;
+    }
+    file_system(&recipe.suite, image, recipe.size, &uuid, scratch, log, context)
 }
 
 /// The keys that packages may be signed with, in one file as dnf and the guest's rpm take them: armored.
@@ -170,20 +203,6 @@ fn of_distribution(recipe: &Recipe) -> Result<PathBuf> {
     Err(Error::new(ErrorKind::Host, message).with_hint(
         "they come with the package `distribution-gpg-keys` (for Debian 12 from its backports); or name a file with `gpg`",
     ))
-}
-
-/// The URL of a file, with everything in it that could mean more than itself.
-fn file_url(path: &Path) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(byte);
-    let mut url = String::from("file://");
-    for byte in path.as_os_str().as_bytes() {
-        if plain(byte) {
-            url.push(char::from(*byte));
-        } else {
-            url.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    url
 }
 
 /// Lines of dnf 4 and dnf 5, of rpm, and of our own script that say what is wrong.
@@ -231,11 +250,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_files_are_no_lists_in_urls() {
-        assert_eq!(file_url(Path::new("/srv/a b,c/ü.asc")), "file:///srv/a%20b%2Cc/%C3%BC.asc");
-    }
-
-    #[test]
     fn each_dnf_gets_its_options() {
         let recipe = Recipe {
             release: super::super::rpm::Release::of_suite("rocky9").unwrap(),
@@ -248,13 +262,13 @@ mod tests {
         };
         let command = |is_five| {
             let dnf = Dnf { program: "/usr/bin/dnf".into(), is_five };
-            let command = dnf.command(&recipe, Path::new("/s/tree"), Path::new("/s/c"), Path::new("/s/cache"));
+            let command = dnf.command(&recipe, "--cacheonly", Path::new("/s/tree"), Path::new("/s/c"), Path::new("/s/cache"));
             command.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>()
         };
         let four = command(false);
-        let begin = ["/usr/bin/dnf", "--config=/s/c", "--installroot=/s/tree", "--releasever=9", "--assumeyes", "install"];
-        assert_eq!(four[..6], begin);
-        assert_eq!((four[6].as_str(), four.last().unwrap().as_str()), ("rocky-release", "nginx"));
+        let begin = ["/usr/bin/dnf", "--config=/s/c", "--installroot=/s/tree", "--releasever=9", "--assumeyes"];
+        assert_eq!((&four[..5], &four[5..7]), (&begin.map(String::from)[..], &["--cacheonly", "install"].map(String::from)[..]));
+        assert_eq!((four[7].as_str(), four.last().unwrap().as_str()), ("rocky-release", "nginx"));
         assert!(command(true).contains(&"--setopt=system_cachedir=/s/cache".to_owned()));
         assert!(!four.iter().any(|word| word.contains("setopt")));
     }

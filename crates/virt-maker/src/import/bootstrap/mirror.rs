@@ -3,10 +3,12 @@
 //! Packages are taken from it where the template names none. It must not shape the guest, since it is not in the key:
 //! the last hook puts the distribution's own address back into the guest's `sources.list`.
 
-use super::recipe::{DEBIAN_MIRROR, Distribution, Recipe};
+use std::path::{Component, Path, PathBuf};
+
 use super::is_mirror;
+use super::recipe::{DEBIAN_MIRROR, Distribution, Recipe};
 use crate::error::Result;
-use crate::host::Tool;
+use crate::host::{Tool, url_path};
 use crate::host::subordinate::SYSTEM_PATH;
 use crate::import::ImportContext;
 
@@ -37,6 +39,51 @@ pub(super) fn of_host(recipe: &Recipe, context: &ImportContext<'_>) -> Result<Op
     Ok(None)
 }
 
+/// Folders and files with keys that whoever runs this host has put there: those of distributions, and of others whom they
+/// trust. A key from anywhere else vouches for nobody but the author of the template.
+const KEYS_OF_HOST: [&str; 6] = [
+    "/usr/share/keyrings",
+    "/etc/apt/keyrings",
+    "/etc/apt/trusted.gpg",
+    "/etc/apt/trusted.gpg.d",
+    "/usr/share/distribution-gpg-keys",
+    "/etc/pki/rpm-gpg",
+];
+
+/// Whether a file with keys is one of the host's own.
+pub(super) fn is_of_host(keys: &Path) -> bool {
+    let plain = keys.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    plain && KEYS_OF_HOST.iter().any(|place| keys.starts_with(place))
+}
+
+/// Whether packages by a URL, or by a line of a `sources.list`, have to be signed with a key of the host's. Of options of a
+/// line only those count as harmless that are known to be, in the plainest spelling.
+pub(super) fn is_vouched_for(line: &str) -> bool {
+    let Some(options) = line.strip_prefix("deb ").map(str::trim_start).and_then(|rest| rest.strip_prefix('[')) else {
+        return true;
+    };
+    let options = options.split(']').next().unwrap_or_default();
+    options.split_whitespace().all(|option| match option.split_once('=') {
+        Some(("arch" | "lang" | "target", _)) => true,
+        Some(("signed-by", keys)) => keys.split(',').all(|keys| is_of_host(Path::new(keys))),
+        _ => false,
+    })
+}
+
+/// Files and folders of the host that a line of a `sources.list` names: a mirror by `file:` or `copy:`, and keys. Only
+/// what is there.
+pub(super) fn local(line: &str) -> Vec<PathBuf> {
+    let words = line.split(|c: char| c.is_whitespace() || "[],".contains(c));
+    let named = words.filter_map(|word| {
+        if let Some(keys) = word.strip_prefix("signed-by=") {
+            return Some(PathBuf::from(keys));
+        }
+        let path = word.strip_prefix("file:").or_else(|| word.strip_prefix("copy:"))?;
+        Some(PathBuf::from(url_path(&format!("/{}", path.trim_start_matches('/')))?))
+    });
+    named.filter(|path| path.is_absolute() && path.exists()).collect()
+}
+
 /// Of lines `site|release|label`, the site of Debian's main archive: one that has the suite for certain, or else any.
 fn choose(listed: &str, suite: &str) -> Option<String> {
     let mut others = None;
@@ -61,7 +108,41 @@ fn choose(listed: &str, suite: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::choose;
+    use super::*;
+
+    #[test]
+    fn only_keys_of_the_host_vouch() {
+        for line in [
+            "http://deb.debian.org/debian",
+            "deb http://deb.debian.org/debian bookworm main",
+            "deb [ arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg ] http://x trixie main",
+        ] {
+            assert!(is_vouched_for(line), "{line}");
+        }
+        for line in [
+            "deb [trusted=yes] file:/srv ./",
+            "deb  [arch=amd64 trusted=yes] http://x trixie main",
+            "deb [ %74rusted=yes ] http://x trixie main",
+            "deb [allow-insecure=yes] http://x trixie main",
+            "deb [signed-by=/home/clone/key.gpg] http://x trixie main",
+            "deb [signed-by=/usr/share/keyrings/../../../home/clone/key.gpg] http://x trixie main",
+            "deb [signed-by=/usr/share/keyrings/a.gpg,/home/key.gpg] http://x trixie main",
+            "deb [signed-by+=/usr/share/keyrings/a.gpg] http://x trixie main",
+        ] {
+            assert!(!is_vouched_for(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_line_names_on_the_host_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a b");
+        std::fs::create_dir(&path).unwrap();
+        let spelled = path.to_str().unwrap().replace(' ', "%20");
+        let line = format!("deb [signed-by={}/,/no/such/key trusted=yes] file://{spelled} ./", folder.path().display());
+        assert_eq!(local(&line), [folder.path().to_owned(), path]);
+        assert_eq!(local("deb http://deb.debian.org/debian bookworm main"), Vec::<PathBuf>::new());
+    }
 
     #[test]
     fn the_main_archive_with_the_suite_comes_first() {

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::host::url_path;
+
 /// Who makes a distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
@@ -211,10 +213,7 @@ impl Recipe {
     pub(super) fn metadata(&self) -> Option<String> {
         let (_, url) = self.repositories().into_iter().next()?;
         let number = self.release.number.to_string();
-        let mut url = url.trim_end_matches('/').to_owned();
-        for (name, value) in [("releasever", number.as_str()), ("basearch", "x86_64")] {
-            url = url.replace(&format!("${{{name}}}"), value).replace(&format!("${name}"), value);
-        }
+        let url = variables(url.trim_end_matches('/'), &number);
         Some(format!("{url}/repodata/repomd.xml"))
     }
 
@@ -226,6 +225,14 @@ impl Recipe {
             self.release.platform()
         );
         main + &self.sections(keys)
+    }
+
+    /// Folders of the host that are repositories. Only what is there.
+    pub(super) fn local(&self) -> Vec<PathBuf> {
+        let number = self.release.number.to_string();
+        let urls = self.repositories().into_iter().map(|(_, url)| variables(&url, &number));
+        let paths = urls.filter_map(|url| url_path(url.strip_prefix("file://")?).map(PathBuf::from));
+        paths.filter(|path| path.exists()).collect()
     }
 
     /// The file with the template's repositories in the guest, where there are some. `keys` as for [`Recipe::config`].
@@ -260,6 +267,15 @@ impl Recipe {
 /// The name of a file with keys, in the inputs of a base's key.
 pub(super) fn input(index: usize) -> String {
     format!("gpg/{index}")
+}
+
+/// A URL with dnf's variables filled in.
+fn variables(url: &str, release: &str) -> String {
+    let mut url = url.to_owned();
+    for (name, value) in [("releasever", release), ("basearch", "x86_64")] {
+        url = url.replace(&format!("${{{name}}}"), value).replace(&format!("${name}"), value);
+    }
+    url
 }
 
 /// `file:/x` and `file:///x` mean the same, and not everybody knows the first.

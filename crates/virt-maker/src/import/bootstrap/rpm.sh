@@ -1,30 +1,15 @@
-# Makes a bootable guest of RPM packages, and a file system of it: runs dnf ("$@") on the new tree $GUEST_TREE.
+# Makes a bootable guest of RPM packages: runs dnf ("$@") on the new tree $GUEST_TREE.
 #
-# It runs behind common.sh as root, or as the root of a user namespace, in a mount and a pid namespace of its own.
+# It runs behind common.sh as root, or as the root of a user namespace, within walls that have mounted what is needed.
 set -eu
 umask 022
 root=$GUEST_TREE
 exec 1>&2
 
-# --- What scriptlets of packages expect of a running system. It is mounted here only, so all of it ends with this.
-mkdir "$root"
-for folder in dev etc proc run sys tmp; do mkdir "$root/$folder"; done
-chmod 555 "$root/proc" "$root/sys"
-mount -t tmpfs -o mode=755 tmpfs "$root/dev"
-for device in null zero full random urandom tty; do
-  : >"$root/dev/$device"
-  mount --bind "/dev/$device" "$root/dev/$device"
-done
+# --- What scriptlets of packages expect of a running system, besides what is mounted.
 mkdir "$root/dev/shm"
 ln -s /proc/self/fd "$root/dev/fd"
 for number in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${number%%:*}" "$root/dev/${number##*:}"; done
-# A container may forbid a procfs of its own to a user namespace.
-mount -t proc proc "$root/proc" 2>/dev/null || mount --rbind /proc "$root/proc"
-mount --rbind /sys "$root/sys"
-# For root; others may write nothing there anyway.
-mount -o remount,bind,ro "$root/sys" 2>/dev/null || :
-mount -t tmpfs -o mode=755 tmpfs "$root/run"
-mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 # kernel-install(8) does nothing without an id, which nobody keeps, and looks for no boot loader then.
 tr -d - </proc/sys/kernel/random/uuid >"$root/etc/machine-id"
 mkdir -p "$root/etc/kernel/install.d"
@@ -170,5 +155,3 @@ write_menu /boot/vmlinuz /boot/initramfs.img \
 rm -rf "$root"/var/cache/dnf "$root"/var/cache/libdnf5 "$root"/var/cache/ldconfig/aux-cache
 rm -f "$root"/var/log/dnf*.log* "$root"/var/log/hawkey.log*
 forget_identity
-
-make_file_system

@@ -1,23 +1,47 @@
 //! Running `mmdebstrap` so that nothing of it stays, and so that its last hook leaves a file system in the image.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::complaints::Complaints;
 use super::recipe::{DEBIAN_MIRROR, Recipe};
 use super::{grub, mirror};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::subordinate::{as_root_alone, remove_tree};
+use crate::host::subordinate::remove_tree;
+use crate::host::walls::{SCRATCH, TREE, Walls};
 use crate::import::ImportContext;
 
-/// The hook; `mmdebstrap` runs it as `sh -c HOOK exec ROOT`.
+/// The hook; `mmdebstrap` runs it as `sh -c HOOK exec ROOT`, behind the same walls as itself.
 const FINISH: &str = concat!(include_str!("common.sh"), include_str!("debian.sh"));
+/// The hook of the first run, in the place of all that would come after it: fetches packages, and runs nothing of them.
+/// Essential packages are asked for alone and with all others, as they will be: what they depend on may differ.
+const FETCH: &str = "set -eu
+export APT_CONFIG=\"$MMDEBSTRAP_APT_CONFIG\"
+apt-get update --error-on=any >&2
+get() { apt-get --yes --download-only install \"$@\" >&2; }
+get \"$GUEST_ESSENTIAL\" || :
+get \"$GUEST_ESSENTIAL\" \"$GUEST_REQUIRED\" apt $GUEST_PACKAGES
+: >\"$HOME/fetched\"
+exit 1";
+/// The hook of the second run, before it would look for packages.
+const LOAD: &str = "set -eu
+cp -a /fetched/var/lib/apt/lists/. \"$1/var/lib/apt/lists/\"
+cp -a /fetched/var/cache/apt/archives/. \"$1/var/cache/apt/archives/\"";
+/// Where packages and their lists are between the two runs, and the file that says that they are all there.
+const FETCHED: &str = "fetched";
+const LISTS: &str = "var/lib/apt/lists";
+const ARCHIVES: &str = "var/cache/apt/archives";
+/// Where the hook finds the file that it may write to.
+const OUT: &str = "/out";
 /// What GRUB 2.06 and the `e2fsck` of every suite know. Said in full: what the host's `mke2fs.conf` adds by default
 /// (`metadata_csum_seed`, `orphan_file`) is refused by older ones.
 pub(in crate::import) const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,\
                         large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 
-/// A folder beside the image for everything that is gone at the end, whatever that is.
+/// A folder beside the image for everything that is gone at the end, whatever that is. Its user's alone: what packages
+/// leave in a tree, such as device nodes and programs with rights, is for nobody on the host.
 pub(in crate::import) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -26,16 +50,55 @@ impl Scratch {
         name.push(".bootstrap");
         let folder = target.with_file_name(name);
         let failed = || format!("cannot make {}", folder.display());
-        std::fs::create_dir(&folder).context(ErrorKind::Store, failed)?;
-        let scratch = Scratch(folder.clone());
-        for name in ["tmp", "view"] {
-            std::fs::create_dir(folder.join(name)).context(ErrorKind::Store, failed)?;
+        DirBuilder::new().mode(0o700).create(&folder).context(ErrorKind::Store, failed)?;
+        let scratch = Scratch(absolute(&folder)?);
+        for path in [scratch.tree(), scratch.tmp(), scratch.devices(), scratch.fetched(LISTS), scratch.fetched(ARCHIVES)] {
+            DirBuilder::new().recursive(true).create(&path).context(ErrorKind::Store, failed)?;
+            fs::set_permissions(&path, Permissions::from_mode(0o755)).context(ErrorKind::Store, failed)?;
         }
         Ok(scratch)
     }
 
     pub(in crate::import) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// The root of the guest; what is in there is the guest's.
+    pub(in crate::import) fn tree(&self) -> PathBuf {
+        self.0.join("tree")
+    }
+
+    /// For temporary files of the programs behind the walls, and of the guest's scripts.
+    pub(in crate::import) fn tmp(&self) -> PathBuf {
+        self.0.join("tmp")
+    }
+
+    /// Where device nodes are mounted.
+    pub(super) fn devices(&self) -> PathBuf {
+        self.0.join("dev")
+    }
+
+    /// What was fetched for a folder of the guest.
+    fn fetched(&self, folder: &str) -> PathBuf {
+        self.0.join(FETCHED).join(folder)
+    }
+
+    /// Takes away what is in the tree.
+    fn empty_tree(&self) -> Result<()> {
+        remove_tree(&self.tree());
+        let made = fs::create_dir(self.tree())
+            .and_then(|()| fs::set_permissions(self.tree(), Permissions::from_mode(0o755)));
+        made.context(ErrorKind::Store, || format!("cannot make {}", self.tree().display()))
+    }
+
+    /// Makes folders in the tree, which is empty yet: those that something is mounted on.
+    pub(super) fn mount_points(&self, folders: &[(&str, u32)]) -> Result<()> {
+        for (name, mode) in folders {
+            let path = self.tree().join(name);
+            let made = fs::create_dir(&path).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(*mode)));
+            made.context(ErrorKind::Store, || format!("cannot make {}", path.display()))?;
+        }
+        Ok(())
     }
 }
 
@@ -53,38 +116,71 @@ pub(super) fn make(
     log: &Path,
     context: &ImportContext<'_>,
 ) -> Result<()> {
-    let env = file_system(image, recipe.size, scratch)?;
-    let env: Vec<(&str, &OsStr)> = env.iter().map(|(name, value)| (*name, &**value)).collect();
-    debootstrap(recipe, &recipe.include(), FINISH, &env, scratch, log, context)
+    let uuid = new_uuid()?;
+    debootstrap(recipe, &recipe.include(), FINISH, &[("GUEST_UUID", uuid.as_ref())], None, scratch, log, context)?;
+    file_system(&recipe.suite, image, recipe.size, &uuid, scratch, log, context)
 }
 
-/// The variables by which the shell's `make_file_system` makes the root file system of a disk of `size` bytes at `image`.
-pub(super) fn file_system(image: &Path, size: u64, scratch: &Scratch) -> Result<[(&'static str, OsString); 6]> {
-    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")
-        .context(ErrorKind::Host, || "cannot make a UUID for the root file system")?;
+/// A UUID for a root file system.
+pub(super) fn new_uuid() -> Result<String> {
+    let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid");
+    Ok(uuid.context(ErrorKind::Host, || "cannot make a UUID for the root file system")?.trim().to_owned())
+}
+
+/// Makes the root file system of a disk of `size` bytes at `image` from the tree: no device, and nothing in the folders
+/// that a running system fills by itself.
+pub(super) fn file_system(
+    suite: &str,
+    image: &Path,
+    size: u64,
+    uuid: &str,
+    scratch: &Scratch,
+    log: &Path,
+    context: &ImportContext<'_>,
+) -> Result<()> {
+    let mut walls = Walls::for_tree().read_at(&scratch.tree(), Path::new(TREE)).write(image)?;
+    for (name, mode) in [("dev", "0755"), ("run", "0755"), ("tmp", "1777")] {
+        // A link that a package left would lead to another place.
+        let found = fs::symlink_metadata(scratch.tree().join(name));
+        if !found.is_ok_and(|found| found.is_dir()) {
+            return Err(Error::new(ErrorKind::Base, format!("/{name} of {suite} is no folder, as its packages left it")));
+        }
+        walls = walls.empty(mode, &format!("{TREE}/{name}"));
+    }
     let kib = (size - grub::OVERHEAD) / 1024;
-    Ok([
-        ("GUEST_VIEW", absolute(&scratch.path().join("view"))?.into()),
-        ("GUEST_IMAGE", absolute(image)?.into()),
-        ("GUEST_UUID", uuid.trim().into()),
-        ("GUEST_FEATURES", FEATURES.into()),
-        ("GUEST_OFFSET", grub::ROOT_START.to_string().into()),
-        ("GUEST_KIB", kib.to_string().into()),
-    ])
+    let complaints = Complaints::default();
+    let listener = complaints.listener("mke2fs", |_| false, context.events);
+    let made = walls
+        .tool("mke2fs", "e2fsprogs")
+        .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", FEATURES, "-U", uuid, "-E"])
+        .arg(format!("offset={},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard", grub::ROOT_START))
+        .args(["-d", TREE])
+        .arg(absolute(image)?)
+        .arg(format!("{kib}k"))
+        .log_to(log)
+        .each_error_line(listener)
+        .run(context.cancel);
+    made.map(|_| ()).map_err(|error| complaints.explain(suite, ("mke2fs", "e2fsprogs"), error, |_| None))
 }
 
 /// A path that means the same in another folder.
-pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+pub(in crate::import) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).context(ErrorKind::Host, || "cannot find the current folder")
 }
 
-/// Makes a tree of the packages `include` of a suite, and runs `hook` (a text for `sh`) with the tree as `$1` and these
-/// variables. Nothing of the tree stays.
+/// Makes a tree of the packages `include` of a suite, and runs `hook` (a text for `sh`) with the tree as `$1`, these
+/// variables, and the file `out` to write to, as what its variable names.
+///
+/// mmdebstrap runs twice: first behind [`Walls::for_fetching`] until it has all packages, then without a network behind
+/// [`Walls::for_scripts`]. apt, dpkg and the hook are programs of the host, but scripts of packages run in there as root,
+/// chrooted or not.
+#[expect(clippy::too_many_arguments, reason = "what a tree is made of, and where it is made")]
 pub(in crate::import) fn debootstrap(
     recipe: &Recipe,
     include: &[&str],
     hook: &str,
     env: &[(&str, &OsStr)],
+    out: Option<(&str, &Path)>,
     scratch: &Scratch,
     log: &Path,
     context: &ImportContext<'_>,
@@ -97,29 +193,114 @@ pub(in crate::import) fn debootstrap(
         }
     }
 
-    let mut tool = as_root_alone();
-    for (name, value) in context.env {
-        tool = tool.env(name, value);
-    }
-    for (name, value) in env {
-        tool = tool.env(name, value);
-    }
-    tool = tool
-        .env("TMPDIR", absolute(&scratch.path().join("tmp"))?)
-        .env("GUEST_MIRROR", DEBIAN_MIRROR)
-        .env("GUEST_MIRROR_USED", near.unwrap_or_default());
-    // Root of a user namespace is root enough for it; the format is the hook's business.
-    tool = tool.args(["mmdebstrap", "--mode=root", "--variant=minbase", "--format=null", "--architectures=amd64"]);
-    tool = tool.args(["--skip=cleanup", "--skip=check/empty"]);
-    tool = tool.arg(format!("--include={}", include.join(",")));
-    tool = tool.arg(format!("--customize-hook={hook}"));
-    // Nothing that a template says is an option.
-    tool = tool.args(["--", &recipe.suite, "-"]).args(sources);
+    let run = Run { recipe, include, sources: &sources, scratch, log, context };
     let complaints = Complaints::default();
-    let is_one = |line: &str| ["E:", "W:", "Err:"].iter().any(|mark| line.starts_with(mark));
-    let listener = complaints.listener("mmdebstrap", is_one, context.events);
-    let made = tool.log_to(log).each_error_line(listener).run(context.cancel);
-    made.map(|_| ()).map_err(|error| explain(recipe, &complaints, error))
+    // It stops where the first script would run, which it cannot but as a failure.
+    let fetched = run.start(Walls::for_fetching(&scratch.devices())?, &complaints, |walls, tool| {
+        let walls = walls
+            .write_at(&scratch.fetched(LISTS), &Path::new(TREE).join(LISTS))
+            .write_at(&scratch.fetched(ARCHIVES), &Path::new(TREE).join(ARCHIVES));
+        let suite = &recipe.suite;
+        let of_suite = format!("?narrow(?or(?archive(^{suite}$),?codename(^{suite}$)),?architecture(amd64)");
+        let tool = tool.arg(format!("--setup-hook={FETCH}"));
+        let tool = tool.env("GUEST_ESSENTIAL", format!("{of_suite},?essential)"));
+        let tool = tool.env("GUEST_REQUIRED", format!("{of_suite},?priority(required))"));
+        (walls, tool.env("GUEST_PACKAGES", include.join(" ")))
+    });
+    let done = scratch.tmp().join(FETCHED);
+    if !fs::symlink_metadata(&done).is_ok_and(|done| done.is_file()) {
+        let error = fetched.err().unwrap_or_else(|| Error::new(ErrorKind::Internal, "nothing was fetched"));
+        return Err(explain(recipe, &complaints, error));
+    }
+    context.cancel.check()?;
+    scratch.empty_tree()?;
+
+    let complaints = Complaints::default();
+    let made = run.start(Walls::for_scripts(&scratch.devices())?, &complaints, |mut walls, mut tool| {
+        walls = walls.read_at(&scratch.path().join(FETCHED), &Path::new("/").join(FETCHED));
+        if let Some((name, path)) = out {
+            walls = walls.write_at(path, Path::new(OUT));
+            tool = tool.env(name, OUT);
+        }
+        for (name, value) in env {
+            tool = tool.env(name, *value);
+        }
+        tool = tool.env("GUEST_MIRROR", DEBIAN_MIRROR).env("GUEST_MIRROR_USED", near.as_deref().unwrap_or_default());
+        tool = tool.arg("--skip=update").arg(format!("--setup-hook={LOAD}"));
+        (walls, tool.arg(format!("--customize-hook={hook}")))
+    });
+    made.map_err(|error| explain(recipe, &complaints, error))
+}
+
+/// What the two runs of mmdebstrap have in common.
+struct Run<'a> {
+    recipe: &'a Recipe,
+    include: &'a [&'a str],
+    sources: &'a [String],
+    scratch: &'a Scratch,
+    log: &'a Path,
+    context: &'a ImportContext<'a>,
+}
+
+impl Run<'_> {
+    /// Runs it on the tree, which is empty. `more` says what it sees and gets besides.
+    fn start(
+        &self,
+        walls: Walls,
+        complaints: &Complaints,
+        more: impl FnOnce(Walls, Options) -> (Walls, Options),
+    ) -> Result<()> {
+        self.scratch.mount_points(&[("dev", 0o755), ("proc", 0o755), ("sys", 0o755)])?;
+        let mut walls = walls
+            .tree(&self.scratch.tree(), false)
+            .write_at(&self.scratch.tmp(), Path::new(SCRATCH))
+            .env("TMPDIR", SCRATCH)
+            .env("HOME", SCRATCH);
+        for path in self.sources.iter().flat_map(|line| mirror::local(line)) {
+            walls = walls.read(&path)?;
+        }
+        let (walls, options) = more(walls, Options::default());
+        let mut tool = walls.tool("mmdebstrap", "mmdebstrap");
+        for (name, value) in self.context.env {
+            tool = tool.env(name, value);
+        }
+        for (name, value) in options.env {
+            tool = tool.env(&name, value);
+        }
+        // Root of a user namespace is root enough for it. All that it would mount is there already.
+        tool = tool.args(["--mode=root", "--variant=minbase", "--format=directory", "--architectures=amd64"]);
+        tool = tool.args(["--skip=cleanup", "--skip=check/empty", "--skip=chroot/mount"]);
+        tool = tool.arg(format!("--include={}", self.include.join(","))).args(options.arguments);
+        // Nothing that a template says is an option.
+        tool = tool.args(["--", &self.recipe.suite, TREE]).args(self.sources);
+        let listener = complaints.listener("mmdebstrap", is_complaint, self.context.events);
+        tool.log_to(self.log).each_error_line(listener).run(self.context.cancel).map(|_| ())
+    }
+}
+
+/// What one run of mmdebstrap gets besides.
+#[derive(Default)]
+struct Options {
+    arguments: Vec<String>,
+    env: Vec<(String, OsString)>,
+}
+
+impl Options {
+    fn arg(mut self, argument: impl Into<String>) -> Options {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    fn env(mut self, name: &str, value: impl Into<OsString>) -> Options {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+}
+
+/// What apt, dpkg and mmdebstrap say of themselves, but for what these walls are meant to keep from them.
+fn is_complaint(line: &str) -> bool {
+    let meant = ["W: cannot mount", "W: skipping", "W: Host system does not have a ", "E: command failed: "];
+    ["E:", "W:", "Err:"].iter().any(|mark| line.starts_with(mark)) && !meant.iter().any(|mark| line.starts_with(mark))
 }
 
 /// Says what went wrong in the words of who knows: the last complaints, and what may be done about them.

@@ -1,14 +1,14 @@
 # Makes a file system of a root file system in a tar, with a kernel, a boot menu and an fstab. It runs as root, or as the
-# root of a user namespace, in a mount namespace of its own. Everything comes in variables (GUEST_...), never in this
+# root of a user namespace, where there is nothing but the tree and the two tars. Everything comes in variables (GUEST_...), never in this
 # text. The tar was made by virt-maker: no member leads out, goes through a link or is a device.
 umask 022
 root=$GUEST_TREE
-mkdir "$root"
+kernel_tree=/scratch/kernel
 tar --extract --file "$GUEST_TAR" --directory "$root" --numeric-owner --same-owner --same-permissions \
   --xattrs '--xattrs-include=*'
 if [ -n "$GUEST_KERNEL" ]; then
-  mkdir "$root.kernel"
-  tar --extract --file "$GUEST_KERNEL" --directory "$root.kernel" --no-same-owner
+  mkdir "$kernel_tree"
+  tar --extract --file "$GUEST_KERNEL" --directory "$kernel_tree" --no-same-owner
 fi
 
 # Writes nothing through a link of the tree: a folder or a file of that name that is none is replaced.
@@ -26,7 +26,7 @@ put() {
 
 for name in boot boot/grub etc dev proc run sys tmp; do folder $name; done
 if [ -n "$GUEST_KERNEL" ]; then
-  for file in "$root.kernel"/boot/*; do
+  for file in "$kernel_tree"/boot/*; do
     put "boot/${file##*/}" <"$file"
     case ${file##*/} in
       vmlinuz-*) rm -rf "$root/boot/vmlinuz" && ln -s "${file##*/}" "$root/boot/vmlinuz" ;;
@@ -38,7 +38,7 @@ if [ -n "$GUEST_KERNEL" ]; then
     if [ -L "$root/lib" ]; then lib=usr/lib && folder usr; fi
     folder $lib
     folder $lib/modules
-    for version in "$root.kernel"/modules/*; do
+    for version in "$kernel_tree"/modules/*; do
       rm -rf "$root/$lib/modules/${version##*/}"
       cp -a "$version" "$root/$lib/modules/"
     done
@@ -50,7 +50,7 @@ else
     if [ -L "$root$candidate" ] || [ -e "$root$candidate" ]; then kernel=$candidate; fi
   done
 fi
-rm -rf "$root.kernel"
+rm -rf "$kernel_tree"
 initrd=${kernel%vmlinuz}initrd.img
 put etc/fstab <<FSTAB
 UUID=$GUEST_UUID / ext4 errors=remount-ro 0 1

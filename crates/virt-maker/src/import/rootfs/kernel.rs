@@ -1,9 +1,14 @@
 //! The kernel of a root file system that was packed without one, as a tar: `boot/vmlinuz-VERSION`,
 //! `boot/initrd.img-VERSION`, `modules/VERSION`.
 //!
-//! A package is installed by `mmdebstrap` into a small tree of its own, which makes the initrd too: all of that is trusted
-//! as a bootstrap is, and nothing of the root file system takes part in it.
+//! A package is installed by `mmdebstrap` into a small tree of its own, which makes the initrd too: behind the walls that a
+//! bootstrap has, and nothing of the root file system takes part in it.
+//!
+//! Files of the host are those of one list ([`Part`]): what is in the key is what is packed, and what is packed has the
+//! digest that is in the key. A link among the modules is no part of it (`build` and `source` lead to headers elsewhere).
 
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -12,19 +17,19 @@ use serde_json::{Value, json};
 
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::subordinate::as_root_alone;
+use crate::host::digest::Digesting;
 use crate::import::bootstrap::arguments::mirror_refused;
 use crate::import::bootstrap::tree::{Scratch, debootstrap};
 use crate::import::bootstrap::recipe::{Distribution, Recipe};
 use crate::import::{ImportContext, sources};
-use crate::key::HostInput;
+use crate::key::{Digest, HostInput};
 use crate::template::Node;
 
 /// Packs what a kernel's package and its initrd are, from the tree at $1.
-const PACK: &str = "set -eu; root=$1; mkdir \"$GUEST_OUT\"; mkdir \"$GUEST_OUT/boot\"; \
-    cp \"$root\"/boot/vmlinuz-* \"$root\"/boot/initrd.img-* \"$GUEST_OUT/boot/\"; \
-    cp -a \"$root\"/usr/lib/modules \"$GUEST_OUT/modules\"; \
-    tar --create --owner=0 --group=0 --directory \"$GUEST_OUT\" --file \"$GUEST_TAR\" .";
+const PACK: &str = "set -eu; root=$1; out=$TMPDIR/out; mkdir \"$out\" \"$out/boot\"; \
+    cp \"$root\"/boot/vmlinuz-* \"$root\"/boot/initrd.img-* \"$out/boot/\"; \
+    cp -a \"$root\"/usr/lib/modules \"$out/modules\"; \
+    tar --create --owner=0 --group=0 --directory \"$out\" . >\"$GUEST_TAR\"";
 
 /// Where a kernel comes from: `package`, or `image` and `initrd`.
 #[derive(Deserialize, JsonSchema)]
@@ -101,32 +106,28 @@ impl Kernel {
             Kernel::Package { package, suite, mirrors } => {
                 Ok(json!({ "package": package, "suite": suite, "mirror": mirrors }))
             }
-            Kernel::Files { image, initrd, modules } => {
-                let mut add = |name: String, path: &Path| -> Result<()> {
-                    let digest = sources::of_file(path, context);
-                    let digest = digest.context(ErrorKind::Base, || format!("cannot read {}", path.display()))?;
-                    inputs.push(HostInput { name, kind: "file".into(), digest, mode: 0 });
-                    Ok(())
-                };
-                add("image".into(), image)?;
-                add("initrd".into(), initrd)?;
-                if let Some(modules) = modules {
-                    let mut files = Vec::new();
-                    walk(modules, "", &mut files).context(ErrorKind::Base, || {
-                        format!("cannot read {}", modules.display())
-                    })?;
-                    for (name, path) in files {
-                        add(format!("modules/{name}"), &path)?;
-                    }
+            Kernel::Files { .. } => {
+                for part in self.parts()? {
+                    let digest = sources::of_file(&part.path, context);
+                    let digest = digest.context(ErrorKind::Base, || format!("cannot read {}", part.path.display()))?;
+                    inputs.push(HostInput { name: part.name, kind: "file".into(), digest, mode: 0 });
                 }
                 Ok(json!({ "files": true }))
             }
         }
     }
 
-    /// Makes the tar.
-    pub(super) fn bundle(&self, scratch: &Path, log: &Path, context: &ImportContext<'_>) -> Result<PathBuf> {
+    /// Makes the tar. `inputs` are those of the base's key.
+    pub(super) fn bundle(
+        &self,
+        inputs: &[HostInput],
+        scratch: &Path,
+        log: &Path,
+        context: &ImportContext<'_>,
+    ) -> Result<PathBuf> {
         let target = scratch.join("kernel.tar");
+        let failed = || format!("cannot write {}", target.display());
+        let tar = File::create_new(&target).context(ErrorKind::Store, failed)?;
         match self {
             Kernel::Package { package, suite, mirrors } => {
                 let below = Scratch::beside(&scratch.join("kernel"))?;
@@ -138,47 +139,94 @@ impl Kernel {
                     size: 0,
                 };
                 let include = [package.as_str(), "initramfs-tools", "zstd"];
-                let out = below.path().join("out");
-                let env = [("GUEST_OUT", out.as_os_str()), ("GUEST_TAR", target.as_os_str())];
-                debootstrap(&recipe, &include, PACK, &env, &below, log, context)?;
+                debootstrap(&recipe, &include, PACK, &[], Some(("GUEST_TAR", &target)), &below, log, context)?;
             }
-            Kernel::Files { image, initrd, modules } => {
-                // The name of a kernel's modules is its version.
-                let version = modules.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
-                let version = version.unwrap_or("host".into());
-                let pack = "mkdir \"$OUT\" \"$OUT/boot\"; cp \"$IMAGE\" \"$OUT/boot/vmlinuz-$VERSION\"; \
-                    cp \"$INITRD\" \"$OUT/boot/initrd.img-$VERSION\"; \
-                    if [ -n \"$MODULES\" ]; then mkdir \"$OUT/modules\"; cp -rL \"$MODULES\" \"$OUT/modules/$VERSION\" || \
-                    cp -r \"$MODULES\" \"$OUT/modules/$VERSION\"; fi; \
-                    tar --create --owner=0 --group=0 --directory \"$OUT\" --file \"$TAR\" .";
-                let tool = as_root_alone()
-                    .args(["sh", "-eu", "-c", pack])
-                    .env("OUT", scratch.join("kernel"))
-                    .env("TAR", &target)
-                    .env("IMAGE", image)
-                    .env("INITRD", initrd)
-                    .env("MODULES", modules.clone().unwrap_or_default())
-                    .env("VERSION", version.into_owned());
-                tool.log_to(log).run(context.cancel).map_err(|error| {
-                    Error::new(ErrorKind::Base, "the kernel's files cannot be read").with_source(error)
-                })?;
+            Kernel::Files { .. } => {
+                let mut archive = tar::Builder::new(BufWriter::with_capacity(1 << 20, tar));
+                let mut rest: Vec<&HostInput> = inputs.iter().filter(|input| input.name != "source").collect();
+                for part in self.parts()? {
+                    context.cancel.check()?;
+                    let place = rest.iter().position(|input| input.name == part.name);
+                    let digest = place.map(|place| rest.swap_remove(place).digest);
+                    if digest != Some(part.pack(&mut archive).context(ErrorKind::Base, failed)?) {
+                        return Err(changed(&part.path));
+                    }
+                }
+                if let Some(gone) = rest.first() {
+                    return Err(changed(Path::new(&gone.name)));
+                }
+                archive.into_inner().and_then(|file| Ok(file.into_inner()?)).context(ErrorKind::Store, failed)?;
             }
         }
         Ok(target)
     }
+
+    /// The files of the host that it is made of; none for a package.
+    fn parts(&self) -> Result<Vec<Part>> {
+        let Kernel::Files { image, initrd, modules } = self else { return Ok(Vec::new()) };
+        // The name of a kernel's modules is its version.
+        let version = modules.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
+        let version = version.unwrap_or("host".into());
+        let part = |name: &str, path: &Path, place: String| Part { name: name.into(), path: path.into(), place: place.into() };
+        let mut parts = vec![
+            part("image", image, format!("boot/vmlinuz-{version}")),
+            part("initrd", initrd, format!("boot/initrd.img-{version}")),
+        ];
+        if let Some(modules) = modules {
+            let failed = || format!("cannot read {}", modules.display());
+            let mut files = Vec::new();
+            walk(modules, Path::new(""), &mut files).context(ErrorKind::Base, failed)?;
+            for file in files {
+                parts.push(Part {
+                    name: format!("modules/{}", file.to_string_lossy()),
+                    path: modules.join(&file),
+                    place: Path::new("modules").join(&*version).join(&file),
+                });
+            }
+        }
+        Ok(parts)
+    }
 }
 
-/// Regular files below a folder, in the order of their names.
-fn walk(folder: &Path, name: &str, files: &mut Vec<(String, PathBuf)>) -> std::io::Result<()> {
-    let mut entries = std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
+/// A file of the host that a kernel is made of.
+struct Part {
+    /// What it is called in the key.
+    name: String,
+    path: PathBuf,
+    /// Its name in the tar.
+    place: PathBuf,
+}
+
+impl Part {
+    /// Packs it, and says what the bytes were that were packed.
+    fn pack(&self, archive: &mut tar::Builder<impl Write>) -> io::Result<Digest> {
+        let file = File::open(&self.path)?;
+        let size = file.metadata()?.len();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(size);
+        header.set_mode(0o644);
+        let mut reading = Digesting::new(file.take(size));
+        archive.append_data(&mut header, &self.place, &mut reading)?;
+        reading.finish()
+    }
+}
+
+fn changed(path: &Path) -> Error {
+    let message = format!("{} changed while it was read", path.display());
+    Error::new(ErrorKind::Base, message).with_hint("build again to take what is there now")
+}
+
+/// Paths of the regular files below a folder, in the order of their names.
+fn walk(folder: &Path, below: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    let mut entries = std::fs::read_dir(folder.join(below))?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
-        let name = format!("{name}{}", entry.file_name().to_string_lossy());
+        let path = below.join(entry.file_name());
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            walk(&entry.path(), &format!("{name}/"), files)?;
+            walk(folder, &path, files)?;
         } else if kind.is_file() {
-            files.push((name, entry.path()));
+            files.push(path);
         }
     }
     Ok(())

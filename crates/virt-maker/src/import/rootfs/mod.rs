@@ -6,7 +6,8 @@
 //! ```
 //! What must hold: no program of the archive runs on the host, and nothing of it is unpacked before all of it was looked at
 //! in here ([`tree`]): names that lead out, members that go through links, and devices never reach a file system. The
-//! kernel comes from where the template says, not from the archive, unless that brings one.
+//! kernel comes from where the template says, not from the archive, unless that brings one. The tree is made behind
+//! [`Walls::for_tree`], where nothing else of the host is.
 
 mod kernel;
 mod source;
@@ -22,12 +23,13 @@ use serde_json::json;
 
 use self::kernel::{Kernel, KernelArguments};
 use self::tree::Tree;
+use super::bootstrap::tree::absolute;
 use super::bootstrap::{self, grub};
 use super::{Import, ImportContext, ImportKey, ImportKind, Made, sources, text};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::subordinate::as_root_alone;
+use crate::host::walls::{SCRATCH, TREE, Walls};
 use crate::key::HostInput;
 use crate::template::{Need, Node, arguments, from_node};
 
@@ -143,7 +145,7 @@ impl Import for Rootfs {
             let message = format!("{} changed while it was read", self.source.display());
             return Err(Error::new(ErrorKind::Base, message).with_hint("build again to take what is there now"));
         }
-        let kernel = self.kernel.as_ref().map(|kernel| kernel.bundle(scratch.path(), log, context)).transpose()?;
+        let kernel = self.kernel.as_ref().map(|kernel| kernel.bundle(&key.inputs, scratch.path(), log, context)).transpose()?;
 
         let failed = || format!("cannot write {}", target.display());
         let disk = File::create_new(target).context(ErrorKind::Store, failed)?;
@@ -169,13 +171,21 @@ impl Rootfs {
     ) -> Result<()> {
         let failed = || "cannot make a disk of the root file system";
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").context(ErrorKind::Host, failed)?;
-        let absolute = |path: &Path| std::path::absolute(path).map(PathBuf::into_os_string);
-        let absolute = |path: &Path| absolute(path).context(ErrorKind::Host, failed);
-        let made = as_root_alone()
-            .args(["sh", "-eu", "-c", ASSEMBLE, "assemble"])
-            .env("GUEST_TAR", absolute(merged)?)
-            .env("GUEST_KERNEL", kernel.map(absolute).transpose()?.unwrap_or_default())
-            .env("GUEST_TREE", absolute(&scratch.path().join("tree"))?)
+        let place = |name: &str| Path::new("/").join(name);
+        let mut walls = Walls::for_tree()
+            .write_at(&scratch.tree(), Path::new(TREE))
+            .write_at(&scratch.tmp(), Path::new(SCRATCH))
+            .read_at(&absolute(merged)?, &place("merged.tar"))
+            .write(target)?;
+        if let Some(kernel) = kernel {
+            walls = walls.read_at(&absolute(kernel)?, &place("kernel.tar"));
+        }
+        let made = walls
+            .tool("sh", "dash")
+            .args(["-eu", "-c", ASSEMBLE, "assemble"])
+            .env("GUEST_TAR", "/merged.tar")
+            .env("GUEST_KERNEL", kernel.map(|_| "/kernel.tar").unwrap_or_default())
+            .env("GUEST_TREE", TREE)
             .env("GUEST_IMAGE", absolute(target)?)
             .env("GUEST_UUID", uuid.trim())
             .env("GUEST_FEATURES", bootstrap::tree::FEATURES)
