@@ -21,11 +21,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::time::{ClockId, Timespec, clock_settime};
-use virt_maker_agent::appliance;
 use virt_maker_agent::protocol::Wake;
+use virt_maker_agent::{appliance, interface};
 
 use crate::failure::{Result, refused, system};
-use crate::interface;
 use crate::link::Link;
 
 /// How long the port may take to appear, and a disk that was plugged in.
@@ -47,7 +46,9 @@ pub fn start() -> Result<Link> {
         let _ = fs::write(Path::new("/proc/sys").join(name), value);
     }
     load_modules(appliance::MODULE_LIST)?;
-    interface::set_up()?;
+    interface::set_up_loopback().map_err(|error| system("set up the loopback device", error))?;
+    // Without an interface commands have no network, and say so themselves.
+    interface::set_up().map_err(|error| system("set up the network", error))?;
     let port = open_port()?;
     let copy = port.try_clone().map_err(|error| system("use the port to the host", error))?;
     Ok(Link::new(port, copy))

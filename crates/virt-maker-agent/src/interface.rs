@@ -1,15 +1,18 @@
-//! The network interface of an appliance, which leads to qemu's network in user mode.
+//! The network interface that leads to a network in user mode: of an appliance, or of the agent's namespace on the host.
 //!
-//! Its address is set once, before the save. Whether anything gets through is the host's affair; commands without a
-//! network do not even see it, as they are in a namespace of their own.
+//! Its address is set once. Whether anything gets through is the host's affair; commands without a network do not even
+//! see it, as they are in a namespace of their own.
 
+use std::fs::File;
+use std::io::{Error, Result};
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-use virt_maker_agent::appliance;
 
-use crate::failure::{Result, system};
+use crate::appliance::{ADDRESS, GATEWAY};
+
+pub use crate::appliance::INTERFACE as NAME;
 
 const NAME_LENGTH: usize = libc::IFNAMSIZ;
 
@@ -18,6 +21,7 @@ const NAME_LENGTH: usize = libc::IFNAMSIZ;
 union Value {
     address: libc::sockaddr_in,
     flags: libc::c_short,
+    number: libc::c_int,
     all: [u8; 24],
 }
 
@@ -27,46 +31,63 @@ struct Request {
     value: Value,
 }
 
-/// Sets up the loopback device and, where the machine has one, the interface.
-pub fn set_up() -> Result<()> {
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .map_err(|error| system("set up the network", error))?;
-    let call = |number: u64, request: *mut libc::c_void| {
-        // SAFETY: each request reads one structure of its kind, which the callers below keep until the call is over.
-        match unsafe { libc::ioctl(socket.as_raw_fd(), number as libc::Ioctl, request) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    };
-    let set = |name: &str, number: u64, value: Value| {
-        let mut request = Request { name: [0; NAME_LENGTH], value };
-        request.name[..name.len()].copy_from_slice(name.as_bytes());
-        call(number, (&raw mut request).cast())
-    };
-    let up = || Value { flags: (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short };
-    set("lo", libc::SIOCSIFFLAGS, up()).map_err(|error| system("set up the loopback device", error))?;
+/// Makes an interface of the caller's network namespace whose frames are read from the descriptor and written to it,
+/// one at a time. The interface goes when the descriptor is closed. `NotFound` means that there is no `/dev/net/tun`.
+pub fn tap(mtu: u16) -> Result<OwnedFd> {
+    let device = File::options().read(true).write(true).open("/dev/net/tun")?;
+    let flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    set(&device, NAME, libc::TUNSETIFF, Value { flags })?;
+    set(&control()?, NAME, libc::SIOCSIFMTU, Value { number: mtu.into() })?;
+    Ok(device.into())
+}
 
-    let name = appliance::INTERFACE;
-    match set(name, libc::SIOCSIFADDR, Value { address: address(appliance::ADDRESS) }) {
-        // A kernel without the driver: commands have no network then, and say so themselves.
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
-        other => other,
+/// Sets up the loopback device of the caller's network namespace.
+pub fn set_up_loopback() -> Result<()> {
+    set(&control()?, "lo", libc::SIOCSIFFLAGS, up())
+}
+
+/// Sets up the interface. `false` where there is none, as in an appliance whose kernel lacks the driver.
+pub fn set_up() -> Result<bool> {
+    let socket = control()?;
+    let set = |number, value| set(&socket, NAME, number, value);
+    match set(libc::SIOCSIFADDR, Value { address: address(ADDRESS) }) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
+        other => other?,
     }
-    .and_then(|()| set(name, libc::SIOCSIFNETMASK, Value { address: address(Ipv4Addr::new(255, 255, 255, 0)) }))
-    .and_then(|()| set(name, libc::SIOCSIFFLAGS, up()))
-    .and_then(|()| {
-        // SAFETY: all fields of this structure may be zero.
-        let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
-        // SAFETY: an address of IPv4 is not larger than the one that the field is declared as.
-        let general =
-            |from: libc::sockaddr_in| unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(from) };
-        route.rt_dst = general(address(Ipv4Addr::UNSPECIFIED));
-        route.rt_genmask = general(address(Ipv4Addr::UNSPECIFIED));
-        route.rt_gateway = general(address(appliance::GATEWAY));
-        route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
-        call(libc::SIOCADDRT, (&raw mut route).cast())
-    })
-    .map_err(|error| system(format_args!("set up {name}"), error))
+    set(libc::SIOCSIFNETMASK, Value { address: address(Ipv4Addr::new(255, 255, 255, 0)) })?;
+    set(libc::SIOCSIFFLAGS, up())?;
+    // SAFETY: all fields of this structure may be zero.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    // SAFETY: an address of IPv4 is not larger than the one that the field is declared as.
+    let general = |from: libc::sockaddr_in| unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(from) };
+    route.rt_dst = general(address(Ipv4Addr::UNSPECIFIED));
+    route.rt_genmask = general(address(Ipv4Addr::UNSPECIFIED));
+    route.rt_gateway = general(address(GATEWAY));
+    route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+    call(&socket, libc::SIOCADDRT, (&raw mut route).cast())?;
+    Ok(true)
+}
+
+fn control() -> Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)
+}
+
+fn up() -> Value {
+    Value { flags: (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short }
+}
+
+fn set(on: &impl AsRawFd, name: &str, number: u64, value: Value) -> Result<()> {
+    let mut request = Request { name: [0; NAME_LENGTH], value };
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    call(on, number, (&raw mut request).cast())
+}
+
+fn call(on: &impl AsRawFd, number: u64, request: *mut libc::c_void) -> Result<()> {
+    // SAFETY: each request reads or writes one structure of its kind, which the callers above keep until it is over.
+    match unsafe { libc::ioctl(on.as_raw_fd(), number as libc::Ioctl, request) } {
+        -1 => Err(Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 fn address(address: Ipv4Addr) -> libc::sockaddr_in {

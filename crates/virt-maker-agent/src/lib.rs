@@ -7,7 +7,7 @@
 //!
 //! Here are the parts that are pure or that the host needs too: the [`protocol`] and the host's end of it
 //! ([`client`]), partition tables ([`partition`]), signatures of file systems ([`probe`]), listings ([`walk`], [`label`]),
-//! the guest's [`fstab`], the [`machine`] that commands see, the [`descriptors`] that a program inherits, and where [`groups`] of processes can be made.
+//! the guest's [`fstab`], the [`machine`] that commands see, their network [`interface`], the [`descriptors`] that a program inherits, and where [`groups`] of processes can be made.
 //! What acts on a guest is private to the program (`main.rs` lists it).
 
 pub mod appliance;
@@ -15,6 +15,7 @@ pub mod client;
 pub mod descriptors;
 pub mod fstab;
 pub mod groups;
+pub mod interface;
 pub mod label;
 pub mod machine;
 pub mod partition;

@@ -18,6 +18,7 @@
 //! # What must hold
 //! - Everything is mounted in a mount namespace of the agent's own, which it makes before anything else. So nothing
 //!   outlives it, however it ends: the kernel unmounts, and auto-clear loop devices go with their mounts.
+//! - Its network namespace is its own, too: on the host nothing that a command does is in the host's network.
 //! - There is one thread, so that descriptors can be inheritable while a child is started and only then.
 
 mod archive;
@@ -30,7 +31,6 @@ mod failure;
 mod files;
 mod guest;
 mod init;
-mod interface;
 mod keeper;
 mod labels;
 mod limits;
@@ -61,7 +61,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::UnshareFlags;
 
-use virt_maker_agent::{appliance, descriptors};
+use virt_maker_agent::{appliance, descriptors, interface};
 
 use crate::facade::Facade;
 use crate::failure::{Result, refused, system};
@@ -87,6 +87,7 @@ fn main() -> ExitCode {
         } else {
             // The mounts first: the keeper's namespace is the one that a storage daemon of the host joins by its number.
             own_mounts()?;
+            own_network()?;
             keeper::enter()?;
             link(arguments.fd)?
         };
@@ -159,6 +160,15 @@ fn own_mounts() -> Result<()> {
     rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .map_err(|error| system("make the mounts private", error))?;
     Ok(())
+}
+
+/// Gives this process, and all that come of it, a network of their own: nothing but a loopback device, until the host puts
+/// an interface there. So no command is ever in the host's.
+fn own_network() -> Result<()> {
+    // SAFETY: the agent has one thread, so nothing else can rely on the namespace that is left here.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+        .map_err(|error| system("make a network namespace", error))?;
+    interface::set_up_loopback().map_err(|error| system("set up the loopback device", error))
 }
 
 /// Makes the process a place of its own: private folders, limits.

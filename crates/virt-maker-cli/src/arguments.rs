@@ -341,6 +341,9 @@ pub struct Update {
     /// The lock file [default: virt-maker.lock in this folder].
     #[arg(long, value_name = "FILE")]
     pub lock_file: Option<PathBuf>,
+    /// As for `build`; `host-network` is what matters here.
+    #[arg(long, value_name = "WHAT", value_parser = Permission::parse)]
+    pub allow: Vec<Permission>,
     #[command(flatten)]
     pub store: StoreArgument,
 }

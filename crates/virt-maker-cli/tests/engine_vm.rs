@@ -4,7 +4,6 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -236,38 +235,6 @@ fn add_partitions(bench: &Bench, disk: &Path) {
         .unwrap();
     sfdisk.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     assert!(sfdisk.wait().unwrap().success());
-}
-
-/// A step without the network has none; one with it reaches out, but not the host's own loopback, except for a proxy
-/// that the user named. Nothing listens on the host for the guest.
-#[test]
-fn the_appliance_reaches_a_proxy_and_nothing_else_of_the_host() {
-    let _lock = appliance_lock();
-    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
-    let (closed, proxy) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
-    let ports = [&closed, &proxy].map(|listener| listener.local_addr().unwrap().port());
-    let served = std::thread::spawn(move || {
-        let (mut stream, _) = proxy.accept().unwrap();
-        stream.write_all(b"the proxy\n").unwrap();
-    });
-    // The step shows what it was given, tries the gateway, and then asks the proxy.
-    let script = format!(
-        "echo $http_proxy; for a in 169.254.2.2 169.254.2.3 169.254.2.99 127.0.0.1; do \
-         nc -w 3 $a {} </dev/null && echo reached $a; done; nc -w 5 169.254.2.2 {} </dev/null; \
-         ls /sys/class/net; grep -c . /etc/resolv.conf >/dev/null && echo resolver",
-        ports[0], ports[1]
-    );
-    let template = bench.template("t.yml", &[run(&script)], "");
-    let mut command = bench.command(&["build", template.to_str().unwrap(), "--engine", "vm", "--progress", "json"]);
-    command.env("http_proxy", format!("http://127.0.0.1:{}/", ports[1]));
-    let ran = Ran::from(command.output().unwrap()).exits(0);
-    let text = said(&ran);
-    assert!(text.contains(&format!("http://169.254.2.2:{}/\n", ports[1])), "{text}");
-    assert!(text.contains("the proxy\n") && text.contains("resolver\n") && !text.contains("reached"), "{text}");
-    closed.set_nonblocking(true).unwrap();
-    let nobody = closed.accept().map(drop).unwrap_err();
-    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock, "something of the guest reached the host");
-    served.join().unwrap();
 }
 
 /// `nobody`: it owns nothing and is in no group that may use KVM.

@@ -20,6 +20,9 @@ use virt_maker::plan::{PlanContext, make};
 use virt_maker::spec::{HostAccess, Release, load_all, load_options};
 use virt_maker::store::Store;
 
+/// The servers of these tests are on the loopback.
+const LOCAL: [&str; 2] = ["--allow", "host-network"];
+
 #[test]
 fn sources_are_locked() {
     let image = |byte: u8| vec![byte; 1 << 20];
@@ -27,7 +30,7 @@ fn sources_are_locked() {
     let server = Server::new(&image(1));
     let bench = Bench::new(PathBuf::from("/nonexistent"));
     let build = |more: &[&str]| {
-        let mut arguments = vec!["build", "sub/t.yml", "--progress", "plain", "--engine", "chroot"];
+        let mut arguments = vec!["build", "sub/t.yml", "--progress", "plain", "--engine", "chroot", LOCAL[0], LOCAL[1]];
         arguments.extend_from_slice(more);
         bench.run(&arguments)
     };
@@ -57,7 +60,7 @@ fn sources_are_locked() {
     assert_eq!(locked()["sources"][server.url()], sum(&image(1)));
 
     let update = |more: &[&str]| {
-        let mut arguments = vec!["update", "--lock-file", "sub/virt-maker.lock"];
+        let mut arguments = vec!["update", "--lock-file", "sub/virt-maker.lock", LOCAL[0], LOCAL[1]];
         arguments.extend_from_slice(more);
         bench.run(&arguments)
     };
@@ -92,7 +95,7 @@ impl Suite {
 
     fn run(&self, verb: &str, more: &[&str]) -> Ran {
         let rest: &[&str] = if verb == "build" { &["t.yml", "--progress", "plain"] } else { &[] };
-        let mut command = self.bench.command(&[&[verb], rest, more].concat());
+        let mut command = self.bench.command(&[&[verb], rest, more, &LOCAL].concat());
         Ran::from(command.env("no_proxy", "127.0.0.1").output().unwrap())
     }
 
@@ -123,7 +126,8 @@ impl Suite {
         };
         let mut loaded = load_all(&[self.bench.path("t.yml")], &load_options(&[], None, &access)).unwrap();
         loaded.specs[0].import.release = release;
-        let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };
+        let import =
+            ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network: true };
         let context =
             PlanContext { store: &store, import, force: false, explain: false, events: &events, cancel: &cancel };
         let plan = make(&loaded.specs, &context).unwrap();
@@ -194,7 +198,8 @@ fn a_pulled_suite_is_made_again_when_it_changed() {
     assert!(suite.run("build", &["--pull"]).exits(1).stderr.contains("cannot bootstrap"));
     let (events, cancel, env) = (Events::none(), Cancel::default(), Default::default());
     let cache_dir = suite.bench.store().join("cache");
-    let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };
+    let context =
+        ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network: true };
     let key = LayerKey(Digest::parse(&suite.key()).unwrap());
     import::note_release(key, Digest::of(b"one"), &context);
     suite.looked();

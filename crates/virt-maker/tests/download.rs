@@ -23,6 +23,8 @@ struct Place {
     seen: Arc<Mutex<Vec<Event>>>,
     cancel: Cancel,
     env: BTreeMap<String, String>,
+    /// The servers of these tests are on the loopback.
+    host_network: bool,
 }
 
 impl Place {
@@ -32,7 +34,7 @@ impl Place {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sink = seen.clone();
         let events = Events::new(move |event| sink.lock().unwrap().push(event));
-        Place { folder, events, seen, cancel: Cancel::default(), env: BTreeMap::new() }
+        Place { folder, events, seen, cancel: Cancel::default(), env: BTreeMap::new(), host_network: true }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -63,6 +65,7 @@ impl Place {
             events: &self.events,
             cancel: &self.cancel,
             env: &self.env,
+            host_network: self.host_network,
         })
     }
 
@@ -504,4 +507,37 @@ fn a_proxy_is_asked_for_http() {
     assert!(bytes == disk());
     let requests = proxy.requests();
     assert!(requests[0].line.starts_with("CONNECT images.invalid:80 "), "{requests:?}");
+}
+
+/// An address and a name that leads to one: neither reaches what is only the host's own. What a
+/// proxy of the user reaches is the proxy's affair, and so is where it is.
+#[test]
+fn the_hosts_own_addresses_are_refused_without_the_users_word() {
+    let mut place = Place::new();
+    place.host_network = false;
+    let server = Server::new(&disk());
+    let (_, port) = server.address.rsplit_once(':').unwrap();
+    for (host, why) in [
+        ("127.0.0.1", "the host's loopback"),
+        ("localhost", "the host's loopback"),
+        ("0.0.0.0", "the host's loopback"),
+        ("2130706433", "the host's loopback"),
+        ("[::1]", "the host's loopback"),
+        ("[::ffff:127.0.0.1]", "the host's loopback"),
+        ("169.254.169.254", "link-local"),
+        ("[fe80::1]", "link-local"),
+        ("[fd00:ec2::254]", "where a cloud keeps"),
+    ] {
+        let error = place.import(&format!("{{url: 'http://{host}:{port}/image', format: raw}}")).unwrap_err();
+        let text = chain(&error);
+        assert!(text.contains(why), "{host}: {text}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("--allow host-network")), "{host}: {:?}", error.hint());
+    }
+    assert_eq!(server.requests().len(), 0);
+    assert_eq!(place.warnings(), Vec::<String>::new(), "nothing was tried again");
+
+    let proxy = Server::new(&disk());
+    place.env.insert("http_proxy".into(), format!("http://{}", proxy.address));
+    place.import("{url: 'http://images.invalid/image', format: raw}").unwrap();
+    assert!(!proxy.requests().is_empty());
 }

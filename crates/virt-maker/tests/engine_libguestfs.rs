@@ -139,6 +139,7 @@ impl Bench {
             cancel: self.cancel.clone(),
             caches,
             network_env: &BTreeMap::from([("http_proxy".to_owned(), "http://localhost:9/".to_owned())]),
+            host_network: false,
         })
     }
 
@@ -605,6 +606,7 @@ fn child_opens_a_shell_and_then_hangs() {
             cancel: Cancel::default(),
             caches: &[],
             network_env: &BTreeMap::new(),
+            host_network: false,
         })
         .unwrap();
     session.shell().unwrap();

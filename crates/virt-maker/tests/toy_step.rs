@@ -40,6 +40,7 @@ spec:
         fail_fast: false,
         on_failure: OnFailure::Discard,
         network_env: Default::default(),
+        host_network: false,
         secret_env: Default::default(),
         cancel: Default::default(),
     };

@@ -42,6 +42,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         fail_fast: arguments.fail_fast,
         on_failure: arguments.on_failure.into(),
         network_env: settings::proxies(),
+        host_network: loading::host_network(arguments.templates.allowed())?,
         secret_env: Default::default(),
         cancel,
     };
@@ -103,7 +104,8 @@ fn sources(arguments: &Build, specs: &mut [Spec], settings: &Settings, events: &
         return Ok(());
     }
     let cache_dir = Store::open(&settings.store, &settings.owner)?.cache_dir();
-    let context = ImportContext { cache_dir: &cache_dir, events, cancel: &settings.cancel, env: &settings.network_env };
+    let (env, host_network) = (&settings.network_env, settings.host_network);
+    let context = ImportContext { cache_dir: &cache_dir, events, cancel: &settings.cancel, env, host_network };
     if arguments.pull {
         let named = specs.iter().filter_map(|spec| spec.import.runner.mutable_source());
         named.for_each(|source| import::forget(source, &context));

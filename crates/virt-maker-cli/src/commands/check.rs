@@ -38,6 +38,7 @@ pub fn run(arguments: &Check) -> Result<(), Failure> {
         fail_fast: false,
         on_failure: OnFailure::Discard,
         network_env: settings::proxies(),
+        host_network: false,
         secret_env: Default::default(),
         cancel,
     };

@@ -7,7 +7,7 @@ use serde_json::json;
 use virt_maker::diagnostic::Diagnostic;
 use virt_maker::error::{Context, Error, ErrorKind};
 use virt_maker::event::Events;
-use virt_maker::host::permit::Permissions;
+use virt_maker::host::permit::{Permission, Permissions};
 use virt_maker::host::{Cancel, durable};
 use virt_maker::key::Digest;
 use virt_maker::spec::{HostAccess, load_options};
@@ -34,6 +34,13 @@ pub fn options(templates: &Templates, events: &Events, cancel: &Cancel) -> Resul
         cancel: cancel.clone(),
     };
     Ok(load_options(templates.parameters(), working_dir, &host))
+}
+
+/// Whether steps and downloads may reach the host's own addresses: by these permissions, or by the settings.
+pub fn host_network(given: &[Permission]) -> Result<bool, Failure> {
+    let configured = config::allowed()?;
+    let mut all = configured.iter().map(|allowed| &allowed.value).chain(given);
+    Ok(all.any(|permission| *permission == Permission::HostNetwork))
 }
 
 /// The file with what changing functions (`now()`, ...) gave in the last build of these templates with these parameters.

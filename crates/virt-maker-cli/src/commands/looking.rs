@@ -5,6 +5,7 @@ use virt_maker::host::Cancel;
 use virt_maker::inspect::{Inside, Opener};
 use virt_maker::store::Store;
 
+use super::loading;
 use crate::arguments::layers::Opening;
 use crate::error::Failure;
 use crate::{report, settings, signals};
@@ -20,6 +21,7 @@ pub fn prepare(opening: &Opening) -> Result<(Store, Opener), Failure> {
         engine: opening.engine.into(),
         kernel: settings::kernel(opening.kernel.kernel.clone())?,
         network_env: settings::proxies(),
+        host_network: loading::host_network(&[])?,
         events: Events::new(report::warnings_only),
         cancel,
     };

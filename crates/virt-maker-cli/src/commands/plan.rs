@@ -32,7 +32,8 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     let store = settings::open_store(arguments.store.store.clone())?;
     let cache_dir = store.cache_dir();
     let env = settings::proxies();
-    let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };
+    let host_network = loading::host_network(arguments.templates.allowed())?;
+    let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network };
     lock::releases(&mut loaded.specs, lock::Wanted::default(), &import)?;
     let context = PlanContext { store: &store, import, force: false, explain: true, events: &events, cancel: &cancel };
     let plan = make(&loaded.specs, &context)?;

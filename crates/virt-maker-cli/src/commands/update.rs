@@ -7,6 +7,7 @@ use virt_maker::event::Events;
 use virt_maker::host::Cancel;
 use virt_maker::import::{ImportContext, look_again};
 
+use super::loading;
 use crate::arguments;
 use crate::error::Failure;
 use crate::lock::{self, Lock};
@@ -32,7 +33,8 @@ pub fn run(arguments: &arguments::Update) -> Result<(), Failure> {
     let store = settings::open_store(arguments.store.store.clone())?;
     let (cache_dir, env) = (store.cache_dir(), settings::proxies());
     let events = Events::new(crate::report::warnings_only);
-    let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };
+    let host_network = loading::host_network(&arguments.allow)?;
+    let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network };
     for source in sources {
         let now = lock::shown(look_again(&source, &context)?);
         match lock.sources.insert(source.clone(), now.clone()) {

@@ -105,6 +105,8 @@ pub struct Settings {
     pub on_failure: OnFailure,
     /// Variables for commands and tools with a network: proxies. No part of a key.
     pub network_env: BTreeMap<String, String>,
+    /// Whether steps and downloads may reach the host's own addresses, too.
+    pub host_network: bool,
     /// Variables that hold secrets, as `secrets: {NAME: {env: VARIABLE}}` names them.
     pub secret_env: BTreeMap<String, String>,
     /// Set from elsewhere to stop.
@@ -114,7 +116,8 @@ pub struct Settings {
 impl Settings {
     /// What imports may use; `cache_dir` is the store's.
     fn import_context<'a>(&'a self, cache_dir: &'a Path, events: &'a Events) -> ImportContext<'a> {
-        ImportContext { cache_dir, events, cancel: &self.cancel, env: &self.network_env }
+        let (env, host_network) = (&self.network_env, self.host_network);
+        ImportContext { cache_dir, events, cancel: &self.cancel, env, host_network }
     }
 }
 

@@ -80,6 +80,7 @@ fn open_with<'a>(
         work_dir: &work_dir,
         caches: &caches.disks,
         network_env: &build.shared.guest_env,
+        host_network: build.settings.host_network,
         output: log.sink(),
         events: build.events.clone(),
         cancel: build.settings.cancel.clone(),

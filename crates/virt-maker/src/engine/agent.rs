@@ -22,8 +22,8 @@ const GRACE: Duration = Duration::from_secs(15);
 /// How long the helper may take for what waits for the guest's disk alone.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Allows the network, or forbids it.
-pub type Switch = Box<dyn Fn(bool) + Send>;
+/// Allows the network, or forbids it. Forbidding does not fail.
+pub type Switch = Box<dyn FnMut(bool) -> Result<()> + Send>;
 /// Says more of why a conversation ended.
 pub type Explain = Box<dyn Fn(Error) -> Error + Send>;
 
@@ -38,7 +38,7 @@ pub struct Setup {
     /// Text of `/etc/resolv.conf` for commands with a network.
     pub resolv_conf: Option<String>,
     /// Called before and after each command with a network.
-    pub switch: Option<Switch>,
+    pub switch: Switch,
     /// Called for errors that ended the conversation.
     pub explain: Option<Explain>,
 }
@@ -85,9 +85,9 @@ impl AgentGuest {
             terminal: Some(terminal.size()),
             ..Run::default()
         };
-        self.prepare(&mut run);
+        self.prepare(&mut run)?;
         let ended = self.within(None, |client| client.terminal(&run, terminal.input(), &mut terminal.output()));
-        self.switch(false);
+        (self.setup.switch)(false)?;
         ended.map(drop)
     }
 
@@ -96,20 +96,15 @@ impl AgentGuest {
         (self.client, self.setup.guard)
     }
 
-    fn prepare(&self, run: &mut Run) {
+    fn prepare(&mut self, run: &mut Run) -> Result<()> {
         if run.network {
             let mut env = self.setup.network_env.clone();
             env.append(&mut run.env);
             run.env = env;
             run.resolv_conf = self.setup.resolv_conf.clone();
-            self.switch(true);
+            (self.setup.switch)(true)?;
         }
-    }
-
-    fn switch(&self, on: bool) {
-        if let Some(switch) = &self.setup.switch {
-            switch(on);
-        }
+        Ok(())
     }
 
     /// Has something done that must be over in a given time.
@@ -193,11 +188,13 @@ impl Guest for AgentGuest {
     fn run(&mut self, run: &Run) -> Result<Exit> {
         self.check()?;
         let mut run = run.clone();
-        self.prepare(&mut run);
+        self.prepare(&mut run)?;
         let output = self.setup.output.clone();
         let limit = run.timeout.map(|seconds| Duration::from_secs(seconds).saturating_add(GRACE));
         let exit = self.within(limit, |client| client.run(&run, &mut |bytes| output(bytes)));
-        self.switch(false);
+        if run.network {
+            (self.setup.switch)(false)?;
+        }
         exit
     }
 

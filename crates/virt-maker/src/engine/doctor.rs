@@ -67,11 +67,12 @@ pub struct Auto {
 }
 
 /// Programs: name, how to ask for the version, package, what it is for.
-const TOOLS: [(&str, &[&str], &str, &str); 11] = [
+const TOOLS: [(&str, &[&str], &str, &str); 12] = [
     ("qemu-img", &["--version"], "qemu-utils", "exports"),
     ("qemu-storage-daemon", &["--version"], "qemu-system-common", "engine chroot"),
     ("qemu-system-x86_64", &["--version"], "qemu-system-x86", "engines vm and libguestfs"),
     ("bwrap", &["--version"], "bubblewrap", "engines chroot and vm"),
+    ("slirp4netns", &["--version"], "slirp4netns", "engine chroot: the network of commands"),
     ("mmdebstrap", &["--version"], "mmdebstrap", "import bootstrap of Debian and Ubuntu"),
     ("dnf", &["--version"], "dnf", "import bootstrap of Fedora, Rocky Linux, AlmaLinux and CentOS Stream"),
     ("grub-mkimage", &["--version"], "grub-common", "import bootstrap"),
@@ -95,7 +96,7 @@ pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<
     };
     checks.push(check("KVM", kvm.works, detail, None));
     checks.push(check_fuse_export(&cancel));
-    for device in ["/dev/fuse", "/dev/loop-control"] {
+    for device in ["/dev/fuse", "/dev/loop-control", "/dev/net/tun"] {
         let opened = fs::File::options().read(true).write(true).open(device);
         let detail = opened.as_ref().map_or_else(|error| error.to_string(), |_| "it opens".into());
         checks.push(check(device, opened.is_ok(), detail, None));

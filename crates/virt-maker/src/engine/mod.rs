@@ -8,6 +8,7 @@ pub mod block;
 mod breakdown;
 pub mod chroot;
 pub mod doctor;
+mod gate;
 pub mod kvm;
 pub mod libguestfs;
 pub mod qmp;
@@ -52,6 +53,8 @@ pub struct OpenRequest<'a> {
     pub caches: &'a [CacheDisk],
     /// Variables that every command with a network gets: proxies. No part of a key.
     pub network_env: &'a std::collections::BTreeMap<String, String>,
+    /// Whether commands with a network may reach the host's own addresses, too.
+    pub host_network: bool,
     /// Output of steps.
     pub output: LogSink,
     /// Warnings, traces and progress of the engine.

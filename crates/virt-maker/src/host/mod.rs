@@ -1,5 +1,6 @@
 //! The host: the only place that spawns programs, downloads, or renames durably.
 
+pub mod address;
 mod cancel;
 pub mod checked;
 pub(crate) mod decompress;

@@ -24,7 +24,7 @@ use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 use super::ImportContext;
-use super::http::{agent, shown};
+use super::http::{agent, refusal, shown};
 use crate::disk::VIRTUAL_SIZE_MAX;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
@@ -230,6 +230,9 @@ fn transfer(agent: &Agent, url: &str, fetched: &mut Fetched, context: &ImportCon
     }
     let cannot = || format!("cannot fetch {}", shown(url));
     let response = request.call().map_err(|source| {
+        if let Some(error) = refusal(&cannot(), &source) {
+            return Broken::ForGood(error);
+        }
         let for_good = is_final(&source);
         let error = Error::new(ErrorKind::Base, cannot()).with_source(source);
         if for_good { Broken::ForGood(error) } else { Broken::Maybe(error) }

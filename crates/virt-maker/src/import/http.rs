@@ -1,12 +1,21 @@
-//! How downloads talk HTTP: limits and proxies.
+//! How downloads talk HTTP: limits, proxies, and what they may reach.
+//!
+//! The address that a name leads to is judged by the table of [`address`] before it is used, and so is that of every
+//! redirect. What a proxy of the user reaches is the proxy's affair.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ureq::config::Config;
 use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Proxy};
 
 use super::ImportContext;
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::address;
 pub(super) use crate::host::url::shown;
 
 /// How long finding and reaching a server may take.
@@ -17,8 +26,14 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// An agent for requests of `url`.
 pub(super) fn agent(url: &str, context: &ImportContext<'_>) -> Result<Agent> {
     let https = url.starts_with("https:");
+    let proxy = proxy(url, context)?;
+    let free = match &proxy {
+        _ if context.host_network => Free::All,
+        Some(proxy) => Free::Proxy(proxy.host().to_owned(), proxy.port()),
+        None => Free::Others,
+    };
     let config = Agent::config_builder()
-        .proxy(proxy(url, context)?)
+        .proxy(proxy)
         .http_status_as_error(false)
         // A redirect must not take away what the author asked for.
         .https_only(https)
@@ -29,7 +44,85 @@ pub(super) fn agent(url: &str, context: &ImportContext<'_>) -> Result<Agent> {
         .timeout_per_write(Some(SILENCE))
         .user_agent(concat!("virt-maker/", env!("CARGO_PKG_VERSION")))
         .build();
-    Ok(config.into())
+    Ok(judging(config, free))
+}
+
+fn judging(config: Config, free: Free) -> Agent {
+    Agent::with_parts(config, DefaultConnector::default(), Judging { resolver: DefaultResolver::default(), free })
+}
+
+/// Which addresses a download may connect to.
+#[derive(Debug)]
+enum Free {
+    /// Those of others.
+    Others,
+    /// The same, and this proxy by its host and port.
+    Proxy(String, u16),
+    /// All.
+    All,
+}
+
+/// Finds the addresses of a name, and gives those that a download may connect to.
+#[derive(Debug)]
+struct Judging {
+    resolver: DefaultResolver,
+    free: Free,
+}
+
+impl Resolver for Judging {
+    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = self.resolver.resolve(uri, config, timeout)?;
+        match &self.free {
+            Free::All => return Ok(found),
+            Free::Proxy(host, port) if found.iter().all(|found| found.port() == *port) && uri.host() == Some(host) => {
+                return Ok(found);
+            }
+            Free::Proxy(..) | Free::Others => {}
+        }
+        let own = address::own();
+        let mut free = self.empty();
+        let mut refused = None;
+        for found in found.iter() {
+            match address::guarded(found.ip(), &own) {
+                None => free.push(*found),
+                Some(why) => {
+                    refused = Some(Refused { host: uri.host().unwrap_or_default().into(), at: found.ip(), why })
+                }
+            }
+        }
+        match refused {
+            Some(refused) if free.is_empty() => Err(ureq::Error::Other(Box::new(refused))),
+            _ => Ok(free),
+        }
+    }
+}
+
+/// An address that a download may not connect to.
+#[derive(Debug)]
+struct Refused {
+    host: String,
+    at: IpAddr,
+    why: &'static str,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Refused { host, at, why } = self;
+        match host.trim_matches(['[', ']']).parse() == Ok(*at) {
+            true => write!(f, "{at} is {why}"),
+            false => write!(f, "`{}` leads to {at}, which is {why}", host.escape_debug()),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// The error of a download that was to connect to an address that it may not; none for other errors.
+pub(super) fn refusal(cannot: &str, error: &ureq::Error) -> Option<Error> {
+    let ureq::Error::Other(inner) = error else { return None };
+    let refused = inner.downcast_ref::<Refused>()?;
+    let error = Error::new(ErrorKind::Base, format!("{cannot}: {refused}"));
+    Some(error.with_hint("`--allow host-network` lets templates reach the host's own addresses"))
 }
 
 /// The proxy for `url` by the usual variables, which the caller passed on. It has to allow `CONNECT`, also to port 80.
@@ -68,6 +161,27 @@ mod tests {
     use crate::host::Cancel;
 
     #[test]
+    fn a_redirect_from_elsewhere_does_not_lead_to_the_host() {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                let head = "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nConnection: close\r\nLocation: ";
+                write!(stream, "{head}http://localhost:{port}/secret\r\n\r\n").unwrap();
+            }
+        });
+        // Nothing but the host itself can be asked here, so this one place is declared to be elsewhere.
+        let agent = judging(Agent::config_builder().proxy(None).build(), Free::Proxy("127.0.0.1".into(), port));
+        let error = agent.get(format!("http://127.0.0.1:{port}/image")).call().unwrap_err();
+        let error = refusal("cannot fetch it", &error).unwrap();
+        let text = error.to_string();
+        assert!(text.starts_with("cannot fetch it: `localhost` leads to ") && text.contains("loopback"), "{text}");
+    }
+
+    #[test]
     fn proxies_follow_the_usual_variables() {
         let env: BTreeMap<String, String> = [
             ("http_proxy", "http://proxy:3128"),
@@ -77,7 +191,13 @@ mod tests {
         .map(|(name, value)| (name.into(), value.into()))
         .into();
         let (events, cancel) = (Events::none(), Cancel::default());
-        let context = ImportContext { cache_dir: Path::new("/"), events: &events, cancel: &cancel, env: &env };
+        let context = ImportContext {
+            cache_dir: Path::new("/"),
+            events: &events,
+            cancel: &cancel,
+            env: &env,
+            host_network: false,
+        };
         let host = |url: &str| proxy(url, &context).unwrap().map(|proxy| proxy.host().to_owned());
         assert_eq!(host("http://outside.test/x").as_deref(), Some("proxy"));
         assert_eq!(host("https://user:pw@outside.test/x").as_deref(), Some("secure"));

@@ -66,6 +66,8 @@ pub struct ImportContext<'a> {
     pub cancel: &'a Cancel,
     /// Variables for programs and downloads that use the network: `http_proxy`, `https_proxy`, `no_proxy`.
     pub env: &'a std::collections::BTreeMap<String, String>,
+    /// Whether downloads may reach the host's own addresses, too.
+    pub host_network: bool,
 }
 
 /// One import of a spec.

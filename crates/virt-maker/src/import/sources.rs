@@ -149,7 +149,13 @@ mod tests {
         let sink = seen.clone();
         let events = Events::new(move |event| sink.lock().unwrap().push(event));
         let (cancel, env) = (Cancel::default(), BTreeMap::new());
-        let context = ImportContext { cache_dir: folder.path(), events: &events, cancel: &cancel, env: &env };
+        let context = ImportContext {
+            cache_dir: folder.path(),
+            events: &events,
+            cancel: &cancel,
+            env: &env,
+            host_network: false,
+        };
         let path = folder.path().join("image");
         // Larger than what is digested without a word, so that the meter shows whether it was read.
         let mut bytes = vec![1; 5 << 20];

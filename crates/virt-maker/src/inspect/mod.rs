@@ -39,6 +39,8 @@ pub struct Opener {
     pub kernel: Option<PathBuf>,
     /// Variables for commands with a network: proxies.
     pub network_env: std::collections::BTreeMap<String, String>,
+    /// Whether they may reach the host's own addresses, too.
+    pub host_network: bool,
     /// Warnings and traces.
     pub events: Events,
     /// Set from elsewhere to stop.
@@ -94,6 +96,7 @@ impl Inside {
                 overlays: 1,
                 work_dir: &work_dir,
                 network_env: &crate::host::url::for_guests(&opener.network_env).0,
+                host_network: opener.host_network,
                 caches: &[],
                 output: Arc::new(|_| {}),
                 events: opener.events.clone(),

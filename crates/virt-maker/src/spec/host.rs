@@ -49,8 +49,13 @@ pub fn load_options(parameters: &[(String, String)], working_dir: Option<PathBuf
 }
 
 fn fetch(host: &HostAccess, url: &str, target: &Path) -> Result<(), String> {
-    let context =
-        ImportContext { cache_dir: &host.cache_dir, events: &host.events, cancel: &host.cancel, env: &host.env };
+    let context = ImportContext {
+        cache_dir: &host.cache_dir,
+        events: &host.events,
+        cancel: &host.cancel,
+        env: &host.env,
+        host_network: host.permissions.host_network,
+    };
     import::download(url, target, &context).map_err(|error| chain(&error))
 }
 

@@ -55,14 +55,26 @@ impl Bench {
 
     pub fn key(&self, arguments: &str) -> Result<ImportKey, Error> {
         let (events, cache_dir) = (Events::none(), self.path.join("cache"));
-        let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &self.cancel, env: &self.env };
+        let context = ImportContext {
+            cache_dir: &cache_dir,
+            events: &events,
+            cancel: &self.cancel,
+            env: &self.env,
+            host_network: true,
+        };
         self.parse(arguments).map_err(Error::template)?.key_inputs(&context)
     }
 
     pub fn make(&self, arguments: &str, events: Events) -> Result<(), Error> {
         let runner = self.parse(arguments).map_err(Error::template)?;
         let cache_dir = self.path.join("cache");
-        let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &self.cancel, env: &self.env };
+        let context = ImportContext {
+            cache_dir: &cache_dir,
+            events: &events,
+            cancel: &self.cancel,
+            env: &self.env,
+            host_network: true,
+        };
         let key = runner.key_inputs(&context)?;
         runner.make(&key, &self.image(), &self.path.join("log"), &context).map(|_| ())
     }

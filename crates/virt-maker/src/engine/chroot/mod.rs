@@ -8,9 +8,12 @@
 //! the two alone and ends with them. All that the kernel holds for a session (mounts, loop devices) hangs on that
 //! namespace and on the agent's descriptors, so nothing is left when both are killed.
 //!
+//! Commands with a network have one of their own in user mode (`network.rs`), made when the first one needs it.
+//!
 //! The price: the host's kernel reads the guest's file systems. Who does not trust a base takes an engine with a VM.
 
 mod file_systems;
+mod network;
 mod session;
 
 use std::path::{Path, PathBuf};
@@ -56,7 +59,7 @@ pub fn check(agent: &Path) -> Result<()> {
         let what = "engine `chroot` needs root: it mounts the guest's file systems";
         return lacks(what.into(), "run as root, or use --engine libguestfs");
     }
-    for (program, package) in [("qemu-storage-daemon", "qemu-utils"), ("bwrap", "bubblewrap")] {
+    for (program, package) in [("qemu-storage-daemon", "qemu-utils"), ("bwrap", "bubblewrap"), network::PROGRAM] {
         if host::find_program(program).is_none() {
             let what = format!("engine `chroot` needs `{program}`");
             return lacks(what, &format!("it comes with the package `{package}`"));

@@ -9,9 +9,11 @@ use virt_maker_agent::client::Client;
 use virt_maker_agent::protocol::{Request, Sandbox};
 
 use super::ChrootEngine;
+use super::network::Network;
 use crate::engine::agent::{AgentGuest, Setup};
 use crate::engine::block::BlockGraph;
 use crate::engine::qmp::Qmp;
+use crate::engine::user_network::{proxies_behind_it, resolv_conf};
 use crate::engine::{OpenRequest, Session};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::Guest;
@@ -58,12 +60,13 @@ impl ChrootSession {
         });
         graph.qmp().execute("block-export-add", arguments).map_err(|error| words(error, &daemon))?;
 
+        let mut network = Network::new(agent.pid(), &request);
         let setup = Setup {
             guard,
             output: request.output,
-            network_env: request.network_env.clone(),
-            resolv_conf: fs::read_to_string("/etc/resolv.conf").ok(),
-            switch: None,
+            network_env: proxies_behind_it(request.network_env),
+            resolv_conf: Some(resolv_conf(fs::read_to_string("/etc/resolv.conf").ok().as_deref())),
+            switch: Box::new(move |on| network.switch(on)),
             explain: None,
         };
         let mut guest = AgentGuest::mount(client, setup, path_text(&export)?, &request.events)?;

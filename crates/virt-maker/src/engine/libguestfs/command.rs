@@ -73,25 +73,37 @@ impl LibguestfsSession {
             }
             false => job(run, &token)?,
         };
-        let answer = match run.terminal {
-            None => {
-                self.output.expect(&token);
-                let answer = self.call_job(&job, !run.secrets.0.is_empty());
-                if answer.is_err() {
-                    self.output.forget();
-                }
-                answer?
-            }
-            Some(_) => {
-                let socket = self.appliance.terminal()?;
-                terminal::bridge(socket, || self.call_job(&job, !run.secrets.0.is_empty()))??
-            }
-        };
+        if run.network {
+            self.appliance.gate.switch(true);
+        }
+        let answer = self.answer(run, &job, &token);
+        if run.network {
+            self.appliance.gate.switch(false);
+        }
+        let answer = answer?;
         if run.terminal.is_none() && !self.output.wait() {
             self.appliance.cancel.check()?;
             return Err(Error::new(ErrorKind::Internal, "the appliance ended while a command ran"));
         }
         parse_answer(&answer)
+    }
+
+    fn answer(&mut self, run: &Run, job: &str, token: &str) -> Result<String> {
+        let secret = !run.secrets.0.is_empty();
+        match run.terminal {
+            None => {
+                self.output.expect(token);
+                let answer = self.call_job(job, secret);
+                if answer.is_err() {
+                    self.output.forget();
+                }
+                answer
+            }
+            Some(_) => {
+                let socket = self.appliance.terminal()?;
+                terminal::bridge(socket, || self.call_job(job, secret))?
+            }
+        }
     }
 
     /// A job with secrets is uploaded, for the arguments of a call show in traces.

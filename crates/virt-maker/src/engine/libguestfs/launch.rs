@@ -9,6 +9,10 @@
 //! QMP, output and terminal are sockets in the private work folder. qemu and this process name them through
 //! `/proc/PID/fd/N` of that folder, because a socket's path is limited to 107 bytes.
 //!
+//! # The network
+//! The appliance's card and qemu's network in user mode are joined by our gate, which both reach through sockets in the work
+//! folder. The card's is on the command line; the rest is added over QMP, as it has to come in its order.
+//!
 //! # The end
 //! libguestfs's recovery process kills qemu within two seconds when this process dies. Its temporary folder lies in
 //! the work folder. That of its own socket lies where libguestfs wants it, and is removed as soon as qemu has
@@ -17,7 +21,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,8 +33,9 @@ use serde_json::{Value, json};
 
 use super::ffi::{CallError, Handle, Library, events};
 use super::{Hung, LibguestfsOptions};
+use crate::engine::gate::{End, Gate, Reach};
 use crate::engine::qmp::Qmp;
-use crate::engine::{Image, OpenRequest, block, breakdown};
+use crate::engine::{Image, OpenRequest, block, breakdown, user_network};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::host::Cancel;
@@ -40,6 +45,8 @@ pub(super) const TOP: &str = "overlay-0";
 /// Lines of the appliance's console that an error may quote.
 const CONSOLE_LINES: usize = 12;
 const POLL: Duration = Duration::from_millis(20);
+/// How long qemu may take to connect to a socket of ours. It does so at once.
+const CONNECT: Duration = Duration::from_secs(60);
 
 /// A running appliance.
 pub(super) struct Appliance {
@@ -49,6 +56,8 @@ pub(super) struct Appliance {
     pub handle: Handle,
     /// Cancels whatever is under way.
     pub cancel: Cancel,
+    /// Between it and the network.
+    pub gate: Gate,
     folder: SocketFolder,
 }
 
@@ -111,6 +120,7 @@ fn start_once(library: &Arc<Library>, options: &LibguestfsOptions, request: &Ope
     let console = Arc::new(Mutex::new(VecDeque::new()));
     let mut handle = Handle::new(library, event_sink(request.events.clone(), Arc::clone(&console)))?;
     let folder = SocketFolder::open(request.work_dir)?;
+    let card = folder.listen("card")?;
     configure(&mut handle, options, request, &folder)
         .map_err(|error| Error::new(ErrorKind::Host, "libguestfs does not accept a setting").with_source(error))?;
 
@@ -137,9 +147,10 @@ fn start_once(library: &Arc<Library>, options: &LibguestfsOptions, request: &Ope
             .with_source(error)
             .with_hint("`libguestfs-test-tool` shows whether libguestfs works on this host"));
     }
-    let Attached { qemu, qmp, output } = attached?;
+    let Attached { qemu, mut qmp, output } = attached?;
     let watch = Watch::start(qemu, request.cancel.clone())?;
-    let appliance = Appliance { _watch: watch, handle, cancel: request.cancel.clone(), folder };
+    let gate = join_network(&mut qmp, &card, &folder, request)?;
+    let appliance = Appliance { _watch: watch, handle, cancel: request.cancel.clone(), gate, folder };
     Ok(Started { appliance, qmp, output })
 }
 
@@ -188,9 +199,47 @@ fn configure(
         set(handle.config("-chardev", &socket))?;
         set(handle.config("-device", &format!("{device},chardev=virt-maker-{id}")))?;
     }
-    let network = format!("{},id=virt-maker", crate::engine::user_network::NETDEV);
-    set(handle.config("-netdev", &network))?;
-    set(handle.config("-device", "virtio-net-pci,netdev=virt-maker,romfile="))
+    let card = format!("stream,id=virt-maker-card,server=off,addr.type=unix,addr.path={}", folder.name("card"));
+    set(handle.config("-netdev", &card))?;
+    set(handle.config("-device", "virtio-net-pci,netdev=virt-maker-card,romfile="))
+}
+
+/// Makes qemu's network in user mode, and the gate between it and the card.
+fn join_network(qmp: &mut Qmp, card: &UnixListener, folder: &SocketFolder, request: &OpenRequest<'_>) -> Result<Gate> {
+    let network = folder.listen("network")?;
+    let path = folder.name("network");
+    for netdev in [
+        json!({"type": "stream", "id": "virt-maker-gate", "server": false, "addr": {"type": "unix", "path": path}}),
+        user_network::netdev("virt-maker-user"),
+        json!({"type": "hubport", "id": "virt-maker-port0", "hubid": 0, "netdev": "virt-maker-gate"}),
+        json!({"type": "hubport", "id": "virt-maker-port1", "hubid": 0, "netdev": "virt-maker-user"}),
+    ] {
+        qmp.execute("netdev_add", netdev)?;
+    }
+    let (card, network) = (accept(card, &request.cancel)?, accept(&network, &request.cancel)?);
+    let reach = Reach::new(request.network_env, request.host_network);
+    Gate::new(End::Stream(card), End::Stream(network), reach, request.events.clone())
+}
+
+/// The connection that qemu makes, or has made already.
+fn accept(listener: &UnixListener, cancel: &Cancel) -> Result<UnixStream> {
+    let failed = || "qemu does not connect to its network";
+    let begin = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).context(ErrorKind::Host, failed)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock || begin.elapsed() > CONNECT => {
+                return Err(error).context(ErrorKind::Host, failed);
+            }
+            Err(_) => {
+                cancel.check()?;
+                std::thread::sleep(POLL);
+            }
+        }
+    }
 }
 
 /// What the serial numbers of disks of caches begin with.
@@ -282,6 +331,16 @@ impl SocketFolder {
 
     fn path(&self, name: &str) -> PathBuf {
         self.name(name).into()
+    }
+
+    /// A socket that does not block.
+    fn listen(&self, name: &str) -> Result<UnixListener> {
+        let failed = || format!("cannot make the socket `{name}` of the appliance");
+        // A first attempt with another number of CPUs has left one.
+        let _ = std::fs::remove_file(self.path(name));
+        let listener = UnixListener::bind(self.path(name)).context(ErrorKind::Host, failed)?;
+        listener.set_nonblocking(true).context(ErrorKind::Host, failed)?;
+        Ok(listener)
     }
 }
 

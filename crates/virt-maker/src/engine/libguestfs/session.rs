@@ -13,7 +13,7 @@ use super::launch::{self, Appliance, Started};
 use super::output::Output;
 use super::{LibguestfsOptions, terminal};
 use crate::engine::block::BlockGraph;
-use crate::engine::user_network::behind_qemu;
+use crate::engine::user_network::proxies_behind_it;
 use crate::engine::{OpenRequest, Session};
 use crate::error::{Context, ErrorKind, Result};
 use crate::guest::Guest;
@@ -64,7 +64,7 @@ impl LibguestfsSession {
             os,
             work_dir: request.work_dir.to_owned(),
             verbose: options.verbose,
-            network_env: behind_qemu(request.network_env),
+            network_env: proxies_behind_it(request.network_env),
             caches: !request.caches.is_empty(),
         })
     }

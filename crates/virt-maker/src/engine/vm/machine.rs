@@ -92,7 +92,7 @@ pub fn shape(options: &VmOptions) -> Vec<String> {
         format!("socket,id=card,fd={CARD_FD}"),
         "-device".to_owned(),
         "virtio-net-pci,netdev=card,mac=52:54:00:12:34:56,romfile=".to_owned(),
-        // The other side of the gate (`network.rs`).
+        // The other side of the gate (`engine/gate/`).
         "-netdev".to_owned(),
         format!("socket,id=gate,fd={NETWORK_FD}"),
         "-netdev".to_owned(),

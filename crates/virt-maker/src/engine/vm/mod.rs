@@ -31,7 +31,6 @@ mod kernel;
 mod machine;
 mod measure;
 mod modules;
-mod network;
 mod restore;
 mod session;
 mod state;

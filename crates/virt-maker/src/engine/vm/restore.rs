@@ -10,13 +10,12 @@ use virt_maker_agent::protocol::{Request, Wake};
 use super::boot::capabilities;
 use super::console::Console;
 use super::machine::{self, STATE_FD, Start};
-use super::network::Gate;
 use super::state::State;
 use super::{VmOptions, complaints};
 use crate::engine::OpenRequest;
 use crate::engine::block::BlockGraph;
+use crate::engine::gate::{End, Gate, Reach};
 use crate::engine::qmp::Qmp;
-use crate::engine::user_network::loopback_ports;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::{Guard, Helper};
 
@@ -61,7 +60,9 @@ pub fn restore(options: &VmOptions, state: &State, request: &OpenRequest<'_>) ->
     let late = deadline.end();
     match done {
         Ok((client, graph)) => {
-            let gate = Gate::new(started.card, started.network, loopback_ports(request.network_env))?;
+            let reach = Reach::new(request.network_env, request.host_network);
+            let (card, network) = (End::Stream(started.card), End::Stream(started.network));
+            let gate = Gate::new(card, network, reach, request.events.clone())?;
             Ok(Restored { guard, client, graph, console: started.console, gate, helper: started.helper })
         }
         Err(error) => {

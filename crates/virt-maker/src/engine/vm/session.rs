@@ -13,7 +13,7 @@ use super::restore::{Restored, restore};
 use super::{VmOptions, complaints, state};
 use crate::engine::agent::{AgentGuest, Setup, refused};
 use crate::engine::block::BlockGraph;
-use crate::engine::user_network::{behind_qemu, resolv_conf};
+use crate::engine::user_network::{proxies_behind_it, resolv_conf};
 use crate::engine::{OpenRequest, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::Guest;
@@ -54,9 +54,12 @@ impl VmSession {
         let setup = Setup {
             guard,
             output: request.output,
-            network_env: behind_qemu(request.network_env),
+            network_env: proxies_behind_it(request.network_env),
             resolv_conf: Some(resolv_conf(fs::read_to_string("/etc/resolv.conf").ok().as_deref())),
-            switch: Some(Box::new(move |on| gate.switch(on))),
+            switch: Box::new(move |on| {
+                gate.switch(on);
+                Ok(())
+            }),
             explain: Some(Box::new(explain)),
         };
         let mut guest = AgentGuest::mount(client, setup, &disk, &request.events)?;
