@@ -159,10 +159,8 @@ pub fn publish(
             && record.labels == context.labels
     };
     let known = read(&place, context.events);
-    let ours =
-        known.as_ref().is_some_and(|record| record.kind == kind.name && record.target == target && is_there(record));
-    let folder = prepare_folder(export, &target, ours)?;
-    let before = known.clone().filter(|_| ours);
+    let before = known.clone().filter(|record| record.target == target && is_there(record));
+    let folder = prepare_folder(export, &target, before.as_ref().is_some_and(|record| record.kind == kind.name))?;
     let record = known.filter(|record| !force && wanted(record));
     let extras = &export.common().extras;
     let Extras { checksum, manifest, .. } = *extras;

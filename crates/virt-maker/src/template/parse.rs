@@ -28,11 +28,15 @@ pub fn parse(path: &Path) -> Result<Node> {
 /// The same, where the user allows more.
 pub fn parse_allowing(path: &Path, permissions: Permissions) -> Result<Node> {
     let door = Arc::new(Door::new(permissions, &Places { templates: vec![path.into()], ..Places::default() }));
-    parse_named(path, &Arc::new(Files::new(None, door)))
+    read_named(path, &Arc::new(Files::new(None, door)))
 }
 
-/// Reads a file that the user named. It may be a pipe.
+/// Reads a template that the user named. It may be a pipe.
 pub(super) fn parse_named(path: &Path, files: &Arc<Files>) -> Result<Node> {
+    read_named(path, files).and_then(take_format)
+}
+
+fn read_named(path: &Path, files: &Arc<Files>) -> Result<Node> {
     let failed = || format!("cannot read the template {}", path.display());
     // No artifact may replace it; where the door knows nothing of it, a link of the user's leads there.
     let absolute = std::path::absolute(path).context(ErrorKind::Template, failed)?;
@@ -49,7 +53,7 @@ pub(super) fn parse_file(path: &HostPath, shown: &Path, via: Via, files: &Arc<Fi
     let mut bytes = Vec::new();
     let file = path.open().context(ErrorKind::Template, failed)?;
     file.take(SIZE + 1).read_to_end(&mut bytes).context(ErrorKind::Template, failed)?;
-    parse_bytes(bytes, path.named(), shown, Some(via), files)
+    parse_bytes(bytes, path.named(), shown, Some(via), files).and_then(take_format)
 }
 
 fn parse_bytes(bytes: Vec<u8>, path: &Path, shown: &Path, via: Option<Via>, files: &Arc<Files>) -> Result<Node> {
@@ -73,12 +77,11 @@ fn parse_bytes(bytes: Vec<u8>, path: &Path, shown: &Path, via: Option<Via>, file
         files: files.clone(),
         format: Default::default(),
     });
-    let parsed = parse_text(&source).and_then(take_format);
-    parsed.map_err(|diagnostic| Error::template(vec![diagnostic]))
+    parse_text(&source).map_err(|diagnostic| Error::template(vec![diagnostic]))
 }
 
 /// Takes `format` out of a file: it is about this file, and not about what the file is put together with.
-fn take_format(mut file: Node) -> Result<Node, Diagnostic> {
+fn take_format(mut file: Node) -> Result<Node> {
     let Kind::Map(members) = &mut file.kind else { return Ok(file) };
     let Some(index) = members.iter().position(|(key, _)| key.text() == Some("format")) else { return Ok(file) };
     let (_, value) = members.remove(index);
@@ -89,7 +92,7 @@ fn take_format(mut file: Node) -> Result<Node, Diagnostic> {
     let Some(format) = format else {
         let mut problem = value.diagnostic("this version knows the formats 1 and 2 of templates");
         problem.hint = Some("1 is that of the older tool, and holds where a file says nothing".into());
-        return Err(problem);
+        return Err(Error::template(vec![problem]));
     };
     let _ = file.source.format.set(format);
     Ok(file)
