@@ -205,3 +205,29 @@ fn a_program_makes_steps(engine: &str) {
     let wrong = bench.run(&["validate", "t.yml", "--allow", "host-exec"]).exits(1);
     assert!(wrong.stderr.contains("has to answer with a list of steps"), "{}", wrong.stderr);
 }
+
+/// What works on the host is bounded too, and nothing of it goes on; what it put into the background does not hold it up.
+#[test]
+fn a_timeout_ends_a_step_that_works_on_the_host() {
+    let before = HostState::capture();
+    let bench = bench();
+    // A server that takes a request and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://u:pass-word-77@{}/tool?token=tok-en-88", silent.local_addr().unwrap());
+    let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let allow = ["--allow", "host-exec", "--allow", "net", "--allow", "host-network"];
+    for step in [
+        "local_run: 'setsid sleep 1000 & sleep 1000'".to_owned(),
+        format!("download_to: {{url: '{url}', dest: /x, checksum: '{empty}'}}"),
+    ] {
+        let ran = build("chroot", &bench, "", &format!("    - {{{step}, timeout: 1s}}\n"), &allow).exits(4);
+        assert!(ran.stderr.contains("timeout of 1 s"), "{}", ran.stderr);
+        for secret in ["pass-word-77", "tok-en-88"] {
+            assert!(!ran.stdout.contains(secret), "{}", ran.stdout);
+        }
+    }
+    let step = "    - local_run: 'setsid sh -c \"echo daemon; exec sleep 1000\" & sleep 0.3; echo over'\n";
+    let ran = build("chroot", &bench, "", step, &allow).exits(0);
+    assert_eq!(output(&ran), "daemon\nover\n");
+    before.assert_nothing_left();
+}

@@ -188,6 +188,34 @@ pub fn check_lvm(kernel: Option<&Path>) -> Result<PathBuf> {
 mod tests {
     use super::*;
 
+    /// Whatever it is that keeps a kernel from coming up with KVM: here there is no time for it.
+    #[test]
+    fn an_appliance_that_does_not_come_up_with_kvm_is_emulated_and_that_is_remembered() {
+        let _lock = testkit::appliance_lock();
+        let folder = tempfile::tempdir().unwrap();
+        let agent = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug/virt-maker-agent");
+        let options = VmOptions {
+            kvm_patience: Duration::from_millis(1),
+            ..VmOptions::new(agent, folder.path().to_owned(), true)
+        };
+        let warnings = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let said = std::sync::Arc::clone(&warnings);
+        let events = Events::new(move |event| {
+            if let crate::event::Event::Warning { message } = event {
+                said.lock().unwrap().push(message);
+            }
+        });
+        let found = ready(&options, &events, &Cancel::default()).unwrap();
+        assert!(!found.kvm);
+        let warnings = warnings.lock().unwrap();
+        assert!(warnings.len() == 1 && warnings[0].contains("KVM is not used"), "{warnings:?}");
+        let (image, _) = find_kernel(None).unwrap();
+        let known = kvm::probe(folder.path(), folder.path());
+        assert!(!known.clone().with(&kvm::kernel_id(&image)).works);
+        // Nothing is said of another kernel.
+        assert_eq!(known.clone().with("another one").works, known.works);
+    }
+
     #[test]
     fn a_warning_of_qemu_is_not_why_it_ended() {
         let folder = tempfile::tempdir().unwrap();
