@@ -164,3 +164,40 @@ fn tables_and_schema_are_those_of_the_types() {
     assert_eq!(made, document("docs/templates.md"), "the tables of docs/templates.md are not those of the types");
     assert_eq!(schema, document("docs/template.schema.json"), "docs/template.schema.json is not what `schema` prints");
 }
+
+/// What the page on security says of permissions is the table in the code, and the tests that it names are there.
+#[test]
+fn security_is_as_its_page_says() {
+    let page = document("docs/security.md");
+    let table: String = virt_maker::host::permit::KINDS
+        .iter()
+        .map(|kind| format!("| `{}` | {} |\n", kind.form(), kind.about))
+        .collect();
+    assert!(page.contains(&format!("<!-- permissions -->\n\n| permission | allows to |\n|---|---|\n{table}\n")), "{table}");
+
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut sources = String::new();
+    let mut folders = vec![crates];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                sources.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let mut named = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ")) {
+        // The last column of the tables with three.
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let [_, _, tests] = cells[..] else { continue };
+        for test in tests.split('`').skip(1).step_by(2).filter(|name| !name.contains(['.', '/', ' '])) {
+            let macros = format!("{test},");
+            assert!(sources.contains(&format!("fn {test}(")) || sources.contains(&macros), "no test is called {test}");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "{named}");
+}
