@@ -32,7 +32,8 @@ pub fn fill(folder: &Path, store: &str) -> Result<Vec<LayerRecord>, Box<dyn std:
     };
     let loaded = load_all(&[folder.join("matrix.yml")], &load_options(&[], None, &access))?;
     let cache_dir = store.cache_dir();
-    let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env };
+    let import =
+        ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network: false };
     let context = PlanContext { store: &store, import, force: false, explain: false, events: &events, cancel: &cancel };
     let plan = make(&loaded.specs, &context)?;
     let workspace = store.workspace()?;

@@ -173,7 +173,10 @@ fn security_is_as_its_page_says() {
         .iter()
         .map(|kind| format!("| `{}` | {} |\n", kind.form(), kind.about))
         .collect();
-    assert!(page.contains(&format!("<!-- permissions -->\n\n| permission | allows to |\n|---|---|\n{table}\n")), "{table}");
+    assert!(
+        page.contains(&format!("<!-- permissions -->\n\n| permission | allows to |\n|---|---|\n{table}\n")),
+        "{table}"
+    );
 
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut sources = String::new();
