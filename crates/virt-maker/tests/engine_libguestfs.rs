@@ -139,7 +139,8 @@ impl Bench {
             cancel: self.cancel.clone(),
             caches,
             network_env: &BTreeMap::from([("http_proxy".to_owned(), "http://localhost:9/".to_owned())]),
-            host_network: false,
+            // Its network is tried with a server on the host's loopback.
+            host_network: true,
         })
     }
 

@@ -94,9 +94,9 @@ impl Network {
             program: "nsenter".into(),
             package: "util-linux",
             arguments: [
-                "--pid",
                 "--no-fork",
-                &format!("--target={}", self.agent),
+                // The agent keeps its children there, and is not in there itself.
+                &format!("--pid=/proc/{}/ns/pid_for_children", self.agent),
                 "--",
                 program,
                 // Frames come from a socket; without this it would want an interface for itself.
