@@ -36,8 +36,10 @@ impl World {
         fs::create_dir_all(&shared).expect("the cache can be written");
         fs::create_dir_all(folder.path().join("xdg/virt-maker")).expect("the folder is ours");
         std::os::unix::fs::symlink(shared, folder.path().join("xdg/virt-maker/vm")).expect("the folder is ours");
+        let binary = &binary.canonicalize().expect("it is there");
+        testkit::know_kvm(binary, &folder.path().join("xdg"));
         let (place, base) = (folder.path().to_owned(), tiny_guest(&TinyOptions::default()));
-        World { binary: binary.canonicalize().expect("it is there"), folder, place, base }
+        World { binary: binary.to_owned(), folder, place, base }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -81,6 +81,7 @@ fn run(folder: &Path, command: &str) -> String {
     if words.starts_with("build ") {
         program.args(["--progress", "json"]);
     }
+    testkit::know_kvm(Path::new(PROGRAM), &folder.join("cache"));
     let output = program
         .env("VIRT_MAKER_STORE", folder.join("store"))
         .env("XDG_CACHE_HOME", folder.join("cache"))

@@ -35,6 +35,7 @@ impl World {
         let programs = Path::new(env!("CARGO_BIN_EXE_virt-maker")).parent().unwrap().to_owned();
         let paths = std::env::split_paths(&std::env::var_os("PATH").unwrap()).collect::<Vec<PathBuf>>();
         let paths = std::env::join_paths(std::iter::once(programs).chain(paths)).unwrap();
+        testkit::know_kvm(Path::new(env!("CARGO_BIN_EXE_virt-maker")), &self.folder.path().join("cache"));
         let mut command = Command::new(program);
         command
             .args(arguments)

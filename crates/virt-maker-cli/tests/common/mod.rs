@@ -49,6 +49,7 @@ impl Bench {
         fs::create_dir_all(&shared).unwrap();
         fs::create_dir_all(bench.path("xdg-cache/virt-maker")).unwrap();
         std::os::unix::fs::symlink(shared, bench.path("xdg-cache/virt-maker/vm")).unwrap();
+        testkit::know_kvm(Path::new(env!("CARGO_BIN_EXE_virt-maker")), &bench.path("xdg-cache"));
         bench
     }
 

@@ -28,7 +28,7 @@ const TRIAL: Duration = Duration::from_millis(100);
 /// How long qemu may take to answer before it counts as hung.
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long a kernel may take to come up. With KVM it takes a second or two, and emulated ten times as long.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What came of trying.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,9 +45,10 @@ pub struct Kvm {
 }
 
 impl Kvm {
-    /// What is known with regard to one kernel; see [`note_hang`].
+    /// What is known with regard to one kernel; see [`note_hang`]. Where another kernel hung, that came up without KVM, it is
+    /// the host: this one is not tried.
     pub fn with(mut self, kernel: &str) -> Kvm {
-        if let Some(seen) = self.hung.get(kernel) {
+        if let Some(seen) = self.hung.get(kernel).or_else(|| self.hung.values().next()) {
             self.works = false;
             self.detail = seen.clone();
         }
