@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -312,6 +313,105 @@ fn a_secret_that_cannot_be_read_ends_a_build_before_it_begins() {
     fs::remove_file(bench.path("a.img")).unwrap();
     let ran = build(None).exits(1);
     assert!(ran.stderr.contains("TEST_TOKEN is not set") && ran.stderr.contains("t.yml:2:"), "{}", ran.stderr);
+}
+
+/// A layer under a cached key was made with the value of before: what it wrote is found all the same.
+#[test]
+fn a_value_of_the_past_that_a_layer_holds_is_found() {
+    let bench = bench();
+    let (old, new) = ("correct-horse-battery-staple-1177", "another-horse-another-staple-2288");
+    let template = |last: &str, clean: bool| {
+        let text = format!(
+            "secrets: {{token: {{env: TEST_TOKEN}}}}\nspec:\n  import:\n    download: {{url: 'file://{}'}}\n  steps:\n    \
+             - {{run: 'cp /run/secrets/token /etc/token', secrets: token}}\n    - run: {last}\n  export:\n    \
+             raw: {{path: a.img, clean: {clean}}}\n",
+            bench.base.display()
+        );
+        fs::write(bench.path("t.yml"), text).unwrap();
+    };
+    let build = |value: &str| {
+        let mut command = bench.command(&[
+            "build",
+            "t.yml",
+            "--allow",
+            "env=TEST_TOKEN",
+            "--engine",
+            "chroot",
+            "--progress",
+            "json",
+            "--force-export",
+        ]);
+        let ran = common::Ran::from(command.env("TEST_TOKEN", value).output().unwrap());
+        for value in [old, new] {
+            assert!(!ran.stdout.contains(value) && !ran.stderr.contains(value), "{}\n{}", ran.stdout, ran.stderr);
+        }
+        ran
+    };
+    let warnings = |ran: &common::Ran| -> String {
+        ran.of("warning").into_iter().map(|event| format!("{}\n", event["message"].as_str().unwrap())).collect()
+    };
+    let of_now = "the secret `token` is in the result: /etc/token";
+    let of_the_past = "a value that the secret `token` had before is in the result: /etc/token; layer ";
+
+    template("echo one", false);
+    let text = warnings(&build(old).exits(0));
+    assert!(text.contains(of_now) && !text.contains("before"), "{text}");
+    let held: Vec<_> = fs::read_dir(bench.store().join("layers"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().join("secrets.json"))
+        .filter(|path| path.exists())
+        .collect();
+    let [held] = &held[..] else { panic!("{held:?}") };
+    assert_eq!(fs::metadata(held).unwrap().permissions().mode() & 0o7777, 0o600);
+    let texts =
+        ["layers", "logs", "builds", "exports", "cache"].map(|folder| holding(&bench.store().join(folder), old));
+    assert!(texts.iter().all(Vec::is_empty), "{texts:?}");
+
+    // The value is another one, and no step runs again for that.
+    let ran = build(new).exits(0);
+    assert_eq!(ran.of("layer_started").len(), 0);
+    let text = warnings(&ran);
+    assert!(text.contains(of_the_past) && !text.contains(of_now), "{text}");
+    // Also where the chain was flattened, and goes on in another template.
+    let steps = (0..6).map(|number| format!("    - run: echo {number} > /etc/number\n")).collect::<String>();
+    let text = "spec:\n  import:\n    layer: {template: t.yml}\n  steps:\n".to_owned()
+        + &steps
+        + "  export:\n    raw: {path: b.img}\n";
+    fs::write(bench.path("upper.yml"), text).unwrap();
+    let upper = |more: &[&str]| {
+        let arguments = ["build", "upper.yml", "--allow", "env=TEST_TOKEN", "--engine", "chroot", "--progress", "json"];
+        let mut command = bench.command(&arguments);
+        common::Ran::from(command.args(more).env("TEST_TOKEN", new).output().unwrap()).exits(0)
+    };
+    let text = warnings(&upper(&[]));
+    assert!(text.contains(of_the_past), "{text}");
+    bench.run(&["cache", "flatten", "--max-depth", "3"]).exits(0);
+    assert!(bench.layers().iter().any(|(key, _)| is_flat(&bench, key)));
+    let text = warnings(&upper(&["--force-export"]));
+    assert!(text.contains(of_the_past), "{text}");
+
+    // With `clean` it ends the export, and what a later step has removed is nowhere.
+    template("echo one", true);
+    let ran = build(new).exits(1);
+    assert!(ran.stderr.contains(of_the_past) && ran.stderr.contains("with another `version`"), "{}", ran.stderr);
+    template("rm /etc/token", true);
+    let text = warnings(&build(new).exits(0));
+    assert!(!text.contains("token"), "{text}");
+
+    // One that cannot be read is told, and one that is not there is of an older version.
+    template("echo one", false);
+    let before = fs::read(held).unwrap();
+    fs::write(held, &before[..before.len() - 9]).unwrap();
+    let text = warnings(&build(new).exits(0));
+    assert!(text.contains("secrets.json is damaged") && !text.contains("had before is in"), "{text}");
+    fs::remove_file(held).unwrap();
+    let text = warnings(&build(new).exits(0));
+    assert!(!text.contains("before"), "{text}");
+}
+
+fn is_flat(bench: &Bench, key: &str) -> bool {
+    let record = fs::read(bench.store().join("layers").join(key).join("layer.json")).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&record).unwrap().get("flat").is_some()
 }
 
 /// The raw bytes of an artifact: a qcow2 is unpacked by qemu.

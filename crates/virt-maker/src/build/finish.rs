@@ -28,7 +28,7 @@ use crate::store::Layer;
 pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extras, tree: &Path) -> Result<Finished> {
     let begin = Instant::now();
     // Before the guest is opened: without their values nobody knows what it carries.
-    let secrets = leaks::values(build, index)?;
+    let secrets = leaks::wanted(build, index, &tip.record)?;
     let workspace = build.store.workspace()?;
     let folder = workspace.subfolder("finish")?;
     let material = tip.record.material.clone();
@@ -66,13 +66,13 @@ pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extr
     if extras.tree {
         guest.archive(tree).context(ErrorKind::Export, failed)?;
     }
-    if !secrets.0.is_empty() {
+    if !secrets.is_empty() {
         let own = workspace.path().join("tree.tar");
         let archive = if extras.tree { tree } else { &own };
         if !extras.tree {
             guest.archive(archive).context(ErrorKind::Export, failed)?;
         }
-        let found = leaks::find(archive, &secrets, &build.settings.cancel);
+        let found = secrets.find(archive, &build.settings.cancel);
         let _ = std::fs::remove_file(&own);
         leaks::tell(found.context(ErrorKind::Export, failed)?, extras.clean, build.events)?;
     }

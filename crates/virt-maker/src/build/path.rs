@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::options::{self, Optioned};
 use super::sealer::Sealer;
 use super::session::{self, Opened};
-use super::{Build, base, disk_step, log::StepLog};
+use super::{Build, base, disk_step, leaks, log::StepLog};
 use crate::disk::ImageFormat;
 use crate::disk::overlay::{self, Backing};
 use crate::engine::Session;
@@ -251,7 +251,8 @@ impl Walk<'_> {
             }
         }
         let logged = self.log.end();
-        ran.and(logged)
+        ran.and(logged)?;
+        leaks::note(build, draft, &secrets)
     }
 }
 

@@ -14,6 +14,7 @@ pub mod own;
 pub mod permit;
 mod pipe;
 mod process;
+pub mod rolling;
 mod script;
 mod stack;
 pub mod subordinate;

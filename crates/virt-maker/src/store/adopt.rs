@@ -37,7 +37,7 @@ impl Store {
     /// Errors: it is no store of a format that is known; a folder or a file in it belongs to somebody else, may be written to
     /// by others, or is neither; an image's header names another file than the image of its parent. Nothing was changed then.
     pub fn adopt(root: &Path, owner: &Owner, cancel: &Cancel) -> Result<Adopted> {
-        let store = Store::at(root)?;
+        let store = Store::at(root, owner)?;
         let Some(document) = store.document()? else {
             let message = format!("{} is not a store", store.root.display());
             return Err(Error::new(ErrorKind::Store, message).with_hint("any command makes a new one where nothing is"));

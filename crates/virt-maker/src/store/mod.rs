@@ -5,7 +5,8 @@
 //! STORE/CACHEDIR.TAG     tells backup programs to leave the folder out
 //! STORE/store.json       {"format": 4, "id": ..., "mark": ...}; the mark proves whose it is ([`owner`])
 //! STORE/layers/KEY/      one sealed layer: layer.json (record), log.txt, uses (a byte for each),
-//!                        children (keys of what was sealed on it)
+//!                        children (keys of what was sealed on it), secrets.json (which values its step could read, as
+//!                        digests: [`held`])
 //! STORE/bases            keys of bases that were sealed
 //! STORE/images/KEY-ID.*  its image, qcow2 or raw; ID says which making of it
 //! STORE/locks/KEY        flock: whoever holds it makes that layer
@@ -49,6 +50,7 @@ mod failure;
 mod find;
 mod flat;
 mod gc;
+mod held;
 mod hooks;
 mod image;
 mod lease;
@@ -77,6 +79,7 @@ pub use collected::{Collected, utc};
 pub use failure::FailureRecord;
 pub use flat::{Depth, Flattened};
 pub use gc::{Collection, Limits, Verdict, Victim, Why, Wish};
+pub use held::{Held, HeldValue};
 pub use lease::Lease;
 pub use lock::KeyLock;
 pub use names::{Pin, Tag, check_tag};
@@ -111,6 +114,8 @@ pub enum Lookup {
 pub struct Store {
     /// No part of it is a link.
     root: PathBuf,
+    /// Whose it is.
+    owner: Owner,
     /// Names of the leases that were taken through this or a clone of it.
     leases: Arc<Mutex<HashSet<String>>>,
 }

@@ -38,7 +38,7 @@ impl Store {
     /// Errors: a store that `owner` did not make, or that others may write to; one of another format; a folder that is not a
     /// store and not empty; no rights; a file system on which locks do not work. Nothing was changed then.
     pub fn open(root: &Path, owner: &Owner) -> Result<Store> {
-        let store = Store::at(root)?;
+        let store = Store::at(root, owner)?;
         let document = match store.document()? {
             Some(document) => document,
             None => store.create(owner)?,
@@ -64,10 +64,10 @@ impl Store {
     }
 
     /// The store at a path, before anything of it was looked at.
-    pub(super) fn at(root: &Path) -> Result<Store> {
+    pub(super) fn at(root: &Path, owner: &Owner) -> Result<Store> {
         let place = own::outside(root);
         let root = place.context(ErrorKind::Store, || format!("cannot use the store {}", root.display()))?;
-        Ok(Store { root, leases: Arc::new(Mutex::default()) })
+        Ok(Store { root, owner: owner.clone(), leases: Arc::new(Mutex::default()) })
     }
 
     /// What `store.json` says; nothing where there is none. Its folder is one of the user's own then.

@@ -53,12 +53,19 @@ impl Owner {
 
     /// The mark of the store with this id in the folder with this inode, as hexadecimal digits.
     pub(super) fn mark(&self, id: &str, inode: u64) -> Result<String> {
+        let mark = self.derived(&format!("virt-maker store, mark {VERSION}\nid {id}\nfolder {inode}\n"))?;
+        Ok(mark.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Bytes that only this user can compute, for a purpose: the HMAC-SHA256 of `text`. No two purposes have texts that begin
+    /// with the same line.
+    pub(super) fn derived(&self, text: &str) -> Result<[u8; 32]> {
         let secret = self.secret().context(ErrorKind::Store, || {
             format!("cannot use {}, the secret by which your own stores are known", self.secret.display())
         })?;
         let mut mac = Hmac::<Sha256>::new_from_slice(&secret).expect("a key may have any length");
-        mac.update(format!("virt-maker store, mark {VERSION}\nid {id}\nfolder {inode}\n").as_bytes());
-        Ok(mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect())
+        mac.update(text.as_bytes());
+        Ok(mac.finalize().into_bytes().into())
     }
 
     fn secret(&self) -> io::Result<[u8; LENGTH]> {

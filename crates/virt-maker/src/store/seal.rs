@@ -1,7 +1,7 @@
 //! To seal: to make a draft a layer, for good, atomically.
 //!
 //! ```text
-//! fsync image, images/ and log  ->  write and fsync record  ->  fsync draft folder  ->  rename to layers/KEY  ->  fsync layers/
+//! fsync image, images/, log and secrets.json  ->  write and fsync record  ->  fsync draft folder  ->  rename to layers/KEY  ->  fsync layers/
 //! ```
 //! The image lies in images/ from the beginning. A draft has a file with its name from the beginning too, not synced: by
 //! it, whoever sweeps the draft after a crash finds the image that goes with it. After the rename the layer is whole, because
@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::record::{self, ImageName, Layer, LayerRecord, RECORD_VERSION};
-use super::{Store, allocated_bytes, hooks};
+use super::{Store, allocated_bytes, held, hooks};
 use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::{digest, durable, own, temporary};
@@ -125,9 +125,8 @@ pub(super) fn seal(store: &Store, draft: Draft) -> Result<Layer> {
     fs::set_permissions(&path, Permissions::from_mode(0o400)).context(ErrorKind::Store, failed)?;
     durable::sync_file(&path).context(ErrorKind::Store, failed)?;
     durable::sync_dir(&draft.images).context(ErrorKind::Store, failed)?;
-    let log = draft.folder.join("log.txt");
-    if log.exists() {
-        durable::sync_file(&log).context(ErrorKind::Store, failed)?;
+    for file in ["log.txt", held::FILE].map(|name| draft.folder.join(name)).iter().filter(|file| file.exists()) {
+        durable::sync_file(file).context(ErrorKind::Store, failed)?;
     }
     let digest = match draft.digest {
         Some(known) => known,
