@@ -75,6 +75,7 @@ fn a_cache_is_there_for_the_next_build_with_libguestfs() {
 #[test]
 fn the_hosts_kernel_mounts_no_cache_of_a_machine() {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    bench.build("chroot", &bench.template("first.yml", &[run("true")], ""), &[]).exits(0);
     let row = bench.store().join("cache/mounts/shared");
     fs::create_dir_all(&row).unwrap();
     let (disk, files) = (row.join("0.raw"), bench.path("files/srv"));

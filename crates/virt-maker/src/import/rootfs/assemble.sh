@@ -33,7 +33,7 @@ if [ -n "$GUEST_KERNEL" ]; then
       initrd.img-*) rm -rf "$root/boot/initrd.img" && ln -s "${file##*/}" "$root/boot/initrd.img" ;;
     esac
   done
-  if [ -d "$root.kernel/modules" ]; then
+  if [ -d "$kernel_tree/modules" ]; then
     lib=lib
     if [ -L "$root/lib" ]; then lib=usr/lib && folder usr; fi
     folder $lib

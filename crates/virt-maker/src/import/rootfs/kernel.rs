@@ -26,7 +26,7 @@ use crate::key::{Digest, HostInput};
 use crate::template::Node;
 
 /// Packs what a kernel's package and its initrd are, from the tree at $1.
-const PACK: &str = "set -eu; root=$1; out=$TMPDIR/out; mkdir \"$out\" \"$out/boot\"; \
+const PACK: &str = "set -eu; root=$1; out=$HOME/out; mkdir \"$out\" \"$out/boot\"; \
     cp \"$root\"/boot/vmlinuz-* \"$root\"/boot/initrd.img-* \"$out/boot/\"; \
     cp -a \"$root\"/usr/lib/modules \"$out/modules\"; \
     tar --create --owner=0 --group=0 --directory \"$out\" . >\"$GUEST_TAR\"";
