@@ -44,7 +44,16 @@ impl Store {
         self.judge_header(&layer.record, below.transpose()?.as_ref())
     }
 
+    /// Whether a header is the one of a record. Somebody may have flattened the layer since the record was read: then the one
+    /// that is there now says so, for it changes before the image does.
     fn judge_header(&self, record: &LayerRecord, below: Option<&ImageName>) -> std::result::Result<(), String> {
+        self.judge_by(record, below).or_else(|problem| {
+            let now = self.record_of(record.key).filter(|now| now.id == record.id);
+            now.map_or(Err(problem), |now| self.judge_by(&now, below))
+        })
+    }
+
+    fn judge_by(&self, record: &LayerRecord, below: Option<&ImageName>) -> std::result::Result<(), String> {
         let is = |named: &ImageName, key: LayerKey, id: Option<&str>| named.key == key && Some(&*named.id) == id;
         match (below, record.parent()) {
             (None, None) => Ok(()),

@@ -93,6 +93,10 @@ fn a_flat_image_has_the_same_content_and_everything_on_it_too() {
     assert_eq!((&flat.path, &flat.record.id), (&old.path, &old.record.id));
     assert_eq!(flat.record.digest, crate::host::digest::of_file(&flat.path).unwrap());
     assert_ne!(flat.record.digest, old.record.digest);
+    // A build that looked before somebody flattened the layer opens what is there now.
+    for layer in [&old, &flat, &present(&store, keys[9])] {
+        store.image(layer).unwrap();
+    }
     assert_eq!(fs::metadata(&flat.path).unwrap().permissions().mode() & 0o777, 0o400);
     assert_eq!(flat.used, old.used, "to be flattened is no use");
     let depths: Vec<usize> = keys.iter().map(|key| images(&present(&store, *key))).collect();
