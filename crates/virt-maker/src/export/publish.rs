@@ -159,6 +159,8 @@ pub fn publish(
             && record.labels == context.labels
     };
     let known = read(&place, context.events);
+    // A record that cannot be read says at least that something was exported to this place.
+    let unread = known.is_none() && place.symlink_metadata().is_ok();
     let before = known.clone().filter(|record| record.target == target && is_there(record));
     let folder = prepare_folder(export, &target, before.as_ref().is_some_and(|record| record.kind == kind.name))?;
     let record = known.filter(|record| !force && wanted(record));
@@ -173,7 +175,9 @@ pub fn publish(
         }
         return Ok(published);
     }
-    may_replace(export, before.as_ref(), from, force, context.events)?;
+    if !unread {
+        may_replace(export, before.as_ref(), from, force, context.events)?;
+    }
     let script = |text: &Option<String>, when: &str| match text {
         Some(text) => run_script(text, when, extras, &target, context),
         None => Ok(()),
