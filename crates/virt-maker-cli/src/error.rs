@@ -5,7 +5,7 @@ use std::io::Write;
 use virt_maker::diagnostic::Diagnostic;
 use virt_maker::error::{Error, ErrorKind, StepFailure};
 
-use crate::text::harmless;
+use crate::text::{harmless, without_passwords};
 
 /// Wrong arguments.
 pub const USAGE: u8 = 2;
@@ -61,7 +61,7 @@ impl Failure {
     /// Prints it to standard error.
     pub fn print(&self) {
         let text = match self {
-            Failure::Usage(text) => format!("error: {text}\n"),
+            Failure::Usage(text) => format!("error: {}\n", without_passwords(text)),
             Failure::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return,
             Failure::Output(error) => format!("error: cannot write the output: {error}\n"),
             Failure::Code(_) => return,
@@ -106,7 +106,14 @@ fn render_diagnostic(diagnostic: &Diagnostic) -> String {
         let margin = " ".repeat(number.len());
         text.push_str(&format!("{margin}--> {position}\n"));
         if let Some(line) = &diagnostic.source_line {
-            let (shown, before) = excerpt(line, position.column.saturating_sub(1));
+            // The mark stays where it was in what is shown of a URL.
+            let at = position.column.saturating_sub(1);
+            let before: String = line.chars().take(at).collect();
+            let (line, at) = match without_passwords(line) {
+                line if line.contains("://") => (line, without_passwords(&before).chars().count()),
+                line => (line, at),
+            };
+            let (shown, before) = excerpt(&line, at);
             // A tab counts as one column, and is shown as one.
             let indent = " ".repeat(before);
             text.push_str(&format!("{margin} |\n{number} | {}\n{margin} | {indent}^\n", harmless(&shown)));
@@ -204,6 +211,25 @@ mod tests {
             assert!(shown.chars().count() <= LINE_MAX + 2, "{at}: {shown}");
         }
         assert_eq!(excerpt("short", 3), ("short".into(), 3));
+    }
+
+    #[test]
+    fn no_password_of_a_url_is_printed() {
+        let line = "    - repo: {url: 'https://u:pass@h/x?token=abc', nmae: x}";
+        let column = line.find("nmae").unwrap() + 1;
+        let diagnostic = Diagnostic {
+            message: "`https://u:pass@h/x?token=abc` is wrong".into(),
+            position: Some(Position { file: Arc::new(PathBuf::from("a.yml")), line: 1, column }),
+            source_line: Some(line.into()),
+            hint: None,
+            notes: Vec::new(),
+        };
+        let cause = std::io::Error::other("no https://u:pass@h/");
+        let error = Error::new(ErrorKind::Base, "cannot fetch https://u:pass@h/?token=abc").with_source(cause);
+        let text = render(&Error::template(vec![diagnostic])) + &render(&error);
+        assert!(!text.contains("pass") && !text.contains("abc"), "{text}");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[3].find("nmae"), lines[4].find('^'), "{text}");
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! `virt-maker.lock`: what each source whose content may change (a URL without a checksum, a suite) had, beside the
 //! template.
+//!
+//! A lock file lies beside the template for all to read, so a source is called there by [`url::name`]: without passwords, and
+//! with a few digits of a digest in the place of its parameters. Lock files of before have whole URLs; they are understood,
+//! and the next write changes them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use virt_maker::error::{Context, Error, ErrorKind};
-use virt_maker::host::durable;
+use virt_maker::host::{durable, url};
 use virt_maker::import::{ImportContext, look_again};
 use virt_maker::key::Digest;
 use virt_maker::spec::{Release, Spec};
@@ -23,8 +27,8 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Lock {
     version: u32,
-    /// Sources and `sha256:` with the digest of what they had.
-    pub sources: BTreeMap<String, String>,
+    /// Names of sources, or whole sources, and `sha256:` with the digest of what they had.
+    sources: BTreeMap<String, String>,
 }
 
 impl Lock {
@@ -46,9 +50,32 @@ impl Lock {
         Ok(lock)
     }
 
+    /// The sources as the file has them.
+    pub fn sources(&self) -> impl Iterator<Item = &String> {
+        self.sources.keys()
+    }
+
+    /// What a source had.
+    pub fn get(&self, source: &str) -> Option<&String> {
+        self.sources.get(&url::name(source)).or_else(|| self.sources.get(source))
+    }
+
+    /// Says what a source has now, and returns what it had.
+    pub fn put(&mut self, source: &str, has: String) -> Option<String> {
+        let whole = self.sources.remove(source);
+        self.sources.insert(url::name(source), has).or(whole)
+    }
+
     /// Writes it.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
-        let mut text = serde_json::to_string_pretty(self).map_err(std::io::Error::from)?;
+        let mut sources = BTreeMap::new();
+        // Where a source is there by its name too, that is what was written last.
+        let (whole, names): (Vec<_>, Vec<_>) =
+            self.sources.iter().partition(|(source, _)| url::name(source) != **source);
+        sources.extend(whole.into_iter().map(|(source, has)| (url::name(source), has.clone())));
+        sources.extend(names.into_iter().map(|(name, has)| (name.clone(), has.clone())));
+        let written = Lock { version: self.version, sources };
+        let mut text = serde_json::to_string_pretty(&written).map_err(std::io::Error::from)?;
         text.push('\n');
         durable::write(path, text.as_bytes())
             .context(ErrorKind::Host, || format!("cannot write {}", path.display()))?;
@@ -84,7 +111,7 @@ fn found(specs: &[Spec], context: &ImportContext<'_>) -> Result<BTreeMap<PathBuf
 pub fn write(specs: &[Spec], context: &ImportContext<'_>) -> Result<(), Failure> {
     for (path, sources) in found(specs, context)? {
         let mut lock = Lock::read(&path)?;
-        lock.sources.extend(sources);
+        sources.into_iter().for_each(|(source, has)| drop(lock.put(&source, has)));
         lock.write(&path)?;
     }
     Ok(())
@@ -103,9 +130,9 @@ pub fn check(specs: &[Spec], context: &ImportContext<'_>) -> Result<(), Failure>
 
 /// An error where a source has something else than a lock file says, or is not in it.
 fn demand(lock: &Lock, path: &Path, source: &str, has: &str) -> Result<(), Failure> {
-    let message = match lock.sources.get(source) {
+    let message = match lock.get(source) {
         Some(locked) if locked == has => return Ok(()),
-        Some(locked) => format!("{source} has {has}, and {} says {locked}", path.display()),
+        Some(locked) => format!("{} has {has}, and {} says {locked}", url::name(source), path.display()),
         None => return Err(not_locked(source, path)),
     };
     Err(Error::new(ErrorKind::Base, message).with_hint(HINT).into())
@@ -114,7 +141,7 @@ fn demand(lock: &Lock, path: &Path, source: &str, has: &str) -> Result<(), Failu
 const HINT: &str = "`virt-maker update` looks at it again, `virt-maker build --lock` writes down what is there";
 
 fn not_locked(source: &str, path: &Path) -> Failure {
-    Error::new(ErrorKind::Base, format!("{source} is not in {}", path.display())).with_hint(HINT).into()
+    Error::new(ErrorKind::Base, format!("{} is not in {}", url::name(source), path.display())).with_hint(HINT).into()
 }
 
 /// What is wanted of sources whose content may change.
@@ -140,7 +167,7 @@ pub fn releases(specs: &mut [Spec], wanted: Wanted, context: &ImportContext<'_>)
             files.insert(path.clone(), Lock::read(&path)?);
         }
         let Some(lock) = files.get_mut(&path) else { continue };
-        let locked = match lock.sources.get(&source) {
+        let locked = match lock.get(&source) {
             Some(text) => Some(text.strip_prefix("sha256:").and_then(Digest::parse).ok_or_else(|| {
                 Error::new(ErrorKind::Template, format!("{}: `{text}` is no digest", path.display()))
             })?),
@@ -160,7 +187,7 @@ pub fn releases(specs: &mut [Spec], wanted: Wanted, context: &ImportContext<'_>)
         };
         spec.import.release = match (now.filter(|_| wanted.pull || locked.is_none()), locked) {
             (Some(now), _) if wanted.lock => {
-                lock.sources.insert(source, shown(now));
+                lock.put(&source, shown(now));
                 lock.write(&path)?;
                 Release::Locked { digest: now, refuse: false }
             }

@@ -1,9 +1,14 @@
 //! Text for people: sizes, times, and data of guests made harmless.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-/// Text from outside with its control characters shown instead of obeyed. Line breaks and tabs become blanks.
+use virt_maker::host::url;
+
+/// Text from outside with its control characters shown instead of obeyed, and URLs without what lets somebody in. Line
+/// breaks and tabs become blanks.
 pub fn harmless(text: &str) -> String {
+    let text = without_passwords(text);
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -15,6 +20,11 @@ pub fn harmless(text: &str) -> String {
         }
     }
     shown
+}
+
+/// Text in which URLs have no passwords and no values of parameters.
+pub fn without_passwords(text: &str) -> Cow<'_, str> {
+    if text.contains("://") { url::shown_in(text).into() } else { text.into() }
 }
 
 /// Bytes in the unit that suits them.

@@ -77,6 +77,57 @@ fn sources_are_locked() {
     assert!(update(&[]).exits(1).stderr.contains("build --lock"));
 }
 
+/// A lock file tells two URLs apart and holds nothing that lets somebody in; one of before is understood.
+#[test]
+fn a_lock_file_holds_no_passwords_and_no_parameters() {
+    let server = Server::new(&vec![1; 1 << 20]);
+    let bench = Bench::new(PathBuf::from("/nonexistent"));
+    let with = |token: &str| format!("{}?token={token}", server.url().replace("://", "://user:hunter2@"));
+    let template = |token: &str| {
+        let text = format!("spec:\n  import: {{download: {{url: '{}', format: raw}}}}\n", with(token));
+        fs::write(bench.path("t.yml"), text).unwrap();
+    };
+    let run = |arguments: &[&str]| {
+        let ran = bench.run(&[arguments, &LOCAL].concat());
+        let file = fs::read_to_string(bench.path("virt-maker.lock")).unwrap_or_default();
+        for text in [&ran.stdout, &ran.stderr, &file] {
+            assert!(!text.contains("hunter2") && !text.contains("tok-"), "{text}");
+        }
+        ran
+    };
+    let build = |more: &[&str]| run(&[&["build", "t.yml", "--progress", "plain", "--engine", "chroot"], more].concat());
+    let sources = || -> serde_json::Map<String, serde_json::Value> {
+        let text = fs::read_to_string(bench.path("virt-maker.lock")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["sources"].as_object().unwrap().clone()
+    };
+    template("tok-1");
+    build(&["--locked"]).exits(1);
+    build(&["--lock"]).exits(0);
+    build(&["--locked"]).exits(0);
+    template("tok-2");
+    build(&["--locked"]).exits(1);
+    build(&["--lock"]).exits(0);
+    assert_eq!(sources().len(), 2, "{:?}", sources());
+    server.change(&vec![2; 1 << 20], "\"two\"");
+    let ran = build(&["--pull", "--locked"]).exits(1);
+    assert!(ran.stderr.contains("?token=*** ") && ran.stderr.contains("virt-maker.lock says"), "{}", ran.stderr);
+    // What is fetched needs the whole URL, which the template has.
+    let ran = run(&["update"]).exits(1);
+    assert!(ran.stderr.contains("--pull --lock"), "{}", ran.stderr);
+    build(&["--pull", "--lock"]).exits(0);
+
+    // As an older version wrote it.
+    let digest = format!("sha256:{}", Digest::of(&vec![2; 1 << 20]));
+    let old = serde_json::json!({"version": 1, "sources": {with("tok-2"): digest}});
+    fs::write(bench.path("virt-maker.lock"), old.to_string()).unwrap();
+    let arguments = ["build", "t.yml", "--progress", "plain", "--engine", "chroot", "--locked", LOCAL[0], LOCAL[1]];
+    bench.run(&arguments).exits(0);
+    let ran = run(&["update"]).exits(0);
+    assert!(ran.stdout.contains("as it was"), "{}", ran.stdout);
+    assert_eq!(sources().len(), 1);
+    build(&["--locked"]).exits(0);
+}
+
 /// A mirror whose suite has a release file and nothing else: what asks it for packages fails.
 struct Suite {
     bench: Bench,

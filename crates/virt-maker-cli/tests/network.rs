@@ -215,3 +215,42 @@ fn without_the_device_for_interfaces_only_steps_without_a_network_run() {
     }
     assert_eq!(said(&without("{run: echo alone, network: off}").exits(0)), "alone\n");
 }
+
+/// What a guest is given it may write down, so it is not given the password of a proxy; nor does anything else hold it.
+#[test]
+fn a_step_gets_a_proxy_without_its_password_on_chroot() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let proxy = service("127.0.0.1", "the proxy\n");
+    let script =
+        "env > /root/environment; env; cat /proc/*/environ | tr \"\\\\0\" \"\\\\n\"; echo hunter-4711; exit $FAILS";
+    for fails in ["0", "3"] {
+        let step = format!("{{run: '{script}', env: {{FAILS: '{fails}'}}, network: true}}");
+        let template = bench.template("t.yml", &[step], "raw: {path: a.img, manifest: true}");
+        let template = template.to_str().unwrap();
+        let mut command = bench.command(&[
+            "build",
+            template,
+            "--engine",
+            "chroot",
+            "--progress",
+            "json",
+            "-vv",
+            "--report",
+            "r.html",
+        ]);
+        command.env("http_proxy", format!("http://user:hunter-4711@127.0.0.1:{proxy}"));
+        let ran = Ran::from(command.output().unwrap());
+        assert_eq!(ran.status, Some(if fails == "0" { 0 } else { 4 }), "{}", ran.stderr);
+        let said = said(&ran);
+        assert!(said.contains(&format!("http_proxy=http://169.254.2.2:{proxy}")), "{said}");
+        assert!(said.contains("\n***\n"), "a value that the guest knows by itself is masked: {said}");
+        let warned = warned(&ran);
+        assert!(warned.iter().any(|text| text.contains("are not given to guests")), "{warned:?}");
+        assert!(!ran.stdout.contains("hunter-4711") && !ran.stderr.contains("hunter-4711"), "{}", ran.stdout);
+    }
+    // The script itself has the word, in records, but nothing has it as a part of the proxy's address.
+    for place in ["store", "a.img", "r.html", "xdg-cache", "xdg-state"] {
+        let found = Command::new("grep").args(["-rlaF", "user:hunter"]).arg(bench.path(place)).output().unwrap();
+        assert!(found.stdout.is_empty(), "{}", String::from_utf8_lossy(&found.stdout));
+    }
+}

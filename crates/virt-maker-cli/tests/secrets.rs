@@ -502,3 +502,57 @@ fn a_deleted_secret_is_not_in_an_artifact_of_the_appliance() {
     let _lock = testkit::appliance_lock();
     a_deleted_secret_is_not_in_an_artifact("vm", &TinyOptions::default(), "");
 }
+
+/// A URL with a password and a token, as a template may have it in its arguments.
+const URL: &str = "http://user:hunter2@127.0.0.1:1/x?token=tok-abc";
+
+#[track_caller]
+fn shows_nothing_of_the_url(text: &str) {
+    assert!(!text.contains("hunter2") && !text.contains("tok-abc"), "{text}");
+}
+
+#[test]
+fn an_error_of_plan_shows_no_password_of_a_url() {
+    let bench = bench();
+    fs::write(bench.path("t.yml"), format!("spec:\n  import:\n    download: {{url: '{URL}'}}\n")).unwrap();
+    for more in [&["--allow", "host-network"][..], &[]] {
+        let ran = bench.run(&[&["plan", "t.yml"], more].concat());
+        assert!(ran.status != Some(0) && ran.stderr.contains("http://127.0.0.1:1/x?token=***"), "{}", ran.stderr);
+        shows_nothing_of_the_url(&ran.stderr);
+    }
+    // Also where the line of the template is shown, and as data.
+    let wrong = format!("spec:\n  import:\n    download: {{url: '{URL}', chekcsum: x}}\n");
+    fs::write(bench.path("t.yml"), wrong).unwrap();
+    let ran = bench.run(&["plan", "t.yml"]).exits(1);
+    assert!(ran.stderr.contains("chekcsum: x}"), "{}", ran.stderr);
+    shows_nothing_of_the_url(&ran.stderr);
+    let ran = bench.run(&["validate", "t.yml", "--json"]).exits(1);
+    assert!(ran.stdout.contains("chekcsum"), "{}", ran.stdout);
+    shows_nothing_of_the_url(&ran.stdout);
+}
+
+#[test]
+fn the_tree_page_shows_no_password_of_a_url() {
+    let bench = bench();
+    let template = |word: &str| bench.template("t.yml", &[format!("run: 'echo {word} \"{URL}\"'")], "");
+    bench.build("chroot", &template("one"), &[]).exits(0);
+    bench.run(&["tree", "--html", "tree.html"]).exits(0);
+    let page = fs::read_to_string(bench.path("tree.html")).unwrap();
+    assert!(page.contains("http://127.0.0.1:1/x?token=***"), "{page}");
+    shows_nothing_of_the_url(&page);
+    bench.run(&["tag", "t.yml", "it"]).exits(0);
+    template("two");
+    for arguments in [
+        &["tree"][..],
+        &["tree", "--json"],
+        &["plan", "t.yml", "--explain"],
+        &["plan", "t.yml", "--json"],
+        &["log", "it"],
+        &["cache", "ls"],
+        &["cache", "ls", "--json"],
+    ] {
+        let ran = bench.run(arguments).exits(0);
+        assert!(ran.stdout.contains("127.0.0.1:1/x?token=***"), "{arguments:?}: {}", ran.stdout);
+        shows_nothing_of_the_url(&(ran.stdout + &ran.stderr));
+    }
+}

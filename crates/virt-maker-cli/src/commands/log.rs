@@ -8,6 +8,7 @@ use super::looking::harmless_lines;
 use crate::arguments::layers::Log;
 use crate::error::Failure;
 use crate::settings;
+use crate::text::without_passwords;
 
 /// Runs it.
 pub fn run(arguments: &Log) -> Result<(), Failure> {
@@ -22,7 +23,12 @@ pub fn run(arguments: &Log) -> Result<(), Failure> {
     if out.is_terminal() {
         out.write_all(harmless_lines(&String::from_utf8_lossy(&text)).as_bytes())?;
     } else {
-        out.write_all(&text)?;
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            match std::str::from_utf8(line) {
+                Ok(line) => out.write_all(without_passwords(line).as_bytes())?,
+                Err(_) => out.write_all(line)?,
+            }
+        }
     }
     Ok(out.flush()?)
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 use virt_maker::error::Error;
 use virt_maker::event::Events;
-use virt_maker::host::Cancel;
+use virt_maker::host::{Cancel, url};
 use virt_maker::template::resolve;
 
 use super::{loading, print_json};
@@ -45,6 +45,8 @@ pub fn report(error: &Error) -> Result<(), Failure> {
         [] => json!([{ "message": virt_maker::error::chain(error), "position": null, "hint": error.hint() }]),
         diagnostics => json!(diagnostics),
     };
-    print_json(&json!({"version": VERSION, "errors": errors}))?;
+    let mut document = json!({"version": VERSION, "errors": errors});
+    url::hide_in(&mut document);
+    print_json(&document)?;
     Err(Failure::Code(1))
 }

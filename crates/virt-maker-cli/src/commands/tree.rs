@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use virt_maker::export::{self, ExportRecord};
+use virt_maker::host::url;
 use virt_maker::key::LayerKey;
 use virt_maker::store::{Layer, hits};
 
@@ -33,9 +34,11 @@ pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
             document
         };
         let list: Vec<_> = layers.iter().map(document).collect();
-        let document = json!({
+        let mut document = json!({
             "version": VERSION, "layers": list, "exports": exports, "tags": tags, "pins": pins, "problems": problems,
         });
+        // Arguments are in the records as keys cover them.
+        url::hide_in(&mut document);
         return print_json(&document);
     }
     for problem in problems {

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use virt_maker::export::ExportRecord;
+use virt_maker::host::url;
 use virt_maker::key::LayerKey;
 use virt_maker::store::{Layer, Pin, Store, Tag, hits};
 
@@ -109,7 +110,9 @@ pub fn write(
         })
         .collect();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let data = json!({ "version": 1, "now": now, "layers": layers, "failures": failures });
+    let mut data = json!({ "version": 1, "now": now, "layers": layers, "failures": failures });
+    // Arguments are in the records as keys cover them.
+    url::hide_in(&mut data);
     let page = Page {
         title: "virt-maker tree",
         style: include_str!("../html/tree.css"),

@@ -1,10 +1,13 @@
 //! `virt-maker update`: looks again at the sources in a lock file, and writes down what they have now.
+//!
+//! A lock file holds no parameters of URLs. A source with some can be looked at only by its template; that is said when all
+//! others are done.
 
 use std::path::{Path, PathBuf};
 
 use virt_maker::error::{Error, ErrorKind};
 use virt_maker::event::Events;
-use virt_maker::host::Cancel;
+use virt_maker::host::{Cancel, url};
 use virt_maker::import::{ImportContext, look_again};
 
 use super::loading;
@@ -24,7 +27,7 @@ pub fn run(arguments: &arguments::Update) -> Result<(), Failure> {
     }
     let mut lock = Lock::read(&path)?;
     let wanted = |source: &String| arguments.name.as_ref().is_none_or(|name| source.contains(name.as_str()));
-    let sources: Vec<String> = lock.sources.keys().filter(|source| wanted(source)).cloned().collect();
+    let sources: Vec<String> = lock.sources().filter(|source| wanted(source)).cloned().collect();
     if let (Some(name), []) = (&arguments.name, &sources[..]) {
         return Err(Failure::Usage(format!("no source in {} has `{}` in it", path.display(), harmless(name))));
     }
@@ -35,15 +38,24 @@ pub fn run(arguments: &arguments::Update) -> Result<(), Failure> {
     let events = Events::new(crate::report::warnings_only);
     let host_network = loading::host_network(&arguments.allow)?;
     let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network };
+    let (short, sources): (Vec<_>, Vec<_>) = sources.into_iter().partition(|source| url::is_short(source));
     for source in sources {
         let now = lock::shown(look_again(&source, &context)?);
-        match lock.sources.insert(source.clone(), now.clone()) {
-            Some(old) if old == now => println!("{}: as it was", harmless(&source)),
-            Some(old) => println!("{}: {old} is now {now}", harmless(&source)),
-            None => println!("{}: {now}", harmless(&source)),
+        let name = harmless(&url::name(&source));
+        match lock.put(&source, now.clone()) {
+            Some(old) if old == now => println!("{name}: as it was"),
+            Some(old) => println!("{name}: {old} is now {now}"),
+            None => println!("{name}: {now}"),
         }
         // What was learned so far is kept if a later one fails.
         lock.write(&path)?;
+    }
+    if let [first, more @ ..] = &short[..] {
+        let more = if more.is_empty() { String::new() } else { format!(", and {} more,", more.len()) };
+        let message =
+            format!("{first}{more}: lock files do not hold parameters of URLs, so the template has to say them");
+        let hint = "`virt-maker build --pull --lock` looks again";
+        return Err(Error::new(ErrorKind::Base, message).with_hint(hint).into());
     }
     Ok(())
 }

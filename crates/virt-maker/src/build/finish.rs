@@ -16,7 +16,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
 use crate::export::{Extras, Finished};
 use crate::guest::{Guest, packages, selinux};
-use crate::host::url::shown_in;
+use crate::host::url;
 use crate::hygiene;
 use crate::plan::Plan;
 use crate::store::Layer;
@@ -105,16 +105,6 @@ fn label(guest: &mut dyn Guest, build: &Build<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Takes what lets somebody in out of all URLs in texts.
-fn hide_urls(value: &mut Value) {
-    match value {
-        Value::String(text) => *text = shown_in(text),
-        Value::Array(list) => list.iter_mut().for_each(hide_urls),
-        Value::Object(members) => members.values_mut().for_each(hide_urls),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
 /// What a manifest says of the layers of a spec.
 pub(super) fn layers(build: &Build<'_>, plan: &Plan, index: usize) -> Value {
     let spec = &build.specs[index];
@@ -129,7 +119,7 @@ pub(super) fn layers(build: &Build<'_>, plan: &Plan, index: usize) -> Value {
     let base = path.first().map(|node| &plan.nodes[*node].material.inputs);
     let inputs = base.into_iter().flatten().map(|input| json!({ "name": input.name, "sha256": input.digest }));
     let mut parameters = json!(spec.parameters);
-    hide_urls(&mut parameters);
+    url::hide_in(&mut parameters);
     json!({
         "version": 1,
         "tool": format!("virt-maker {}", env!("CARGO_PKG_VERSION")),

@@ -31,8 +31,8 @@ impl Rolling {
         let mut wanted: Vec<u64> = hashes.into_iter().collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let mut sieve = Box::new([false; 1 << SIEVE_BITS]);
-        wanted.iter().for_each(|hash| sieve[place(*hash)] = true);
+        let mut sieve = Box::new([0; 1 << (SIEVE_BITS - 6)]);
+        wanted.iter().for_each(|hash| sieve[place(*hash)] |= bit(*hash));
         let power = (0..length).fold(1u64, |power, _| power.wrapping_mul(self.0));
         let mut leaving = Box::new([0; 256]);
         leaving.iter_mut().zip(0u64..).for_each(|(of, byte)| *of = byte.wrapping_mul(power));
@@ -41,7 +41,11 @@ impl Rolling {
 }
 
 fn place(hash: u64) -> usize {
-    (hash >> (64 - SIEVE_BITS)) as usize
+    (hash >> (64 - SIEVE_BITS + 6)) as usize
+}
+
+fn bit(hash: u64) -> u64 {
+    1 << ((hash >> (64 - SIEVE_BITS)) & 63)
 }
 
 /// See [`Rolling::finder`].
@@ -49,7 +53,8 @@ pub struct Finder {
     rolling: Rolling,
     length: usize,
     wanted: Vec<u64>,
-    sieve: Box<[bool; 1 << SIEVE_BITS]>,
+    /// A bit for each beginning that a hash may have.
+    sieve: Box<[u64; 1 << (SIEVE_BITS - 6)]>,
     /// What each byte adds to the hash of the window that it has just left.
     leaving: Box<[u64; 256]>,
 }
@@ -65,8 +70,9 @@ impl Finder {
         let Some(last) = buffer.len().checked_sub(self.length) else { return };
         let windows = last + 1;
         let share = windows / LANES;
+        let passes = |hash: u64| self.sieve[place(hash)] & bit(hash) != 0;
         let mut look = |at: usize, hash: u64| {
-            if self.sieve[place(hash)] && self.wanted.binary_search(&hash).is_ok() {
+            if passes(hash) && self.wanted.binary_search(&hash).is_ok() {
                 found(hash, &buffer[at..at + self.length]);
             }
         };
@@ -82,10 +88,14 @@ impl Finder {
             // What leaves and what enters the windows of each part, step by step.
             let gone: [&[u8]; LANES] = std::array::from_fn(|lane| &buffer[lane * share..][..share - 1]);
             let new: [&[u8]; LANES] = std::array::from_fn(|lane| &buffer[lane * share + self.length..][..share - 1]);
-            for step in 0..share - 1 {
-                for lane in 0..LANES {
-                    hashes[lane] = next(hashes[lane], gone[lane][step], new[lane][step]);
-                    look(lane * share + step + 1, hashes[lane]);
+            let ([a, b, c, d], [e, f, g, h]) = (gone, new);
+            let steps = a.iter().zip(e).zip(b.iter().zip(f)).zip(c.iter().zip(g).zip(d.iter().zip(h)));
+            for (step, (((a, e), (b, f)), ((c, g), (d, h)))) in steps.enumerate() {
+                let [one, two, three, four] = hashes;
+                hashes = [next(one, *a, *e), next(two, *b, *f), next(three, *c, *g), next(four, *d, *h)];
+                // Hardly ever, so one question for all is enough.
+                if hashes.iter().fold(false, |any, hash| any | passes(*hash)) {
+                    hashes.iter().enumerate().for_each(|(lane, hash)| look(lane * share + step + 1, *hash));
                 }
             }
             rest = LANES * share;

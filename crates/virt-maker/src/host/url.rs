@@ -7,10 +7,14 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use crate::key::Digest;
 
 /// What stands in the place of what is not shown.
 const HIDDEN: &str = "***";
+/// Hexadecimal digits in a [`name`]: enough to tell the sources of one file apart, and too few to try values by.
+const NAME_DIGITS: usize = 8;
 
 /// A URL without user and password, and without the values of its parameters and what comes after `#`. Anything else than
 /// a URL is itself.
@@ -49,12 +53,27 @@ pub fn name(source: &str) -> String {
     if name == whole {
         return name;
     }
-    format!("{name} {}", &Digest::of(whole.as_bytes()).to_string()[..16])
+    format!("{name} {}", &Digest::of(whole.as_bytes()).to_string()[..NAME_DIGITS])
+}
+
+/// Whether a [`name`] lacks something without which the source cannot be fetched.
+pub fn is_short(name: &str) -> bool {
+    name.contains(HIDDEN)
 }
 
 /// A text with all URLs in it as [`shown`] says them.
 pub fn shown_in(text: &str) -> String {
     replaced(text, shown)
+}
+
+/// All texts in a document as [`shown_in`] says them.
+pub fn hide_in(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains("://") => *text = shown_in(text),
+        Value::Array(list) => list.iter_mut().for_each(hide_in),
+        Value::Object(members) => members.values_mut().for_each(hide_in),
+        _ => {}
+    }
 }
 
 /// A text with another one in the place of each URL.
@@ -162,6 +181,7 @@ mod tests {
         let [one, other] = ["http://h/x?v=1", "http://u:p@h/x?v=2"].map(name);
         assert!(one.starts_with("http://h/x?v=*** ") && other.starts_with("http://h/x?v=*** "));
         assert!(one != other && other == name("http://a:b@h/x?v=2"));
+        assert!(is_short(&one) && name(&one) == one && !is_short(&name("http://u:p@h/x")));
     }
 
     #[test]

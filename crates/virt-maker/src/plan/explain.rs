@@ -142,9 +142,7 @@ fn differences(there: &KeyMaterial, here: &KeyMaterial) -> Vec<FieldChange> {
 }
 
 fn change(field: String, old: Option<String>, new: Option<String>) -> FieldChange {
-    // The key covers URLs whole; whoever looks at what differs sees them without what lets somebody in.
-    let shown = |value: Option<String>| value.map(|text| shown_in(&text));
-    FieldChange { field, old: shown(old), new: shown(new) }
+    FieldChange { field, old, new }
 }
 
 fn compare(field: &str, there: &Value, here: &Value, found: &mut Vec<FieldChange>) {
@@ -172,6 +170,9 @@ fn text(value: &Value) -> Option<String> {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
+    // The key covers URLs whole; whoever looks at what differs sees them without what lets somebody in. A part of one might
+    // not be known for one.
+    text = shown_in(&text);
     if text.len() > VALUE_MAX {
         let end = (0..=VALUE_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
         text.truncate(end);
