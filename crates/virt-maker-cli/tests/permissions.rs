@@ -176,6 +176,27 @@ fn a_project_opens_its_own_folder_and_no_other() {
     assert!(ran.stderr.contains("write=") && ran.stderr.contains("env=HOME"), "{}", ran.stderr);
 }
 
+/// A mirror is fetched from by programs of the host: its address is judged before one is started.
+#[test]
+fn a_mirror_on_the_host_needs_the_user_s_word() {
+    let clone = Clone::new();
+    clone.write("tree", "");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let mirror = format!("http://{}/debian", listener.local_addr().unwrap());
+    for import in [
+        format!("{{bootstrap: {{suite: bookworm, size: 2G, mirror: '{mirror}'}}}}"),
+        format!("{{bootstrap: {{suite: bookworm, size: 2G, mirror: 'deb {mirror} bookworm main'}}}}"),
+        format!("{{bootstrap: {{suite: fedora41, size: 2G, mirror: '{mirror}'}}}}"),
+        "{bootstrap: {suite: bookworm, size: 2G, mirror: 'http://169.254.169.254/debian'}}".to_owned(),
+    ] {
+        clone.write("t.yml", &format!("spec: {{import: {import}}}\n"));
+        let ran = clone.run("build", &["--progress", "plain"]).exits(1);
+        assert!(ran.stderr.contains("--allow host-network"), "{import}: {}", ran.stderr);
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{import}");
+    }
+}
+
 fn export(clone: &Clone, path: &str) -> PathBuf {
     clone.write("t.yml", &with(clone, &format!("spec: {{import: IMPORT, export: {{raw: {{path: '{path}'}}}}}}"), "/x"))
 }
@@ -217,7 +238,8 @@ fn artifacts_replace_nobody_s_files() {
     // From now on it is ours, also after it was changed.
     assert!(!build(&[]).exits(0).stderr.contains("replaced"));
     fs::write(&mine, "changed").unwrap();
-    build(&[]).exits(0);
+    let said = build(&[]).exits(0).stderr;
+    assert!(said.contains("mine.raw is replaced: it was changed since it was exported"), "{said}");
     assert!(fs::metadata(&mine).unwrap().len() > 7);
 }
 

@@ -90,6 +90,10 @@ pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<
     fs::create_dir_all(cache_dir).context(ErrorKind::Host, || format!("cannot make {}", cache_dir.display()))?;
     let mut checks = check_tools(cache_dir, &cancel)?;
     let kvm = kvm::probe(cache_dir, cache_dir);
+    let kvm = match vm::find_kernel(kernel) {
+        Ok((image, _)) => kvm.with(&kvm::kernel_id(&image)),
+        Err(_) => kvm,
+    };
     let detail = match kvm.works {
         true => kvm.detail,
         false => format!("{}; machines are emulated, which is slower", kvm.detail),

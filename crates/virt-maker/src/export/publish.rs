@@ -288,10 +288,15 @@ fn may_replace(
             output.display()
         ));
     }
-    if let Some(ExportRecord { template: Some(template), variant: Some(variant), target, .. }) = known
+    if let Some(record @ ExportRecord { template: Some(template), variant: Some(variant), target, .. }) = known
         && target.symlink_metadata().is_ok()
     {
         let shown = target.display();
+        let touched =
+            Stat::of(target).is_ok_and(|now| (now.size, now.modified) != (record.stat.size, record.stat.modified));
+        if touched && record.pending.is_none() {
+            events.warn(format!("{shown} is replaced: it was changed since it was exported"));
+        }
         if template != from.template {
             events.warn(format!("{shown} is replaced: it was exported by {}", template.display()));
         } else if *variant != from.variant {

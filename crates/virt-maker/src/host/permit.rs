@@ -328,7 +328,9 @@ impl Door {
         if !self.in_trees(&self.trees, &found.real) && !allowed.into_iter().any(|folder| found.real.starts_with(folder))
         {
             let folder = if found.is_dir() { &found.real } else { found.real.parent().unwrap_or(&found.real) };
-            let message = format!("a template may not read {}: it is outside of the template's folder", shown(path));
+            let linked = self.trees.iter().any(|tree| path.starts_with(tree)) && path != found.real;
+            let place = if linked { format!("it leads to {},", shown(&found.real)) } else { "it is".to_owned() };
+            let message = format!("a template may not read {}: {place} outside of the template's folder", shown(path));
             return Err(Refusal::new(message, &Permission::Read(folder.to_owned())));
         }
         self.note(&found);

@@ -117,12 +117,37 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// An error where a URL that a program of the host is to fetch from leads to an address that templates may not reach.
+/// What the program is led to by a redirect is not judged.
+pub(super) fn judge(url: &str, context: &ImportContext<'_>) -> Result<()> {
+    let Some(uri) = url.parse::<Uri>().ok().filter(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) else {
+        return Ok(());
+    };
+    if context.host_network || proxy(url, context)?.is_some() {
+        return Ok(());
+    }
+    let host = uri.host().unwrap_or_default();
+    let port = uri.port_u16().unwrap_or(80);
+    // A name that is not found is told by the program, with what it was looked up for.
+    let Ok(found) = std::net::ToSocketAddrs::to_socket_addrs(&(host.trim_matches(['[', ']']), port)) else {
+        return Ok(());
+    };
+    let own = address::own();
+    let refused = found.map(|found| found.ip()).find_map(|at| Some((at, address::guarded(at, &own)?)));
+    let Some((at, why)) = refused else { return Ok(()) };
+    let refused = Refused { host: host.into(), at, why };
+    Err(Error::new(ErrorKind::Base, format!("cannot use {}: {refused}", shown(url))).with_hint(HINT))
+}
+
+/// What to do about an address that is the host's own affair.
+const HINT: &str = "`--allow host-network` lets templates reach the host's own addresses";
+
 /// The error of a download that was to connect to an address that it may not; none for other errors.
 pub(super) fn refusal(cannot: &str, error: &ureq::Error) -> Option<Error> {
     let ureq::Error::Other(inner) = error else { return None };
     let refused = inner.downcast_ref::<Refused>()?;
     let error = Error::new(ErrorKind::Base, format!("{cannot}: {refused}"));
-    Some(error.with_hint("`--allow host-network` lets templates reach the host's own addresses"))
+    Some(error.with_hint(HINT))
 }
 
 /// The proxy for `url` by the usual variables, which the caller passed on. It has to allow `CONNECT`, also to port 80.

@@ -25,7 +25,8 @@ use crate::host::on_deep_stack;
 use crate::host::permit::{Door, Permissions, Places};
 
 /// Keys that a template may have.
-pub const KEYS: [&str; 13] = [
+pub const KEYS: [&str; 14] = [
+    "format",
     "name",
     "description",
     "params",

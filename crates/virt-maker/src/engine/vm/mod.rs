@@ -158,7 +158,8 @@ fn ready(options: &VmOptions, events: &Events, cancel: &Cancel) -> Result<VmOpti
         cancel.check()?;
         return Err(error);
     }
-    let seen = format!("a virtual CPU runs, but the kernel of the appliance does not: {error}");
+    // What its firmware wrote to the console says nothing, and is meant for a terminal.
+    let seen = "a virtual CPU runs, but the kernel of the appliance does not come up, and does without KVM".to_owned();
     events.warn(format!("KVM is not used: {seen}; machines are emulated until this host boots again"));
     if let (Ok((image, _)), Some(folder)) = (find_kernel(options.kernel.as_deref()), options.cache_dir.parent()) {
         kvm::note_hang(folder, &kvm::kernel_id(&image), &seen);

@@ -30,7 +30,7 @@ use std::path::Path;
 use serde_json::json;
 
 use self::recipe::Recipe;
-use super::{Import, ImportContext, ImportKey, ImportKind, Made, sources};
+use super::{Import, ImportContext, ImportKey, ImportKind, Made, http, sources};
 use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
 use crate::key::HostInput;
@@ -57,6 +57,11 @@ pub(super) static KIND: ImportKind = ImportKind {
 const RPM_BASED: &str = "RPM packages";
 
 /// A bootstrap, by the family of its suite.
+/// An error where a mirror, a URL or a line of a sources.list, leads to an address that templates may not reach.
+pub(super) fn judge_mirror(mirror: &str, context: &ImportContext<'_>) -> Result<()> {
+    mirror.split_whitespace().try_for_each(|word| http::judge(word, context))
+}
+
 enum Bootstrap {
     Debian(Recipe),
     Rpm(rpm::Recipe),
@@ -69,6 +74,15 @@ fn is_mirror(mirror: &str) -> bool {
 }
 
 impl Bootstrap {
+    /// An error where a mirror that the template names is one of the host's own addresses.
+    fn judge(&self, context: &ImportContext<'_>) -> Result<()> {
+        let mirrors = match self {
+            Bootstrap::Debian(recipe) => &recipe.mirrors,
+            Bootstrap::Rpm(recipe) => &recipe.mirrors,
+        };
+        mirrors.iter().try_for_each(|mirror| judge_mirror(mirror, context))
+    }
+
     fn size(&self) -> u64 {
         match self {
             Bootstrap::Debian(recipe) => recipe.size,
@@ -119,6 +133,7 @@ impl Import for Bootstrap {
 
     fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made> {
         let size = self.size();
+        self.judge(context)?;
         grub::check_host()?;
         let scratch = tree::Scratch::beside(target)?;
         let disk =

@@ -54,7 +54,10 @@ pub(in crate::import) fn look(source: &str, context: &ImportContext<'_>) -> Resu
     // What an earlier process left of another release must not be continued.
     fetch::forget(&url, context);
     let fetched = fetch::fetch(&url, context)
-        .map_err(|error| error.with_hint("does the mirror have the suite, with its release file or its `repodata`?"))?;
+        .map_err(|error| match error.hint() {
+            Some(_) => error,
+            None => error.with_hint("does the mirror have the suite, with its release file or its `repodata`?"),
+        })?;
     let digest = digest::of_file(fetched.path());
     fetched.discard();
     digest.context(ErrorKind::Base, || format!("cannot read {}", http::shown(&url)))

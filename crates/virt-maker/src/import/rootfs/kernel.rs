@@ -19,6 +19,7 @@ use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::digest::Digesting;
 use crate::import::bootstrap::arguments::mirror_refused;
+use crate::import::bootstrap::judge_mirror;
 use crate::import::bootstrap::tree::{Scratch, debootstrap};
 use crate::import::bootstrap::recipe::{Distribution, Recipe};
 use crate::import::{ImportContext, sources};
@@ -130,6 +131,7 @@ impl Kernel {
         let tar = File::create_new(&target).context(ErrorKind::Store, failed)?;
         match self {
             Kernel::Package { package, suite, mirrors } => {
+                mirrors.iter().try_for_each(|mirror| judge_mirror(mirror, context))?;
                 let below = Scratch::beside(&scratch.join("kernel"))?;
                 let recipe = Recipe {
                     distribution: Distribution::of_suite(suite).unwrap_or(Distribution::Debian),
