@@ -25,7 +25,7 @@ pub fn fill(folder: &Path, store: &str) -> Result<Vec<LayerRecord>, Box<dyn std:
     let access = HostAccess {
         cache_dir: folder.join("cache"),
         permissions: Default::default(),
-        home: None,
+        homes: Vec::new(),
         env: Default::default(),
         events: events.clone(),
         cancel: cancel.clone(),

@@ -74,7 +74,7 @@ impl Bench {
         let access = HostAccess {
             cache_dir: folder.path().join("cache"),
             permissions: Default::default(),
-            home: None,
+            homes: Vec::new(),
             env: Default::default(),
             events: Events::none(),
             cancel: Default::default(),

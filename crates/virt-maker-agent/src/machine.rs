@@ -9,11 +9,19 @@ pub const FILES: &[(&str, &[u8])] = &[
     // All keys of the user, whom no namespace keeps apart.
     ("key-users", b""),
     ("keys", b""),
+    // The state of each page of the host's memory, and who holds locks.
+    ("kpagecgroup", b""),
+    ("kpagecount", b""),
+    ("kpageflags", b""),
+    ("locks", b""),
     ("mdstat", b"Personalities : \nunused devices: <none>\n"),
     // Modules that a small initramfs would be made of.
     ("modules", b""),
     ("partitions", b"major minor  #blocks  name\n\n"),
+    ("slabinfo", b""),
     ("swaps", b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"),
+    ("timer_list", b""),
+    ("vmallocinfo", b""),
 ];
 
 /// No bytes, as `gzip` has them.

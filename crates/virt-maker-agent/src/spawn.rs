@@ -126,7 +126,8 @@ fn become_program(program: &Program<'_>, words: &[*const libc::c_char]) -> io::E
     // Rust has it ignored.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-        libc::execvp(words[0], words.as_ptr());
+        // Bubblewrap keeps its own environment where the command can read it: none of the user's is in it.
+        libc::execvpe(words[0], words.as_ptr(), [c"LC_ALL=C.UTF-8".as_ptr(), std::ptr::null()].as_ptr());
     }
     io::Error::last_os_error()
 }

@@ -6,11 +6,11 @@
 //! and the next write changes them.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use virt_maker::error::{Context, Error, ErrorKind};
+use virt_maker::host::permit;
 use virt_maker::host::{durable, url};
 use virt_maker::import::{ImportContext, look_again};
 use virt_maker::key::Digest;
@@ -21,6 +21,8 @@ use crate::error::Failure;
 /// Its name.
 pub const NAME: &str = "virt-maker.lock";
 const VERSION: u32 = 1;
+/// Largest lock file, in bytes.
+const LOCK_MAX: u64 = 16 << 20;
 
 /// The content of a lock file.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -34,7 +36,7 @@ pub struct Lock {
 impl Lock {
     /// Reads a lock file; one that is not there is empty.
     pub fn read(path: &Path) -> Result<Lock, Failure> {
-        let text = match fs::read(path) {
+        let text = match permit::read_unlinked_name(path, LOCK_MAX) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Lock { version: VERSION, ..Lock::default() });
             }

@@ -117,6 +117,13 @@ pub fn verbosity(flags: u8) -> u8 {
     if flags > 0 { flags } else { variable("VERBOSE").or_else(|| variable("VERBOSITY")).unwrap_or(0) }
 }
 
+/// Folders of users, by `HOME` and the list of users: with `sudo` the template may lie in that of another one.
+pub fn homes() -> Vec<PathBuf> {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let listed = users.lines().filter_map(|user| user.split(':').nth(5)).map(PathBuf::from);
+    path("HOME").into_iter().chain(listed).filter(|home| home.is_absolute()).collect()
+}
+
 /// Where this process runs: older templates name files relative to it.
 pub fn working_dir() -> Option<PathBuf> {
     env::current_dir().ok()

@@ -170,7 +170,7 @@ impl Suite {
         let access = HostAccess {
             cache_dir: cache_dir.clone(),
             permissions: Default::default(),
-            home: None,
+            homes: Vec::new(),
             env: Default::default(),
             events: events.clone(),
             cancel: cancel.clone(),

@@ -301,6 +301,71 @@ fn no_artifact_replaces_an_input() {
     assert!(ran.stderr.contains("u.yml") && ran.stderr.contains("no export replaces it"), "{}", ran.stderr);
 }
 
+/// What a guest's files say when they are exported leads no other export anywhere, and a list of checksums is no link.
+#[test]
+fn a_guest_s_links_lead_no_export_out() {
+    let clone = Clone::new();
+    let text = "spec: {import: IMPORT, steps: [{run: 'ln -s VICTIM /l; ln -s VICTIM/secret /SHA256SUMS'}], export: [{dir: {path: out}}, OTHER]}";
+    let engine = ["--engine", "chroot", "--progress", "plain", "--force-export"];
+    for other in [
+        "{tar: {path: out/l/evil}}",
+        "{raw: {path: out/x.raw, checksum: true}}",
+        "{dir: {path: out/l/d, create_dir: true}}",
+    ] {
+        let text = text.replace("VICTIM", clone.victim.path().to_str().unwrap()).replace("OTHER", other);
+        clone.write("t.yml", &with(&clone, &text, "/x"));
+        let ran = clone.run("build", &engine).exits(1);
+        assert!(ran.stderr.contains("another export fills"), "{other}: {}", ran.stderr);
+    }
+    // Alone it is exported; from then on it is as any folder of a stranger's.
+    let text = text.replace("VICTIM", clone.victim.path().to_str().unwrap()).replace(", OTHER", "");
+    clone.write("t.yml", &with(&clone, &text, "/x"));
+    clone.run("build", &engine).exits(0);
+    for (path, words) in
+        [("out/l/evil.raw", "may not write"), ("out/x.raw, checksum: true", "cannot note the checksum")]
+    {
+        clone.write(
+            "t.yml",
+            &with(&clone, &format!("spec: {{import: IMPORT, export: {{raw: {{path: {path}}}}}}}"), "/x"),
+        );
+        let ran = clone.run("build", &engine).exits(1);
+        assert!(ran.stderr.contains(words) && !ran.stderr.contains(Victim::SECRET), "{path}: {}", ran.stderr);
+    }
+    clone.victim.assert_untouched("links of a guest");
+    let sums = fs::symlink_metadata(clone.bench.path("clone/out/SHA256SUMS")).unwrap();
+    assert!(sums.is_symlink(), "it is left as it is");
+}
+
+/// Files that the program looks for by itself in a project: a link or a pipe in their place shows nothing and hangs nobody.
+#[test]
+fn files_of_a_project_are_neither_links_nor_pipes() {
+    let clone = Clone::new();
+    let good =
+        with(&clone, "spec: {import: IMPORT, export: {raw: {path: a.raw, checksum: true, manifest: true}}}", "/x");
+    clone.write("t.yml", &good);
+    let at = |name: &str| clone.bench.path("clone").join(name);
+    symlink(clone.victim.secret(), at("virt-maker.toml")).unwrap();
+    let ran = clone.run("validate", &[]).exits(1);
+    assert!(ran.stderr.contains("virt-maker.toml") && !ran.stderr.contains(Victim::SECRET), "{}", ran.stderr);
+    fs::remove_file(at("virt-maker.toml")).unwrap();
+    symlink(clone.victim.secret(), at("u.yml")).unwrap();
+    let ran = Ran::from(clone.bench.command(&["validate", "u.yml"]).current_dir(at("")).output().unwrap()).exits(1);
+    assert!(ran.stderr.contains("may not read") && !ran.stderr.contains(Victim::SECRET), "{}", ran.stderr);
+    clone.victim.assert_untouched("links in the place of a project's files");
+
+    let pipe = |name: &str| testkit::run(std::process::Command::new("mkfifo").arg(at(name)));
+    pipe("virt-maker.toml");
+    clone.run("validate", &[]).exits(1);
+    fs::remove_file(at("virt-maker.toml")).unwrap();
+    pipe("SHA256SUMS");
+    clone.run("build", &["--engine", "chroot"]).exits(1);
+    fs::remove_file(at("SHA256SUMS")).unwrap();
+    clone.run("build", &["--engine", "chroot"]).exits(0);
+    fs::remove_file(at("a.raw.manifest.json")).unwrap();
+    pipe("a.raw.manifest.json");
+    clone.run("build", &["--engine", "chroot"]).exits(0);
+}
+
 fn key(clone: &Clone, more: &[&str]) -> String {
     let ran = clone.run("plan", &[&["--json"], more].concat()).exits(0);
     let plan: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();

@@ -28,7 +28,7 @@ pub fn options(templates: &Templates, events: &Events, cancel: &Cancel) -> Resul
     let host = HostAccess {
         cache_dir: settings::cache_dir()?.join("downloads"),
         permissions,
-        home: settings::path("HOME"),
+        homes: settings::homes(),
         env: settings::proxies(),
         events: events.clone(),
         cancel: cancel.clone(),

@@ -26,7 +26,7 @@ pub fn run(arguments: &arguments::Runners) -> Result<(), Failure> {
             let host = HostAccess {
                 cache_dir: settings::cache_dir()?.join("downloads"),
                 permissions: Permissions::default(),
-                home: settings::path("HOME"),
+                homes: settings::homes(),
                 env: settings::proxies(),
                 events: Events::none(),
                 cancel: Cancel::default(),

@@ -60,15 +60,14 @@ pub struct File {
 /// Reads a file; one that is not there says nothing. `own` is the user's own file.
 pub fn read(path: &Path, own: bool) -> Result<File, Failure> {
     let failed = || format!("cannot read {}", path.display());
-    let size = match std::fs::metadata(path) {
+    // A project's file that is a link may lead to anything, whose lines would be shown.
+    let read = if own { permit::read_regular(path, SIZE) } else { permit::read_unlinked_name(path, SIZE) };
+    let bytes = match read {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(File::default()),
-        metadata => metadata.context(ErrorKind::Template, failed)?.len(),
+        read => read.context(ErrorKind::Template, failed)?,
     };
-    if size > SIZE {
-        let message = format!("{} has {size} bytes, and settings have at most {SIZE}", path.display());
-        return Err(Error::new(ErrorKind::Template, message).into());
-    }
-    let text = std::fs::read_to_string(path).context(ErrorKind::Template, failed)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Error::new(ErrorKind::Template, format!("{} is not UTF-8 text", path.display())))?;
     let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
     let source = SourceFile {
         path: Arc::new(path.to_owned()),

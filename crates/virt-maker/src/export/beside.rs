@@ -1,6 +1,6 @@
 //! What is written beside an artifact: a line in `SHA256SUMS`, a manifest.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -9,9 +9,13 @@ use serde_json::{Value, json};
 
 use super::Published;
 use crate::error::{Context, ErrorKind, Result};
+use crate::host::permit;
 use crate::host::temporary::{self, Durability};
 
 pub(super) const SUMS: &str = "SHA256SUMS";
+/// Largest list of checksums, and largest manifest, in bytes.
+const SUMS_MAX: u64 = 16 << 20;
+const MANIFEST_MAX: u64 = 256 << 20;
 
 /// Where the manifest of an artifact is.
 pub(super) fn manifest_path(artifact: &Path) -> PathBuf {
@@ -22,7 +26,7 @@ pub(super) fn manifest_path(artifact: &Path) -> PathBuf {
 
 /// Whether the manifest of an artifact is there and whole: a power cut may have torn it.
 pub(super) fn is_manifest(artifact: &Path) -> bool {
-    let text = fs::read(manifest_path(artifact));
+    let text = permit::read_unlinked(&manifest_path(artifact), MANIFEST_MAX);
     text.is_ok_and(|text| serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_ok())
 }
 
@@ -35,7 +39,9 @@ pub(super) fn note_checksum(published: &Published) -> Result<()> {
     let failed = || format!("cannot note the checksum in {}", place.display());
     let lock = File::open(folder).context(ErrorKind::Export, failed)?;
     flock(&lock, FlockOperation::LockExclusive).context(ErrorKind::Export, failed)?;
-    let old = match fs::read_to_string(&place) {
+    // A link in its place may lead to anything, whose lines would be kept in a file for all to read.
+    let read = permit::read_unlinked(&place, SUMS_MAX);
+    let old = match read.and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::Error::other("it is no text"))) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error).context(ErrorKind::Export, failed),

@@ -145,8 +145,9 @@ pub fn publish(
     finish: &mut Finish<'_>,
 ) -> Result<Published> {
     let From { layer, layer_id, template, variant } = from;
+    judged(export)?;
     let target = export.common().target.path().to_owned();
-    let place = records.join(format!("{}.json", Digest::of(target.as_os_str().as_encoded_bytes())));
+    let place = place_of_record(records, &target);
     let wanted = |record: &ExportRecord| {
         // Its name says which artifact a record is of; what it says of another one counts nothing.
         record.target == target
@@ -158,7 +159,14 @@ pub fn publish(
             && record.arguments == export.arguments()
             && record.labels == context.labels
     };
-    let known = read(&place, context.events);
+    let known = read(&place, context.events).or_else(|| {
+        // Earlier versions noted an artifact by the path that the template says.
+        let named = export.common().target.named();
+        let before = read(&place_of_record(records, named), context.events).filter(|_| named != target)?;
+        let there = fs::symlink_metadata(&target).ok()?;
+        let same = (before.stat.device, before.stat.inode) == (there.dev(), there.ino());
+        same.then(|| ExportRecord { target: target.clone(), ..before })
+    });
     // A record that cannot be read says at least that something was exported to this place.
     let unread = known.is_none() && place.symlink_metadata().is_ok();
     let before = known.clone().filter(|record| record.target == target && is_there(record));
@@ -183,6 +191,7 @@ pub fn publish(
         None => Ok(()),
     };
     script(&extras.pre_script, "before")?;
+    judged(export)?;
     let temporary = Temporary::create(&folder, &target, context.cancel)?;
     let archive = convert::Removed(temporary.path.with_extension("plain"));
     let opened = extras.needs_guest() || context.look || context.labels > 0;
@@ -232,6 +241,7 @@ pub fn publish(
     let noted = || "cannot note what was exported";
     // Before it is in place: an artifact that nobody noted would be taken for somebody's file.
     write_record(&place, &record).context(ErrorKind::Store, noted)?;
+    judged(export)?;
     put_in_place(&temporary.path, &target).context(ErrorKind::Export, failed)?;
     let stat = Stat::of(&target).context(ErrorKind::Export, failed)?;
     let bytes = stat.size;
@@ -247,6 +257,19 @@ pub fn publish(
     script(&extras.post_script, "after")?;
     write_record(&place, &record).context(ErrorKind::Store, noted)?;
     Ok(published)
+}
+
+/// Where the record of an artifact lies.
+fn place_of_record(records: &Path, target: &Path) -> PathBuf {
+    records.join(format!("{}.json", Digest::of(target.as_os_str().as_encoded_bytes())))
+}
+
+/// An error where the artifact's path leads elsewhere than when it was judged.
+fn judged(export: &dyn Export) -> Result<()> {
+    export.common().target.check().map_err(|refusal| {
+        let error = Error::new(ErrorKind::Export, refusal.message);
+        refusal.hint.into_iter().fold(error, Error::with_hint)
+    })
 }
 
 /// Whether what lies in the place of an artifact is what its record is about, as far as that can be told.

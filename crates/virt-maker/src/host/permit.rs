@@ -7,7 +7,7 @@
 //!   it writes there and below the working folder. What [`Permission`] lists is asked of the user.
 //! - Links are followed first and judged then: what counts is the place where a path really leads. It is opened by that
 //!   place later, without following any link, so a link that was changed meanwhile leads nowhere.
-//! - The user's own folder is a tree like any other, but what is hidden in it (`~/.ssh`, `~/.config`) is not.
+//! - A user's folder is a tree like any other, but what is hidden in it (`~/.ssh`, `~/.config`) is not.
 //! - A disk image may lie anywhere, if it is a regular file whose bytes say that it is one.
 //! - No export replaces what any template of the same call reads.
 //!
@@ -235,12 +235,7 @@ impl HostPath {
 
     /// All of a regular file that has at most `max` bytes.
     pub fn read(&self, max: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.open()?.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > max {
-            return Err(io::Error::other(format!("it has more than {max} bytes")));
-        }
-        Ok(bytes)
+        read_unlinked(&self.real, max)
     }
 
     /// The same as text.
@@ -261,17 +256,66 @@ fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
 
 /// Where an export may write: a path that passed the door.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Output(PathBuf);
+pub struct Output {
+    named: PathBuf,
+    real: PathBuf,
+}
 
 impl Output {
-    /// The path, absolute, as the template means it.
+    /// The place that was judged: there is no link on the way to it, as long as [`Output::check`] says so.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.real
+    }
+
+    /// The path, absolute, as the template means it.
+    pub fn named(&self) -> &Path {
+        &self.named
     }
 
     /// A file beside it, such as a list of checksums, by its plain name.
     pub fn beside(&self, name: &str) -> Output {
-        Output(self.0.with_file_name(name))
+        Output { named: self.named.with_file_name(name), real: self.real.with_file_name(name) }
+    }
+
+    /// An error where the way to it has become another one since it was judged: what an export wrote meanwhile is a guest's,
+    /// and may hold links.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let folder = |path: &Path| path.parent().map(Path::to_owned).and_then(lead);
+        let judged = self.real.parent().map(Path::to_owned);
+        if judged.is_some() && folder(&self.real) == judged && folder(&self.named) == judged {
+            return Ok(());
+        }
+        let message = format!("{} leads to another place now than when it was judged", shown(&self.named));
+        Err(Refusal { message, hint: Some("something on the way to it has become a link; name another path".into()) })
+    }
+}
+
+/// Reads a regular file of at most `max` bytes, without waiting for a pipe. Its path may lead through links.
+pub fn read_regular(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    read_all(File::from(rustix::fs::open(path, flags, Mode::empty())?), max)
+}
+
+/// The same without following any link.
+pub fn read_unlinked(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    read_all(File::from(open(path, OFlags::RDONLY | OFlags::NONBLOCK)?), max)
+}
+
+/// The same where only the last part may be no link: the way to it is the user's.
+pub fn read_unlinked_name(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    read_all(File::from(rustix::fs::open(path, flags, Mode::empty())?), max)
+}
+
+fn read_all(file: File, max: u64) -> io::Result<Vec<u8>> {
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > max {
+        true => Err(io::Error::other(format!("it has more than {max} bytes"))),
+        false => Ok(bytes),
     }
 }
 
@@ -283,8 +327,10 @@ pub struct Door {
     trees: Vec<PathBuf>,
     /// Folders that may be written to; links followed.
     outputs: Vec<PathBuf>,
-    /// The user's own folder, links followed.
-    home: Option<PathBuf>,
+    /// Where templates keep what they downloaded; links followed.
+    downloads: Vec<PathBuf>,
+    /// Folders of users, links followed.
+    homes: Vec<PathBuf>,
     /// The places that templates read, each with how it is named.
     read: Mutex<BTreeMap<PathBuf, PathBuf>>,
 }
@@ -296,10 +342,10 @@ pub struct Places {
     pub templates: Vec<PathBuf>,
     /// The working folder.
     pub working_dir: Option<PathBuf>,
-    /// A folder of ours where templates may keep what they downloaded.
-    pub downloads: Option<PathBuf>,
-    /// The user's own folder.
-    pub home: Option<PathBuf>,
+    /// Folders of ours where these templates may keep what they downloaded.
+    pub downloads: Vec<PathBuf>,
+    /// The user's own folder, and those of other users.
+    pub homes: Vec<PathBuf>,
 }
 
 impl Door {
@@ -307,13 +353,14 @@ impl Door {
     pub fn new(permissions: Permissions, places: &Places) -> Door {
         let folder = |template: &PathBuf| Some(std::path::absolute(template).ok()?.parent()?.to_owned());
         let mut trees: Vec<PathBuf> = places.templates.iter().filter_map(folder).filter_map(real).collect();
-        let downloads = places.downloads.clone().and_then(lead);
+        let downloads: Vec<PathBuf> = places.downloads.iter().cloned().filter_map(lead).collect();
         let mut outputs = trees.clone();
-        outputs.extend(places.working_dir.clone().and_then(real));
-        outputs.extend(downloads.clone());
-        trees.extend(downloads);
-        let home = places.home.clone().and_then(real);
-        Door { permissions, trees, outputs, home, read: Mutex::default() }
+        // Who works at the root of everything has not said that a template may write anywhere.
+        let working_dir = places.working_dir.clone().and_then(real).filter(|folder| folder.parent().is_some());
+        outputs.extend(working_dir);
+        trees.extend(downloads.iter().cloned());
+        let homes = places.homes.iter().cloned().filter_map(real).filter(|home| home.parent().is_some()).collect();
+        Door { permissions, trees, outputs, downloads, homes, read: Mutex::default() }
     }
 
     /// What the user allowed.
@@ -324,9 +371,8 @@ impl Door {
     /// Lets a template read `path`, an absolute one.
     pub fn read(&self, path: &Path) -> Result<HostPath, Refusal> {
         let found = self.lead(path)?;
-        let allowed = self.permissions.read.iter().filter_map(|folder| lead(folder.clone()));
-        if !self.in_trees(&self.trees, &found.real) && !allowed.into_iter().any(|folder| found.real.starts_with(folder))
-        {
+        let allowed: Vec<PathBuf> = self.permissions.read.iter().cloned().filter_map(lead).collect();
+        if !self.in_trees(&self.trees, &found.real) && !self.in_trees(&allowed, &found.real) {
             let folder = if found.is_dir() { &found.real } else { found.real.parent().unwrap_or(&found.real) };
             let linked = self.trees.iter().any(|tree| path.starts_with(tree)) && path != found.real;
             let place = if linked { format!("it leads to {},", shown(&found.real)) } else { "it is".to_owned() };
@@ -356,9 +402,10 @@ impl Door {
         // A link in the place of the artifact is replaced and not followed.
         let found = self.lead(folder)?;
         let name = path.file_name().unwrap_or(OsStr::new(""));
+        let output = Output { named: path.to_owned(), real: found.real.join(name) };
         let allowed = self.permissions.write.iter().filter_map(|folder| lead(folder.clone()));
         if allowed.into_iter().any(|folder| found.real.starts_with(folder)) {
-            return Ok(Output(path.to_owned()));
+            return Ok(output);
         }
         let ask = |why: &str| {
             let message = format!("a template may not write {}: {why}", shown(path));
@@ -374,7 +421,17 @@ impl Door {
         if below.iter().chain([name]).any(is_hidden) {
             return Err(ask("it is hidden, or lies in a hidden folder"));
         }
-        Ok(Output(path.to_owned()))
+        Ok(output)
+    }
+
+    /// Lets a template keep what it downloads at `path`, an absolute one: in its own folder for that, or as an artifact.
+    pub fn keep(&self, path: &Path) -> Result<Output, Refusal> {
+        let folder = path.parent().unwrap_or(path);
+        let real = self.lead(folder)?.real;
+        match self.downloads.iter().any(|downloads| real.starts_with(downloads)) {
+            true => Ok(Output { named: path.to_owned(), real: real.join(path.file_name().unwrap_or_default()) }),
+            false => self.write(path),
+        }
     }
 
     /// Lets a template read a variable of the environment.
@@ -406,7 +463,7 @@ impl Door {
     /// What template input an artifact in this place would replace, by the name that a template gives it. A folder that
     /// is read is an input as a whole where something lies in the artifact's place already.
     pub fn replaces(&self, output: &Output) -> Option<PathBuf> {
-        let target = real(output.path().parent()?.to_owned())?.join(output.path().file_name()?);
+        let target = output.path().to_owned();
         let there = target.symlink_metadata().is_ok();
         let read = self.seen();
         let found = read.iter().find(|(place, _)| **place == target || there && target.starts_with(place));
@@ -434,7 +491,7 @@ impl Door {
 
     /// Whether a place lies in one of these trees, and is nothing hidden of the user's own.
     fn in_trees(&self, trees: &[PathBuf], place: &Path) -> bool {
-        let hidden = self.home.as_ref().and_then(|home| {
+        let hidden = self.homes.iter().find_map(|home| {
             let below = place.strip_prefix(home).ok()?;
             below.iter().next().filter(|first| is_hidden(first)).map(|first| home.join(first))
         });

@@ -19,8 +19,8 @@ pub struct HostAccess {
     pub cache_dir: PathBuf,
     /// What the user allowed.
     pub permissions: Permissions,
-    /// The user's own folder.
-    pub home: Option<PathBuf>,
+    /// Folders of users: the user's own, and others.
+    pub homes: Vec<PathBuf>,
     /// Variables for programs and downloads that use the network.
     pub env: BTreeMap<String, String>,
     /// Progress of downloads.
@@ -37,7 +37,7 @@ pub fn load_options(parameters: &[(String, String)], working_dir: Option<PathBuf
         parameters: parameters.to_vec(),
         working_dir,
         cache_dir: host.cache_dir.clone(),
-        home: host.home.clone(),
+        homes: host.homes.clone(),
         permissions: host.permissions.clone(),
         door: None,
         frozen: None,

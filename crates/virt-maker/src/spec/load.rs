@@ -99,6 +99,7 @@ fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Re
     {
         // Only now is it known what all of them read.
         problems.extend(outputs.iter().filter_map(|(item, output)| replaced_input(item, output, door)));
+        problems.extend(outputs.iter().filter_map(|(item, output)| within_a_folder(item, output, &loaded.specs)));
     }
     if problems.is_empty() { Ok(loaded) } else { Err(Error::template(in_order(problems))) }
 }
@@ -117,6 +118,22 @@ fn replaced_input(item: &Node, output: &Output, door: &Door) -> Option<Diagnosti
         ),
     };
     Some(Diagnostic { hint: Some("name another path".into()), ..at.diagnostic(message) })
+}
+
+/// An error where an export would write into a folder that another one fills with the files of a guest: what leads on from
+/// there is the guest's to say.
+fn within_a_folder(item: &Node, output: &Output, specs: &[Spec]) -> Option<Diagnostic> {
+    let exports = specs.iter().flat_map(|spec| &spec.exports).filter(|export| export.runner.is_folder());
+    let mut folders = exports.map(|export| &export.runner.common().target);
+    let within = |folder: &&Output| {
+        let ways = [(output.path(), folder.path()), (output.named(), folder.named())];
+        ways.iter().any(|(path, folder)| path != folder && path.starts_with(folder))
+    };
+    let folder = folders.find(within)?.named().display().to_string();
+    let at = item.members().first().map_or(item, |(_, arguments)| arguments.get("path").unwrap_or(arguments));
+    let message =
+        format!("another export fills {} with files of a guest, so no artifact lies in it", folder.escape_debug());
+    Some(Diagnostic { hint: Some("name a path beside that folder".into()), ..at.diagnostic(message) })
 }
 
 /// An error for each export that writes the file of another one: images are built side by side, and one would be lost.

@@ -23,6 +23,7 @@ use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Result};
 use crate::host::on_deep_stack;
 use crate::host::permit::{Door, Permissions, Places};
+use crate::key::Digest;
 
 /// Keys that a template may have.
 pub const KEYS: [&str; 14] = [
@@ -53,10 +54,10 @@ pub struct LoadOptions {
     pub parameters: Vec<(String, String)>,
     /// Where files are looked for that are not beside the template.
     pub working_dir: Option<PathBuf>,
-    /// What `cache_dir()` says.
+    /// Where the folders lie that `cache_dir()` says, one for each folder of templates.
     pub cache_dir: PathBuf,
-    /// The user's own folder, what is hidden in which no template may read.
-    pub home: Option<PathBuf>,
+    /// Folders of users, what is hidden in which no template may read.
+    pub homes: Vec<PathBuf>,
     /// What the user allowed.
     pub permissions: Permissions,
     /// The door of the templates that name these, where it is open already.
@@ -74,12 +75,23 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
+    /// What `cache_dir()` says in a template: a folder for the templates of its own folder, so that nobody finds there what
+    /// somebody else's put.
+    fn downloads(&self, template: &Path) -> PathBuf {
+        let folder = std::path::absolute(template).unwrap_or_else(|_| template.to_owned());
+        let folder = folder.parent().unwrap_or(&folder);
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let name = Digest::of(folder.as_os_str().as_encoded_bytes()).to_string();
+        self.cache_dir.join(&name[..16])
+    }
+
     /// The door between these templates and the host.
     pub fn door(&self, templates: &[PathBuf]) -> Arc<Door> {
         self.door.clone().unwrap_or_else(|| {
-            let downloads = Some(self.cache_dir.clone()).filter(|folder| folder.is_absolute());
-            let (working_dir, home) = (self.working_dir.clone(), self.home.clone());
-            let places = Places { templates: templates.to_vec(), working_dir, downloads, home };
+            let downloads = templates.iter().map(|template| self.downloads(template));
+            let downloads = downloads.filter(|folder| folder.is_absolute()).collect();
+            let (working_dir, homes) = (self.working_dir.clone(), self.homes.clone());
+            let places = Places { templates: templates.to_vec(), working_dir, downloads, homes };
             Arc::new(Door::new(self.permissions.clone(), &places))
         })
     }
@@ -183,7 +195,7 @@ fn resolve_here(paths: &[PathBuf], options: &LoadOptions) -> Result<(Loaded, Vec
         };
         let shared = Arc::new(Shared {
             door: door.clone(),
-            cache_dir: options.cache_dir.clone(),
+            cache_dir: options.downloads(path),
             fetch: options.fetch.clone(),
             frozen: options.frozen.clone(),
             state: Default::default(),
@@ -437,7 +449,7 @@ fn definitions_here(path: &Path, options: &LoadOptions) -> Result<Definitions> {
     let node = parse_named(path, &files)?;
     let shared = Arc::new(Shared {
         door,
-        cache_dir: options.cache_dir.clone(),
+        cache_dir: options.downloads(path),
         fetch: None,
         frozen: None,
         state: Default::default(),

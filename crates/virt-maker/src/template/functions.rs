@@ -250,7 +250,7 @@ fn download(shared: &Shared, url: &str, filepath: String) -> Result<String, Erro
     if shared.door.read(&path).map_err(|refusal| shared.refused(refusal))?.metadata().is_ok() {
         return Ok(filepath);
     }
-    let output = shared.door.write(&path).map_err(|refusal| shared.refused(refusal))?;
+    let output = shared.door.keep(&path).map_err(|refusal| shared.refused(refusal))?;
     let fetch = match &shared.fetch {
         Some(fetch) if shared.door.permissions().net => fetch,
         _ => {

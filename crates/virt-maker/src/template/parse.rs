@@ -38,9 +38,17 @@ pub(super) fn parse_named(path: &Path, files: &Arc<Files>) -> Result<Node> {
 
 fn read_named(path: &Path, files: &Arc<Files>) -> Result<Node> {
     let failed = || format!("cannot read the template {}", path.display());
-    // No artifact may replace it; where the door knows nothing of it, a link of the user's leads there.
+    // No artifact may replace it.
     let absolute = std::path::absolute(path).context(ErrorKind::Template, failed)?;
-    let _ = files.door().read(&absolute);
+    let judged = files.door().read(&absolute);
+    // What came with a project may be a link to a file of the user's, whose lines would be shown.
+    if let Err(refusal) = judged
+        && path.symlink_metadata().is_ok_and(|stat| stat.is_symlink())
+        && path.is_file()
+    {
+        let error = Error::new(ErrorKind::Template, refusal.message);
+        return Err(refusal.hint.into_iter().fold(error, Error::with_hint));
+    }
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).context(ErrorKind::Template, failed)?;
     file.take(SIZE + 1).read_to_end(&mut bytes).context(ErrorKind::Template, failed)?;

@@ -32,8 +32,8 @@ impl Field {
         let places = Places {
             templates: vec![self.at(template)],
             working_dir: Some(self.at("work")),
-            downloads: Some(self.at("home/.cache/downloads")),
-            home: Some(self.at("home")),
+            downloads: vec![self.at("home/.cache/downloads")],
+            homes: vec![self.at("home")],
         };
         Door::new(permissions, &places)
     }
@@ -105,6 +105,8 @@ fn what_is_hidden_in_the_user_s_folder_is_no_part_of_it() {
     assert!(door.read(&field.at("home/clone/files/motd")).is_ok());
     assert!(door.read(&field.at("home/.ssh/id")).is_err());
     assert!(field.door("home/web.yml", &["read=home/.ssh"]).read(&field.at("home/.ssh/id")).is_ok());
+    // Not by way of the whole folder.
+    assert!(field.door("home/web.yml", &["read=home"]).read(&field.at("home/.ssh/id")).is_err());
     // A template that lies in there has its own folder.
     fs::create_dir_all(field.at("home/.config/images")).unwrap();
     fs::write(field.at("home/.config/images/web.yml"), "").unwrap();
@@ -161,6 +163,23 @@ fn artifacts_go_beside_the_template_or_into_the_working_folder() {
     }
 }
 
+/// What an export wrote is a guest's: a link in it leads no later export anywhere.
+#[test]
+fn a_place_that_has_become_another_one_is_not_written_to() {
+    let field = Field::new();
+    let door = field.door("home/clone/web.yml", &[]);
+    let output = door.write(&field.at("home/clone/out/link/evil.raw")).unwrap();
+    output.check().unwrap();
+    fs::create_dir(field.at("home/clone/out")).unwrap();
+    output.check().unwrap();
+    symlink(field.at("secret"), field.at("home/clone/out/link")).unwrap();
+    assert!(output.check().is_err() && output.beside("SHA256SUMS").check().is_err());
+    assert!(door.write(&field.at("home/clone/out/link/evil.raw")).is_err());
+    // What templates download is theirs to keep, and no place for artifacts.
+    let kept = field.at("home/.cache/downloads/tool");
+    assert!(door.keep(&kept).is_ok() && door.write(&kept).is_err());
+}
+
 #[test]
 fn what_is_read_is_not_replaced() {
     let field = Field::new();
@@ -173,7 +192,7 @@ fn what_is_read_is_not_replaced() {
     door.read(&field.at("home/clone/files")).unwrap();
     assert!(replaces("files/motd").is_some() && replaces("link/motd").is_some());
     assert_eq!(replaces("files/web.qcow2"), None, "nothing is lost there");
-    assert_eq!(door.write(&field.at("work/a")).unwrap().beside("SHA256SUMS").path(), field.at("work/SHA256SUMS"));
+    assert_eq!(door.write(&field.at("work/a")).unwrap().beside("SHA256SUMS").named(), field.at("work/SHA256SUMS"));
 }
 
 #[test]
