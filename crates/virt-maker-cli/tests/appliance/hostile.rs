@@ -55,6 +55,7 @@ fn a_guest_that_took_over_the_appliance_gets_a_clean_error() {
             image.display()
         );
         fs::write(bench.path("t.yml"), text).unwrap();
+        testkit::know_kvm(std::path::Path::new(env!("CARGO_BIN_EXE_virt-maker")), &cache);
         let mut command = bench.command(&["build", "t.yml", "--engine", "vm", "--progress", "json"]);
         command.env("VIRT_MAKER_AGENT", &agent).env("XDG_CACHE_HOME", &cache);
         let ran = Ran::from(command.output().unwrap());
