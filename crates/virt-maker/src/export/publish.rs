@@ -161,8 +161,8 @@ pub fn publish(
     };
     let known = read(&place, context.events).or_else(|| {
         // Earlier versions noted an artifact by the path that the template says.
-        let named = export.common().target.named();
-        let before = read(&place_of_record(records, named), context.events).filter(|_| named != target)?;
+        let named = Some(export.common().target.named()).filter(|named| *named != target)?;
+        let before = read(&place_of_record(records, named), context.events)?;
         let there = fs::symlink_metadata(&target).ok()?;
         let same = (before.stat.device, before.stat.inode) == (there.dev(), there.ino());
         same.then(|| ExportRecord { target: target.clone(), ..before })
