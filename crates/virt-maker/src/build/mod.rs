@@ -177,6 +177,7 @@ pub fn build(specs: &[Spec], settings: &Settings, events: &Events) -> Result<Sum
     let mut images = Vec::new();
     // Stops this build at its first failure, and not those who share the caller's flag.
     let settings = Settings { cancel: settings.cancel.part(), ..settings.clone() };
+    crate::engine::kvm::heed(&settings.engine_cache);
     let values = Arc::new(Values::new(&settings.network_env));
     let events = &values.masked(events);
     let result = run(specs, &settings, events, &values, &mut images).map_err(|error| values.hidden(error));

@@ -78,6 +78,14 @@ pub fn note_hang(cache_dir: &Path, kernel: &str, seen: &str) {
     let _ = durable::write(&place, &serde_json::to_vec(&kvm).expect("serialisable"));
 }
 
+/// Has programs of the host use no KVM where what is kept in `cache_dir` says that it does not work here. Tries nothing.
+pub fn heed(cache_dir: &Path) {
+    let known = fs::read(cache_dir.join("kvm.json")).ok().and_then(|text| serde_json::from_slice::<Kvm>(&text).ok());
+    if known.is_some_and(|known| known.tried_on == signature() && (!known.works || !known.hung.is_empty())) {
+        host::no_kvm();
+    }
+}
+
 /// Says whether KVM works, from what is kept in `cache_dir` if that is of this boot and this qemu. `work_dir` is a
 /// folder for a log; nothing stays there.
 pub fn probe(cache_dir: &Path, work_dir: &Path) -> Kvm {

@@ -6,6 +6,7 @@ pub mod checked;
 pub(crate) mod decompress;
 pub mod digest;
 pub mod durable;
+mod emulation;
 pub mod escape;
 mod guard;
 mod helper;
@@ -26,6 +27,8 @@ pub mod url;
 pub mod walls;
 
 pub use cancel::{Cancel, Limit};
+pub(crate) use emulation::guestfs_settings;
+pub use emulation::no_kvm;
 pub use guard::Guard;
 pub use helper::{CHANNEL_FD, Helper, HelperCommand};
 pub use process::Tool;

@@ -20,6 +20,7 @@ use crate::disk::table::{Partition, SECTOR, Table, copy_data, is_ext, number};
 use crate::disk::{ImageFormat, overlay};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::Tool;
+use crate::host::guestfs_settings;
 use crate::host::walls::Walls;
 use crate::template::{Kind, Node, from_node};
 
@@ -200,12 +201,12 @@ impl Resize {
         let failed = || "cannot make the disk of the base larger";
         let copy = with_ending(target, "resized");
         let made = || -> Result<()> {
-            for settings in ["", "force_tcg"] {
+            for settings in guestfs_settings() {
                 let file = File::create(&copy).context(ErrorKind::Store, failed)?;
                 file.set_len(self.size).context(ErrorKind::Store, failed)?;
                 let mut tool = Tool::new("virt-resize", "guestfs-tools")
                     .env("LIBGUESTFS_BACKEND", "direct")
-                    .env("LIBGUESTFS_BACKEND_SETTINGS", settings)
+                    .env("LIBGUESTFS_BACKEND_SETTINGS", *settings)
                     .args(["--format", "raw", "--output-format", "raw"]);
                 if let Some(name) = &self.expand {
                     tool = tool.args(["--expand", name]);
@@ -241,10 +242,10 @@ fn grow_mounted(target: &Path, partition: &Partition, log: &Path, context: &Impo
     let device = format!("/dev/sda{}", partition.number);
     let script =
         format!("run\nvfs-type {device}\nmount {device} /\n-xfs-growfs /\n-btrfs-filesystem-resize /\nstatvfs /\n");
-    for settings in ["", "force_tcg"] {
+    for settings in guestfs_settings() {
         let tool = Tool::new("guestfish", "guestfish")
             .env("LIBGUESTFS_BACKEND", "direct")
-            .env("LIBGUESTFS_BACKEND_SETTINGS", settings)
+            .env("LIBGUESTFS_BACKEND_SETTINGS", *settings)
             .args(["--rw", "--format=raw", "-a"])
             .arg(target)
             .input(script.clone())

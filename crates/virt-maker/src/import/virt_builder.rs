@@ -15,6 +15,7 @@ use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::disk::inspect::inspect;
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::guestfs_settings;
 use crate::host::Tool;
 use crate::host::subordinate::as_root_mounting;
 use crate::template::{Need, Node, arguments, from_node};
@@ -113,7 +114,7 @@ impl Import for VirtBuilder {
 
     fn make(&self, _: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made> {
         let cache = context.cache_dir.join("virt-builder");
-        for settings in ["", "force_tcg"] {
+        for settings in guestfs_settings() {
             // With an index of one's own, only that one counts: the program adds those of its configuration, and cannot
             // work where one of them cannot be reached. So it does not see them.
             let mut tool = match self.source {
@@ -122,7 +123,7 @@ impl Import for VirtBuilder {
             };
             tool = tool
                 .env("LIBGUESTFS_BACKEND", "direct")
-                .env("LIBGUESTFS_BACKEND_SETTINGS", settings);
+                .env("LIBGUESTFS_BACKEND_SETTINGS", *settings);
             for (name, value) in context.env {
                 tool = tool.env(name, value);
             }

@@ -10,6 +10,7 @@ use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::Guest;
 use crate::host::Tool;
+use crate::host::guestfs_settings;
 use crate::host::permit::HostPath;
 use crate::template::{Node, from_node};
 
@@ -81,10 +82,10 @@ impl Step for Inject {
 
     fn run_on_disk(&self, key: &StepKey, disk: &Path, context: &StepContext<'_>) -> Result<()> {
         self.check_version(context)?;
-        for settings in ["", "force_tcg"] {
+        for settings in guestfs_settings() {
             let mut tool = Tool::new("virt-customize", "guestfs-tools")
                 .env("LIBGUESTFS_BACKEND", "direct")
-                .env("LIBGUESTFS_BACKEND_SETTINGS", settings)
+                .env("LIBGUESTFS_BACKEND_SETTINGS", *settings)
                 .args(["--format", "qcow2", "-a"])
                 .arg(disk)
                 .arg(self.option);
