@@ -80,7 +80,7 @@ fn a_common_prefix_is_made_once_and_branches_run_side_by_side(engine: &str) {
     for template in &templates {
         std::fs::copy(template, other.path(template.file_name().unwrap().to_str().unwrap())).unwrap();
     }
-    let alone = build(&other, engine, &templates, &["--jobs", "1"]).exits(0);
+    let alone = build(&other, engine, &templates, &["--jobs", "1", "--force-export"]).exits(0);
     assert_eq!(sorted(alone.sealed()), sorted(ran.sealed()));
 }
 

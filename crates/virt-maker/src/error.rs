@@ -154,7 +154,8 @@ impl Error {
         }
         inner.parts = std::mem::take(&mut inner.parts).into_iter().map(|part| part.with_texts(change)).collect();
         inner.source = inner.source.take().map(|source| match source.downcast::<Error>() {
-            Ok(own) => Box::new(own.with_texts(change)).into(),
+            // As itself, and not as a box in a box: hints are asked of it by its type.
+            Ok(own) => Box::new(own.with_texts(change)) as Box<_>,
             Err(other) => {
                 let before = chain(&*other);
                 let mut after = before.clone();
