@@ -247,12 +247,13 @@ fn downloads_over_http_are_checked() {
     // It breaks twice on the way.
     server.fail([Fault::DropAfter(100_000), Fault::DropAfter(0)]);
     let cases = [case(step("?a", &sum), "+ /opt directory 0755 0:0\n+ /opt/tool file 0755 0:0 ...")];
-    crate::check(&bench, "chroot", &cases, &[]);
+    let word = ["--allow", "host-network"];
+    crate::check(&bench, "chroot", &cases, &word);
     let ranges: Vec<_> = server.requests().into_iter().filter_map(|request| request.range).collect();
     assert_eq!(ranges.first().map(String::as_str), Some("bytes=100000-"), "{ranges:?}");
     // In another store, under another name: what is there is not fetched again, and a digest is what counts.
     let template = bench.template("two.yml", &[step("?b", &sum), "mkdir: /x".to_owned(), step("?c", &sum)], "");
-    bench.build("chroot", &template, &[]).exits(0);
+    bench.build("chroot", &template, &word).exits(0);
     let image =
         bench.layers().into_iter().map(|(_, image)| image).find(|image| common::format_of(image) == "qcow2").unwrap();
     assert_eq!(testkit::tree::tree_of_image(&image, "qcow2")["/opt/tool"].content, sum);
@@ -264,7 +265,7 @@ fn downloads_over_http_are_checked() {
         (vec![Fault::Status("503 Service Unavailable"); 20], &crate::sha256(b"y"), vec!["503"]),
     ] {
         server.fail(faults);
-        let ran = bench.build("chroot", &bench.template("t.yml", &[step("?d", sum)], ""), &[]);
+        let ran = bench.build("chroot", &bench.template("t.yml", &[step("?d", sum)], ""), &word);
         assert!([1, 4, 5].contains(&ran.status.unwrap()), "{}", ran.stderr);
         for text in expected.into_iter().chain(["step 1 of 1 (`download_to`) failed", "t.yml:5:7", &server.address]) {
             assert!(ran.stderr.contains(text), "{text}: {}", ran.stderr);
