@@ -15,21 +15,18 @@
 //! A layer without the file was made by an older version, or by a step that reads no secret. One that cannot be read is
 //! told, and keeps nobody from the layer.
 
-use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::path::Path;
 
-use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 
-use super::owner::{Owner, same};
+use super::owner::{Owner, mac, same};
 use super::{Draft, LayerRecord, Store};
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::own;
 use crate::host::rolling::Rolling;
 use crate::host::temporary::{self, Durability};
-use crate::key::LayerKey;
+use crate::key::{Digest, LayerKey};
 
 /// Its name in the layer's folder.
 pub(super) const FILE: &str = "secrets.json";
@@ -183,7 +180,7 @@ fn rolling(owner: &Owner) -> Result<Rolling> {
 }
 
 fn digest(key: &[u8; 32], value: &[u8]) -> String {
-    digits(&mac(key, &[b"value\n", value]))
+    Digest::from_bytes(mac(key, &[b"value\n", value])).to_string()
 }
 
 /// What hides the rolling hash of the value with this index.
@@ -193,24 +190,11 @@ fn pad(key: &[u8; 32], index: usize) -> u64 {
 
 fn seal_of(key: &[u8; 32], body: &Body) -> String {
     let text = serde_json::to_vec(body).expect("texts and numbers are serialisable");
-    digits(&mac(key, &[b"file\n", &text]))
-}
-
-fn mac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key may have any length");
-    parts.iter().for_each(|part| mac.update(part));
-    mac.finalize().into_bytes().into()
+    Digest::from_bytes(mac(key, &[b"file\n", &text])).to_string()
 }
 
 fn begin(bytes: &[u8; 32]) -> u64 {
     bytes[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
-}
-
-fn digits(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

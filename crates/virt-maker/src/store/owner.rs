@@ -54,7 +54,7 @@ impl Owner {
     /// The mark of the store with this id in the folder with this inode, as hexadecimal digits.
     pub(super) fn mark(&self, id: &str, inode: u64) -> Result<String> {
         let mark = self.derived(&format!("virt-maker store, mark {VERSION}\nid {id}\nfolder {inode}\n"))?;
-        Ok(mark.iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(Digest::from_bytes(mark).to_string())
     }
 
     /// Bytes that only this user can compute, for a purpose: the HMAC-SHA256 of `text`. No two purposes have texts that begin
@@ -63,9 +63,7 @@ impl Owner {
         let secret = self.secret().context(ErrorKind::Store, || {
             format!("cannot use {}, the secret by which your own stores are known", self.secret.display())
         })?;
-        let mut mac = Hmac::<Sha256>::new_from_slice(&secret).expect("a key may have any length");
-        mac.update(text.as_bytes());
-        Ok(mac.finalize().into_bytes().into())
+        Ok(mac(&secret, &[text.as_bytes()]))
     }
 
     fn secret(&self) -> io::Result<[u8; LENGTH]> {
@@ -76,6 +74,13 @@ impl Owner {
         make(&self.secret)?;
         read(&self.secret)
     }
+}
+
+/// The HMAC-SHA256 of some bytes, given in parts.
+pub(super) fn mac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key may have any length");
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
 }
 
 /// Whether two marks are the same. They are compared by digests: how long it takes says nothing of where they differ.
@@ -136,7 +141,7 @@ pub(super) struct Mark {
 impl Mark {
     /// A new one for the folder `root`.
     pub(super) fn new(root: &Path, owner: &Owner) -> Result<Mark> {
-        let id = temporary::random_id().context(ErrorKind::Host, || "the system gives no random bytes")?;
+        let id = super::seal::random_id()?;
         let mark = owner.mark(&id, inode(root)?)?;
         Ok(Mark { id, mark })
     }
