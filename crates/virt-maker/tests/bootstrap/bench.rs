@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use virt_maker::diagnostic::Diagnostic;
@@ -53,28 +53,20 @@ impl Bench {
         (kind.parse)(&node)
     }
 
+    fn context<'a>(&'a self, cache_dir: &'a Path, events: &'a Events) -> ImportContext<'a> {
+        ImportContext { cache_dir, events, cancel: &self.cancel, env: &self.env, host_network: true }
+    }
+
     pub fn key(&self, arguments: &str) -> Result<ImportKey, Error> {
         let (events, cache_dir) = (Events::none(), self.path.join("cache"));
-        let context = ImportContext {
-            cache_dir: &cache_dir,
-            events: &events,
-            cancel: &self.cancel,
-            env: &self.env,
-            host_network: true,
-        };
+        let context = self.context(&cache_dir, &events);
         self.parse(arguments).map_err(Error::template)?.key_inputs(&context)
     }
 
     pub fn make(&self, arguments: &str, events: Events) -> Result<(), Error> {
         let runner = self.parse(arguments).map_err(Error::template)?;
         let cache_dir = self.path.join("cache");
-        let context = ImportContext {
-            cache_dir: &cache_dir,
-            events: &events,
-            cancel: &self.cancel,
-            env: &self.env,
-            host_network: true,
-        };
+        let context = self.context(&cache_dir, &events);
         let key = runner.key_inputs(&context)?;
         runner.make(&key, &self.image(), &self.path.join("log"), &context).map(|_| ())
     }
