@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::log::StepLog;
 use super::path::create_overlay;
-use super::{Build, leaks, session};
+use super::session::NewSession;
+use super::{Build, leaks};
 use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
@@ -36,7 +37,15 @@ pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extr
     create_overlay(&draft, &tip.record)?;
     let log = StepLog::new(build.events);
     log.begin(tip.record.key, &draft.log(), &build.shared.values.forms())?;
-    let mut opened = session::open(build, &workspace, tip, &draft, &log, 1, &BTreeSet::new())?;
+    let wanted = NewSession {
+        workspace: &workspace,
+        parent: tip,
+        draft: &draft,
+        log: &log,
+        overlays: 1,
+        caches: &BTreeSet::new(),
+    };
+    let mut opened = wanted.open(build)?;
     let guest = opened.session.guest();
     let failed = || "cannot prepare the guest for its export";
     if extras.clean {

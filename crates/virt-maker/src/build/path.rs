@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::options::{self, Optioned};
 use super::sealer::Sealer;
-use super::session::{self, Opened};
+use super::session::{NewSession, Opened};
 use super::{Build, base, disk_step, leaks, log::StepLog};
 use crate::disk::ImageFormat;
 use crate::disk::overlay::{self, Backing};
@@ -116,8 +116,15 @@ fn run_session(
         _ => None,
     });
     let names = steps.flat_map(|step| step.options.mounts.iter().map(|mount| mount.cache.as_str())).collect();
-    let Opened { session, engine, number, caches, slot } =
-        session::open(build, &workspace, &parent, &first, &log, missing.len(), &names)?;
+    let wanted = NewSession {
+        workspace: &workspace,
+        parent: &parent,
+        draft: &first,
+        log: &log,
+        overlays: missing.len(),
+        caches: &names,
+    };
+    let Opened { session, engine, number, caches, slot } = wanted.open(build)?;
     let sealer = Sealer::start(build.store, build.events, &build.shared.schedule, &build.shared.flattener);
     let walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine, session: number, depth };
     let ran = walk.run(build, missing, &parent.record, first, lock, session);

@@ -28,73 +28,79 @@ pub(super) struct Opened<'a> {
     pub(super) slot: Slot<'a>,
 }
 
-/// Opens a session on `parent` with `draft`'s overlay on top, when it is its turn. There will be so many overlays, and
-/// their steps mount the caches of these names.
-///
-/// Where an engine says that it cannot open such a guest, and `auto` knows another one, that is tried.
-pub(super) fn open<'a>(
-    build: &Build<'a>,
-    workspace: &Workspace,
-    parent: &Layer,
-    draft: &Draft,
-    log: &StepLog,
-    overlays: usize,
-    caches: &BTreeSet<&str>,
-) -> Result<Opened<'a>> {
-    let mut again = false;
-    build.shared.selector.first_that_opens(build.events, |candidate| {
-        if std::mem::replace(&mut again, true) {
-            // A mount may have written to it before another one failed.
-            let image = draft.image();
-            std::fs::remove_file(&image).context(ErrorKind::Store, || format!("cannot remove {}", image.display()))?;
-            create_overlay(draft, &parent.record)?;
-        }
-        open_with(candidate, build, workspace, parent, draft, log, overlays, caches)
-    })
+/// A session that is to be opened.
+pub(super) struct NewSession<'r> {
+    /// Where its work folder is made.
+    pub(super) workspace: &'r Workspace,
+    /// The layer that it begins on.
+    pub(super) parent: &'r Layer,
+    /// Whose overlay is on top of that.
+    pub(super) draft: &'r Draft,
+    /// Takes what the engine says.
+    pub(super) log: &'r StepLog,
+    /// So many overlays there will be.
+    pub(super) overlays: usize,
+    /// Names of the caches that steps mount.
+    pub(super) caches: &'r BTreeSet<&'r str>,
 }
 
-#[expect(clippy::too_many_arguments, reason = "those of its only caller")]
-fn open_with<'a>(
-    candidate: &Candidate,
-    build: &Build<'a>,
-    workspace: &Workspace,
-    parent: &Layer,
-    draft: &Draft,
-    log: &StepLog,
-    overlays: usize,
-    caches: &BTreeSet<&str>,
-) -> Result<Opened<'a>> {
-    let engine = candidate.engine.name();
-    let slot = build.shared.slots.take(&*candidate.engine, &build.settings.cancel)?;
-    let caches = Caches::take(&build.store.cache_dir(), caches, candidate.engine.isolates(), &build.settings.cancel)?;
-    let session = build.shared.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-    build.events.send(Event::EngineChosen { engine, reason: candidate.reason.clone() });
-    build.events.send(Event::SessionStarted { session, engine, parent: parent.record.key, worker: build.worker });
-    let begin = Instant::now();
-    let work_dir = workspace.subfolder(&format!("session-{session}"))?;
-    let image = build.store.image(parent)?;
-    let opened = candidate.engine.open(OpenRequest {
-        parent: &image,
-        overlay: &draft.image(),
-        overlays,
-        work_dir: &work_dir,
-        caches: &caches.disks,
-        network_env: &build.shared.guest_env,
-        host_network: build.settings.host_network,
-        output: log.sink(),
-        events: build.events.clone(),
-        cancel: build.settings.cancel.clone(),
-    });
-    build.shared.spent.add("session", begin.elapsed());
-    match opened {
-        Ok(mut opened) => {
-            let os = opened.guest().os().pretty_name.escape_debug().to_string();
-            build.events.send(Event::SessionReady { session, os, elapsed: begin.elapsed() });
-            Ok(Opened { session: opened, engine, number: session, caches, slot })
-        }
-        Err(error) => {
-            build.events.send(Event::SessionEnded { session });
-            Err(error)
+impl NewSession<'_> {
+    /// Opens it with the best engine that can, when it is its turn.
+    ///
+    /// Where an engine says that it cannot open such a guest, and `auto` knows another one, that is tried.
+    pub(super) fn open<'a>(&self, build: &Build<'a>) -> Result<Opened<'a>> {
+        let mut again = false;
+        build.shared.selector.first_that_opens(build.events, |candidate| {
+            if std::mem::replace(&mut again, true) {
+                // A mount may have written to it before another one failed.
+                let image = self.draft.image();
+                std::fs::remove_file(&image)
+                    .context(ErrorKind::Store, || format!("cannot remove {}", image.display()))?;
+                create_overlay(self.draft, &self.parent.record)?;
+            }
+            self.open_with(candidate, build)
+        })
+    }
+
+    fn open_with<'a>(&self, candidate: &Candidate, build: &Build<'a>) -> Result<Opened<'a>> {
+        let engine = candidate.engine.name();
+        let slot = build.shared.slots.take(&*candidate.engine, &build.settings.cancel)?;
+        let caches =
+            Caches::take(&build.store.cache_dir(), self.caches, candidate.engine.isolates(), &build.settings.cancel)?;
+        let session = build.shared.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        build.events.send(Event::EngineChosen { engine, reason: candidate.reason.clone() });
+        build.events.send(Event::SessionStarted {
+            session,
+            engine,
+            parent: self.parent.record.key,
+            worker: build.worker,
+        });
+        let begin = Instant::now();
+        let work_dir = self.workspace.subfolder(&format!("session-{session}"))?;
+        let image = build.store.image(self.parent)?;
+        let opened = candidate.engine.open(OpenRequest {
+            parent: &image,
+            overlay: &self.draft.image(),
+            overlays: self.overlays,
+            work_dir: &work_dir,
+            caches: &caches.disks,
+            network_env: &build.shared.guest_env,
+            host_network: build.settings.host_network,
+            output: self.log.sink(),
+            events: build.events.clone(),
+            cancel: build.settings.cancel.clone(),
+        });
+        build.shared.spent.add("session", begin.elapsed());
+        match opened {
+            Ok(mut opened) => {
+                let os = opened.guest().os().pretty_name.escape_debug().to_string();
+                build.events.send(Event::SessionReady { session, os, elapsed: begin.elapsed() });
+                Ok(Opened { session: opened, engine, number: session, caches, slot })
+            }
+            Err(error) => {
+                build.events.send(Event::SessionEnded { session });
+                Err(error)
+            }
         }
     }
 }
