@@ -12,6 +12,7 @@ mod document;
 mod host_files;
 mod host_state;
 mod hostile;
+pub mod http_server;
 mod image;
 mod kvm;
 mod lvm;

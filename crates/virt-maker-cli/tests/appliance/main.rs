@@ -1,9 +1,0 @@
-//! Engine `vm` against what is worse than a hostile step: the machine itself in a guest's hands, kills while it is made,
-//! hosts that lack things; and the walls around qemu, as the host's kernel sees them.
-
-#[path = "../common/mod.rs"]
-mod common;
-mod confinement;
-mod hostile;
-mod hosts;
-mod kills;

@@ -1,0 +1,213 @@
+//! Bad input, each with one clear error, the documented exit code, and nothing left.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::common::{Bench, run};
+use testkit::{HostState, Roots, TinyOptions, Victim, hostile_images, tiny_guest};
+
+on_chroot_and_vm!(guests, steps);
+
+/// A build that must fail with this exit code and these words, and leave nothing.
+#[track_caller]
+fn refused(bench: &Bench, template: &str, code: i32, words: &[&str]) {
+    refused_by("chroot", bench, template, code, words);
+}
+
+#[track_caller]
+fn refused_by(engine: &str, bench: &Bench, template: &str, code: i32, words: &[&str]) {
+    let path = bench.path("bad.yml");
+    fs::write(&path, template).unwrap();
+    let ran = bench.run(&["build", path.to_str().unwrap(), "--progress", "plain", "--engine", engine]).exits(code);
+    for word in words {
+        assert!(ran.stderr.contains(word), "no `{word}` in:\n{}", ran.stderr);
+    }
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+}
+
+fn base(path: &std::path::Path) -> String {
+    format!("spec:\n  import:\n    download: {{url: 'file://{}'}}\n  steps:\n    - run: 'true'\n", path.display())
+}
+
+#[test]
+fn templates() {
+    let bench = Bench::new(PathBuf::from("/nonexistent"));
+    bench.run(&["build", "missing.yml"]).exits(1);
+    bench.run(&["build"]).exits(2);
+    bench.run(&["build", "--engine", "warp", "x.yml"]).exits(2);
+    refused(&bench, "", 1, &["bad.yml"]);
+    refused(&bench, "spec: [", 1, &["bad.yml:2:1", "not YAML"]);
+    refused(&bench, "spec:\n  steps: []\n", 1, &["bad.yml:", "import"]);
+    refused(&bench, "spec:\n  import:\n    downlod: {url: x}\n", 1, &["bad.yml:3:5", "downlod", "download"]);
+    refused(&bench, "spec:\n  import:\n    download: {url: [x]}\n", 1, &["bad.yml:3:21", "string"]);
+    refused(&bench, "spec:\n  import:\n    download: {url: x}\n  steps:\n    - rum: ls\n", 1, &["bad.yml:5:7", "run"]);
+}
+
+#[test]
+fn bases() {
+    let before = HostState::capture();
+    let guest = tiny_guest(&TinyOptions::default());
+    let bench = Bench::new(guest.clone());
+    refused(&bench, &base(&bench.path("missing.img")), 1, &["missing.img"]);
+
+    let page = bench.path("page.img");
+    fs::write(&page, "<html>not found</html>".repeat(100)).unwrap();
+    refused(&bench, &base(&page), 1, &["page.img"]);
+
+    let other = bench.path("other.vmdk");
+    let mut create = std::process::Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "vmdk"]).arg(&other).arg("1M");
+    assert!(create.status().unwrap().success());
+    refused(&bench, &base(&other), 1, &["other.vmdk", "VMDK", "qemu-img convert"]);
+
+    let mut wrong = base(&guest);
+    wrong = wrong.replace("'}", &format!("', checksum: 'sha256:{}'}}", "0".repeat(64)));
+    refused(&bench, &wrong, 1, &["checksum", &"0".repeat(64)]);
+
+    // Images that mean harm, or more than we know.
+    let victim = Victim::new();
+    for image in hostile_images(&guest, bench.folder.path(), &victim.secret()) {
+        refused(&bench, &base(&image.path), 1, image.words);
+        victim.assert_untouched(image.name);
+    }
+    assert!(bench.layers().is_empty());
+    before.assert_nothing_left();
+}
+
+fn guests(engine: &str) {
+    let before = HostState::capture();
+    let fstab = |line: &str| TinyOptions { fstab_extra: vec![line.into()], ..TinyOptions::default() };
+    let bench = Bench::new(tiny_guest(&fstab("UUID=00000000-1111-2222-3333-444444444444 /data ext4 defaults 0 2")));
+    refused_by(engine, &bench, &base(&bench.base), 1, &["/data", "00000000-1111-2222-3333-444444444444"]);
+
+    let bench = Bench::new(tiny_guest(&fstab("LABEL=absent /data ext4 defaults,nofail 0 2")));
+    let template = bench.template("t.yml", &[run("true")], "");
+    let ran = bench.build(engine, &template, &[]).exits(0);
+    assert!(ran.of("warning").iter().any(|event| event["message"].as_str().unwrap().contains("/data")));
+
+    // A disk without any Linux on it.
+    let empty = bench.path("empty.img");
+    fs::File::create(&empty).unwrap().set_len(16 << 20).unwrap();
+    let made = std::process::Command::new("mkfs.ext4").arg("-q").arg(&empty).status().unwrap();
+    assert!(made.success());
+    refused_by(engine, &bench, &base(&empty), 1, &["root"]);
+
+    let two = TinyOptions { partitioned: true, roots: Roots::Two, ..TinyOptions::default() };
+    refused_by(engine, &bench, &base(&tiny_guest(&two)), 1, &["root", "partition"]);
+    before.assert_nothing_left();
+}
+
+/// A host with nothing but this program on it: what was asked for is named with its package, and so is what each
+/// engine lacks.
+#[test]
+fn hosts() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let template = bench.template("t.yml", &[run("true")], "");
+    let bare = |arguments: &[&str]| {
+        let mut command = bench.command(arguments);
+        command.env("PATH", bench.path("nothing")).env("VIRT_MAKER_AGENT", bench.path("no-agent"));
+        crate::common::Ran::from(command.output().unwrap()).exits(5)
+    };
+    let build = |engine| bare(&["build", template.to_str().unwrap(), "--engine", engine, "--progress", "plain"]);
+    let ran = build("chroot");
+    assert!(ran.stderr.contains("qemu-storage-daemon") && ran.stderr.contains("package"), "{}", ran.stderr);
+    let ran = build("vm");
+    assert!(ran.stderr.contains("qemu-system-x86") && ran.stderr.contains("package"), "{}", ran.stderr);
+    let ran = build("libguestfs");
+    assert!(ran.stderr.contains("qemu-system-x86"), "{}", ran.stderr);
+    let ran = build("auto");
+    assert!(ran.stderr.contains("chroot: ") && ran.stderr.contains("doctor"), "{}", ran.stderr);
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+
+    let ran = bare(&["doctor", "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&found["version"], &found["auto"]), (&1.into(), &serde_json::Value::Null), "{found:#}");
+    let checks = found["checks"].as_array().unwrap();
+    let bwrap = checks.iter().find(|check| check["name"] == "bwrap").unwrap();
+    assert_eq!((&bwrap["state"], &bwrap["package"]), (&"missing".into(), &"bubblewrap".into()));
+    let engine = &found["engines"][0];
+    assert_eq!((&engine["name"], &engine["works"]), (&"chroot".into(), &false.into()));
+}
+
+/// File systems on which locks fail, or do nothing: so it looks to the program under a tracer that answers for the kernel.
+#[test]
+fn a_store_without_working_locks_is_refused() {
+    let bench = Bench::new(PathBuf::from("/nonexistent"));
+    bench.run(&["tree"]).exits(0);
+    for (answer, words) in [("error=ENOLCK", "No locks available"), ("retval=0", "a second lock was given")] {
+        let program = bench.command(&["tree"]);
+        let mut traced = std::process::Command::new("strace");
+        traced.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", &format!("inject=flock:{answer}")]);
+        traced.arg(program.get_program()).args(program.get_args()).current_dir(bench.folder.path());
+        traced.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let ran = crate::common::Ran::from(traced.output().unwrap()).exits(6);
+        for words in ["has no working locks", words, "--store"] {
+            assert!(ran.stderr.contains(words), "{}", ran.stderr);
+        }
+    }
+    bench.run(&["tree"]).exits(0);
+}
+
+fn steps(engine: &str) {
+    let before = HostState::capture();
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let failing = |script: &str, words: &str| {
+        let template = bench.template("t.yml", &[run(script)], "");
+        let ran = bench.build(engine, &template, &[]).exits(4);
+        let failure = &ran.of("step_failed")[0]["failure"];
+        let all = format!("{} {}", failure["exit"], failure["last_lines"]);
+        assert!(all.contains(words), "no `{words}` in {all}");
+    };
+    failing("exit 7", "exit status 7");
+    failing("kill -9 $$", "signal 9");
+    failing("/no/such/program", "127");
+    failing("dd if=/dev/zero of=/big bs=1M count=100000", "No space left");
+    failing("#!/no/such/interpreter\nx", "");
+
+    // Daemons that a step leaves behind are gone before its layer is sealed, and do not hold the build up.
+    let daemon = run("(setsid sleep 1000 </dev/null >/dev/null 2>&1 &); sleep 1000 & echo left");
+    let template = bench.template("t.yml", &[daemon, run("ps | grep -c '[s]leep 1000' || true")], "");
+    let ran = bench.build(engine, &template, &[]).exits(0);
+    let texts: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, "left\n0\n");
+    before.assert_nothing_left();
+}
+
+/// What doctor says of this host, on which the tests of all engines run.
+#[test]
+fn doctor_agrees_with_the_engines() {
+    let bench = Bench::new(PathBuf::from("/nonexistent"));
+    let home = tempfile::tempdir().unwrap();
+    let mut doctor = bench.command(&["doctor", "--json"]);
+    doctor.env("HOME", home.path()).env("XDG_CACHE_HOME", home.path().join("cache"));
+    let ran = crate::common::Ran::from(doctor.output().unwrap()).exits(0);
+    let names = |folder: &Path| {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        entries.collect::<Vec<_>>()
+    };
+    assert_eq!(names(home.path()), ["cache"], "programs that are asked for their versions leave nothing");
+    let own = names(&home.path().join("cache/virt-maker"));
+    assert!(!own.iter().any(|name| name.starts_with("doctor")), "{own:?}");
+    let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    for engine in found["engines"].as_array().unwrap() {
+        assert_eq!(engine["works"], true, "{engine}");
+    }
+    let needed =
+        ["qemu-img", "qemu-storage-daemon", "bwrap", "FUSE export", "/dev/fuse", "/dev/loop-control", "libguestfs"];
+    for name in needed {
+        let check = found["checks"].as_array().unwrap().iter().find(|check| check["name"] == name);
+        assert_eq!(check.unwrap_or_else(|| panic!("no check of {name}"))["state"], "works", "{name}");
+    }
+    assert!(found["auto"]["engine"].is_string());
+}
+
+/// What a guest says is data: no escape sequence of its reaches the terminal.
+#[test]
+fn terminal_escapes_are_shown_not_obeyed() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let template = bench.template("t.yml", &[run("printf '\\033]0;owned\\007\\033[2J'; exit 1")], "");
+    let ran = bench.run(&["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "plain", "-v"]);
+    let ran = ran.exits(4);
+    assert!(!ran.stderr.contains('\x1b') && !ran.stdout.contains('\x1b'), "{:?}", ran.stderr);
+    assert!(ran.stderr.contains("owned"));
+}

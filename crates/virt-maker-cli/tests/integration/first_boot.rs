@@ -1,0 +1,79 @@
+//! An image that was cleaned and shrunk boots as a new machine: with an identity of its own, SSH host keys of its own, and what the
+//! template wanted of its first boot.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::common::Bench;
+use testkit::{HostState, Machine, appliance_lock};
+
+const PATIENCE: Duration = Duration::from_secs(600);
+
+#[test]
+fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
+    let _lock = appliance_lock();
+    let before = HostState::capture();
+    let bench = Bench::new(std::path::PathBuf::from("/nonexistent"));
+    // Both begin on the same base in the same store.
+    for (engine, format) in [("chroot", "qcow2"), ("vm", "raw")] {
+        boots_as_a_new_machine(&bench, engine, format);
+    }
+    before.assert_nothing_left();
+}
+
+fn boots_as_a_new_machine(bench: &Bench, engine: &str, format: &str) {
+    let template = bench.path("t.yml");
+    let text = "spec:
+  import:
+    bootstrap: {suite: bookworm, size: 2G, packages: [openssh-server]}
+  steps:
+    - run: echo made with ENGINE
+    - run: systemd-machine-id-setup; sha256sum < /etc/machine-id; sha256sum < /etc/ssh/ssh_host_ed25519_key
+    - hostname: fresh.example.org
+    - grub_append: [virt_maker.test=yes]
+    - firstboot: echo first > /order
+    - firstboot: |
+        exec > /run/said 2>&1
+        echo second >> /order
+        echo \"@order $(cat /order | tr '\\n' ' ')\"
+        echo \"@name $(hostname --fqdn)\"
+        grep -o virt_maker.test=yes /proc/cmdline | sed 's/^/@kernel /'
+        echo \"@id $(wc -c < /etc/machine-id) $(sha256sum < /etc/machine-id)\"
+        for second in $(seq 120); do systemctl --quiet is-active ssh && break; sleep 1; done
+        systemctl is-active ssh | sed 's/^/@ssh /'
+        echo \"@key $(sha256sum < /etc/ssh/ssh_host_ed25519_key)\"
+        # The login on the console takes it away from whoever has it open when it starts.
+        for second in $(seq 120); do systemctl --quiet is-active serial-getty@ttyS0 && break; sleep 1; done
+        sleep 1
+        cat /run/said > /dev/ttyS0
+        echo @done > /dev/ttyS0
+  export:
+    - FORMAT: {path: a.img, clean: true, sparsify: true, shrink: true}
+";
+    fs::write(&template, text.replace("ENGINE", engine).replace("FORMAT", format)).unwrap();
+    let ran = bench.build(engine, &template, &[]).exits(0);
+    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let old: Vec<&str> = said.lines().filter(|line| line.ends_with("  -")).collect();
+    assert_eq!(old.len(), 2, "{engine}: {said}");
+    let image = bench.path("a.img");
+    testkit::fsck_clean(&image, format);
+    let info = testkit::run(Command::new("qemu-img").args(["info", "-f", format, "--output=json"]).arg(&image)).stdout;
+    let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
+    assert!(info["backing-filename"].is_null(), "{info}");
+    let bytes = info["virtual-size"].as_u64().unwrap();
+    assert!(bytes < 800 << 20, "shrunk from 2 GiB to {bytes}");
+
+    let machine = Machine::boot(&image, format);
+    let console = machine.wait_for("@done", PATIENCE);
+    for expected in
+        ["@order first second", "@name fresh.example.org", "@kernel virt_maker.test=yes", "@id 33 ", "@ssh active"]
+    {
+        assert!(console.contains(expected), "{engine}: {expected}: {console}");
+    }
+    for digest in old {
+        assert!(!console.contains(digest), "what is not to be shared came along: {console}");
+    }
+    assert!(console.contains("@key ") && !console.contains("@key e3b0c442"), "{console}");
+    drop(machine);
+}

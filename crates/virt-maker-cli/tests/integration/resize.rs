@@ -1,0 +1,199 @@
+//! Bases that are made larger: the space is there, nothing is moved, and what is wrong is named.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::{Bench, run};
+use serde_json::Value;
+use testkit::{Fs, HostState, TinyOptions, appliance_lock, tiny_guest};
+
+fn table(disk: &Path) -> Value {
+    let said = testkit::run(Command::new("sfdisk").arg("--json").arg(disk)).stdout;
+    serde_json::from_slice::<Value>(&said).unwrap()["partitiontable"]["partitions"].clone()
+}
+
+/// Builds a guest whose `disk` import has this `resize`, and returns the size of `/` in MiB as the guest sees it, with
+/// the partitions before and after.
+fn resized(options: &TinyOptions, resize: &str) -> (u64, Value, Value) {
+    let bench = Bench::new(tiny_guest(options));
+    let text = format!(
+        "spec:\n  import:\n    disk: {{path: '{}', resize: {resize}}}\n  steps:\n    - {}\n  export:\n    raw: {{path: a.img}}\n",
+        bench.base.display(),
+        run("df -m / | tail -n 1 | awk '{print \"size\", $2}'; cat /etc/hostname")
+    );
+    let template = bench.path("t.yml");
+    fs::write(&template, text).unwrap();
+    let ran = bench.build("chroot", &template, &[]).exits(0);
+    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    assert!(said.contains("tiny"), "{said}");
+    testkit::fsck_clean(&bench.path("a.img"), "raw");
+    testkit::run(Command::new("sfdisk").args(["--verify"]).arg(bench.path("a.img")));
+    let size = said.split_whitespace().skip_while(|word| *word != "size").nth(1).unwrap().parse().unwrap();
+    (size, table(&bench.base), table(&bench.path("a.img")))
+}
+
+#[test]
+fn the_last_partition_grows_in_its_place() {
+    let before = HostState::capture();
+    let options = TinyOptions { partitioned: true, separate_boot: true, ..TinyOptions::default() };
+    let (size, old, new) = resized(&options, "{size: 400M, expand: /dev/sda2}");
+    assert!(size > 300, "{size} MiB");
+    assert_eq!(old[0]["start"], new[0]["start"]);
+    for part in ["start", "uuid", "type"] {
+        assert_eq!(old[1][part], new[1][part]);
+    }
+    assert!(new[1]["size"].as_u64() > old[1]["size"].as_u64());
+    // Only the disk grows.
+    let (size, _, new) = resized(&options, "{size: 400M}");
+    assert!(size < 70 && new[1]["size"] == old[1]["size"]);
+    before.assert_nothing_left();
+}
+
+#[test]
+fn xfs_and_btrfs_grow_with_libguestfs() {
+    let _lock = appliance_lock();
+    for fs in [Fs::Xfs, Fs::Btrfs] {
+        let options = TinyOptions { partitioned: true, ..TinyOptions::with_fs(fs) };
+        let (size, old, new) = resized(&options, "{size: 700M, expand: /dev/sda1}");
+        assert!(size > 600, "{fs:?}: {size} MiB");
+        assert_eq!(old[0]["start"], new[0]["start"]);
+    }
+}
+
+#[test]
+fn a_partition_in_the_middle_grows_with_libguestfs() {
+    let _lock = appliance_lock();
+    let options = TinyOptions { partitioned: true, separate_boot: true, ..TinyOptions::default() };
+    let (_, old, new) = resized(&options, "{size: 400M, expand: /dev/sda1}");
+    assert!(new[0]["size"].as_u64().unwrap() > old[0]["size"].as_u64().unwrap() + 300_000);
+    assert_eq!(new[1]["type"], old[1]["type"]);
+}
+
+#[test]
+fn wrong_sizes_are_refused() {
+    let bench = Bench::new(tiny_guest(&TinyOptions { partitioned: true, ..TinyOptions::default() }));
+    for (resize, expected) in [
+        ("{expand: /dev/sda1}", "`size` is missing"),
+        ("{size: 4}", "expected a size"),
+        ("{size: 4G, expand: root}", "name of a partition"),
+        ("{size: 4G, grow: x}", "neither `size`"),
+        ("{size: 4G, '--delete1': 1G}", "neither `size`"),
+        ("{size: 20M}", "only made larger"),
+        ("{size: 1G, expand: /dev/sda7}", "has no partition 7; it has 1"),
+        ("4G", "expected a mapping"),
+    ] {
+        let text =
+            format!("spec:\n  import:\n    download: {{url: 'file://{}', resize: {resize}}}\n", bench.base.display());
+        fs::write(bench.path("t.yml"), text).unwrap();
+        let ran = bench.build("chroot", &bench.path("t.yml"), &[]).exits(1);
+        assert!(ran.stderr.contains(expected), "{resize}: {}", ran.stderr);
+    }
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+}
+
+#[test]
+fn an_empty_disk_has_its_partitions_and_file_systems() {
+    let bench = Bench::new(std::path::PathBuf::from("/nonexistent"));
+    let disk = |arguments: &str| {
+        let text = format!("spec:\n  import:\n    blank: {arguments}\n  export:\n    raw: {{path: a.img}}\n");
+        fs::write(bench.path("t.yml"), text).unwrap();
+        bench.build("chroot", &bench.path("t.yml"), &[])
+    };
+    let parts = "[{size: 300M, fs: ext4, label: one}, {size: 40M, fs: vfat, label: ESP}, {size: 16M, fs: swap}, \
+        {size: 1M}, {size: 320M, fs: xfs}, {fs: btrfs, label: rest_1}]";
+    disk(&format!("{{size: 1G, partitions: {parts}}}")).exits(0);
+    let image = bench.path("a.img");
+    assert_eq!(fs::metadata(&image).unwrap().len(), 1 << 30);
+    testkit::run(Command::new("sfdisk").arg("--verify").arg(&image));
+    let table = table(&image);
+    let kinds = [Some("ext4"), Some("vfat"), Some("swap"), None, Some("xfs"), Some("btrfs")];
+    assert_eq!(table.as_array().unwrap().len(), kinds.len());
+    for (part, kind) in table.as_array().unwrap().iter().zip(kinds) {
+        let offset = (part["start"].as_u64().unwrap() * 512).to_string();
+        let mut blkid = Command::new("blkid");
+        let said = blkid.args(["-p", "-s", "TYPE", "-o", "value", "-O", &offset]).arg(&image).output().unwrap();
+        assert_eq!(String::from_utf8(said.stdout).unwrap().trim(), kind.unwrap_or(""), "{part}");
+    }
+    assert_eq!(table[5]["name"], "rest_1");
+    for (arguments, expected) in [
+        ("{size: 1}", "at least 2M"),
+        ("{size: 10M, partitions: [{size: 20M}]}", "does not fit"),
+        ("{size: 10M, partitions: [{}, {}]}", "only the last"),
+        ("{size: 10M, partitions: [{fs: zfs}]}", "unknown value `zfs`"),
+        ("{size: 10M, partitions: [{label: \"a, name=b\"}]}", "at most 11"),
+    ] {
+        let ran = disk(arguments).exits(1);
+        assert!(ran.stderr.contains(expected), "{arguments}: {}", ran.stderr);
+    }
+}
+
+/// Boots a guest whose base was made larger, and has it say how large its root is.
+fn boots(kind: Fs, root_first: bool) {
+    let _lock = appliance_lock();
+    let file = |path: &str, text: &str, mode| (path.to_owned(), text.as_bytes().to_vec(), mode);
+    let files = vec![
+        file("/etc/inittab", "::sysinit:/etc/start\n::wait:/bin/sleep 1000\n", 0o644),
+        file(
+            "/etc/start",
+            "#!/bin/sh\nexec > /dev/ttyS0 2>&1\nmount -t proc proc /proc\necho \"@root $(df -m / | tail -n 1)\" \"$(grep ' / ' /proc/mounts)\"\necho @end\n",
+            0o755,
+        ),
+    ];
+    let links = vec![("/sbin/init".to_owned(), "/bin/busybox".to_owned())];
+    let options = TinyOptions {
+        partitioned: true,
+        separate_home: root_first,
+        root_first,
+        files,
+        links,
+        ..TinyOptions::with_fs(kind)
+    };
+    let bench = Bench::new(tiny_guest(&options));
+    let text = format!(
+        "spec:\n  import:\n    disk: {{path: '{}', resize: {{size: 1500M, expand: /dev/sda1}}}}\n  steps: []\n  export:\n    raw: {{path: a.img}}\n",
+        bench.base.display()
+    );
+    fs::write(bench.path("t.yml"), text).unwrap();
+    bench.build("chroot", &bench.path("t.yml"), &[]).exits(0);
+    testkit::run(Command::new("sfdisk").args(["--verify"]).arg(bench.path("a.img")));
+    let version = testkit::host_kernel();
+    let [kernel, initrd] = ["vmlinuz", "initrd.img"].map(|name| Path::new("/boot").join(format!("{name}-{version}")));
+    let machine = testkit::Machine::boot_kernel(&kernel, &initrd, 1, &bench.path("a.img"), "raw");
+    let console = machine.wait_for("@end", std::time::Duration::from_secs(400));
+    let said = console.lines().find(|line| line.contains("@root")).unwrap().to_owned();
+    // `df -m`: the device, its size; then the line of /proc/mounts.
+    let size: u64 = said.split_whitespace().nth(2).unwrap().parse().unwrap();
+    assert!(size > 1050, "{kind:?}: {said}");
+    assert!(said.contains(&format!(" {} ", format!("{kind:?}").to_lowercase())), "{said}");
+}
+
+#[test]
+fn a_resized_ext4_root_boots() {
+    boots(Fs::Ext4, false);
+}
+
+#[test]
+fn a_resized_ext4_root_that_is_not_last_boots() {
+    boots(Fs::Ext4, true);
+}
+
+#[test]
+fn a_resized_xfs_root_boots() {
+    boots(Fs::Xfs, false);
+}
+
+#[test]
+fn a_resized_xfs_root_that_is_not_last_boots() {
+    boots(Fs::Xfs, true);
+}
+
+#[test]
+fn a_resized_btrfs_root_boots() {
+    boots(Fs::Btrfs, false);
+}
+
+#[test]
+fn a_resized_btrfs_root_that_is_not_last_boots() {
+    boots(Fs::Btrfs, true);
+}

@@ -1,0 +1,156 @@
+//! Package managers and service managers that cannot be had here, as fake programs that note what they are told; and
+//! the real ones of a Debian guest.
+
+use testkit::{TinyOptions, appliance_lock, tiny_guest};
+
+use super::{case, check, fixtures, host_files};
+use crate::common::{Bench, run};
+
+on_chroot_and_vm!(
+    package_managers_are_told_what_to_do,
+    service_managers_are_told_what_to_do,
+    sources_of_dnf_and_zypper
+);
+
+/// A program that notes its arguments, one line a call.
+const FAKE: &str = "#!/bin/sh\necho \"${0##*/} $*\" >> /told\n";
+
+/// A guest that says it is `id` and has these programs, and nothing else of it is real.
+fn fake(id: &str, programs: &[&str]) -> Bench {
+    let mut files: Vec<_> =
+        programs.iter().map(|name| (format!("/usr/bin/{name}"), FAKE.as_bytes().to_vec(), 0o755)).collect();
+    files.push(("/etc/os-release".to_owned(), format!("ID={id}\nPRETTY_NAME=\"a fake {id}\"\n").into_bytes(), 0o644));
+    Bench::new(tiny_guest(&TinyOptions { files, ..TinyOptions::default() }))
+}
+
+fn package_managers_are_told_what_to_do(engine: &str) {
+    for (id, programs, expected) in [
+        (
+            "debian",
+            &["apt-get"][..],
+            r#"~ /told file 0644 0:0 "apt-get -o APT::Update::Error-Mode=any -q -o Acquire::Retries=0 update\napt-get -q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install -- a b\napt-get -q -y remove -- c\napt-get -o APT::Update::Error-Mode=any -q -o Acquire::Retries=0 update\napt-get -q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold dist-upgrade\n""#,
+        ),
+        (
+            "fedora",
+            &["dnf"][..],
+            r#"~ /told file 0644 0:0 "dnf -y install -- a b\ndnf -y remove -- c\ndnf -y upgrade --refresh\n""#,
+        ),
+        (
+            "rocky",
+            &["dnf", "yum"][..],
+            r#"~ /told file 0644 0:0 "dnf -y install -- a b\ndnf -y remove -- c\ndnf -y upgrade --refresh\n""#,
+        ),
+        (
+            "centos",
+            &["yum"][..],
+            r#"~ /told file 0644 0:0 "yum -y install -- a b\nyum -y remove -- c\nyum -y update\n""#,
+        ),
+        (
+            "opensuse-leap",
+            &["zypper"][..],
+            r#"~ /told file 0644 0:0 "zypper --non-interactive install -- a b\nzypper --non-interactive remove -- c\nzypper --non-interactive refresh\nzypper --non-interactive update\n""#,
+        ),
+        (
+            "alpine",
+            &["apk"][..],
+            r#"~ /told file 0644 0:0 "apk add --update-cache a b\napk del c\napk upgrade --update-cache\n""#,
+        ),
+        (
+            "arch",
+            &["pacman"][..],
+            r#"~ /told file 0644 0:0 "pacman -Sy --noconfirm --needed a b\npacman -R --noconfirm c\npacman -Syu --noconfirm\n""#,
+        ),
+    ] {
+        let bench = fake(id, programs);
+        let expected: &'static str = expected;
+        let first = "+ /told file 0644 0:0 ...";
+        let middle = "~ /told file 0644 0:0 ...";
+        check(
+            &bench,
+            engine,
+            &[case("install: [a, b]", first), case("remove: c", middle), case("update:", expected)],
+            &[],
+        );
+    }
+}
+
+fn service_managers_are_told_what_to_do(engine: &str) {
+    let step = "service: {enable: [a, b], disable: c}";
+    for (program, expected) in [
+        ("systemctl", r#"+ /told file 0644 0:0 "systemctl enable -- a b\nsystemctl disable -- c\n""#),
+        (
+            "rc-update",
+            r#"+ /told file 0644 0:0 "rc-update add a default\nrc-update add b default\nrc-update del c default\n""#,
+        ),
+        (
+            "update-rc.d",
+            r#"+ /told file 0644 0:0 "update-rc.d a enable\nupdate-rc.d b enable\nupdate-rc.d c disable\n""#,
+        ),
+        ("chkconfig", r#"+ /told file 0644 0:0 "chkconfig a on\nchkconfig b on\nchkconfig c off\n""#),
+    ] {
+        check(&fake("debian", &[program]), engine, &[case(step, expected)], &[]);
+    }
+    let bench = fake("debian", &["chkconfig"]);
+    let template = bench.template("t.yml", &["service: {mask: a}".to_owned()], "");
+    let ran = bench.build(engine, &template, &[]).exits(4);
+    assert!(ran.stderr.contains("needs systemd"), "{}", ran.stderr);
+}
+
+fn sources_of_dnf_and_zypper(engine: &str) {
+    let step = "repo: {name: ours, url: 'https://packages.example.org/$releasever', unsigned: true}";
+    for (id, program, expected) in [
+        (
+            "fedora",
+            "dnf",
+            "+ /etc/yum.repos.d directory 0755 0:0\n+ /etc/yum.repos.d/ours.repo file 0644 0:0 \"[ours]\\nname=ours\\nbaseurl=https://packages.example.org/$releasever\\nenabled=1\\ngpgcheck=0\\n\"",
+        ),
+        (
+            "opensuse-leap",
+            "zypper",
+            "+ /etc/zypp directory 0755 0:0\n+ /etc/zypp/repos.d directory 0755 0:0\n+ /etc/zypp/repos.d/ours.repo file 0644 0:0 ...",
+        ),
+    ] {
+        check(&fake(id, &[program]), engine, &[case(step, expected)], &[]);
+    }
+}
+
+/// The steps that need a real guest's programs, on a real Debian.
+fn on_debian(engine: &str) {
+    let bench = Bench::new(testkit::debian_guest());
+    let cases = fixtures::load("steps/debian", &host_files::make(&bench));
+    let mut steps: Vec<String> = cases.iter().map(|case| case.step.clone()).collect();
+    // What is another thing tomorrow is looked at in the guest.
+    steps.extend(["update:", "install: openssh-client", "ssh_keygen: deploy"].map(str::to_owned));
+    steps.push(run(
+        "id deploy; cd ~deploy/.ssh; stat -c '%n %a %U:%G' id_*; ssh-keygen -y -f id_rsa | cut -c 1-8; systemctl is-enabled virt-maker-firstboot.service; systemd-analyze verify virt-maker-firstboot.service; true",
+    ));
+    let template = bench.template("t.yml", &steps, "");
+    let ran = bench.build(engine, &template, &[]).exits(0);
+    fixtures::compare_by_diff(&bench, engine, &cases, &ran.sealed());
+    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    for expected in [
+        "uid=1500(deploy) gid=1500(deploy) groups=1500(deploy),4(adm),100(users)",
+        "id_rsa 600 deploy:deploy\nid_rsa.pub 644 deploy:deploy\nssh-rsa ",
+        "enabled",
+    ] {
+        assert!(said.contains(expected), "{engine}: {expected}: {said}");
+    }
+    assert!(!said.contains("virt-maker-firstboot.service:"), "{said}");
+}
+
+#[test]
+fn real_accounts_services_and_packages_with_chroot() {
+    on_debian("chroot");
+}
+
+#[test]
+fn real_accounts_services_and_packages_with_libguestfs() {
+    let _lock = appliance_lock();
+    on_debian("libguestfs");
+}
+
+#[test]
+fn real_accounts_services_and_packages_with_vm_appliance() {
+    let _lock = appliance_lock();
+    on_debian("vm");
+}

@@ -1,0 +1,8 @@
+//! The library from outside: its public interface, with real servers, programs and guests. One binary, so that it is linked once.
+
+mod bootstrap;
+mod download;
+mod engine_libguestfs;
+mod export;
+mod runners;
+mod toy_step;
