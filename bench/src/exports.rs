@@ -22,7 +22,7 @@ impl Bench {
         let template = self.folder.join(format!("{name}.yml"));
         let import = json!({ "download": { "url": format!("file://{}", self.base.display()) } });
         let text = json!({ "spec": { "import": import, "steps": steps, "export": export } });
-        std::fs::write(&template, format!("{text:#}")).map_err(|error| format!("{}: {error}", template.display()))?;
+        work::write(&template, &text)?;
         let more: &[String] = if force { &["--force-export".to_owned()] } else { &[] };
         Ok(self.maker.build(&template, "auto", more)?.wall)
     }
@@ -105,7 +105,7 @@ pub fn cache(bench: &Bench, _: &Peers<'_>) -> Result<Figures, Failure> {
         let template = bench.folder.join(format!("{salt}.yml"));
         let import = json!({ "download": { "url": format!("file://{}", bench.base.display()) } });
         let text = json!({ "spec": { "import": import, "steps": steps } });
-        std::fs::write(&template, format!("{text:#}")).map_err(|error| format!("{}: {error}", template.display()))?;
+        work::write(&template, &text)?;
         let build = expect_layers(bench.maker.build(&template, "auto", &[])?, 2)?;
         let output = build.output();
         let line = output.lines().find_map(|line| line.strip_prefix("Need to get "));

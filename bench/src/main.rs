@@ -7,6 +7,7 @@
 mod depth;
 mod exports;
 mod forks;
+mod install;
 mod look;
 mod machine;
 mod maker;
@@ -27,9 +28,9 @@ use report::Figures;
 use work::Operation;
 
 const USAGE: &str = "usage: bench [--quick] [--only NAME]... [--virt-maker FILE] [--base FILE.qcow2 --key FILE]
-             [--results FOLDER] [--readme FILE]
+             [--results FOLDER] [--quote FOLDER]
 NAME: cold-chroot cold-vm cold-libguestfs virt-customize packer cached steps-chroot steps-vm steps-libguestfs
-      write write-vm appliance import forks many-cached reads diff sparsify compress cache-mount many-libguestfs";
+      write write-vm appliance import forks many-cached reads diff sparsify compress cache-mount install many-libguestfs";
 
 /// Bytes that the big step writes.
 const PAYLOAD: u64 = 200 << 20;
@@ -41,7 +42,8 @@ struct Options {
     base: Option<PathBuf>,
     key: Option<PathBuf>,
     results: PathBuf,
-    readme: Option<PathBuf>,
+    /// The project's folder, whose two pages get the tables.
+    quote: Option<PathBuf>,
 }
 
 struct Bench {
@@ -73,6 +75,7 @@ const MEASURES: &[Measure] = &[
     ("steps-libguestfs", steps_libguestfs),
     ("compress", exports::compress),
     ("cache-mount", exports::cache),
+    ("install", install::packages),
     ("sparsify", exports::sparsify),
     ("many-libguestfs", exports::many),
     ("packer", packer),
@@ -101,7 +104,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, Failure
     let beside = std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("virt-maker");
     let results = root.join("bench/results");
     let mut options =
-        Options { quick: false, only: Vec::new(), binary: beside, base: None, key: None, results, readme: None };
+        Options { quick: false, only: Vec::new(), binary: beside, base: None, key: None, results, quote: None };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
@@ -111,7 +114,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, Failure
             "--base" => options.base = Some(value()?.into()),
             "--key" => options.key = Some(value()?.into()),
             "--results" => options.results = value()?.into(),
-            "--readme" => options.readme = Some(value()?.into()),
+            "--quote" => options.quote = Some(value()?.into()),
             _ => return Err(format!("unknown argument '{argument}'")),
         }
     }
@@ -133,7 +136,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let (figures, base) = result?;
     removed.map_err(|error| format!("cannot remove {}: {error}", folder.display()))?;
 
-    let table = report::markdown(&machine.description, &base, &figures);
+    let table = report::markdown(&machine.description, &base, &figures, report::Rows::All);
     println!("{table}");
     create(&options.results)?;
     let json = format!("{:#}\n", report::json(&machine.description, &base, &figures));
@@ -141,7 +144,9 @@ fn run(options: &Options) -> Result<(), Failure> {
         let path = options.results.join(name);
         std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    options.readme.as_deref().map_or(Ok(()), |readme| quote(readme, &table))
+    let Some(project) = &options.quote else { return Ok(()) };
+    quote(&project.join("bench/README.md"), &table)?;
+    quote(&project.join("README.md"), &report::markdown(&machine.description, &base, &figures, report::Rows::Readme))
 }
 
 fn measure_all(
@@ -216,8 +221,7 @@ impl Bench {
         engine: &str,
     ) -> Result<Build, Failure> {
         let template = self.folder.join(format!("{name}.yml"));
-        std::fs::write(&template, format!("{:#}", work::template(&self.base, operations, export)))
-            .map_err(|error| format!("{}: {error}", template.display()))?;
+        work::write(&template, &work::template(&self.base, operations, export))?;
         self.maker.build(&template, engine, &[])
     }
 }

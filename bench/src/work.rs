@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::measure::Failure;
+
 /// One thing that is done to the guest. Each tool gets it in its own words.
 pub enum Operation {
     /// A line of shell.
@@ -50,4 +52,9 @@ pub fn template(base: &Path, operations: &[Operation], export: Option<&Path>) ->
         spec["export"] = json!({ "qcow2": { "path": path } });
     }
     json!({ "spec": spec })
+}
+
+/// Writes a template where virt-maker is told to read it.
+pub fn write(path: &Path, template: &Value) -> Result<(), Failure> {
+    std::fs::write(path, format!("{template:#}")).map_err(|error| format!("{}: {error}", path.display()))
 }
