@@ -83,7 +83,7 @@ struct Started {
 }
 
 fn execute(link: &mut Link, guest: &Guest, binds: &[(String, String)], plan: &Plan<'_>, run: &Run) -> Outcome {
-    let devices = match plan.folders.fresh_devices() {
+    let devices = match plan.folders.devices_of(guest) {
         Ok(devices) => devices,
         Err(problem) => return Ok(Err(problem)),
     };

@@ -10,6 +10,7 @@
 //! - Only the harmless nodes can be opened. A command may make others (package scripts do, in a root of their own), so every
 //!   place where it can make one is `nodev`: each harmless node is mounted by itself, from a folder that commands cannot reach.
 //! - Its terminals are its own: a devpts that has no others.
+//! - Of block devices it has those of the guest's disk that cannot be written ([`OwnDisk`]), and udev's links to them.
 //!
 //! Where nodes cannot be made (a container without that right) the host's are shown, read-only: they can be used, and
 //! changing them is refused.
@@ -23,9 +24,11 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::pty::ptsname;
+use virt_maker_agent::blocks::Number;
 use virt_maker_agent::protocol::TerminalSize;
 
 use crate::failure::{Result, system};
+use crate::own_disk::OwnDisk;
 use crate::tty;
 
 /// The harmless nodes: name and numbers of character devices.
@@ -35,6 +38,9 @@ const NODES: &[(&str, u32, u32)] =
 const LINKS: &[(&str, &str)] =
     &[("/proc/self/fd", "fd"), ("fd/0", "stdin"), ("fd/1", "stdout"), ("fd/2", "stderr"), ("pts/ptmx", "ptmx")];
 
+/// `disk` in the guests that there are; a number that no group has is nobody's.
+const GROUP_OF_DISKS: u32 = 6;
+
 /// Devices that are there until this is dropped.
 #[derive(Debug)]
 pub struct Devices {
@@ -42,6 +48,10 @@ pub struct Devices {
     pub path: PathBuf,
     /// Whether the nodes are the command's own.
     pub own: bool,
+    /// Where the nodes are that are mounted in it.
+    nodes: PathBuf,
+    /// Whether a guest's disk is among them.
+    disk: bool,
     mounted: Vec<PathBuf>,
     /// Everything that a command can change, as it was made.
     made: Vec<(PathBuf, Fingerprint)>,
@@ -60,8 +70,9 @@ impl Devices {
     /// Makes them below a folder of the agent's, one at a time.
     pub fn prepare(folder: &Path) -> Result<Devices> {
         let path = folder.join("dev");
-        let mut devices = Devices { path, own: true, mounted: Vec::new(), made: Vec::new() };
-        devices.set_up(&folder.join("nodes")).map_err(|error| system("make the devices of a command", error))?;
+        let nodes = folder.join("nodes");
+        let mut devices = Devices { path, own: true, nodes, disk: false, mounted: Vec::new(), made: Vec::new() };
+        devices.set_up().map_err(|error| system("make the devices of a command", error))?;
         Ok(devices)
     }
 
@@ -70,13 +81,13 @@ impl Devices {
         self.made.iter().all(|(path, made)| fingerprint(path).is_ok_and(|found| found == *made))
     }
 
-    fn set_up(&mut self, nodes: &Path) -> std::io::Result<()> {
-        let dev = self.path.clone();
-        fs::create_dir_all(nodes)?;
+    fn set_up(&mut self) -> std::io::Result<()> {
+        let (dev, nodes) = (self.path.clone(), self.nodes.clone());
+        fs::create_dir_all(&nodes)?;
         fs::create_dir_all(&dev)?;
         let closed = MountFlags::NOSUID | MountFlags::NOEXEC;
-        rustix::mount::mount("tmpfs", nodes, "tmpfs", closed, Some(c"mode=0700,size=64k"))?;
-        self.mounted.push(nodes.to_path_buf());
+        rustix::mount::mount("tmpfs", &nodes, "tmpfs", closed, Some(c"mode=0700,size=64k"))?;
+        self.mounted.push(nodes.clone());
         // Shared memory is a part of it, so that it has a bound of its own where nothing else bounds the memory of a command.
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         rustix::mount::mount("tmpfs", &dev, "tmpfs", flags, Some(c"mode=0755,size=25%"))?;
@@ -92,17 +103,73 @@ impl Devices {
         let options = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
         rustix::mount::mount("devpts", dev.join("pts"), "devpts", closed, Some(options))?;
         for (name, major, minor) in NODES {
-            self.own &= make_node(&nodes.join(name), *major, *minor)?;
+            self.own &= make_node(&nodes.join(name), FileType::CharacterDevice, 0o666, (*major, *minor))?;
             File::create_new(dev.join(name))?;
             match self.own {
                 true => rustix::mount::mount_bind(nodes.join(name), dev.join(name))?,
-                false => show_hosts(name, &dev.join(name))?,
+                false => show_hosts(&Path::new("/dev").join(name), &dev.join(name))?,
             }
         }
         let nodes = NODES.iter().map(|(name, ..)| dev.join(name)).filter(|_| self.own);
         let places = [dev.clone(), dev.join("shm"), dev.join("pts"), dev.join("pts/ptmx")];
         let made = places.into_iter().chain(nodes).map(|path| Ok((path.clone(), fingerprint(&path)?)));
         self.made = made.collect::<std::io::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Adds the disk of a guest, once.
+    pub fn show(&mut self, disk: &OwnDisk) -> Result<()> {
+        if self.disk || disk.is_empty() {
+            return Ok(());
+        }
+        self.disk = true;
+        self.add(disk).map_err(|error| system("show the guest's disk to a command", error))
+    }
+
+    fn add(&mut self, disk: &OwnDisk) -> std::io::Result<()> {
+        for (name, path, number) in &disk.nodes {
+            let (node, place) = (self.nodes.join(name.replace('/', "-")), self.path.join(name));
+            if let Some(parent) = place.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            File::create_new(&place)?;
+            if self.own && make_node(&node, FileType::BlockDevice, 0o660, *number)? {
+                std::os::unix::fs::chown(&node, None, Some(GROUP_OF_DISKS))?;
+                rustix::mount::mount_bind(&node, &place)?;
+                self.made.push((place.clone(), fingerprint(&place)?));
+            } else {
+                show_hosts(Path::new(path), &place)?;
+            }
+        }
+        for (name, target) in &disk.links {
+            let place = self.path.join(name);
+            if let Some(parent) = place.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            match symlink(target, &place) {
+                // Two file systems of one identity: the first has the name.
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        // What is new changed the folder; folders below it are looked at, too.
+        let mut folders = vec![self.path.clone()];
+        for (name, _) in &disk.links {
+            folders.extend(
+                Path::new(name)
+                    .ancestors()
+                    .skip(1)
+                    .filter(|path| *path != Path::new(""))
+                    .map(|path| self.path.join(path)),
+            );
+        }
+        folders.sort();
+        folders.dedup();
+        self.made.retain(|(path, _)| *path != self.path);
+        for folder in folders {
+            let found = fingerprint(&folder)?;
+            self.made.push((folder, found));
+        }
         Ok(())
     }
 
@@ -130,14 +197,14 @@ impl Drop for Devices {
 }
 
 /// Whether a node could be made that can be opened.
-fn make_node(path: &Path, major: u32, minor: u32) -> std::io::Result<bool> {
-    match mknodat(CWD, path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor)) {
+fn make_node(path: &Path, kind: FileType, mode: u32, (major, minor): Number) -> std::io::Result<bool> {
+    match mknodat(CWD, path, kind, Mode::from_raw_mode(mode), makedev(major, minor)) {
         Ok(()) => {}
         Err(Errno::PERM | Errno::ACCESS) => return Ok(false),
         Err(error) => return Err(error.into()),
     }
     // The mask for new files is not asked for here.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     match File::open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(false),
         // Without a terminal of its own the agent cannot open `tty`.
@@ -145,8 +212,8 @@ fn make_node(path: &Path, major: u32, minor: u32) -> std::io::Result<bool> {
     }
 }
 
-fn show_hosts(name: &str, place: &Path) -> std::io::Result<()> {
-    rustix::mount::mount_bind(Path::new("/dev").join(name), place)?;
+fn show_hosts(node: &Path, place: &Path) -> std::io::Result<()> {
+    rustix::mount::mount_bind(node, place)?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NOEXEC;
     Ok(rustix::mount::mount_remount(place, MountFlags::BIND | flags, c"")?)
 }

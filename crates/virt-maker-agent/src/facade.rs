@@ -1,8 +1,9 @@
 //! What a command sees of the machine that it runs on: `/sys`, and what is covered in `/proc`.
 //!
 //! Package scripts look at the machine and write down what they find: the kernel's command line into boot entries, its
-//! firmware into the choice of a boot loader, disks into configurations. What they find here is that of a machine without devices,
-//! whose kernel was started for the guest's own root: the same on each host and in an appliance, and nothing of the host.
+//! firmware into the choice of a boot loader, disks into configurations. What they find here is that of a machine with the guest's
+//! own disk and nothing else, whose kernel was started for the guest's own root: the same on each host and in an appliance, and
+//! nothing of the host. The disk is added by [`crate::own_disk`], below the same folder.
 //!
 //! What must hold:
 //! - `/sys` has what says how many processors there are and how memory is managed, and else only the folders that programs expect.
@@ -10,8 +11,7 @@
 //!   changes the host through them without any capability. Those that tell of the host alone are empty.
 //! - All is read-only, so that it can be the same for all commands.
 //!
-//! What cannot be hidden: the kernel's release (`uname`), its processors and memory, the name of the block device that
-//! the root is mounted from (a loop device's number, and `sda` and the like in an appliance).
+//! What cannot be hidden: the kernel's release (`uname`), its processors and memory, the numbers of block devices.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -7,10 +7,11 @@
 //!
 //! Here are the parts that are pure or that the host needs too: the [`protocol`] and the host's end of it
 //! ([`client`]), partition tables ([`partition`]), signatures of file systems ([`probe`]), listings ([`walk`], [`label`]),
-//! the guest's [`fstab`], the [`machine`] that commands see, their network [`interface`], the [`descriptors`] that a program inherits, and where [`groups`] of processes can be made.
+//! the guest's [`fstab`], the [`machine`] that commands see and its disk ([`blocks`]), their network [`interface`], the [`descriptors`] that a program inherits, and where [`groups`] of processes can be made.
 //! What acts on a guest is private to the program (`main.rs` lists it).
 
 pub mod appliance;
+pub mod blocks;
 pub mod client;
 pub mod descriptors;
 pub mod fstab;

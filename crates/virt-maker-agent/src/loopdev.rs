@@ -58,7 +58,14 @@ struct LoopConfig {
 pub struct LoopDevice {
     /// Path of its node.
     pub path: String,
-    _device: OwnedFd,
+    device: OwnedFd,
+}
+
+impl LoopDevice {
+    /// The open device.
+    pub fn descriptor(&self) -> &OwnedFd {
+        &self.device
+    }
 }
 
 /// Makes a loop device over `length` bytes from `offset` of `file`, which must be open for reading and writing unless
@@ -82,7 +89,7 @@ pub fn attach(file: &File, offset: u64, length: u64, read_only: bool) -> Result<
         match configure(&device, file, offset, length, read_only) {
             Ok(()) => {
                 check(&device, &path, offset, length)?;
-                return Ok(LoopDevice { path, _device: device });
+                return Ok(LoopDevice { path, device });
             }
             // Somebody else got it between the two calls.
             Err(Errno::BUSY) => {}

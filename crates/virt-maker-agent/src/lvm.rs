@@ -55,6 +55,16 @@ impl Logical {
         }
     }
 
+    /// How the device mapper calls it.
+    pub fn mapper(&self) -> &str {
+        &self.mapper
+    }
+
+    /// The device mapper's identity of it.
+    pub fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
     /// Whether a path in an fstab means it.
     pub fn is_called(&self, path: &str) -> bool {
         let Some(name) = path.strip_prefix("/dev/") else { return false };

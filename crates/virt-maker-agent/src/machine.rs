@@ -1,6 +1,6 @@
 //! The machine that a command sees, in tables: the same on each engine.
 //!
-//! It has processors and memory, and no devices; its kernel was started for the guest's own root.
+//! It has processors and memory, and no devices but the guest's disk ([`crate::blocks`]); its kernel was started for the guest's own root.
 
 /// Files of `/proc` that tell of the host, and what they say instead.
 pub const FILES: &[(&str, &[u8])] = &[

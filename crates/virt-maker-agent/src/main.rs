@@ -6,10 +6,10 @@
 //!
 //! # Rooms
 //! - [`serve`]: the conversation; [`link`]: the stream; [`failure`]: how work fails.
-//! - [`mounts`]: the guest's tree, over [`volume`] (the disk and one mount), [`loopdev`] and [`lvm`]; [`os_release`].
+//! - [`mounts`]: the guest's tree, over [`volume`] (the disk and one mount), [`loopdev`], [`naming`] and [`lvm`]; [`os_release`].
 //! - [`command`]: a program in the guest, over [`sandbox`] (the walls), [`seccomp`] (the calls that it does not get),
 //!   [`limits`] and [`spawn`] (the group that it is in), [`devices`] and [`tty`] (its `/dev`), [`facade`] (what it sees of
-//!   the machine), [`surroundings`] and [`standin`] (what is there only meanwhile).
+//!   the machine), [`own_disk`] (the disk that it sees), [`surroundings`] and [`standin`] (what is there only meanwhile).
 //! - [`init`]: what an appliance needs besides.
 //! - [`keeper`]: the process namespace that ends with the agent.
 //! - [`files`]: file operations, over [`guest`] (names that cannot lead out); [`walker`] lists, [`archive`] packs, [`labels`]
@@ -38,8 +38,10 @@ mod link;
 mod loopdev;
 mod lvm;
 mod mounts;
+mod naming;
 mod node;
 mod os_release;
+mod own_disk;
 mod sandbox;
 mod seccomp;
 mod serve;
@@ -184,7 +186,7 @@ fn settle(folder: &Path, appliance: bool) -> Result<Folders> {
     std::fs::create_dir_all(folder)
         .map_err(|error| system(format_args!("make the folder {}", folder.display()), error))?;
     let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
-    rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(c"mode=0700,size=1m"))
+    rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(c"mode=0700,size=4m"))
         .map_err(|error| system(format_args!("mount a tmpfs on {}", folder.display()), error))?;
     let opened = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| system(format_args!("open {}", folder.display()), error))?;

@@ -3,6 +3,7 @@
 //! What must hold: mount points are resolved within the guest's root; a guest whose root is not certain (none, or
 //! several) is refused with a list of what is there; whatever fails half-way is undone by dropping what was built.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use virt_maker_agent::protocol::{FailureKind, FileSystem, Mounted};
 use crate::failure::{Result, failure, system};
 use crate::guest::{GuestPath, open_in, read_small};
 use crate::os_release;
+use crate::own_disk::OwnDisk;
 use crate::volume::{Disk, Mount, Volume};
 
 /// More than any real fstab has.
@@ -25,6 +27,10 @@ const FSTAB_LIMIT: u64 = 1 << 20;
 pub struct Guest {
     /// The first is the root. One file system may be here several times (subvolumes).
     mounts: Vec<Mount>,
+    /// What commands see of the disk, from the first one on. It goes before the disk.
+    shown: OnceCell<OwnDisk>,
+    /// Places that fstab swaps to.
+    swaps: Vec<usize>,
     disk: Disk,
     path: PathBuf,
     attached: bool,
@@ -35,8 +41,17 @@ impl Guest {
     /// Mounts the guest on `disk` at the folder `path`. Its logical volumes are opened in an appliance only.
     pub fn mount(disk: &str, path: &Path, appliance: bool) -> Result<(Guest, Mounted)> {
         let mut disk = Disk::open(disk, appliance)?;
+        disk.name_after_guest();
         let root = find_root(&mut disk)?;
-        let mut guest = Guest { mounts: Vec::new(), disk, path: path.to_path_buf(), attached: false, frozen: false };
+        let mut guest = Guest {
+            mounts: Vec::new(),
+            shown: OnceCell::new(),
+            swaps: Vec::new(),
+            disk,
+            path: path.to_path_buf(),
+            attached: false,
+            frozen: false,
+        };
         move_mount(&root.top, "", rustix::fs::CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(|error| system("attach the guest's root", error))?;
         guest.attached = true;
@@ -49,6 +64,8 @@ impl Guest {
             .map_err(|error| system("read the guest's /etc/fstab", error))?
             .unwrap_or_default();
         let mut entries = fstab::parse(&String::from_utf8_lossy(&text));
+        let swaps = entries.iter().filter(|entry| entry.kind == "swap" && !entry.has("noauto"));
+        guest.swaps = swaps.filter_map(|entry| guest.disk.find(&entry.named_device())).collect();
         entries.retain(Entry::is_wanted);
         entries.sort_by_key(|entry| GuestPath::parse(&entry.mount_point).map_or(0, |point| point.depth()));
         for entry in &entries {
@@ -87,6 +104,16 @@ impl Guest {
     pub fn root_uuid(&self) -> Option<&str> {
         let found = self.disk.volumes()[self.mounts[0].volume].found.as_ref()?;
         (!found.uuid.is_empty()).then_some(found.uuid.as_str())
+    }
+
+    /// What a command sees of the disk; `folder` is where it finds the texts.
+    pub fn shown(&self, folder: &Path) -> Result<&OwnDisk> {
+        if self.shown.get().is_none() {
+            let made = OwnDisk::make(&self.disk, &self.swaps, folder);
+            let made = made.map_err(|error| system("prepare what commands see of the guest's disk", error))?;
+            let _ = self.shown.set(made);
+        }
+        Ok(self.shown.get_or_init(OwnDisk::default))
     }
 
     /// The folder that the root is mounted at.
@@ -148,6 +175,7 @@ impl Guest {
     }
 
     fn detach(&mut self) -> rustix::io::Result<()> {
+        self.shown.take();
         // The descriptors go first, so that the unmount is the last user and is over when the call returns.
         self.mounts.clear();
         if std::mem::take(&mut self.attached) {

@@ -51,6 +51,8 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("DEBIAN_FRONTEND", "noninteractive"),
     // systemctl then edits files and talks to nobody.
     ("SYSTEMD_OFFLINE", "1"),
+    // `udevadm` and systemd's programs take a `/sys` that is not the kernel's.
+    ("SYSTEMD_DEVICE_VERIFY_SYSFS", "0"),
 ];
 
 /// What stays the same for all commands of a conversation.
@@ -98,6 +100,7 @@ pub fn arguments(
         return Err(refused("the agent's folder has a name that is not UTF-8"));
     };
     let hostname = hostname(guest);
+    let udev = plan.folders.own.join("udev").to_string_lossy().into_owned();
     let quarter = (total_memory() / 4).to_string();
     let mut list: Vec<&str> = Vec::new();
     // Binds are `nosuid,nodev`: device nodes in the guest cannot be opened.
@@ -110,6 +113,9 @@ pub fn arguments(
     list.extend(["--dev-bind", dev, "/dev"]);
     // As in a guest that has booted: what is written there is gone afterwards. It is memory, so it has a bound.
     list.extend(["--size", quarter.as_str(), "--tmpfs", "/run", "--perms", "1777", "--dir", "/run/lock"]);
+    if !guest.shown(&plan.folders.own)?.is_empty() {
+        list.extend(["--ro-bind", udev.as_str(), "/run/udev"]);
+    }
     list.extend(["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname.as_str()]);
     // The names of the host's groups of processes are in `/proc/self/cgroup` otherwise.
     list.push("--unshare-cgroup-try");

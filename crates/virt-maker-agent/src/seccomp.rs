@@ -78,7 +78,8 @@ struct Partly {
     /// `clone` and `unshare`: no user namespaces, in which everybody has all capabilities and may ask more of the kernel.
     clone: u32,
     unshare: u32,
-    /// `ioctl`: no characters put into a terminal's input, as if typed.
+    /// `ioctl`: no characters put into a terminal's input, as if typed; and nothing that changes or tells what a loop device is
+    /// over, as the nodes of the guest's disk are such.
     ioctl: u32,
     /// `socket`: families that a namespace of networks does not keep apart (`AF_VSOCK` leads to the machine that the host
     /// itself runs in) or that nobody needs here (`AF_ALG` and a dozen old ones). Netlink stays whole: `setfiles` ends where it cannot
@@ -88,6 +89,9 @@ struct Partly {
 
 /// Families of sockets that there are, as in a kernel without the others.
 const FAMILIES: [c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
+/// Requests to loop devices, from `linux/loop.h`.
+const LOOP: u32 = 0x4c00;
 
 const CLONE_NEWUSER: u32 = libc::CLONE_NEWUSER as u32;
 
@@ -158,6 +162,10 @@ fn section(denied: impl Iterator<Item = (u32, c_int)>, partly: &Partly) -> Vec<I
             if_equal_skip(typed[0], 1),
             unless_equal_skip(typed[1], 1),
             give(error(EPERM)),
+            // Requests of one family differ in their last byte.
+            ((libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16, 0, 0, !0xff),
+            unless_equal_skip(LOOP, 1),
+            give(error(libc::ENOTTY)),
             give(ALLOW),
         ],
     );
@@ -238,6 +246,9 @@ mod tests {
                     offset => arguments[(offset as usize - 16) / 8],
                 };
                 continue;
+            } else if code == libc::BPF_ALU | libc::BPF_AND | libc::BPF_K {
+                loaded &= operand;
+                continue;
             } else if code == give {
                 return operand;
             } else if code == libc::BPF_JMP | libc::BPF_JA {
@@ -277,7 +288,8 @@ mod tests {
         }
         let ioctl = |request: u32| verdict(NATIVE, SYS_ioctl as u32, [0, request, 0]);
         assert_eq!([libc::TIOCSTI as u32, libc::TIOCLINUX as u32].map(ioctl), [error(EPERM); 2]);
-        assert_eq!([libc::TCGETS as u32, libc::TIOCGWINSZ as u32].map(ioctl), [ALLOW; 2]);
+        assert_eq!([libc::TCGETS as u32, libc::TIOCGWINSZ as u32, 0x1260].map(ioctl), [ALLOW; 3]);
+        assert_eq!([0x4c00, 0x4c05, 0x4c0a].map(ioctl), [error(libc::ENOTTY); 3]);
         let socket = |family: c_int, protocol: u32| verdict(NATIVE, SYS_socket as u32, [family as u32, 0, protocol]);
         assert_eq!(FAMILIES.map(|family| socket(family, 0)), [ALLOW; 4]);
         assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_AUDIT as u32), ALLOW);

@@ -63,6 +63,15 @@ impl Folders {
         }
     }
 
+    /// The same for a command in this guest, whose disk is among them.
+    pub fn devices_of(&self, guest: &Guest) -> Result<Devices> {
+        let disk = guest.shown(&self.own)?;
+        disk.refresh();
+        let mut devices = self.fresh_devices()?;
+        devices.show(disk)?;
+        Ok(devices)
+    }
+
     /// What bounds commands.
     pub fn limits(&self) -> &Limits {
         self.limits.get_or_init(|| if self.appliance { Limits::of_appliance() } else { Limits::of_host() })

@@ -3,6 +3,8 @@
 //! - `/proc`, `/sys`, `/dev`, `/run`: bubblewrap mounts on them. Where one is missing it is made, and removed again;
 //!   where one is no folder (a symlink, say) the guest is refused, as a mount would follow the link.
 //! - `/usr/sbin/policy-rc.d`: tells package scripts of Debian that no service is to be started.
+//! - A file of dracut's settings, where the guest has dracut: the options of `/` come from its fstab. Those of the mount that a command
+//!   sees (`nosuid`, `nodev`) are of the sandbox and must not get into an initial RAM disk.
 //! - `/etc/resolv.conf`, if the command has the network.
 
 use rustix::fs::{AtFlags, FileType, Mode, Stat, Timespec, Timestamps};
@@ -17,6 +19,9 @@ const MOUNT_POINTS: &[&str] = &["proc", "sys", "dev", "run"];
 
 /// Exit status 101 is "action forbidden by policy".
 const POLICY: &[u8] = b"#!/bin/sh\nexit 101\n";
+
+/// Settings of dracut.
+const DRACUT: &[u8] = b"use_fstab=yes\n";
 
 /// What is in place, to be restored. Dropping it restores, too, without telling of errors.
 #[derive(Debug)]
@@ -47,6 +52,7 @@ impl<'a> Surroundings<'a> {
             }
         }
         this.stand_ins.extend(StandIn::place(root, "/usr/sbin/policy-rc.d", POLICY, 0o755)?);
+        this.stand_ins.extend(StandIn::place(root, "/etc/dracut.conf.d/00-virt-maker.conf", DRACUT, 0o644)?);
         if let (true, Some(text)) = (run.network, &run.resolv_conf) {
             this.stand_ins.extend(StandIn::place(root, "/etc/resolv.conf", text.as_bytes(), 0o644)?);
         }

@@ -11,9 +11,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, fsconfig_reconfigure, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen, fspick,
 };
+use virt_maker_agent::blocks::DISK;
 use virt_maker_agent::fstab::Device;
 use virt_maker_agent::partition;
 use virt_maker_agent::probe::{Content, Found, probe};
@@ -23,6 +24,7 @@ use crate::erase;
 use crate::failure::{Result, failure, refused, system};
 use crate::loopdev::{LoopDevice, attach};
 use crate::lvm::{self, Groups, Logical};
+use crate::naming::{self, Names};
 use crate::node;
 
 /// What the disk discards: clusters of overlays, in bytes.
@@ -38,6 +40,8 @@ pub struct Disk {
     file: File,
     volumes: Vec<Volume>,
     size: u64,
+    /// What its places are called where they are mounted from.
+    names: Option<Names>,
     /// Volume groups on it that are active.
     groups: Option<Groups>,
     /// Why its logical volumes are not among its places.
@@ -96,7 +100,7 @@ impl Disk {
             None => vec![Volume::whole(size)],
         };
         let node = node::name(&file);
-        let mut disk = Disk { node, file, volumes: places, size, groups: None, problem: None };
+        let mut disk = Disk { node, file, volumes: places, size, names: None, groups: None, problem: None };
         for volume in &mut disk.volumes {
             volume.found = probe(&mut disk.file, volume.start, volume.length)
                 .map_err(|error| system(format_args!("read {}", volume.name()), error))?;
@@ -113,6 +117,21 @@ impl Disk {
     pub fn mounted_from(&self, volume: usize) -> Option<(&str, bool)> {
         let volume = self.volumes.get(volume)?;
         Some((volume.device.as_ref()?.path(), volume.start.is_multiple_of(UNIT)))
+    }
+
+    /// Has the kernel remember what is mounted by the names that the guest knows, as far as it can.
+    pub fn name_after_guest(&mut self) {
+        self.names = Names::make();
+    }
+
+    /// All of it, open for reading and writing.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// Adds the logical volumes on these places.
@@ -213,14 +232,18 @@ impl Disk {
             )
         })?;
         let device = self.device(index, read_only)?;
-        let configured = fsconfig_set_string(&context, "source", device.as_str())
+        let (source, from) = naming::source(self.names.as_ref(), &device, &self.volumes[index].device_name());
+        let configured = fsconfig_set_string(&context, "source", source.as_str())
             .and_then(|()| {
                 options.iter().try_for_each(|(key, value)| fsconfig_set_string(&context, key.as_str(), value.as_str()))
             })
             .and_then(|()| if read_only || !writable { fsconfig_set_flag(&context, "ro") } else { Ok(()) })
             // Guests that grew from one base have file systems of one UUID, and several may be open on this host.
-            .and_then(|()| if kind == "xfs" { fsconfig_set_flag(&context, "nouuid") } else { Ok(()) })
-            .and_then(|()| fsconfig_create(&context));
+            .and_then(|()| if kind == "xfs" { fsconfig_set_flag(&context, "nouuid") } else { Ok(()) });
+        let configured = match configured {
+            Ok(()) => naming::create(&context, from)?,
+            refused => refused,
+        };
         let attributes =
             MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOATIME;
         let top = configured
@@ -266,6 +289,40 @@ impl Volume {
             0 => "the whole disk".to_string(),
             number => format!("partition {number}"),
         }
+    }
+
+    /// What it is called below `/dev` of the guest.
+    pub fn device_name(&self) -> String {
+        match (&self.logical, self.number) {
+            (Some(logical), _) => format!("mapper/{}", logical.mapper()),
+            (None, 0) => DISK.to_string(),
+            (None, number) => format!("{DISK}{number}"),
+        }
+    }
+
+    /// Where it begins on the disk, and how long it is, in bytes.
+    pub fn range(&self) -> (u64, u64) {
+        (self.start, self.length)
+    }
+
+    /// Identity and name of the partition, empty where there is none.
+    pub fn part_names(&self) -> (&str, &str) {
+        (&self.part_uuid, &self.part_label)
+    }
+
+    /// Whether LVM made it.
+    pub fn is_logical(&self) -> bool {
+        self.logical.is_some()
+    }
+
+    /// The device mapper's identity of a logical volume.
+    pub fn mapper_uuid(&self) -> &str {
+        self.logical.as_ref().map_or("", Logical::uuid)
+    }
+
+    /// Path of its device, where there is one.
+    pub fn node(&self) -> Option<&str> {
+        self.device.as_ref().map(Source::path)
     }
 
     /// What messages say is on it.

@@ -3,5 +3,6 @@
 mod files;
 mod freeze;
 mod mount;
+mod own_disk;
 mod run;
 mod support;

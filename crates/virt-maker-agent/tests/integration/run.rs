@@ -159,6 +159,7 @@ fn the_environment_is_fixed() {
         "LD_PRELOAD=/x",
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "PWD=/",
+        "SYSTEMD_DEVICE_VERIFY_SYSFS=0",
         "SYSTEMD_OFFLINE=1",
         "TERM=dumb",
     ];
@@ -273,7 +274,7 @@ fn a_command_has_device_nodes_of_its_own() {
     );
     assert_eq!(
         seen,
-        "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero\n\
+        "block disk fd full null ptmx pts random sda shm stderr stdin stdout tty urandom zero\n\
          null 1:3 666 0:0\nzero 1:5 666 0:0\nfull 1:7 666 0:0\nrandom 1:8 666 0:0\nurandom 1:9 666 0:0\n\
          tty 5:0 666 0:0\nshm 0:0 1777 0:0\n/proc/self/fd\nfd/0\npts/ptmx\n"
     );
@@ -304,7 +305,6 @@ fn a_command_sees_nothing_of_the_host() {
     let uuid = tool("blkid", &["-p", "-o", "value", "-s", "UUID", &lab.text("disk")]);
     assert_eq!(agent.ok("cat /proc/cmdline"), format!("root=UUID={} ro\n", uuid.trim()));
     for (file, content) in [
-        ("partitions", "major minor  #blocks  name\n\n"),
         ("swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"),
         ("diskstats", ""),
         ("modules", ""),
@@ -327,8 +327,10 @@ fn a_command_sees_nothing_of_the_host() {
     assert_ne!(boot_id, fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap());
     assert_eq!(agent.ok("cat /proc/sys/kernel/random/boot_id"), boot_id);
     assert_eq!(agent.ok("sed 's/^[0-9]*:[^:]*://' /proc/self/cgroup | sort -u"), "/\n");
-    // The machine has processors, and no devices, firmware or modules.
-    assert_eq!(agent.ok("ls /sys/block /sys/class/block /sys/class/net /sys/firmware /sys/bus /sys/module | grep -v : | grep . || true"), "");
+    // The machine has processors and the guest's disk, and no other devices, firmware or modules.
+    assert_eq!(agent.ok("ls /sys/class/net /sys/firmware /sys/bus/*/* /sys/module | grep -v : | grep . || true"), "");
+    assert_eq!(agent.ok("echo $(ls /sys/block /sys/class/block)"), "/sys/block: sda /sys/class/block: sda\n");
+    assert_eq!(agent.ok("sed 1,2d /proc/partitions | grep -cv ' sda$' || true"), "0\n");
     assert_eq!(agent.ok("ls /sys/class"), "block\nnet\n");
     assert_eq!(
         agent.ok("cat /sys/devices/system/cpu/online"),
