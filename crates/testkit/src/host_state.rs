@@ -2,10 +2,11 @@
 //!
 //! Tests run beside each other, so "new since then" is not "left by this test". A process is ours when it descends
 //! from this test's process, which adopts orphans from the first capture on. A loop device that a stranger has
-//! mounted is the stranger's. What cannot be told apart has to outlast a long wait to count.
+//! open or mounted is the stranger's. What cannot be told apart has to outlast a long wait to count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -75,15 +76,22 @@ fn things() -> BTreeSet<String> {
         let fields: Vec<_> = line.split(' ').collect();
         things.insert(format!("mount {} {} {}", fields[0], fields[2], fields[4]));
     }
+    // A mount tells the name that a guest has for its disk, so whose a loop device is, is known by who has it open.
     let strangers: Vec<_> = processes.keys().filter(|pid| **pid != own && !ours(pid)).collect();
+    let theirs: BTreeSet<PathBuf> = strangers
+        .iter()
+        .flat_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten())
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .filter(|path| path.to_string_lossy().starts_with("/dev/loop"))
+        .collect();
     for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Ok(file) = fs::read_to_string(entry.path().join("loop/backing_file")) else { continue };
-        let device = format!(" /dev/{name} ");
-        let foreign = strangers.iter().any(|pid| {
-            let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-            mounts.contains(&device)
-        });
+        let mounted = format!(" /dev/{name} ");
+        let foreign = theirs.contains(&Path::new("/dev").join(&name))
+            || strangers
+                .iter()
+                .any(|pid| fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default().contains(&mounted));
         if !foreign {
             things.insert(format!("loop device {name} on {}", file.trim()));
         }
