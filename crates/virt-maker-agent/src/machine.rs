@@ -51,6 +51,10 @@ pub const SKELETON: &[&str] = &[
 pub const SHOWN: &[&str] =
     &["devices/system/cpu", "devices/system/node", "kernel/mm/hugepages", "kernel/mm/transparent_hugepage"];
 
+/// Settings of dracut that a command finds in `/etc/dracut.conf.d`: the options of `/` are those of the fstab. The mount that a command sees has the
+/// sandbox's (`nosuid`, `nodev`), which must not get into an initial RAM disk.
+pub const DRACUT: &str = "use_fstab=yes\n";
+
 /// The kernel's command line, for a root file system of this identity.
 pub fn command_line(root: Option<&str>) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';

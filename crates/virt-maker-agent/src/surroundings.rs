@@ -9,6 +9,7 @@
 
 use rustix::fs::{AtFlags, FileType, Mode, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
+use virt_maker_agent::machine::DRACUT;
 use virt_maker_agent::protocol::Run;
 
 use crate::failure::{Result, cannot, refused};
@@ -19,9 +20,6 @@ const MOUNT_POINTS: &[&str] = &["proc", "sys", "dev", "run"];
 
 /// Exit status 101 is "action forbidden by policy".
 const POLICY: &[u8] = b"#!/bin/sh\nexit 101\n";
-
-/// Settings of dracut.
-const DRACUT: &[u8] = b"use_fstab=yes\n";
 
 /// What is in place, to be restored. Dropping it restores, too, without telling of errors.
 #[derive(Debug)]
@@ -52,7 +50,7 @@ impl<'a> Surroundings<'a> {
             }
         }
         this.stand_ins.extend(StandIn::place(root, "/usr/sbin/policy-rc.d", POLICY, 0o755)?);
-        this.stand_ins.extend(StandIn::place(root, "/etc/dracut.conf.d/00-virt-maker.conf", DRACUT, 0o644)?);
+        this.stand_ins.extend(StandIn::place(root, "/etc/dracut.conf.d/00-virt-maker.conf", DRACUT.as_bytes(), 0o644)?);
         if let (true, Some(text)) = (run.network, &run.resolv_conf) {
             this.stand_ins.extend(StandIn::place(root, "/etc/resolv.conf", text.as_bytes(), 0o644)?);
         }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 
-use virt_maker_agent::machine::{EMPTY, FILES, SHOWN, SKELETON};
+use virt_maker_agent::machine::{DRACUT, EMPTY, FILES, SHOWN, SKELETON};
 use virt_maker_agent::protocol::{CacheFolder, Exit, Failure, Run, TerminalSize};
 
 use super::ffi::CallError;
@@ -33,6 +33,7 @@ pub(super) fn setup() -> String {
         ("step.sh", include_str!("appliance/step.sh")),
         ("network.sh", include_str!("appliance/network.sh")),
         ("setup.sh", include_str!("appliance/setup.sh")),
+        ("dracut.conf", DRACUT),
     ] {
         document(&mut text, name, content);
     }
@@ -63,6 +64,10 @@ impl LibguestfsSession {
     /// See [`Run`]. With `terminal`, the command talks to this process's terminal.
     pub(super) fn run_command(&mut self, run: &Run) -> Result<Exit> {
         self.appliance.cancel.check()?;
+        if !self.disk_shown {
+            self.show_disk()?;
+            self.disk_shown = true;
+        }
         let token = random_token()?;
         let job = match run.network {
             true => {

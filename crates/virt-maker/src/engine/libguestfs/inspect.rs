@@ -17,6 +17,7 @@
 
 use std::collections::HashMap;
 
+use virt_maker_agent::blocks::DISK;
 use virt_maker_agent::fstab::{self, Entry};
 use virt_maker_agent::protocol::OsRelease;
 
@@ -132,7 +133,7 @@ fn parse_devices(text: &str) -> Vec<Device> {
 }
 
 /// Undoes a backslash before a character (`blkid`) or before three octal digits (mounts).
-fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text.chars();
     while let Some(next) = rest.next() {
@@ -222,12 +223,47 @@ fn mount_by_fstab(appliance: &mut Appliance, devices: &[Device], root: &Device, 
     Ok(())
 }
 
-/// Mounts the device that the kernel calls `device` at `place` of the guest, which goes through no link.
+/// Mounts the device that the kernel calls `device` at `place` of the guest, which goes through no link. A partition of the guest's
+/// disk is mounted by the name that commands see ([`CALL`]).
 fn mount_by_name(appliance: &mut Appliance, options: &str, device: &str, place: &str) -> Result<(), CallError> {
     let options = if options.is_empty() { String::new() } else { format!("-o {} ", quote(options)) };
-    let command = format!("mount {options}-- {} {}", quote(device), quote(&format!("/sysroot{place}")));
+    let place = quote(&format!("/sysroot{place}"));
+    let letters =
+        device.strip_prefix("/dev/sd").map(|rest| rest.trim_end_matches(|letter: char| letter.is_ascii_digit()));
+    let command = match letters {
+        Some(letters) if !letters.is_empty() => {
+            let called = format!("/dev/{DISK}{}", &device["/dev/sd".len() + letters.len()..]);
+            format!("device={}\ncalled={called}\n{CALL}mount {options}-- $called {place}\n{UNCALL}", quote(device))
+        }
+        _ => format!("mount {options}-- {} {place}", quote(device)),
+    };
     appliance.handle.appliance_sh(&command).map(drop)
 }
+
+/// Gives `$device` the name `$called`, which the kernel remembers of a mount. A link of that name in `names` says which it is.
+const CALL: &str = r#"
+names=/run/virt-maker-names
+if [ "$device" != "$called" ]; then
+    mkdir -p $names
+    read -r number <"/sys/class/block/${device##*/}/dev"
+    ln -sf "$device" "$names/${called##*/}"
+    mknod $names/node b "${number%:*}" "${number#*:}"
+    made=
+    [ -e $called ] || { : >$called && made=1; }
+    mount --bind $names/node $called
+fi
+"#;
+
+/// Takes it back after the mount.
+const UNCALL: &str = r#"
+status=$?
+if [ "$device" != "$called" ]; then
+    umount $called
+    rm $names/node
+    [ -z "$made" ] || rm $called
+fi
+exit $status
+"#;
 
 fn mount_by_inspection(appliance: &mut Appliance, devices: &[Device]) -> Result<()> {
     let roots = appliance
@@ -270,7 +306,7 @@ fn no_root(devices: &[Device]) -> Error {
 }
 
 /// The first MiB of a text file.
-fn small_file(handle: &mut Handle, path: &str) -> Result<String, CallError> {
+pub(super) fn small_file(handle: &mut Handle, path: &str) -> Result<String, CallError> {
     handle.head(path, 1 << 20).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -6,6 +6,7 @@
 //! launch.rs   qemu's command line, start and end of the appliance, events
 //! inspect.rs  finds the guest's root and mounts its file systems
 //! session.rs  checkpoint, finish, shell
+//! own_disk.rs the guest's own disk as commands see it
 //! guest.rs    files;  command.rs commands;  output.rs their output, live
 //! appliance/  shell scripts that run commands inside the appliance
 //! ```
@@ -31,6 +32,7 @@ mod inspect;
 mod label;
 mod launch;
 mod output;
+mod own_disk;
 mod session;
 mod terminal;
 mod walk;

@@ -29,6 +29,8 @@ pub(super) struct LibguestfsSession {
     pub(super) work_dir: PathBuf,
     pub(super) verbose: bool,
     pub(super) network_env: BTreeMap<String, String>,
+    /// Whether commands see the guest's disk.
+    pub(super) disk_shown: bool,
     /// Whether there are any to unmount.
     caches: bool,
 }
@@ -65,6 +67,7 @@ impl LibguestfsSession {
             work_dir: request.work_dir.to_owned(),
             verbose: options.verbose,
             network_env: proxies_behind_it(request.network_env),
+            disk_shown: false,
             caches: !request.caches.is_empty(),
         })
     }

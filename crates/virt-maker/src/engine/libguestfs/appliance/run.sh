@@ -117,6 +117,8 @@ fi
 
 # Services must not start: dpkg's maintainer scripts ask this program.
 stand_in policy-rc.d /usr/sbin/policy-rc.d
+# The options of the mount that a command sees are no business of an initial RAM disk.
+stand_in dracut.conf /etc/dracut.conf.d/00-virt-maker.conf
 
 # The appliance's own network has a loopback device and nothing else; the interface is in a namespace called `net`.
 within=

@@ -1,6 +1,6 @@
 # Makes ready once what every command needs. The files run.sh, step.sh and network.sh are written before this runs.
 set -e
-for tool in unshare setpriv chroot env gawk ip sleep cp mv mount fsfreeze nsenter blkid findmnt; do
+for tool in unshare setpriv chroot env gawk ip sleep cp mv mount fsfreeze nsenter blkid findmnt losetup mknod; do
     command -v $tool >/dev/null || { echo "the appliance lacks $tool" >&2; exit 1; }
 done
 [ -e /dev/virtio-ports/org.virt-maker.output ] || { echo 'the appliance lacks its output port' >&2; exit 1; }
@@ -20,7 +20,11 @@ printf '%s\n' 'link set lo up' "link set $interface up" "address add 169.254.2.1
     'route add default via 169.254.2.2' >network.batch
 
 # The kernel was started for the guest's own root, as far as commands know.
-uuid=$(blkid -o value -s UUID "$(findmnt -n -o SOURCE --nofsroot /sysroot)" || :)
+device=$(findmnt -n -o SOURCE --nofsroot /sysroot)
+# It was mounted by the name that commands see.
+called=/run/virt-maker-names/${device##*/}
+[ ! -e "$called" ] || device=$called
+uuid=$(blkid -o value -s UUID "$device" || :)
 case $uuid in
     '' | *[!A-Za-z0-9-]*) echo ro ;;
     *) echo "root=UUID=$uuid ro" ;;
