@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 use virt_maker::event::Events;
+use virt_maker::export::Look;
 use virt_maker::host::Cancel;
 use virt_maker::import::ImportContext;
 use virt_maker::plan::{NodeState, Plan, PlanContext, make};
@@ -37,8 +38,11 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     lock::releases(&mut loaded.specs, lock::Wanted::default(), &import)?;
     let context = PlanContext { store: &store, import, force: false, explain: true, events: &events, cancel: &cancel };
     let plan = make(&loaded.specs, &context)?;
+    // What a build would stop at is said after what it would make.
+    let ready = spec::check_outputs(&loaded.specs, Look { records: Some(&store.exports_dir()), force: false });
     if arguments.json {
-        return print_json(&document(&plan, &loaded.specs));
+        print_json(&document(&plan, &loaded.specs))?;
+        return Ok(ready?);
     }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut children = vec![Vec::new(); plan.nodes.len()];
@@ -56,7 +60,8 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     }
     let hits = plan.hits();
     writeln!(out, "{} layers: {hits} there, {} to make", plan.nodes.len(), plan.nodes.len() - hits)?;
-    Ok(out.flush()?)
+    out.flush()?;
+    Ok(ready?)
 }
 
 /// What is said of SELinux labels: they are no layer, but part of each export.

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 use virt_maker::event::Events;
+use virt_maker::export::Look;
 use virt_maker::host::Cancel;
 use virt_maker::spec;
 
@@ -25,6 +26,10 @@ pub fn run(arguments: &arguments::Validate) -> Result<(), Failure> {
         Err(error) if arguments.json => return render::report(&error),
         Err(error) => return Err(error.into()),
     };
+    match spec::check_outputs(&loaded.specs, Look { records: None, force: false }) {
+        Err(error) if arguments.json => return render::report(&error),
+        checked => checked?,
+    }
     if arguments.json {
         return print_json(&json!({"version": VERSION, "errors": [], "notes": loaded.notes}));
     }

@@ -75,21 +75,22 @@ pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extr
     if extras.tree {
         guest.archive(tree).context(ErrorKind::Export, failed)?;
     }
+    let (mut found, mut refused) = (Vec::new(), None);
     if !secrets.is_empty() {
         let own = workspace.path().join("tree.tar");
         let archive = if extras.tree { tree } else { &own };
         if !extras.tree {
             guest.archive(archive).context(ErrorKind::Export, failed)?;
         }
-        let found = secrets.find(archive, &build.settings.cancel);
+        let leaked = secrets.find(archive, &build.settings.cancel);
         let _ = std::fs::remove_file(&own);
-        leaks::tell(found.context(ErrorKind::Export, failed)?, extras.clean, build.events)?;
+        (found, refused) = leaks::tell(leaked.context(ErrorKind::Export, failed)?, extras.clean);
     }
     opened.session.finish()?;
     build.events.send(Event::SessionEnded { session: opened.number });
     log.end()?;
     build.shared.spent.add("finish", begin.elapsed());
-    Ok(Finished { overlay: draft.image(), packages: list, workspace })
+    Ok(Finished { overlay: draft.image(), packages: list, found, refused, workspace })
 }
 
 /// Gives the files their SELinux labels, after all that writes some.

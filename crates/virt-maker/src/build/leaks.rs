@@ -16,7 +16,6 @@ use memchr::memmem::Finder;
 
 use super::Build;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Events;
 use crate::guest::Secrets;
 use crate::host::{Cancel, rolling};
 use crate::store::{Draft, Held, HeldValue, LayerRecord};
@@ -155,8 +154,9 @@ fn add(found: &mut BTreeMap<Leak, Vec<String>>, leak: Leak, path: &str) {
     }
 }
 
-/// Says what was found; an error where nothing may be.
-pub(super) fn tell(found: BTreeMap<Leak, Vec<String>>, clean: bool, events: &Events) -> Result<()> {
+/// What is to be said of what was found: as warnings, or as the one error where nothing may be.
+pub(super) fn tell(found: BTreeMap<Leak, Vec<String>>, clean: bool) -> (Vec<String>, Option<Error>) {
+    let mut warnings = Vec::new();
     for (Leak { secret, past }, paths) in found {
         let shown: Vec<_> = paths.iter().take(SHOWN).map(|path| path.escape_debug().to_string()).collect();
         let more = match paths.len().saturating_sub(SHOWN) {
@@ -178,11 +178,11 @@ pub(super) fn tell(found: BTreeMap<Leak, Vec<String>>, clean: bool, events: &Eve
             ),
         };
         if clean {
-            return Err(Error::new(ErrorKind::Export, message).with_hint(hint));
+            return (Vec::new(), Some(Error::new(ErrorKind::Export, message).with_hint(hint)));
         }
-        events.warn(message);
+        warnings.push(message);
     }
-    Ok(())
+    (warnings, None)
 }
 
 #[cfg(test)]

@@ -197,6 +197,8 @@ fn run(
 ) -> Result<Summary> {
     let begin = Instant::now();
     let store = Store::open(&settings.store, &settings.owner)?;
+    let look = crate::export::Look { records: Some(&store.exports_dir()), force: settings.force_export };
+    crate::spec::check_outputs(specs, look)?;
     let spent = Spent::default();
     let cache_dir = store.cache_dir();
     let import = settings.import_context(&cache_dir, events);

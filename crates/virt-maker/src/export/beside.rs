@@ -11,6 +11,7 @@ use super::Published;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::permit;
 use crate::host::temporary::{self, Durability};
+use crate::key::Digest;
 
 pub(super) const SUMS: &str = "SHA256SUMS";
 /// Largest list of checksums, and largest manifest, in bytes.
@@ -31,10 +32,20 @@ pub(super) fn is_manifest(artifact: &Path) -> bool {
 }
 
 /// Notes the digest of an artifact in the `SHA256SUMS` of its folder, in the form that `sha256sum --check` reads. Lines
-/// of other files stay. The folder is locked meanwhile, so two builds do not lose each other's lines.
+/// of other files stay.
 pub(super) fn note_checksum(published: &Published) -> Result<()> {
-    let folder = published.path.parent().unwrap_or(Path::new("/"));
-    let name = published.path.file_name().unwrap_or_default().to_string_lossy();
+    change_checksums(&published.path, Some(published.digest))
+}
+
+/// Takes the line of an artifact out of the `SHA256SUMS` of its folder.
+pub(super) fn forget_checksum(artifact: &Path) -> Result<()> {
+    change_checksums(artifact, None)
+}
+
+/// The folder is locked meanwhile, so two builds do not lose each other's lines.
+fn change_checksums(artifact: &Path, digest: Option<Digest>) -> Result<()> {
+    let folder = artifact.parent().unwrap_or(Path::new("/"));
+    let name = artifact.file_name().unwrap_or_default().to_string_lossy();
     let place = folder.join(SUMS);
     let failed = || format!("cannot note the checksum in {}", place.display());
     let lock = File::open(folder).context(ErrorKind::Export, failed)?;
@@ -49,9 +60,9 @@ pub(super) fn note_checksum(published: &Published) -> Result<()> {
     // What a power cut leaves of lines that were not on the disk yet.
     let is_torn = |line: &&str| line.contains('\0');
     let is_ours = |line: &&str| line.split_once(' ').is_some_and(|(_, rest)| rest.get(1..) == Some(&*name));
+    let line = digest.map(|digest| format!("{digest}  {name}"));
     let mut lines: Vec<&str> = old.lines().filter(|line| !is_ours(line) && !is_torn(line)).collect();
-    let line = format!("{}  {name}", published.digest);
-    lines.push(&line);
+    lines.extend(line.as_deref());
     lines.sort_by_key(|line| line.split_once(' ').map(|(_, rest)| rest.to_owned()));
     let new: String = lines.iter().map(|line| format!("{line}\n")).collect();
     if new == old {

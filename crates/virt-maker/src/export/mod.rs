@@ -6,12 +6,14 @@ mod compress;
 mod convert;
 mod folder;
 mod pieces;
+mod place;
 mod publish;
 mod shrink;
 
 use std::path::{Path, PathBuf};
 
 pub use arguments::Common;
+pub use place::{Look, ready};
 pub use publish::{ExportRecord, From, Published, list, publish};
 
 use crate::disk::Image;
@@ -121,6 +123,10 @@ pub struct Finished {
     pub overlay: PathBuf,
     /// Packages of the guest, for the manifest: `[{"name": ..., "version": ...}]`, or null where they are not known.
     pub packages: serde_json::Value,
+    /// What was found in the guest that a person should know.
+    pub found: Vec<String>,
+    /// What was found and may not be in the artifact: it is not made.
+    pub refused: Option<crate::error::Error>,
     /// Keeps the overlay's folder.
     pub workspace: Workspace,
 }

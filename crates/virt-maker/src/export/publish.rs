@@ -20,11 +20,11 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
+use super::place::{self, Unaccepted, judged, may_replace, prepare_folder, put_in_place};
 use super::{Export, ExportContext, ExportKind, Extras, Finish, beside, convert, folder, shrink};
 use crate::disk::{Image, ImageFormat};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events, Meter};
-use crate::host::permit::Output;
 use crate::host::temporary::{self, Durability};
 use crate::host::{Cancel, Script, checked, digest, own};
 use crate::key::{Digest, LayerKey};
@@ -63,17 +63,20 @@ pub struct ExportRecord {
     labels: u32,
     /// SHA-256 of the file.
     pub digest: Digest,
-    stat: Stat,
+    pub(super) stat: Stat,
     /// The template that asked for it; none in records of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    template: Option<PathBuf>,
+    pub(super) template: Option<PathBuf>,
     /// Which of its images it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    variant: Option<Digest>,
+    pub(super) variant: Option<Digest>,
     /// It is not known yet whether the artifact is good: it was about to be put in place, or its script was about to run.
     /// Device and inode of what was to be put in place, and of what was there before: one of them lies there now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pending: Option<Vec<(u64, u64)>>,
+    pub(super) pending: Option<Vec<(u64, u64)>>,
+    /// What was found in it that a person should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     /// The boot of the host in which the file was written or its digest was computed last. In another one a power cut may have
     /// taken a part of what was written, and left length and times as they were.
     #[serde(default)]
@@ -82,12 +85,12 @@ pub struct ExportRecord {
 
 /// What changes when a file is written to or replaced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Stat {
+pub(super) struct Stat {
     device: u64,
     inode: u64,
     /// Of a file, or of all files in a folder together.
-    size: u64,
-    modified: (i64, i64),
+    pub(super) size: u64,
+    pub(super) modified: (i64, i64),
     changed: (i64, i64),
     /// For a folder: a digest of this for all that is in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,7 +98,7 @@ struct Stat {
 }
 
 impl Stat {
-    fn of(path: &Path) -> std::io::Result<Stat> {
+    pub(super) fn of(path: &Path) -> std::io::Result<Stat> {
         let stat = fs::metadata(path)?;
         let mut size = stat.size();
         let mut inside = None;
@@ -133,8 +136,8 @@ pub struct From<'a> {
 /// says which layer the context is about; `force` writes it in any case; `finish` opens the guest, where
 /// the export wants that.
 ///
-/// What is noted beside an artifact is noted again where it is missing. The record of an artifact whose `post_script` failed
-/// says so, and the next build makes it again.
+/// What is noted beside an artifact is noted again where it is missing. An artifact whose `post_script` failed, or in which
+/// something was found that may not be there, is not left in its place, and the next build makes it again.
 pub fn publish(
     export: &dyn Export,
     kind: &ExportKind,
@@ -159,17 +162,8 @@ pub fn publish(
             && record.arguments == export.arguments()
             && record.labels == context.labels
     };
-    let known = read(&place, context.events).or_else(|| {
-        // Earlier versions noted an artifact by the path that the template says.
-        let named = Some(export.common().target.named()).filter(|named| *named != target)?;
-        let before = read(&place_of_record(records, named), context.events)?;
-        let there = fs::symlink_metadata(&target).ok()?;
-        let same = (before.stat.device, before.stat.inode) == (there.dev(), there.ino());
-        same.then(|| ExportRecord { target: target.clone(), ..before })
-    });
-    // A record that cannot be read says at least that something was exported to this place.
-    let unread = known.is_none() && place.symlink_metadata().is_ok();
-    let before = known.clone().filter(|record| record.target == target && is_there(record));
+    let (known, unread) = known(export, records, context.events);
+    let before = known.clone().filter(|record| record.still_there(&target));
     let folder = prepare_folder(export, &target, before.as_ref().is_some_and(|record| record.kind == kind.name))?;
     let record = known.filter(|record| !force && wanted(record));
     let extras = &export.common().extras;
@@ -181,6 +175,8 @@ pub fn publish(
         if checksum {
             beside::note_checksum(&published)?;
         }
+        // They hold as long as the artifact does.
+        record.warnings.iter().for_each(|warning| context.events.warn(warning.clone()));
         return Ok(published);
     }
     if !unread {
@@ -195,7 +191,19 @@ pub fn publish(
     let temporary = Temporary::create(&folder, &target, context.cancel)?;
     let archive = convert::Removed(temporary.path.with_extension("plain"));
     let opened = extras.needs_guest() || context.look || context.labels > 0;
-    let finished = opened.then(|| finish(extras, &archive.0)).transpose().map_err(|error| place_of(error, &folder))?;
+    let mut finished =
+        opened.then(|| finish(extras, &archive.0)).transpose().map_err(|error| place_of(error, &folder))?;
+    let found = finished.as_ref().map_or(&[][..], |finished| &finished.found);
+    found.iter().for_each(|warning| context.events.warn(warning.clone()));
+    if let Some(refusal) = finished.as_mut().and_then(|finished| finished.refused.take()) {
+        // What lies there may be the same layer's, exported before this was looked for.
+        if before.as_ref().is_some_and(|record| record.layer == layer && record.layer_id == layer_id) {
+            place::withdraw(export, &place);
+            let shown = target.display();
+            context.events.warn(format!("{shown} is removed: it was exported from the same layer, and holds the same"));
+        }
+        return Err(refusal);
+    }
     let overlay = finished.as_ref().map(|finished| &*finished.overlay);
     let tree = extras.tree.then_some(&*archive.0);
     let context = &ExportContext { overlay, tree, ..*context };
@@ -236,13 +244,19 @@ pub fn publish(
         template: Some(template.to_owned()),
         variant: Some(variant),
         pending,
+        warnings: finished.as_ref().map_or_else(Vec::new, |finished| finished.found.clone()),
         boot: boot(),
     };
     let noted = || "cannot note what was exported";
     // Before it is in place: an artifact that nobody noted would be taken for somebody's file.
     write_record(&place, &record).context(ErrorKind::Store, noted)?;
     judged(export)?;
-    put_in_place(&temporary.path, &target).context(ErrorKind::Export, failed)?;
+    let mut unaccepted = Unaccepted { export, record: &place, accepted: false };
+    if let Err(error) = put_in_place(&temporary.path, &target) {
+        // What was there before is there still.
+        unaccepted.accepted = target.exists();
+        return Err(error).context(ErrorKind::Export, failed);
+    }
     let stat = Stat::of(&target).context(ErrorKind::Export, failed)?;
     let bytes = stat.size;
     let record = ExportRecord { stat, pending: None, ..record };
@@ -256,6 +270,7 @@ pub fn publish(
     }
     script(&extras.post_script, "after")?;
     write_record(&place, &record).context(ErrorKind::Store, noted)?;
+    unaccepted.accepted = true;
     Ok(published)
 }
 
@@ -264,69 +279,30 @@ fn place_of_record(records: &Path, target: &Path) -> PathBuf {
     records.join(format!("{}.json", Digest::of(target.as_os_str().as_encoded_bytes())))
 }
 
-/// An error where the artifact's path leads elsewhere than when it was judged.
-fn judged(export: &dyn Export) -> Result<()> {
-    export.common().target.check().map_err(|refusal| {
-        let error = Error::new(ErrorKind::Export, refusal.message);
-        refusal.hint.into_iter().fold(error, Error::with_hint)
-    })
+impl ExportRecord {
+    /// Whether what lies in the artifact's place `target` is what the record is about, as far as that can be told.
+    pub(super) fn still_there(&self, target: &Path) -> bool {
+        let Some(inodes) = &self.pending else { return self.target == target };
+        let there = fs::symlink_metadata(target).is_ok_and(|stat| inodes.contains(&(stat.dev(), stat.ino())));
+        self.target == target && there
+    }
 }
 
-/// Whether what lies in the place of an artifact is what its record is about, as far as that can be told.
-fn is_there(record: &ExportRecord) -> bool {
-    let Some(inodes) = &record.pending else { return true };
-    fs::symlink_metadata(&record.target).is_ok_and(|stat| inodes.contains(&(stat.dev(), stat.ino())))
-}
-
-/// An error where a file of somebody's is in the place of the artifact, or of what is written beside it. `known` is what
-/// was exported to this place before. What is replaced without being asked for is told.
-fn may_replace(
-    export: &dyn Export,
-    known: Option<&ExportRecord>,
-    from: From<'_>,
-    force: bool,
-    events: &Events,
-) -> Result<()> {
-    let common = export.common();
-    for output in common.outputs().iter().map(Output::path) {
-        // Lines are added to it, and those of other files stay.
-        let shared = output != common.target.path() && output.file_name().is_some_and(|name| name == beside::SUMS);
-        if known.is_some() || shared || output.symlink_metadata().is_err() {
-            continue;
-        }
-        // An empty folder is nobody's work.
-        if fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none()) {
-            continue;
-        }
-        if !force {
-            let message = format!(
-                "{} is there and was not exported with this store, so no artifact replaces it",
-                output.display()
-            );
-            return Err(Error::new(ErrorKind::Export, message)
-                .with_hint("name another path, remove the file, or replace it with --force-export"));
-        }
-        events.warn(format!(
-            "{} was not exported with this store; it is replaced, as --force-export says",
-            output.display()
-        ));
-    }
-    if let Some(record @ ExportRecord { template: Some(template), variant: Some(variant), target, .. }) = known
-        && target.symlink_metadata().is_ok()
-    {
-        let shown = target.display();
-        let touched =
-            Stat::of(target).is_ok_and(|now| (now.size, now.modified) != (record.stat.size, record.stat.modified));
-        if touched && record.pending.is_none() {
-            events.warn(format!("{shown} is replaced: it was changed since it was exported"));
-        }
-        if template != from.template {
-            events.warn(format!("{shown} is replaced: it was exported by {}", template.display()));
-        } else if *variant != from.variant {
-            events.warn(format!("{shown} is replaced: it was exported by this template with other values"));
-        }
-    }
-    Ok(())
+/// What is known of what was exported to an artifact's place before, and whether there is a record that cannot be read: that one
+/// says at least that something was.
+pub(super) fn known(export: &dyn Export, records: &Path, events: &Events) -> (Option<ExportRecord>, bool) {
+    let target = export.common().target.path();
+    let place = place_of_record(records, target);
+    let known = read(&place, events).or_else(|| {
+        // Earlier versions noted an artifact by the path that the template says.
+        let named = Some(export.common().target.named()).filter(|named| *named != target)?;
+        let before = read(&place_of_record(records, named), events)?;
+        let there = fs::symlink_metadata(target).ok()?;
+        let same = (before.stat.device, before.stat.inode) == (there.dev(), there.ino());
+        same.then(|| ExportRecord { target: target.to_owned(), ..before })
+    });
+    let unread = known.is_none() && place.symlink_metadata().is_ok();
+    (known, unread)
 }
 
 /// Runs a script of the template on the host. It finds the artifact's path in `VIRT_MAKER_ARTIFACT`.
@@ -416,55 +392,11 @@ fn boot() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }
 
-fn prepare_folder(export: &dyn Export, target: &Path, ours: bool) -> Result<PathBuf> {
-    let folder = target.parent().unwrap_or(Path::new("/")).to_owned();
-    match fs::metadata(&folder) {
-        Ok(stat) if stat.is_dir() => {}
-        Ok(_) => {
-            let message = format!("{} is a file; the artifact wants it to be a folder", folder.display());
-            return Err(Error::new(ErrorKind::Export, message));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !export.common().create_dir => {
-            let message = format!("the folder {} of the artifact does not exist", folder.display());
-            return Err(Error::new(ErrorKind::Export, message).with_hint("make it, or say `create_dir: true`"));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(&folder).context(ErrorKind::Export, || format!("cannot make {}", folder.display()))?;
-        }
-        Err(error) => return Err(error).context(ErrorKind::Export, || format!("cannot use {}", folder.display())),
-    }
-    let wrong = |what: &str| {
-        let message = format!("{} is there and {what}, so no artifact replaces it", target.display());
-        Err(Error::new(ErrorKind::Export, message).with_hint("name another path"))
-    };
-    match fs::symlink_metadata(target) {
-        // Somebody's folder with something in it is not removed; one that this export made is.
-        Ok(stat) if export.is_folder() && stat.is_dir() => {
-            let full = fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some());
-            return if full && !ours { wrong("not made by this export") } else { Ok(folder) };
-        }
-        Ok(_) if export.is_folder() => return wrong("no folder"),
-        Ok(_) if fs::metadata(target).is_ok_and(|stat| !stat.is_file()) => return wrong("no regular file"),
-        _ => {}
-    }
-    Ok(folder)
-}
-
 fn place_of(error: Error, folder: &Path) -> Error {
     if error.kind() != ErrorKind::HostFull {
         return error;
     }
     Error::new(ErrorKind::HostFull, format!("the disk that holds {} is full", folder.display())).with_source(error)
-}
-
-/// Gives an artifact its name. A folder changes places with the one that is there, which is removed then.
-fn put_in_place(temporary: &Path, target: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    if !temporary.is_dir() || !target.exists() {
-        return fs::rename(temporary, target);
-    }
-    renameat_with(CWD, temporary, CWD, target, RenameFlags::EXCHANGE)?;
-    fs::remove_dir_all(temporary)
 }
 
 /// The name that an artifact has while it is written. A `flock` on a file beside it tells the living from the dead.
@@ -509,7 +441,7 @@ impl Drop for Temporary {
 }
 
 /// Removes a file, or a folder with all in it.
-fn remove(path: &Path) {
+pub(super) fn remove(path: &Path) {
     if path.symlink_metadata().is_ok_and(|stat| stat.is_dir()) {
         let _ = fs::remove_dir_all(path);
     } else {

@@ -3,12 +3,14 @@
 mod catalogue;
 mod host;
 mod load;
+mod outputs;
 mod schema;
 mod secrets;
 
 pub use catalogue::{Argument, Runner, arguments, runners};
 pub use host::{HostAccess, load_options};
 pub use load::{LoadedSpecs, load, load_all};
+pub use outputs::check_outputs;
 pub use schema::{keys_schema, options_schema, schema};
 pub use secrets::{Secret, SecretSource};
 

@@ -47,12 +47,12 @@ impl Store {
         Err(Error::new(ErrorKind::Template, message).with_hint("`virt-maker tree` shows all layers"))
     }
 
-    /// The layer that `name` means, whole from its base on, and kept from being collected.
+    /// The layer that `name` means, whole from its base on, and kept from being collected as long as the lease is held. To look
+    /// is no use: what was looked at goes as early as before.
     pub fn open_layer(&self, name: &str) -> Result<(Layer, Lease)> {
         let key = self.find(name)?;
         let lease = self.lease(&[key])?;
         let chain = self.chain(key)?;
-        self.touch(key);
         let layer = chain.into_iter().next_back();
         Ok((layer.ok_or_else(|| Error::new(ErrorKind::Internal, "a chain without layers"))?, lease))
     }
