@@ -159,12 +159,12 @@ fn start(guest: &Guest, binds: &[(String, String)], devices: &Devices, plan: &Pl
         say(&["--perms", "0400", "--file", &number(text), path]);
     }
     say(&["--"]);
-    words.extend(run.script.is_some().then(|| sandbox::SCRIPT.to_string()));
-    words.extend(run.argv.iter().cloned());
     let wrong = |error: Errno| system("set up the input and output of a program", error);
     let (output, input, theirs) = match run.terminal {
         Some(size) => {
-            let (ours, theirs) = devices.terminal(size)?;
+            let (ours, theirs, name) = devices.terminal(size)?;
+            words.extend(sandbox::TAKE_TERMINAL.map(str::to_string));
+            words.push(name);
             let input = rustix::io::fcntl_dupfd_cloexec(&theirs, 3).map_err(wrong)?;
             (ours, input, theirs)
         }
@@ -174,11 +174,12 @@ fn start(guest: &Guest, binds: &[(String, String)], devices: &Devices, plan: &Pl
             (ours, null, theirs)
         }
     };
+    words.extend(run.script.is_some().then(|| sandbox::SCRIPT.to_string()));
+    words.extend(run.argv.iter().cloned());
     let words = words.into_iter().map(CString::new).collect::<std::result::Result<_, _>>();
     let program = Program {
         words: words.map_err(|_| failure(FailureKind::Protocol, "an argument of a run contains a NUL"))?,
         standard: [&input, &theirs, &theirs],
-        terminal: run.terminal.is_some(),
         first_to_go: !plan.folders.appliance,
         group: plan.folders.limits().group(),
     };

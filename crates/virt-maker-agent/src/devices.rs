@@ -173,17 +173,17 @@ impl Devices {
         Ok(())
     }
 
-    /// Both ends of a new terminal, ours and the command's, which is its console too.
-    pub fn terminal(&self, size: TerminalSize) -> Result<(OwnedFd, OwnedFd)> {
+    /// Both ends of a new terminal, ours and the command's, which is its console too; and its name there.
+    pub fn terminal(&self, size: TerminalSize) -> Result<(OwnedFd, OwnedFd, String)> {
         let (ours, theirs) = tty::open(&self.path.join("pts/ptmx"), size)?;
         let wrong = |error| system("open a pseudo-terminal", error);
         let name = ptsname(&ours, Vec::new()).map_err(|error| wrong(error.into()))?;
         let number = name.to_string_lossy().rsplit('/').next().unwrap_or_default().to_string();
         let console = self.path.join("console");
         File::create_new(&console)
-            .and_then(|_| Ok(rustix::mount::mount_bind(self.path.join("pts").join(number), &console)?))
+            .and_then(|_| Ok(rustix::mount::mount_bind(self.path.join("pts").join(&number), &console)?))
             .map_err(wrong)?;
-        Ok((ours, theirs))
+        Ok((ours, theirs, format!("/dev/pts/{number}")))
     }
 }
 

@@ -21,6 +21,10 @@ pub const SCRIPT: &str = "/run/virt-maker/script";
 /// Where it finds its secrets.
 pub const SECRETS: &str = "/run/secrets";
 
+/// Begins the command of a run on a terminal, whose name follows: the first terminal that the leader of a session opens becomes
+/// its own.
+pub const TAKE_TERMINAL: [&str; 3] = ["/bin/sh", "-c", "terminal=$0; exec \"$@\" 0<>\"$terminal\" 1>&0 2>&0"];
+
 /// Capabilities that a command keeps: what package scripts and ordinary administration of a file tree need.
 ///
 /// Not among them, on purpose: `SYS_ADMIN`, `SYS_MODULE`, `SYS_RAWIO`, `SYS_BOOT`, `SYS_TIME`, `SYS_PTRACE`, `NET_ADMIN`,
@@ -124,8 +128,11 @@ pub fn arguments(
     }
     // When the program ends, or the agent, everything that it started is killed.
     list.push("--die-with-parent");
-    if run.terminal.is_none() {
-        list.push("--new-session");
+    list.push("--new-session");
+    if run.terminal.is_some() {
+        // The leader of that session is the command itself then, and may take the terminal. A leader outside of its process
+        // namespace has no number that a shell could give the terminal back to.
+        list.push("--as-pid-1");
     }
     list.extend(["--chdir", "/", "--cap-drop", "ALL"]);
     for capability in CAPABILITIES {

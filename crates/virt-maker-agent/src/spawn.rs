@@ -9,16 +9,12 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::Pid;
 
-use crate::tty;
-
 /// A program to start. What it inherits besides is open without `CLOEXEC`.
 pub struct Program<'a> {
     /// Its name, which is looked for in `PATH`, and its arguments.
     pub words: Vec<CString>,
     /// Standard input, output and error.
     pub standard: [&'a OwnedFd; 3],
-    /// Whether standard input is a terminal that it is to have for itself.
-    pub terminal: bool,
     /// Whether the kernel, when memory runs out, should kill it before anything else.
     pub first_to_go: bool,
     /// The folder of a group (cgroup v2) that it is in from its first instruction on.
@@ -108,11 +104,6 @@ fn become_program(program: &Program<'_>, words: &[*const libc::c_char]) -> io::E
         if unsafe { libc::dup2(descriptor.as_raw_fd(), number) } < 0 {
             return io::Error::last_os_error();
         }
-    }
-    if program.terminal
-        && let Err(error) = tty::take_over()
-    {
-        return error;
     }
     if program.first_to_go {
         // Where it is refused, the kernel chooses by size alone.

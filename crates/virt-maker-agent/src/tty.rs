@@ -22,11 +22,3 @@ pub fn open(multiplexer: &Path, size: TerminalSize) -> Result<(OwnedFd, OwnedFd)
     };
     make().map_err(|error| system("open a pseudo-terminal", error))
 }
-
-/// Makes standard input the controlling terminal of a session of its own. For the child, between fork and exec; only
-/// system calls happen here.
-pub fn take_over() -> std::io::Result<()> {
-    rustix::process::setsid()?;
-    rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
-    Ok(())
-}

@@ -173,7 +173,7 @@ fn render_failure(failure: &StepFailure) -> String {
     match &failure.kept {
         Some(kept) => {
             text.push_str(&format!("  the guest as the step left it: {}\n", kept.display()));
-            text.push_str(&format!("  look inside with: guestfish --format=qcow2 -a {} -i\n", kept.display()));
+            text.push_str(&format!("  look inside with: virt-maker shell {}\n", kept.display()));
         }
         None => text.push_str("  look inside with: --on-failure shell, or --on-failure keep\n"),
     }

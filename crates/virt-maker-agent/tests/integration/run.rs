@@ -721,7 +721,7 @@ fn a_terminal() {
     let (_lab, mut agent) = guest();
     let run = Run { argv: vec!["sh".into()], terminal: Some(TerminalSize { rows: 33, columns: 77 }), ..Run::default() };
     let (reader, mut writer) = std::io::pipe().unwrap();
-    writer.write_all(b"stty size; tty; test -c /dev/console && echo a-\"console\"; test -t 0 && test -t 1 && echo is-a-\"tty\"; exit 5\n").unwrap();
+    writer.write_all(b"stty size; tty; test -c /dev/console && echo a-\"console\"; test -t 0 && test -t 1 && : > /dev/tty && echo is-a-\"tty\"; exit 5\n").unwrap();
     let mut output = Vec::new();
     let exit = agent.client.terminal(&run, std::os::fd::AsFd::as_fd(&reader), &mut output).unwrap();
     let text = String::from_utf8_lossy(&output);
@@ -729,6 +729,8 @@ fn a_terminal() {
     assert!(text.contains("33 77") && text.contains("is-a-tty"), "{text}");
     // Of a devpts that has no other.
     assert!(text.contains("\n/dev/pts/0\r\n") && text.contains("a-console"), "{text}");
+    // It is the terminal of the program's own session, which a shell needs to give it to a job and to take it back.
+    assert!(!text.contains("job control") && !text.contains("process group"), "{text}");
     // The end of the person's input hangs up, whatever runs; what was typed late is dropped.
     drop(writer);
     let run = Run { argv: ["sh", "-c", "trap '' HUP; sleep 1000000"].map(String::from).into(), ..run };

@@ -31,8 +31,16 @@ pub fn prepare(opening: &Opening) -> Result<(Store, Opener), Failure> {
 /// Opens the layer that a name means.
 pub fn open(layer: &str, opening: &Opening) -> Result<Inside, Failure> {
     let (store, opener) = prepare(opening)?;
-    let (layer, lease) = store.open_layer(layer)?;
-    Ok(Inside::open(&store, layer, lease, &opener)?)
+    Ok(inside(&store, layer, &opener)?.0)
+}
+
+/// Opens the layer that a name means, or the guest of a failed step that was kept; whether it is such a one.
+pub fn inside(store: &Store, name: &str, opener: &Opener) -> Result<(Inside, bool), Failure> {
+    if let Some((kept, lease)) = store.open_kept(name)? {
+        return Ok((Inside::open_kept(store, kept, lease, opener)?, true));
+    }
+    let (layer, lease) = store.open_layer(name)?;
+    Ok((Inside::open(store, layer, lease, opener)?, false))
 }
 
 /// Permissions as `ls -l` shows them, with the letter of the kind.

@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 use std::time::Instant;
 
-use virt_maker::inspect::Inside;
 use virt_maker::store::check_tag;
 
 use super::looking;
@@ -18,9 +17,17 @@ pub fn run(arguments: &Shell) -> Result<(), Failure> {
     // A name that cannot be given is better said before the work than after it.
     arguments.keep_as.as_deref().map(check_tag).transpose()?;
     let (store, opener) = looking::prepare(&arguments.opening)?;
-    let (layer, lease) = store.open_layer(&arguments.layer)?;
     let begin = Instant::now();
-    let mut inside = Inside::open(&store, layer, lease, &opener)?;
+    let (mut inside, kept) = looking::inside(&store, &arguments.layer, &opener)?;
+    let what = match kept {
+        true => "the guest as the failed step left it (a copy)".to_owned(),
+        false => format!("layer {}", inside.layer().record.key.short()),
+    };
+    let fate = match &arguments.keep_as {
+        Some(tag) => format!("kept as a layer of its own, `{tag}`,"),
+        None => "thrown away".to_owned(),
+    };
+    eprintln!("This is {what}. What you change is {fate} when you leave (`exit` or Ctrl-D).");
     inside.shell()?;
     match &arguments.keep_as {
         Some(tag) => {

@@ -115,6 +115,7 @@ fn cell(text: &str) -> String {
 }
 
 mod reference;
+mod tour;
 
 pub(crate) fn rows(schema: &serde_json::Value, default: bool) -> String {
     let mut table = String::from(if default {

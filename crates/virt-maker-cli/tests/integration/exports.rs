@@ -136,8 +136,11 @@ fn scripts_run_around_an_export_and_a_failure_is_made_up_for() {
     let failing = bench.template("t.yml", &[], &export("test -e allowed"));
     let ran = bench.build("chroot", &failing, &allow).exits(1);
     assert!(ran.stderr.contains("the script after the export failed"), "{}", ran.stderr);
-    // It does not count as done, although its file is there.
+    // What its script refused is not there, nor in the list, and is refused again.
+    let gone = || !bench.path("a.img").exists() && fs::read_to_string(bench.path("SHA256SUMS")).unwrap().is_empty();
+    assert!(gone());
     bench.build("chroot", &failing, &allow).exits(1);
+    assert!(gone());
     fs::write(bench.path("allowed"), "").unwrap();
     bench.build("chroot", &failing, &allow).exits(0);
     let ran = bench.build("chroot", &failing, &allow).exits(0);

@@ -188,6 +188,26 @@ fn a_root_file_system_boots() {
     before.assert_nothing_left();
 }
 
+/// A container image with systemd and without udev would wait for its console for ever: that is said when it is made.
+#[test]
+fn a_tree_that_lacks_what_booting_needs_is_told() {
+    let bench = Bench::new(std::path::PathBuf::from("/nonexistent"));
+    for (file, expected) in [("etc/os-release", "systemd-sysv, udev"), ("usr/lib/systemd/systemd", "no udev")] {
+        let tree = bench.path("tree");
+        for name in [file, if expected == "no udev" { "sbin/init" } else { "etc/passwd" }] {
+            fs::create_dir_all(tree.join(name).parent().unwrap()).unwrap();
+            fs::write(tree.join(name), "").unwrap();
+        }
+        testkit::run(Command::new("tar").arg("-C").arg(&tree).arg("-cf").arg(bench.path("tree.tar")).arg("."));
+        let text = "spec:\n  import:\n    rootfs: {source: tree.tar, size: 64M}\n";
+        fs::write(bench.path("t.yml"), text).unwrap();
+        // It has no kernel either, which is an error.
+        let ran = bench.build("chroot", &bench.path("t.yml"), &[]).exits(1);
+        let warned = ran.of("warning").iter().any(|event| event["message"].as_str().unwrap().contains(expected));
+        assert!(warned, "{expected}: {}", ran.stdout);
+    }
+}
+
 /// What is packed of a kernel's files is what was hashed: what lies behind a link of the modules is neither.
 #[test]
 fn modules_of_a_kernel_are_those_of_its_key() {

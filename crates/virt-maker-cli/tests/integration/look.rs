@@ -166,6 +166,30 @@ fn type_into(bench: &Bench, arguments: &str, typed: &str) -> String {
     said
 }
 
+/// The default of everybody but root: `shell`, `shell --keep-as` and `--on-failure shell` open in the appliance, too, and a guest that
+/// was kept there is opened again.
+#[test]
+fn the_appliance_opens_shells() {
+    let _lock = testkit::appliance_lock();
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let ours = |words: &str| format!("tty; : > /dev/tty && echo has-\"{words}\"\nexit\n");
+    bench.build("vm", &bench.template("t.yml", &[run("echo one > /one")], ""), &[]).exits(0);
+    let said = type_into(&bench, "shell t.yml --engine vm --keep-as mine", &ours("one"));
+    assert!(said.contains("has-one") && said.contains("/dev/pts/0") && said.contains("kept as mine"), "{said}");
+    bench.template("f.yml", &[run("echo left > /left; echo it-fails; exit 3")], "");
+    let failing = "build f.yml --engine vm --on-failure shell --progress plain; test $? = 4 && echo four #";
+    let said = type_into(&bench, failing, &format!("cat /left\n{}", ours("two")));
+    let greeted =
+        said.contains("Step 1 of 1 failed: the script ended with exit status 3") && said.contains("| it-fails");
+    assert!(greeted && said.contains("has-two") && said.contains("left\r\n"), "{said}");
+    assert!(!said.contains("job control") && !said.contains("process group"), "{said}");
+    let failing = bench.path("f.yml");
+    bench.build("vm", &failing, &["--on-failure", "keep"]).exits(4);
+    let said = type_into(&bench, "shell f.yml:1 --engine vm", &format!("cat /left\n{}", ours("three")));
+    assert!(said.contains("as the failed step left it") && said.contains("has-three"), "{said}");
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+}
+
 #[test]
 fn a_shell_is_thrown_away_or_kept() {
     let before = HostState::capture();

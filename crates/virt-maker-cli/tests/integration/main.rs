@@ -34,6 +34,7 @@ mod ordinary_user;
 mod pages;
 mod parallel;
 mod permissions;
+mod places;
 mod readme;
 mod resize;
 mod schema;

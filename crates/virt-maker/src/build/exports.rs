@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::{Build, finish};
+use super::{Build, finish, manifest};
 use crate::error::Result;
 use crate::event::Event;
 use crate::export::{self, ExportContext, Published};
@@ -16,7 +16,7 @@ impl Build<'_> {
     pub(super) fn export(&self, plan: &Plan, index: usize, tip: &Layer) -> Result<Vec<Published>> {
         let (specs, events, settings) = (self.specs, self.events, self.settings);
         let records = self.store.exports_dir();
-        let layers = finish::layers(self, plan, index);
+        let layers = manifest::layers(self, plan, index);
         let spec = &specs[index];
         let image = || self.store.image(tip);
         let mut published = Vec::new();

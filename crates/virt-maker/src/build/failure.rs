@@ -10,6 +10,7 @@ use crate::engine::Session;
 use crate::error::{Context, Error, ErrorKind, Result, StepFailure};
 use crate::event::{Event, LayerInfo};
 use crate::guest::{Guest, Space};
+use crate::host;
 use crate::store::{Draft, FailureRecord, LayerRecord};
 
 /// With less than this many bytes free, a disk counts as full.
@@ -106,6 +107,7 @@ impl Build<'_> {
             OnFailure::Discard => drop(session),
             OnFailure::Shell => {
                 self.events.send(Event::StepFailed { key: info.key, failure: failure.clone() });
+                host::terminal::say(&greeting(&failure, info));
                 if let Some(Err(error)) = session.as_mut().map(|session| session.shell()) {
                     self.events.warn(format!("no shell could be opened: {}", crate::error::chain(&error)));
                 }
@@ -135,7 +137,7 @@ impl Build<'_> {
     /// Moves the overlay as the step left it to the store's folder `kept/`.
     fn keep_overlay(&self, draft: &Draft, parent: &LayerRecord) -> Result<PathBuf> {
         let folder = self.store.kept_dir().join(format!("{}-{}", draft.key().short(), &draft.id()[..8]));
-        let path = folder.join("overlay.qcow2");
+        let path = folder.join(crate::store::KEPT_OVERLAY);
         let keep = || -> std::io::Result<()> {
             fs::create_dir(&folder)?;
             fs::rename(draft.image(), &path)
@@ -171,6 +173,26 @@ fn explain_full_guest(error: Error, guest: &mut dyn Guest, last_lines: &[String]
     Error::new(ErrorKind::Step, message)
         .with_source(error)
         .with_hint("give it a larger disk: `resize` of the import, as in `resize: {size: 10G, expand: /dev/sda1}`")
+}
+
+/// What stands above the shell of `--on-failure shell`: what failed and how, and what can be done here.
+fn greeting(failure: &StepFailure, info: &LayerInfo) -> String {
+    let safe = |text: &str| host::escape::escape(text);
+    let place = info.position.as_ref().map(|position| format!("{position}: ")).unwrap_or_default();
+    let error = failure.exit.as_deref().unwrap_or("it failed");
+    let mut text =
+        format!("\nStep {} of {} failed: {}\n  {place}{}\n", info.index, info.steps, safe(error), safe(&failure.step));
+    for line in &failure.last_lines {
+        text.push_str(&format!("  | {}\n", safe(line)));
+    }
+    if !failure.log.as_os_str().is_empty() {
+        text.push_str(&format!("  the whole log: {}\n", failure.log.display()));
+    }
+    text.push_str(
+        "\nThis is the guest as the step left it. Try the step's commands until they work; what you change here is thrown\n\
+         away when you leave (`exit` or Ctrl-D). Then mend the template and build again: the steps before this one are kept.\n\n",
+    );
+    text
 }
 
 /// Seconds since 1970.

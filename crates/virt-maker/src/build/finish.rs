@@ -17,9 +17,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
 use crate::export::{Extras, Finished};
 use crate::guest::{Guest, packages, selinux};
-use crate::host::url;
 use crate::hygiene;
-use crate::plan::Plan;
 use crate::store::Layer;
 
 /// Does what `extras` say to the guest on `tip`; a tar of its tree goes to `tree`.
@@ -113,30 +111,4 @@ fn label(guest: &mut dyn Guest, build: &Build<'_>) -> Result<()> {
     let message = format!("{} files labelled by the policy `{policy}`", done.labelled);
     build.events.send(Event::Trace { source: "selinux", message });
     Ok(())
-}
-
-/// What a manifest says of the layers of a spec.
-pub(super) fn layers(build: &Build<'_>, plan: &Plan, index: usize) -> Value {
-    let spec = &build.specs[index];
-    let path = plan.path(index);
-    let layers: Vec<Value> = path
-        .iter()
-        .map(|node| {
-            let info = &plan.nodes[*node].info;
-            json!({ "key": info.key, "kind": info.kind, "summary": info.summary })
-        })
-        .collect();
-    let base = path.first().map(|node| &plan.nodes[*node].material.inputs);
-    let inputs = base.into_iter().flatten().map(|input| json!({ "name": input.name, "sha256": input.digest }));
-    let mut parameters = json!(spec.parameters);
-    url::hide_in(&mut parameters);
-    json!({
-        "version": 1,
-        "tool": format!("virt-maker {}", env!("CARGO_PKG_VERSION")),
-        "template": spec.template.file_name().map(|name| name.to_string_lossy().into_owned()),
-        "matrix": spec.matrix,
-        "parameters": parameters,
-        "base": inputs.collect::<Vec<_>>(),
-        "layers": layers,
-    })
 }

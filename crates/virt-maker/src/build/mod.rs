@@ -25,6 +25,7 @@ mod forms;
 mod leaks;
 mod leased;
 mod log;
+mod manifest;
 mod mask;
 mod options;
 mod path;

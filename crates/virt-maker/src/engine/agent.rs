@@ -80,7 +80,7 @@ impl AgentGuest {
     pub fn shell(&mut self) -> Result<()> {
         let terminal = RawTerminal::enter()?;
         let mut run = Run {
-            argv: vec!["/bin/sh".into(), "-l".into()],
+            argv: super::SHELL.map(str::to_owned).into(),
             network: true,
             terminal: Some(terminal.size()),
             ..Run::default()

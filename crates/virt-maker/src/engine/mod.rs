@@ -35,6 +35,9 @@ pub struct CacheDisk {
     pub path: PathBuf,
 }
 
+/// The shell that a person gets in a guest: bash where it has one.
+const SHELL: [&str; 3] = ["/bin/sh", "-c", "if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi"];
+
 /// Receives output of guests and tools for the log of the step that is under way, byte by byte as it comes.
 pub type LogSink = Arc<dyn Fn(&[u8]) + Send + Sync>;
 

@@ -21,7 +21,7 @@ mod stack;
 pub mod subordinate;
 mod supervisor;
 pub mod temporary;
-mod terminal;
+pub mod terminal;
 pub mod tree;
 pub mod url;
 pub mod walls;

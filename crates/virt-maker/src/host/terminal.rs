@@ -9,6 +9,14 @@ use virt_maker_agent::protocol::TerminalSize;
 
 use crate::error::{Context, ErrorKind, Result};
 
+/// Says something on the controlling terminal, where there is one. The text is shown as it is.
+pub fn say(text: &str) {
+    use std::io::Write;
+    if let Ok(mut device) = File::options().write(true).open("/dev/tty") {
+        let _ = device.write_all(text.as_bytes());
+    }
+}
+
 /// The controlling terminal in raw mode: keys go to the guest as they are, Ctrl-C included. Dropping it restores it.
 #[derive(Debug)]
 pub struct RawTerminal {

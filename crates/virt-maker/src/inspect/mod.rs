@@ -7,7 +7,8 @@
 mod diff;
 mod verify;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,7 +25,7 @@ use crate::event::{Event, Events};
 use crate::guest::Guest;
 use crate::host::{Cancel, temporary};
 use crate::key::{KeyMaterial, LayerKey};
-use crate::store::{Draft, Layer, Lease, Store, Workspace};
+use crate::store::{Draft, Kept, Layer, Lease, Store, Workspace};
 
 /// With what layers are opened.
 #[derive(Clone)]
@@ -61,6 +62,15 @@ pub struct Inside {
 impl Inside {
     /// Opens a layer, which [`Store::open_layer`] found.
     pub fn open(store: &Store, layer: Layer, lease: Lease, opener: &Opener) -> Result<Inside> {
+        Inside::open_on(store, layer, lease, opener, None)
+    }
+
+    /// Opens a copy of the guest as a failed step left it, which [`Store::open_kept`] found.
+    pub fn open_kept(store: &Store, kept: Kept, lease: Lease, opener: &Opener) -> Result<Inside> {
+        Inside::open_on(store, kept.parent, lease, opener, Some(&kept.overlay))
+    }
+
+    fn open_on(store: &Store, layer: Layer, lease: Lease, opener: &Opener, changed: Option<&Path>) -> Result<Inside> {
         let unique = temporary::random_id().context(ErrorKind::Host, || "the system gives no random bytes")?;
         // What is done in it is no work of a template, so its key is one that nothing else has.
         let material = KeyMaterial {
@@ -84,11 +94,20 @@ impl Inside {
                 layer.record.virtual_size,
             )?;
             let name = layer.record.image_name();
-            overlay::create(
-                &draft.image(),
-                layer.record.virtual_size,
-                Backing { name: &name, format: layer.record.format },
-            )?;
+            match changed {
+                None => {
+                    let backing = Backing { name: &name, format: layer.record.format };
+                    overlay::create(&draft.image(), layer.record.virtual_size, backing)?;
+                }
+                Some(changed) => {
+                    let copied = crate::host::own::reader(changed).and_then(|mut from| {
+                        let mut to = fs::File::create_new(draft.image())?;
+                        std::io::copy(&mut from, &mut to)
+                    });
+                    copied.context(ErrorKind::Store, || format!("cannot copy {}", changed.display()))?;
+                    overlay::set_backing_name(&draft.image(), &name)?;
+                }
+            }
             let work_dir = workspace.subfolder("session")?;
             let session = candidate.engine.open(OpenRequest {
                 parent: &image,

@@ -81,6 +81,12 @@ pub trait Step: Send + Sync {
     /// The arguments in normal form and digests of all bytes that it takes from the host.
     fn key_inputs(&self) -> Result<StepKey>;
 
+    /// Texts among its arguments that let somebody in: passwords and their hashes. They are left out of what goes along with an
+    /// image.
+    fn confidential(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether it runs a program that the template brings on the host. The loader refuses it unless the user allowed
     /// that.
     fn runs_on_host(&self) -> bool {

@@ -98,6 +98,13 @@ impl Step for RootpassStep {
         if self.locked { format!("{what}, locked") } else { what.to_owned() }
     }
 
+    fn confidential(&self) -> Vec<String> {
+        match &self.password {
+            Password::Given(password) => vec![password.clone()],
+            _ => Vec::new(),
+        }
+    }
+
     fn key_inputs(&self) -> Result<StepKey> {
         let password = match &self.password {
             Password::Random => "random".to_owned(),

@@ -131,6 +131,10 @@ impl Step for UserStep {
         self.name.clone()
     }
 
+    fn confidential(&self) -> Vec<String> {
+        self.password_hash.iter().cloned().collect()
+    }
+
     fn key_inputs(&self) -> Result<StepKey> {
         let arguments = json!({
             "name": self.name, "groups": self.groups, "shell": self.shell, "uid": self.uid, "home": self.home,

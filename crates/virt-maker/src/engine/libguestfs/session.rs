@@ -150,9 +150,8 @@ impl Session for LibguestfsSession {
     }
 
     fn shell(&mut self) -> Result<()> {
-        let shell = "if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi";
         let run = Run {
-            argv: vec!["/bin/sh".into(), "-c".into(), shell.into()],
+            argv: crate::engine::SHELL.map(str::to_owned).into(),
             network: true,
             terminal: Some(terminal::size()?),
             ..Run::default()

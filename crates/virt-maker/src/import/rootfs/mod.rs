@@ -69,6 +69,24 @@ struct Rootfs {
     size: u64,
 }
 
+/// What a tree lacks without which the guest does not come up, and which step brings it. Container images are made to run without
+/// either.
+fn lacks(tree: &Tree) -> Option<&'static str> {
+    let has = |names: &[&str]| names.iter().any(|name| tree.has(name));
+    if !has(&["sbin/init", "usr/sbin/init"]) {
+        return Some(
+            "has no /sbin/init, so it boots only after a step brings one (`install: [systemd-sysv, udev]`; of RPM \
+             packages `install: [systemd, systemd-udev]`)",
+        );
+    }
+    let systemd = ["lib/systemd/systemd", "usr/lib/systemd/systemd"];
+    let udev = ["lib/systemd/systemd-udevd", "usr/lib/systemd/systemd-udevd", "usr/bin/udevadm", "bin/udevadm"];
+    (has(&systemd) && !has(&udev)).then_some(
+        "has systemd and no udev: its boot waits for devices that nobody announces (`dev-ttyS0.device`), until a step \
+         brings it (`install: [udev]`; of RPM packages `install: [systemd-udev]`)",
+    )
+}
+
 fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let arguments: Arguments = from_node(node)?;
     let at = |name: &str| node.get(name).unwrap_or(node);
@@ -126,11 +144,8 @@ impl Import for Rootfs {
         if tree.is_empty() {
             return Err(Error::new(ErrorKind::Base, format!("{} holds no file", self.source.display())));
         }
-        if !tree.has("sbin/init") && !tree.has("usr/sbin/init") {
-            context.events.warn(format!(
-                "{} has no /sbin/init, so it boots only after a step brings one (`install: [systemd-sysv]`)",
-                self.source.display()
-            ));
+        if let Some(lacks) = lacks(&tree) {
+            context.events.warn(format!("{} {lacks}", self.source.display()));
         }
         if self.kernel.is_none() && !["vmlinuz", "boot/vmlinuz"].iter().any(|name| tree.has(name)) {
             let message = format!("{} has no kernel: no /vmlinuz and no /boot/vmlinuz", self.source.display());
