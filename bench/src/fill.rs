@@ -34,7 +34,15 @@ pub fn fill(folder: &Path, store: &str) -> Result<Vec<LayerRecord>, Box<dyn std:
     let cache_dir = store.cache_dir();
     let import =
         ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network: false };
-    let context = PlanContext { store: &store, import, force: false, explain: false, events: &events, cancel: &cancel };
+    let context = PlanContext {
+        store: &store,
+        import,
+        force: false,
+        again: &[],
+        explain: false,
+        events: &events,
+        cancel: &cancel,
+    };
     let plan = make(&loaded.specs, &context)?;
     let workspace = store.workspace()?;
     let mut records: Vec<LayerRecord> = Vec::new();

@@ -160,6 +160,9 @@ pub struct Build {
     /// Run every step again and replace its layer.
     #[arg(short = 'F', long)]
     pub force: bool,
+    /// Run this step again and all that lie on it: by number (0 is the base), name or kind, or as TEMPLATE:STEP; several times.
+    #[arg(long, visible_alias = "refresh", value_name = "STEP", conflicts_with = "force")]
+    pub force_from: Vec<String>,
     /// Write every artifact again.
     #[arg(short = 'X', long)]
     pub force_export: bool,
@@ -219,6 +222,9 @@ pub struct Plan {
     /// Give `now()`, `random_word()` and the like the values of the last build of these templates.
     #[arg(long)]
     pub freeze: bool,
+    /// Plan as if this step ran again, and all that lie on it: what that would cost.
+    #[arg(long, visible_alias = "refresh", value_name = "STEP")]
+    pub force_from: Vec<String>,
     /// Say of each layer that is missing what changed, with old and new values.
     #[arg(long)]
     pub explain: bool,

@@ -157,6 +157,10 @@ pub fn print_note(diagnostic: &Diagnostic) {
 
 fn render_failure(failure: &StepFailure) -> String {
     let mut text = String::new();
+    // The line that the author wrote comes first, and then what it is made of.
+    for within in &failure.within {
+        text.push_str(&format!("  --> {}: `{}`\n", within.position, harmless(&within.name)));
+    }
     if let Some(position) = &failure.position {
         text.push_str(&format!("  --> {position}\n"));
     }

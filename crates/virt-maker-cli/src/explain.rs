@@ -43,8 +43,29 @@ pub fn details(reason: &MissReason) -> Vec<String> {
     lines
 }
 
+/// Sizes in the form in which people write them: keys have them in bytes.
+fn as_written(change: &FieldChange) -> FieldChange {
+    let is_size = |part: &str| part == "size" || part.ends_with("_size");
+    let of_partition = change.field.contains(".partitions[") && change.field.ends_with("[1]");
+    if !change.field.split(['.', '[']).any(is_size) && !of_partition {
+        return change.clone();
+    }
+    let written =
+        |value: &Option<String>| value.as_ref().map(|text| size_as_written(text).unwrap_or_else(|| text.clone()));
+    FieldChange { field: change.field.clone(), old: written(&change.old), new: written(&change.new) }
+}
+
+/// `4G` of 4294967296; `None` for what is no whole number of KiB.
+fn size_as_written(text: &str) -> Option<String> {
+    let bytes: u64 = text.parse().ok().filter(|bytes| *bytes > 0)?;
+    let units = [("T", 40), ("G", 30), ("M", 20), ("K", 10)];
+    let (unit, bits) = units.into_iter().find(|(_, bits)| bytes.trailing_zeros() >= *bits)?;
+    Some(format!("{}{unit}", bytes >> bits))
+}
+
 fn change_lines(change: &FieldChange) -> Vec<String> {
     let field = harmless(&change.field);
+    let change = &as_written(change);
     let short = |text: &Option<String>| match text {
         None => "(none)".to_owned(),
         Some(text) => format!("`{}`", harmless(text.trim_end_matches('\n'))),
@@ -98,8 +119,14 @@ mod tests {
                 Some("set -e\necho 1\necho\u{1b}[31m two\n"),
             ),
             ("options.network", None, Some("false")),
+            ("arguments.resize.size", Some("4294967296"), Some("2621440000")),
+            ("arguments.resize.partitions[0][1]", None, Some("1073741824")),
+            ("arguments.count", Some("4294967296"), Some("1")),
         ]);
-        assert_eq!(headline(&reason), "differs from 2d711642b726 in arguments.script, options.network");
+        assert_eq!(
+            headline(&reason),
+            "differs from 2d711642b726 in arguments.script, options.network, arguments.resize.size, ..."
+        );
         let expected = [
             "arguments.script:",
             "    set -e",
@@ -107,6 +134,9 @@ mod tests {
             "  + echo 1",
             "    echo\\u{1b}[31m two",
             "options.network: (none) is now `false`",
+            "arguments.resize.size: `4G` is now `2500M`",
+            "arguments.resize.partitions[0][1]: (none) is now `1G`",
+            "arguments.count: `4294967296` is now `1`",
         ];
         assert_eq!(details(&reason), expected);
     }

@@ -21,6 +21,15 @@ impl fmt::Display for Position {
     }
 }
 
+/// A step that is made of others, as a step that is a part of it sees it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Within {
+    /// Its name.
+    pub name: String,
+    /// Where it is used.
+    pub position: Position,
+}
+
 /// One thing that is wrong in a template.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Diagnostic {

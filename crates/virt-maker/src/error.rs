@@ -234,6 +234,9 @@ impl StepFailure {
 pub struct StepFailure {
     /// Where the step stands in its template.
     pub position: Option<crate::diagnostic::Position>,
+    /// The steps made of others that it is a part of; the outermost is the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<crate::diagnostic::Within>,
     /// Kind and text of the step, for people.
     pub step: String,
     /// How its program ended, in words: `exit status 2`, `killed by signal 9`; `None` where none ran.

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 pub use miss::{FieldChange, MissReason};
 
-use crate::diagnostic::Position;
+use crate::diagnostic::{Position, Within};
 use crate::key::{Digest, LayerKey};
 
 /// The version of the serialised form.
@@ -303,6 +303,16 @@ pub struct LayerInfo {
     /// Functions with changing values (`now()`, ...) that have a part in it, so that its key is another one each time.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volatile: Vec<&'static str>,
+    /// The steps made of others that it is a part of; the outermost, which stands in the template itself, is the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<Within>,
+}
+
+impl LayerInfo {
+    /// The steps that it is a part of, for people: `team › admin`; empty for one that is a part of none.
+    pub fn part_of(&self) -> String {
+        self.within.iter().map(|within| within.name.as_str()).collect::<Vec<_>>().join(" › ")
+    }
 }
 
 fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

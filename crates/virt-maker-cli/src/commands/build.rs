@@ -36,6 +36,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         engine: settings::engine(arguments.engine)?,
         kernel: settings::kernel(arguments.kernel.kernel.clone())?,
         force: arguments.force,
+        again: arguments.force_from.clone(),
         force_export: arguments.force_export,
         jobs: jobs(arguments)?,
         max_depth: settings::max_depth(arguments.depth.max_depth, arguments.store.store.clone())?,

@@ -32,6 +32,7 @@ pub fn run(arguments: &Check) -> Result<(), Failure> {
         engine: settings::engine(arguments.engine)?,
         kernel: settings::kernel(arguments.kernel.kernel.clone())?,
         force: false,
+        again: Vec::new(),
         force_export: false,
         jobs: None,
         max_depth: virt_maker::store::Depth::DEFAULT,

@@ -1,6 +1,7 @@
 //! `virt-maker plan`: the prefix tree of all templates, with hit or miss for each node, and why.
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde_json::json;
 use virt_maker::event::Events;
@@ -13,7 +14,7 @@ use virt_maker::spec::{self, Spec};
 use super::{loading, print_json};
 use crate::arguments;
 use crate::error::Failure;
-use crate::text::harmless;
+use crate::text::{duration, harmless};
 use crate::{explain, lock, report, settings};
 
 /// Version of the JSON document.
@@ -36,7 +37,15 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     let host_network = loading::host_network(arguments.templates.allowed())?;
     let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network };
     lock::releases(&mut loaded.specs, lock::Wanted::default(), &import)?;
-    let context = PlanContext { store: &store, import, force: false, explain: true, events: &events, cancel: &cancel };
+    let context = PlanContext {
+        store: &store,
+        import,
+        force: false,
+        again: &arguments.force_from,
+        explain: true,
+        events: &events,
+        cancel: &cancel,
+    };
     let plan = make(&loaded.specs, &context)?;
     // What a build would stop at is said after what it would make.
     let ready = spec::check_outputs(&loaded.specs, Look { records: Some(&store.exports_dir()), force: false });
@@ -59,7 +68,16 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
         writeln!(out, "{line}")?;
     }
     let hits = plan.hits();
-    writeln!(out, "{} layers: {hits} there, {} to make", plan.nodes.len(), plan.nodes.len() - hits)?;
+    let missing = plan.nodes.len() - hits;
+    let cost = match plan.cost() {
+        (_, 0) => String::new(),
+        (took, known) => {
+            let took = duration(Duration::try_from_secs_f64(took).unwrap_or_default());
+            let of = if known < missing { format!(" ({known} of them)") } else { String::new() };
+            format!(", which took {took} the last time{of}")
+        }
+    };
+    writeln!(out, "{} layers: {hits} there, {missing} to make{cost}", plan.nodes.len())?;
     out.flush()?;
     Ok(ready?)
 }
@@ -85,7 +103,7 @@ fn labels(plan: &Plan, specs: &[Spec], explain: bool) -> Vec<String> {
 fn document(plan: &Plan, specs: &[Spec]) -> serde_json::Value {
     let node = |node: &virt_maker::plan::PlanNode| {
         let parent = node.parent.map(|parent| plan.nodes[parent].info.key);
-        json!({"layer": node.info, "parent": parent, "state": node.state})
+        json!({"layer": node.info, "parent": parent, "state": node.state, "took": node.took})
     };
     let tips: Vec<_> = plan.tips.iter().map(|tip| plan.nodes[*tip].info.key).collect();
     let labels: Vec<_> = (0..specs.len()).map(|spec| plan.labels(spec)).collect();
@@ -109,6 +127,9 @@ fn print(
     };
     let info = &node.info;
     let mut summary = harmless(&info.summary);
+    if let Some(outer) = info.within.first() {
+        summary.push_str(&format!("  [{}, {}]", harmless(&info.part_of()), harmless(&outer.position.to_string())));
+    }
     if !info.volatile.is_empty() {
         summary.push_str(&format!("  [changes each time: {}]", info.volatile.join(", ")));
     }

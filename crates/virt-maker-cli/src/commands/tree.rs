@@ -99,6 +99,9 @@ impl<'a> Tree<'a> {
         let record = &self.layers[index].record;
         let time = duration(Duration::try_from_secs_f64(record.duration).unwrap_or_default());
         write!(out, "{first}{}  {}: {}", record.key.short(), record.material.kind, harmless(&record.summary))?;
+        if !record.within.is_empty() {
+            write!(out, "  [{}]", harmless(&record.within.join(" › ")))?;
+        }
         let age = age(self.now.saturating_sub(record.created));
         write!(out, "  [{}, {time}, {age} ago]", size(record.bytes))?;
         for mark in self.marks.get(&record.key).into_iter().flatten() {

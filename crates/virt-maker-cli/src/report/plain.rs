@@ -121,7 +121,8 @@ pub(super) fn worth_saying(reason: &MissReason) -> bool {
 /// What a layer is, in one line.
 pub(super) fn title(info: &LayerInfo) -> String {
     let place = if info.index == 0 { "base".to_owned() } else { format!("{}/{}", info.index, info.steps) };
-    format!("{place} {}: {}", info.kind, harmless(&info.summary))
+    let part_of = if info.within.is_empty() { String::new() } else { format!(" [{}]", harmless(&info.part_of())) };
+    format!("{place} {}: {}{part_of}", info.kind, harmless(&info.summary))
 }
 
 /// Where the time went, the largest part first; parts below a hundredth are left out.
@@ -217,6 +218,7 @@ mod tests {
         let key = LayerKey(Digest::of(b"x"));
         let info = LayerInfo {
             volatile: Vec::new(),
+            within: Vec::new(),
             key,
             role: "step",
             kind: "run".into(),

@@ -176,8 +176,15 @@ impl Suite {
         loaded.specs[0].import.release = release;
         let import =
             ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network: true };
-        let context =
-            PlanContext { store: &store, import, force: false, explain: false, events: &events, cancel: &cancel };
+        let context = PlanContext {
+            store: &store,
+            import,
+            force: false,
+            again: &[],
+            explain: false,
+            events: &events,
+            cancel: &cancel,
+        };
         let plan = make(&loaded.specs, &context).unwrap();
         let workspace = store.workspace().unwrap();
         let folder = workspace.subfolder("base").unwrap();

@@ -4,6 +4,7 @@
 #[macro_use]
 mod common;
 
+mod again;
 mod ansible;
 mod appliance;
 mod bad_input;

@@ -62,6 +62,7 @@ pub(super) fn run(
         return Err(build.explain_full_disk(error));
     }
     build.events.send(Event::StepFinished { key: node.info.key, elapsed });
+    draft.set_within(node.info.within.iter().map(|within| within.name.clone()).collect());
     draft.describe(node.info.summary.clone(), Some(parent.record.id.clone()), None, elapsed.as_secs_f64());
     let layer =
         build.shared.spent.time("seal", || build.store.seal(draft)).map_err(|error| build.explain_full_disk(error))?;

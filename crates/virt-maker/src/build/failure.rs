@@ -97,6 +97,7 @@ impl Build<'_> {
         }
         let mut failure = StepFailure {
             position: info.position.clone(),
+            within: info.within.clone(),
             step: format!("{}: {}", info.kind, info.summary),
             exit: Some(error.to_string()),
             last_lines,
@@ -178,7 +179,9 @@ fn explain_full_guest(error: Error, guest: &mut dyn Guest, last_lines: &[String]
 /// What stands above the shell of `--on-failure shell`: what failed and how, and what can be done here.
 fn greeting(failure: &StepFailure, info: &LayerInfo) -> String {
     let safe = |text: &str| host::escape::escape(text);
-    let place = info.position.as_ref().map(|position| format!("{position}: ")).unwrap_or_default();
+    // Where the author of the template wrote it.
+    let place = info.within.first().map(|within| &within.position).or(info.position.as_ref());
+    let place = place.map(|position| format!("{position}: ")).unwrap_or_default();
     let error = failure.exit.as_deref().unwrap_or("it failed");
     let mut text =
         format!("\nStep {} of {} failed: {}\n  {place}{}\n", info.index, info.steps, safe(error), safe(&failure.step));

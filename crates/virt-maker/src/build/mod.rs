@@ -93,6 +93,8 @@ pub struct Settings {
     pub kernel: Option<PathBuf>,
     /// Make every layer again, and replace what is there.
     pub force: bool,
+    /// Make these steps again, and what lies on them; see [`PlanContext::again`].
+    pub again: Vec<String>,
     /// Write every artifact again.
     pub force_export: bool,
     /// How many images are worked on at once. `None`: as many as the host has CPUs, and as many sessions of an engine as
@@ -203,8 +205,15 @@ fn run(
     let spent = Spent::default();
     let cache_dir = store.cache_dir();
     let import = settings.import_context(&cache_dir, events);
-    let context =
-        PlanContext { store: &store, import, force: settings.force, explain: true, events, cancel: &settings.cancel };
+    let context = PlanContext {
+        store: &store,
+        import,
+        force: settings.force,
+        again: &settings.again,
+        explain: true,
+        events,
+        cancel: &settings.cancel,
+    };
     // Leased before anything relies on what is there, so that nobody collects it while this build runs.
     let (plan, _lease) = spent.time("plan", || leased::plan(specs, &context))?;
     events.send(Event::BuildStarted {

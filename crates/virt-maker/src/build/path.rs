@@ -187,6 +187,7 @@ impl Walk<'_> {
                         .warn(format!("whether the guest has SELinux is not known, so nothing labels it: {message}"));
                 }
             }
+            draft.set_within(node.info.within.iter().map(|within| within.name.clone()).collect());
             draft.describe(
                 node.info.summary.clone(),
                 Some(parent.id.clone()),

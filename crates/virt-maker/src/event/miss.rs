@@ -32,7 +32,7 @@ pub enum MissReason {
         /// What is wrong with it.
         problem: String,
     },
-    /// `--force` was given.
+    /// `--force` was given, or `--force-from` for it.
     Forced,
     /// The step says `cache: always-run`.
     AlwaysRun,

@@ -1,18 +1,21 @@
 //! Why a layer is not there: that it was collected, or what differs between it and the layer that is there in its stead.
 //!
-//! The layer to compare with is the youngest of the same kind on the same parent. Where the parent is missing too, it is
+//! The layer to compare with is the youngest of the same kind on the same parent that the same template was built with, as it
+//! was last built, or a template beside it that differs in little: a layer of another template's is no older state of this one. Where the parent is missing too, it is
 //! looked for on the layer that the parent was compared with, so that two steps that were changed are both explained. A
 //! step that is the same as the one which its parent was compared with only moved down: one was put in before it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{FieldChange, MissReason, NodeState, Plan};
+use super::{FieldChange, MissReason, NodeState, Plan, PlanNode};
 use crate::host::url::shown_in;
 use crate::key::{KeyMaterial, LayerKey};
-use crate::store::{LayerRecord, Lookup, Store};
+use crate::spec::Spec;
+use crate::store::{LayerRecord, Lookup, Store, noted_path};
 
 /// Longest value that is given, in bytes; a script is shorter.
 const VALUE_MAX: usize = 64 << 10;
@@ -22,7 +25,12 @@ struct Known<'a> {
     store: &'a Store,
     records: HashMap<LayerKey, LayerRecord>,
     on: HashMap<Option<LayerKey>, Vec<LayerKey>>,
+    /// The templates that were built with each layer, as they were last built.
+    of: HashMap<LayerKey, Vec<PathBuf>>,
 }
+
+/// So many things may differ between a layer and one of another template beside it that counts as near.
+const NEAR: usize = 1;
 
 impl Known<'_> {
     fn record(&mut self, key: LayerKey) -> Option<&LayerRecord> {
@@ -34,8 +42,8 @@ impl Known<'_> {
         self.records.get(&key)
     }
 
-    /// The layers of a kind on `parent`, the oldest first; bases for `None`.
-    fn rivals(&mut self, parent: Option<LayerKey>, kind: &str) -> Vec<&LayerRecord> {
+    /// The layers of a kind on `parent` that may be an older state of a template's, the oldest first; bases for `None`.
+    fn rivals(&mut self, parent: Option<LayerKey>, node: &PlanNode, template: &Path) -> Vec<&LayerRecord> {
         let keys = self.on.entry(parent).or_insert_with(|| {
             let mut found = self.store.children(parent);
             found.sort_by_key(|layer| (layer.record.created, layer.record.key));
@@ -44,17 +52,34 @@ impl Known<'_> {
             keys
         });
         let records = keys.iter().filter_map(|key| self.records.get(key));
-        records.filter(|record| record.material.kind == kind).collect()
+        let records = records.filter(|record| record.material.kind == node.material.kind);
+        let near = |record: &&LayerRecord| {
+            let users = self.of.get(&record.key).map_or(&[][..], Vec::as_slice);
+            let same = users.iter().any(|user| user == template);
+            let beside = || users.iter().any(|user| user.parent() == template.parent());
+            same || differences(&record.material, &node.material).len() <= if beside() { NEAR } else { 0 }
+        };
+        // Those of the template itself are the last, so that they are taken first.
+        let own = |record: &LayerRecord| {
+            self.of.get(&record.key).is_some_and(|users| users.iter().any(|user| user == template))
+        };
+        let mut found: Vec<_> = records.filter(near).collect();
+        found.sort_by_key(|record| own(record));
+        found
     }
 }
 
 /// Gives each `NeverMade` and `ParentMissing` its reason, where there is one to be found.
-pub(super) fn explain(plan: &mut Plan, store: &Store) {
+pub(super) fn explain(plan: &mut Plan, specs: &[Spec], store: &Store) {
     if plan.nodes.iter().all(|node| !is_open(&node.state)) {
         return;
     }
     let collected = store.collected();
-    let mut known = Known { store, records: HashMap::new(), on: HashMap::new() };
+    let mut of: HashMap<LayerKey, Vec<PathBuf>> = HashMap::new();
+    for note in store.build_notes() {
+        note.layers.iter().for_each(|layer| of.entry(layer.key).or_default().push(note.template.clone()));
+    }
+    let mut known = Known { store, records: HashMap::new(), on: HashMap::new(), of };
     // For each node the layer that stands in its place, itself where it is there.
     let mut instead: Vec<Option<LayerKey>> = Vec::with_capacity(plan.nodes.len());
     for index in 0..plan.nodes.len() {
@@ -63,6 +88,8 @@ pub(super) fn explain(plan: &mut Plan, store: &Store) {
         if !is_open(&node.state) {
             let there = node.state == NodeState::Hit || known.record(key).is_some();
             instead.push(there.then_some(key));
+            // Also of one that is made again because of what lies under it.
+            plan.nodes[index].took = plan.nodes[index].took.or(known.record(key).map(|record| record.duration));
             continue;
         }
         let below = node.parent.and_then(|parent| instead[parent]);
@@ -71,9 +98,10 @@ pub(super) fn explain(plan: &mut Plan, store: &Store) {
         };
         let moved = below.filter(|below| known.record(*below).is_some_and(same));
         // Another base stands in for a base; another step lies on what its parent was compared with.
+        let template = noted_path(&specs[node.origin.0].template);
         let rivals = match (node.parent, below) {
-            (None, _) => known.rivals(None, &node.material.kind),
-            (Some(_), Some(below)) => known.rivals(Some(below), &node.material.kind),
+            (None, _) => known.rivals(None, node, &template),
+            (Some(_), Some(below)) => known.rivals(Some(below), node, &template),
             (Some(_), None) => Vec::new(),
         };
         let twin = rivals.iter().find(|record| same(record)).map(|record| record.key);
@@ -87,6 +115,7 @@ pub(super) fn explain(plan: &mut Plan, store: &Store) {
             }
             (None, None, None, None) => (None, None),
         };
+        plan.nodes[index].took = stand_in.and_then(|key| known.record(key)).map(|record| record.duration);
         if let Some(reason) = reason {
             plan.nodes[index].state = NodeState::Miss { reason };
         }

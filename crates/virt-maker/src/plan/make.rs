@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
+use super::again::Again;
 use super::{CachePolicy, MissReason, NodeState, Part, Plan, PlanNode, explain};
 use crate::error::Result;
 use crate::event::{Events, LayerInfo};
@@ -14,6 +15,7 @@ use crate::key::{HostInput, KeyMaterial, LayerKey};
 use crate::spec::{Release, Spec, StepEntry};
 use crate::step::StepKey;
 use crate::store::{Lookup, Store};
+use crate::template::StepOptions;
 
 /// What planning may use.
 pub struct PlanContext<'a> {
@@ -23,6 +25,9 @@ pub struct PlanContext<'a> {
     pub import: ImportContext<'a>,
     /// Take every layer as missing.
     pub force: bool,
+    /// Steps whose layers are taken as missing, and so is all that lies on them: by number (0 is the base), name or kind, as
+    /// `TEMPLATE:STEP` in one template only.
+    pub again: &'a [String],
     /// Say for each miss what differs from the layer that is there in its stead; reads what lies on the layers compared.
     pub explain: bool,
     /// Warnings about damaged layers.
@@ -38,8 +43,10 @@ pub struct PlanContext<'a> {
 pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
     let mut plan = Plan { nodes: Vec::new(), tips: Vec::new() };
     let mut known = HashMap::new();
+    let mut again = Again::new(context.again);
     for (index, spec) in specs.iter().enumerate() {
         context.cancel.check()?;
+        let again = again.of(spec);
         let entry = &spec.import;
         let mut key = entry.runner.key_inputs(&context.import)?;
         if let Release::Locked { digest, .. } = entry.release {
@@ -63,12 +70,13 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
             steps: spec.steps.len(),
             position: Some(entry.position.clone()),
             volatile: entry.volatile.clone(),
+            within: Vec::new(),
         };
         let stale = match entry.release {
             Release::Pulled(now) => noted_release(info.key, &context.import) != Some(now),
             _ => false,
         };
-        let policy = CachePolicy { always_run: stale, ttl: None };
+        let policy = CachePolicy { always_run: stale, ttl: None, again: again.contains(&0) };
         let mut tip = add(&mut plan, &mut known, context, info, material, None, (index, Part::Import(key)), policy);
         for (number, step) in spec.steps.iter().enumerate() {
             context.cancel.check()?;
@@ -84,16 +92,19 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
                 steps: spec.steps.len(),
                 position: Some(step.position.clone()),
                 volatile: step.volatile.clone(),
+                within: step.within.clone(),
             };
-            let policy = CachePolicy { always_run: step.options.always_run, ttl: step.options.ttl };
+            let StepOptions { always_run, ttl, .. } = step.options;
+            let policy = CachePolicy { always_run, ttl, again: again.contains(&(number + 1)) };
             let origin = (index, Part::Step(number, key));
             tip = add(&mut plan, &mut known, context, info, material, Some(tip), origin, policy);
         }
         plan.tips.push(tip);
     }
+    again.check()?;
     apply_policies(&mut plan);
     if context.explain {
-        explain::explain(&mut plan, context.store);
+        explain::explain(&mut plan, specs, context.store);
     }
     Ok(plan)
 }
@@ -182,7 +193,8 @@ fn add(
         },
     };
     known.insert(info.key, plan.nodes.len());
-    plan.nodes.push(PlanNode { info, parent, state, material, policy, layer, origin });
+    let took = layer.as_ref().map(|layer| layer.record.duration);
+    plan.nodes.push(PlanNode { info, parent, state, material, policy, layer, took, origin });
     plan.nodes.len() - 1
 }
 

@@ -1,5 +1,6 @@
 //! Plans: the prefix tree of all requested specs, each node with its key and whether it is there.
 
+mod again;
 mod explain;
 mod make;
 
@@ -39,6 +40,13 @@ impl Plan {
         self.path(spec).iter().rev().find_map(|node| self.nodes[*node].layer.as_ref()?.record.selinux)
     }
 
+    /// How long what is missing took when it, or what is there in its stead, was made, in seconds; and for how many of the layers that is
+    /// known.
+    pub fn cost(&self) -> (f64, usize) {
+        let missing = self.nodes.iter().filter(|node| node.state != NodeState::Hit);
+        missing.filter_map(|node| node.took).fold((0.0, 0), |(sum, count), took| (sum + took, count + 1))
+    }
+
     /// How many layers are there already.
     pub fn hits(&self) -> usize {
         self.nodes.iter().filter(|node| node.state == NodeState::Hit).count()
@@ -60,6 +68,8 @@ pub struct PlanNode {
     pub policy: CachePolicy,
     /// The layer, where it is there.
     pub layer: Option<Layer>,
+    /// How long it took to make it, or what is there in its stead, in seconds; `None` where nothing tells.
+    pub took: Option<f64>,
     /// The first spec that asks for it, and which part of that spec it is.
     pub origin: (usize, Part),
 }
@@ -80,6 +90,8 @@ pub struct CachePolicy {
     pub always_run: bool,
     /// So many seconds after it was made.
     pub ttl: Option<u64>,
+    /// Not this time: it was asked for ([`PlanContext::again`]).
+    pub again: bool,
 }
 
 impl CachePolicy {
@@ -89,11 +101,15 @@ impl CachePolicy {
             (Some(one), Some(two)) => Some(one.min(two)),
             (one, two) => one.or(two),
         };
-        CachePolicy { always_run: self.always_run || other.always_run, ttl }
+        let (always_run, again) = (self.always_run || other.always_run, self.again || other.again);
+        CachePolicy { always_run, ttl, again }
     }
 
     /// Why a layer that was made at `created` (seconds since 1970) is not taken, if it is not.
     pub(crate) fn refuses(self, created: u64) -> Option<MissReason> {
+        if self.again {
+            return Some(MissReason::Forced);
+        }
         if self.always_run {
             return Some(MissReason::AlwaysRun);
         }

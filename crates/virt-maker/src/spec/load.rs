@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, secrets};
-use crate::diagnostic::{Diagnostic, Position};
+use crate::diagnostic::{Diagnostic, Position, Within};
 use crate::error::{Error, Result, chain};
 use crate::host::permit::{Door, Output};
 use crate::key::Digest;
@@ -291,11 +291,13 @@ fn entry(
         }));
     }
     let (kind, runner) = (found?, runner?);
+    let within =
+        step.within.iter().map(|(name, position)| Within { name: name.clone(), position: position.clone() }).collect();
     let mut volatile = step.arguments.volatile();
     volatile.extend(key.volatile());
     volatile.sort_unstable();
     volatile.dedup();
-    Some(StepEntry { kind, runner, position: key.position(), options: step.options.clone(), volatile })
+    Some(StepEntry { kind, runner, position: key.position(), options: step.options.clone(), volatile, within })
 }
 
 /// An error where a runner that runs programs on the host is not allowed to.

@@ -16,7 +16,7 @@ pub use secrets::{Secret, SecretSource};
 
 use std::path::PathBuf;
 
-use crate::diagnostic::Position;
+use crate::diagnostic::{Position, Within};
 use crate::export::{Export, ExportKind};
 use crate::import::{Import, ImportKind};
 use crate::key::Digest;
@@ -90,6 +90,8 @@ pub struct StepEntry {
     pub options: StepOptions,
     /// Functions with changing values (`now()`, ...) that have a part in its arguments.
     pub volatile: Vec<&'static str>,
+    /// The steps made of others that it is a part of; the outermost, which stands in the template itself, is the first.
+    pub within: Vec<Within>,
 }
 
 /// An export with its kind and its place.

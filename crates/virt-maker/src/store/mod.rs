@@ -85,7 +85,7 @@ pub use kept::{Kept, OVERLAY as KEPT_OVERLAY};
 pub use lease::Lease;
 pub use lock::KeyLock;
 pub use names::{Pin, Tag, check_tag};
-pub use notes::{BuildNote, NotedLayer};
+pub use notes::{BuildNote, NotedLayer, noted_path};
 pub use owner::Owner;
 pub use record::{FlatImage, Layer, LayerRecord, RECORD_VERSION};
 pub use seal::Draft;

@@ -42,7 +42,7 @@ pub struct NotedLayer {
 impl BuildNote {
     /// A note about the layers of a template, which is named from the working directory.
     pub fn new(template: &Path, matrix: Vec<(String, String)>, layers: Vec<NotedLayer>) -> BuildNote {
-        let template = PathBuf::from(absolute(template).to_string_lossy().into_owned());
+        let template = noted_path(template);
         BuildNote { version: VERSION, template, matrix, layers }
     }
 
@@ -52,6 +52,11 @@ impl BuildNote {
         let matrix = if values.is_empty() { String::new() } else { format!(" ({})", values.join(", ")) };
         format!("{}{matrix}", self.template.display())
     }
+}
+
+/// The path that a [`BuildNote`] has for a template.
+pub fn noted_path(template: &Path) -> PathBuf {
+    PathBuf::from(absolute(template).to_string_lossy().into_owned())
 }
 
 /// The path by which a template is known: absolute, with links resolved where it is there.

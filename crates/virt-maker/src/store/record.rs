@@ -100,6 +100,9 @@ pub struct LayerRecord {
     pub material: KeyMaterial,
     /// One line for people.
     pub summary: String,
+    /// The steps made of others that its step was a part of when it was made, for people; the outermost is the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<String>,
     /// Format of the image file.
     pub format: ImageFormat,
     /// Size of the disk in bytes.

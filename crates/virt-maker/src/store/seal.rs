@@ -52,6 +52,7 @@ impl Draft {
             parent_id: None,
             material,
             summary: String::new(),
+            within: Vec::new(),
             format,
             virtual_size,
             length: 0,
@@ -107,6 +108,11 @@ impl Draft {
         self.record.parent_id = parent_id;
         self.record.engine = engine;
         self.record.duration = duration;
+    }
+
+    /// Says which steps made of others its step is a part of.
+    pub fn set_within(&mut self, names: Vec<String>) {
+        self.record.within = names;
     }
 
     /// Says whether the guest loads an SELinux policy when it boots.

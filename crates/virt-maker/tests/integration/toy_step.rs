@@ -34,6 +34,7 @@ spec:
         kernel: None,
         engine: EngineChoice::Chroot,
         force: false,
+        again: Vec::new(),
         force_export: false,
         jobs: None,
         max_depth: virt_maker::store::Depth::DEFAULT,

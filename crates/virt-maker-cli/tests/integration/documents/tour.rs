@@ -33,7 +33,7 @@ fn what_the_tour_shows_is_built() {
     arguments.retain(|name| *name != "params.yml");
     bench.run(&[&["build", "--engine", "chroot"], &*arguments].concat()).exits(0);
     bench.run(&["build", "--engine", "chroot", "params.yml", "-p", "name=web2"]).exits(0);
-    for image in ["web1", "web2", "base", "shop", "web-4G", "web-8G", "db-8G"] {
+    for image in ["web1", "web2", "base", "team", "shop", "web-4G", "web-8G", "db-8G"] {
         assert!(bench.path(&format!("{image}.qcow2")).exists(), "{image}");
     }
     // What the library shows beside them.
