@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     // Before anything else: a descriptor that our caller left open is nothing for a guest or for a tool. The engine's own
     // libraries start programs, too. Where it cannot be done here, each of our own children does it once more.
     let _ = close_on_exec();
+    settings::complete_search_path();
     let arguments = match arguments::Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

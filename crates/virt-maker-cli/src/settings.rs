@@ -144,10 +144,36 @@ pub fn secrets(specs: &[Spec]) -> BTreeMap<String, String> {
     named.filter_map(|name| Some((name.clone(), env::var(name).ok()?))).collect()
 }
 
-/// Whether colours are unwanted (<https://no-color.org>) or cannot be shown.
+/// Whether the terminal cannot move its cursor, so that lines which change cannot be shown.
 pub fn plain_terminal() -> bool {
-    env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-        || env::var_os("TERM").is_some_and(|term| term == "dumb")
+    env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
+/// Whether colours are wanted (<https://no-color.org>).
+pub fn colours() -> bool {
+    env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Folders of programs that administrators use. The search path of an ordinary user often lacks them, and what is in them
+/// (`mke2fs`, `sfdisk`) works for everybody.
+const ADMINISTRATORS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// Puts these folders at the end of the search path, for this process and what it starts. While there is one thread.
+pub fn complete_search_path() {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
+    let before = folders.len();
+    let missing = ADMINISTRATORS
+        .iter()
+        .map(PathBuf::from)
+        .filter(|folder| !env::split_paths(&path).any(|known| known == *folder));
+    folders.extend(missing);
+    if folders.len() > before
+        && let Ok(path) = env::join_paths(folders)
+    {
+        // SAFETY: this is called before any thread is started, so nobody reads the environment meanwhile.
+        unsafe { env::set_var("PATH", path) };
+    }
 }
 
 /// A variable that says something, by a name of our own.

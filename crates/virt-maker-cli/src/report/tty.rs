@@ -36,6 +36,8 @@ struct Line {
 
 pub(super) struct Tty {
     screen: MultiProgress,
+    /// Whether colours are wanted; what moves does so without them too.
+    colours: bool,
     verbose: u8,
     running: HashMap<Running, Line>,
     /// By worker and name.
@@ -46,9 +48,10 @@ pub(super) struct Tty {
 }
 
 impl Tty {
-    pub(super) fn new(verbose: u8) -> Tty {
+    pub(super) fn new(verbose: u8, colours: bool) -> Tty {
         Tty {
             screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            colours,
             verbose,
             running: HashMap::new(),
             bars: HashMap::new(),
@@ -59,7 +62,23 @@ impl Tty {
     }
 
     fn say(&self, text: &str) -> io::Result<()> {
-        self.screen.println(text)
+        match self.colours {
+            true => self.screen.println(text),
+            false => self.screen.println(without_colours(text)),
+        }
+    }
+
+    /// A template of indicatif, without its colours where none are wanted.
+    fn style(&self, template: &str) -> ProgressStyle {
+        let plain;
+        let template = match self.colours {
+            true => template,
+            false => {
+                plain = template.replace(".cyan", "").replace(".dim", "").replace(":}", "}");
+                &plain
+            }
+        };
+        ProgressStyle::with_template(template).expect("the template is valid")
     }
 
     /// Cached layers are one line together, told when the first thing happens after them.
@@ -72,10 +91,10 @@ impl Tty {
     }
 
     fn spin(&mut self, what: Running, session: Option<u32>, text: String) {
-        let style = ProgressStyle::with_template("{spinner:.cyan} {prefix} {elapsed:.dim} {msg:.dim}");
         let spinner = self.screen.add(ProgressBar::new_spinner());
-        spinner.set_style(style.expect("the template is valid"));
-        spinner.set_prefix(text);
+        // Cut where the terminal ends: a line that is broken leaves a part of itself behind.
+        spinner.set_style(self.style("{spinner:.cyan} {prefix} {elapsed:.dim} {wide_msg:.dim}"));
+        spinner.set_prefix(fitting(&text));
         spinner.enable_steady_tick(TICK);
         if let Some(old) = self.running.insert(what, Line { spinner, session, output: String::new() }) {
             old.spinner.finish_and_clear();
@@ -144,15 +163,15 @@ impl Tty {
             }
             stays
         });
-        let screen = &self.screen;
+        let style = match (total, unit) {
+            (None, _) => "  {prefix} {bytes} {binary_bytes_per_sec:.dim}",
+            (_, "bytes") => "  {prefix} {wide_bar:.cyan} {bytes}/{total_bytes} {eta:.dim}",
+            _ => "  {prefix} {wide_bar:.cyan} {percent} % {eta:.dim}",
+        };
+        let (screen, style) = (&self.screen, self.style(style));
         let bar = self.bars.entry((worker, what.to_owned())).or_insert_with(|| {
-            let style = match (total, unit) {
-                (None, _) => "  {prefix} {bytes} {binary_bytes_per_sec:.dim}",
-                (_, "bytes") => "  {prefix} {wide_bar:.cyan} {bytes}/{total_bytes} {eta:.dim}",
-                _ => "  {prefix} {wide_bar:.cyan} {percent} % {eta:.dim}",
-            };
             let bar = screen.add(ProgressBar::new(total.unwrap_or(0)));
-            bar.set_style(ProgressStyle::with_template(style).expect("the template is valid"));
+            bar.set_style(style);
             bar.set_prefix(what.to_owned());
             bar
         });
@@ -270,5 +289,59 @@ impl Report for Tty {
     fn end(&mut self) -> io::Result<()> {
         self.stop_all();
         Ok(())
+    }
+}
+
+/// So many columns a title may have; what is longer goes on in the line that stays when its step has ended.
+const TITLE_SHARE: usize = 3;
+
+/// A title in three quarters of the terminal's width, cut where it is longer: a moving line must be one line.
+fn fitting(text: &str) -> String {
+    let width = console_width() * TITLE_SHARE / 4;
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+fn console_width() -> usize {
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr());
+    size.map_or(80, |size| usize::from(size.ws_col)).max(20)
+}
+
+/// A text without the sequences that set colours; there are no others in what is said here.
+fn without_colours(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        plain.push_str(before);
+        rest = after.split_once('m').map_or("", |(_, rest)| rest);
+    }
+    plain.push_str(rest);
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_go_and_all_else_stays() {
+        assert_eq!(without_colours("\x1b[32m✓\x1b[0m 1/2 run: ls \x1b[2m3 ms\x1b[0m"), "✓ 1/2 run: ls 3 ms");
+        let tty = Tty::new(0, false);
+        // Each of them is valid without its colours as well.
+        for template in [
+            "{spinner:.cyan} {prefix} {elapsed:.dim} {wide_msg:.dim}",
+            "  {prefix} {wide_bar:.cyan} {percent} % {eta:.dim}",
+        ] {
+            tty.style(template);
+        }
+    }
+
+    #[test]
+    fn a_title_is_one_line() {
+        let title = fitting(&"x".repeat(1000));
+        assert!(title.chars().count() < console_width() && title.ends_with('…'));
+        assert_eq!(fitting("1/2 run: ls"), "1/2 run: ls");
     }
 }

@@ -49,6 +49,7 @@ fn a_step_and_what_lies_on_it_are_made_again() {
         "o.yml:2",
     ]);
     let started = ran.exits(0);
+    // Once, although another worker exports it: who comes for it knows that it was made just now.
     assert_eq!(started.of("layer_started").len(), 1);
     bench.run(&["build", text, "--force", "--force-from", "1"]).exits(2);
 }

@@ -208,6 +208,21 @@ fn a_tree_that_lacks_what_booting_needs_is_told() {
     }
 }
 
+/// One file is one base, by whichever word it comes: a layer on it is there for both.
+#[test]
+fn a_file_is_the_same_base_by_disk_and_by_download() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let template = bench.template("download.yml", &["run: echo one > /one".to_owned()], "");
+    bench.build("chroot", &template, &[]).exits(0);
+    let text = fs::read_to_string(&template).unwrap();
+    let by_disk = text.replace("download: {url: 'file://", "disk: {path: '");
+    fs::write(bench.path("disk.yml"), &by_disk).unwrap();
+    assert!(by_disk.contains("disk: {path: '/"), "{by_disk}");
+    let ran = bench.build("chroot", &bench.path("disk.yml"), &[]).exits(0);
+    assert!(ran.of("layer_started").is_empty(), "{}", ran.stdout);
+    assert_eq!(bench.layers().len(), 2);
+}
+
 /// What is packed of a kernel's files is what was hashed: what lies behind a link of the modules is neither.
 #[test]
 fn modules_of_a_kernel_are_those_of_its_key() {

@@ -153,7 +153,7 @@ struct Shared {
     schedule: Arc<Schedule>,
     sessions: AtomicU32,
     /// Layers that this build made: with `force` these are good, and all others are not.
-    fresh: Mutex<HashSet<LayerKey>>,
+    fresh: Fresh,
     spent: Spent,
     values: Arc<Values>,
     /// Variables for commands of guests with a network.
@@ -161,13 +161,23 @@ struct Shared {
     flattener: Arc<Flattener>,
 }
 
+/// Keys of the layers that a build made. Each is in it before anybody is told that it is there.
+#[derive(Clone, Default)]
+struct Fresh(Arc<Mutex<HashSet<LayerKey>>>);
+
+impl Fresh {
+    fn add(&self, key: LayerKey) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+    }
+}
+
 impl Shared {
     fn made(&self, key: LayerKey) {
-        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+        self.fresh.add(key);
     }
 
     fn is_made(&self, key: LayerKey) -> bool {
-        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).contains(&key)
+        self.fresh.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&key)
     }
 }
 
@@ -255,7 +265,7 @@ fn run(
         slots: Slots::new(settings.jobs, cores),
         schedule: Arc::new(Schedule::new(&plan)),
         sessions: AtomicU32::new(0),
-        fresh: Mutex::default(),
+        fresh: Fresh::default(),
         spent,
         values: Arc::clone(values),
         guest_env,
@@ -281,7 +291,7 @@ fn run(
     if !errors.is_empty() || settings.cancel.is_cancelled() {
         return Err(worker(1).failed(errors));
     }
-    let built = shared.fresh.lock().unwrap_or_else(PoisonError::into_inner).len();
+    let built = shared.fresh.0.lock().unwrap_or_else(PoisonError::into_inner).len();
     let cached = plan.nodes.len() - built;
     let (elapsed, spent) = (begin.elapsed(), shared.spent.list());
     events.send(Event::BuildFinished { built, cached, elapsed, spent, images: images.clone() });

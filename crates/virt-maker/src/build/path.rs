@@ -125,15 +125,15 @@ fn run_session(
         caches: &names,
     };
     let Opened { session, engine, number, caches, slot } = wanted.open(build)?;
-    let sealer = Sealer::start(build.store, build.events, &build.shared.schedule, &build.shared.flattener);
+    let shared = build.shared;
+    let sealer = Sealer::start(build.store, build.events, &shared.schedule, &shared.flattener, &shared.fresh);
     let walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine, session: number, depth };
     let ran = walk.run(build, missing, &parent.record, first, lock, session);
     drop((slot, caches));
 
     let begin = Instant::now();
-    let (sealed, all_sealed) = sealer.finish();
+    let all_sealed = sealer.finish();
     build.shared.spent.add("seal", begin.elapsed());
-    sealed.iter().for_each(|layer| build.shared.made(layer.record.key));
     build.events.send(Event::SessionEnded { session: number });
     // A seal that failed is the reason of whatever failed after it. The workspace still holds its space here, so a disk
     // that filled up is still full.

@@ -97,6 +97,11 @@ pub fn probe(cache_dir: &Path, work_dir: &Path) -> Kvm {
         return known;
     }
     let (works, detail) = match fs::File::options().read(true).write(true).open("/dev/kvm") {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            let hint =
+                "whoever is in its group may, which is `kvm` on most systems: `adduser USER kvm`, and log in again";
+            (false, format!("/dev/kvm cannot be opened: {error}; {hint}"))
+        }
         Err(error) => (false, format!("/dev/kvm cannot be opened: {error}")),
         Ok(_) => match run(work_dir) {
             Ok(()) => (true, "a virtual CPU was started and ran".into()),

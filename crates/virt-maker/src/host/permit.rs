@@ -163,7 +163,11 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(message: String, permission: &Permission) -> Refusal {
-        Refusal { message, hint: Some(format!("allow it with --allow {permission}")) }
+        let word = permission.to_string();
+        // As a shell takes it for one word.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./=-+:,@%".contains(&byte) || !byte.is_ascii();
+        let word = if word.bytes().all(plain) { word } else { format!("'{}'", word.replace('\'', r"'\''")) };
+        Refusal { message, hint: Some(format!("allow it with --allow {word}")) }
     }
 }
 
@@ -374,6 +378,8 @@ impl Door {
         let allowed: Vec<PathBuf> = self.permissions.read.iter().cloned().filter_map(lead).collect();
         if !self.in_trees(&self.trees, &found.real) && !self.in_trees(&allowed, &found.real) {
             let folder = if found.is_dir() { &found.real } else { found.real.parent().unwrap_or(&found.real) };
+            // With the word for a folder, what is hidden in a home stays closed: the place itself has to be named.
+            let folder = if self.in_trees(&[folder.to_owned()], &found.real) { folder } else { &found.real };
             let linked = self.trees.iter().any(|tree| path.starts_with(tree)) && path != found.real;
             let place = if linked { format!("it leads to {},", shown(&found.real)) } else { "it is".to_owned() };
             let message = format!("a template may not read {}: {place} outside of the template's folder", shown(path));

@@ -75,6 +75,11 @@ pub trait Import: Send + Sync {
     /// One line for people.
     fn summary(&self) -> String;
 
+    /// The kind that stands in its key, where that is not its own: two words for one thing make one base.
+    fn keyed_as(&self, own: &'static ImportKind) -> &'static ImportKind {
+        own
+    }
+
     /// The template whose result this is. The loader then takes that template's import and steps in its place.
     fn template(&self) -> Option<&Base> {
         None

@@ -52,10 +52,11 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
         if let Release::Locked { digest, .. } = entry.release {
             key.inputs.push(HostInput { name: "release".into(), kind: "file".into(), digest, mode: 0 });
         }
+        let keyed = entry.runner.keyed_as(entry.kind);
         let material = KeyMaterial {
             role: "import".into(),
-            kind: entry.kind.name.into(),
-            kind_version: entry.kind.version,
+            kind: keyed.name.into(),
+            kind_version: keyed.version,
             arguments: key.arguments.clone(),
             inputs: key.inputs.clone(),
             parent: None,

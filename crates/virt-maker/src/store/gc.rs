@@ -2,8 +2,9 @@
 //!
 //! # What goes
 //! First what can never be a hit again: entries that are damaged, and layers whose parent is gone or was made anew. Then,
-//! while a limit is passed, the leaf that was not used for the longest time, leaf by leaf; a layer counts as used when
-//! anything that lies on it was. What is leased, pinned or tagged stays, and so does all below it.
+//! those that are older than `max_age`. Then, while a limit of size is passed, the leaf that was not used for the longest time,
+//! leaf by leaf; a layer counts as used when anything that lies on it was, and later for what it took to make ([`worth`]): what
+//! is made again in a moment goes before what takes minutes. What is leased, pinned or tagged stays, and so does all below it.
 //!
 //! # How it goes
 //! In batches. The gate is closed ([`super::lease`]), leases, pins and tags are read anew, and the folders of a batch
@@ -329,7 +330,36 @@ impl Store {
     }
 }
 
+/// How much later than it was a layer counts as used, for what it took to make it: ten minutes a second, and a month at most.
+fn worth(duration: f64) -> Duration {
+    const A_SECOND: f64 = 600.0;
+    const MOST: f64 = 30.0 * 86_400.0;
+    Duration::try_from_secs_f64((duration * A_SECOND).clamp(0.0, MOST)).unwrap_or_default()
+}
+
+/// What decides which leaf goes next, the least first: whether it can be used at all; whether it is too old to stay in any case; when
+/// it counts as used; the deeper one; its number.
+type Rank = (bool, bool, SystemTime, Reverse<usize>, usize);
+
 impl Tree {
+    fn rank(
+        &self,
+        place: usize,
+        wish: &Wish,
+        unusable: &HashMap<usize, String>,
+        used: &[SystemTime],
+        depth: &[usize],
+        now: SystemTime,
+    ) -> Rank {
+        let unused = now.duration_since(used[place]).unwrap_or_default();
+        let too_old = match wish {
+            Wish::Within(limits) => limits.max_age.is_some_and(|limit| unused > limit),
+            Wish::Everything | Wish::Bad(_) => false,
+        };
+        let counts = if too_old { used[place] } else { used[place] + worth(self.layers[place].record.duration) };
+        (!unusable.contains_key(&place), !too_old, counts, Reverse(depth[place]), place)
+    }
+
     fn choose(&self, wish: &Wish, protected: &HashSet<LayerKey>, free: u64) -> Collection {
         let now = SystemTime::now();
         let none = HashMap::new();
@@ -355,10 +385,10 @@ impl Tree {
         };
         let mut heap: BinaryHeap<_> = (0..self.layers.len())
             .filter(|place| children[*place] == 0 && !protected.contains(&self.layers[*place].record.key))
-            .map(|place| Reverse((!unusable.contains_key(&place), used[place], Reverse(depth[place]), place)))
+            .map(|place| Reverse(self.rank(place, wish, &unusable, &used, &depth, now)))
             .collect();
-        while let Some(Reverse((_, last, _, place))) = heap.pop() {
-            let unused = now.duration_since(last).unwrap_or_default();
+        while let Some(Reverse((.., place))) = heap.pop() {
+            let unused = now.duration_since(used[place]).unwrap_or_default();
             let why = match (wish, unusable.get(&place)) {
                 (Wish::Bad(_), Some(problem)) => Why::Bad { problem: problem.clone() },
                 (Wish::Bad(_), None) => break,
@@ -384,8 +414,7 @@ impl Tree {
             if let Some(parent) = self.parent[place] {
                 children[parent] -= 1;
                 if children[parent] == 0 && !protected.contains(&self.layers[parent].record.key) {
-                    let usable = !unusable.contains_key(&parent);
-                    heap.push(Reverse((usable, used[parent], Reverse(depth[parent]), parent)));
+                    heap.push(Reverse(self.rank(parent, wish, &unusable, &used, &depth, now)));
                 }
             }
         }

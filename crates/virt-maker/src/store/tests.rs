@@ -36,11 +36,16 @@ pub(super) fn material(text: &str, parent: Option<&Layer>) -> KeyMaterial {
 
 /// A raw layer with this content on `parent`, sealed.
 pub(super) fn sealed(store: &Store, text: &str, parent: Option<&Layer>, content: &[u8]) -> Layer {
+    sealed_in(store, text, parent, content, 0.0)
+}
+
+/// One that took so many seconds to make.
+pub(super) fn sealed_in(store: &Store, text: &str, parent: Option<&Layer>, content: &[u8], duration: f64) -> Layer {
     let workspace = store.workspace().unwrap();
     let folder = workspace.subfolder("draft").unwrap();
     let mut draft = store.draft(folder, material(text, parent), ImageFormat::Raw, 512).unwrap();
     fs::write(draft.image(), content).unwrap();
-    draft.describe(text.into(), parent.map(|parent| parent.record.id.clone()), None, 0.0);
+    draft.describe(text.into(), parent.map(|parent| parent.record.id.clone()), None, duration);
     store.seal(draft).unwrap()
 }
 

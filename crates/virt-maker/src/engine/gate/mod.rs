@@ -92,7 +92,8 @@ impl Gate {
         let refused = std::mem::take(&mut *self.state.refused.lock().unwrap_or_else(PoisonError::into_inner));
         for (address, why) in refused {
             self.events.warn(format!(
-                "a command tried to reach {address}, which is {why}: refused; `--allow host-network` allows it"
+                "a command tried to reach {address}, which is {why}: refused; `--allow host-network` allows it, and where the \
+                 step succeeds all the same, `--force-from STEP` has it run again with that"
             ));
         }
     }

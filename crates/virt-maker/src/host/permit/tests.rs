@@ -216,3 +216,20 @@ fn permissions_are_written_and_read_alike() {
         assert!(error.contains("`read=DIR`") && error.contains("`host-network`"), "{error}");
     }
 }
+
+/// What the hint says is enough, also for what is hidden in a home, and for a name that a shell would take for two words.
+#[test]
+fn whoever_follows_the_hint_is_let_in() {
+    let field = Field::new();
+    fs::create_dir(field.at("two words")).unwrap();
+    for name in ["secret/key", "home/.netrc", "home/.ssh/id", "home/notes", "two words/it's", "secret/none"] {
+        fs::write(field.at(name), name).unwrap();
+        let refusal = field.door("home/clone/web.yml", &[]).read(&field.at(name)).unwrap_err();
+        let hint = refusal.hint.unwrap();
+        let word = hint.strip_prefix("allow it with --allow ").unwrap();
+        let said = std::process::Command::new("sh").args(["-c", &format!("printf %s {word}")]).output().unwrap().stdout;
+        let word = String::from_utf8(said).unwrap();
+        let door = field.door("home/clone/web.yml", &[&word]);
+        assert!(door.read(&field.at(name)).is_ok(), "{name}: {word}");
+    }
+}

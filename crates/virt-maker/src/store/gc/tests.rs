@@ -61,6 +61,26 @@ fn the_leaf_that_was_not_used_for_the_longest_time_goes_first() {
     assert_eq!((image_count(&store), store.layers().unwrap().0.len()), (0, 0));
 }
 
+/// What took long to make stays longer than what is made again in a moment, but not past its age.
+#[test]
+fn what_took_long_goes_later() {
+    let (_folder, store) = store();
+    let leaf = |name: &str, duration: f64, unused: u64| {
+        let layer = super::super::tests::sealed_in(&store, name, None, &[7; 65_536], duration);
+        let record = File::open(layer.folder.join(record::FILE)).unwrap();
+        record.set_modified(SystemTime::now() - Duration::from_secs(unused)).unwrap();
+    };
+    leaf("slow", 60.0, 9000);
+    leaf("quick", 0.1, 5000);
+    leaf("slow and forgotten", 60.0, 90 * 86_400);
+    let each = store.layers().unwrap().0[0].record.bytes;
+    let limits =
+        |count, age| Limits { max_size: Some(count * each), max_age: Some(Duration::from_secs(age)), min_free: None };
+    assert_eq!(names(&collect(&store, limits(3, 30 * 86_400))), ["slow and forgotten"]);
+    assert_eq!(names(&collect(&store, limits(1, 30 * 86_400))), ["quick"]);
+    assert_eq!(names(&collect(&store, limits(1, 8000))), ["slow"]);
+}
+
 #[test]
 fn age_and_free_space_are_limits_too() {
     let (_folder, store) = store();
