@@ -176,7 +176,14 @@ impl Resize {
         let grown = Table::read(target, context.cancel)?;
         let grown = grown.partitions.iter().find(|found| found.number == partition.number);
         let length = grown.filter(|grown| grown.start == partition.start).map(|grown| grown.sectors * SECTOR);
-        let length = length.ok_or_else(|| Error::new(ErrorKind::Internal, "sfdisk moved a partition"))?;
+        let length = length.ok_or_else(|| {
+            // Of two copies that differ, or that are no table at all, it may take the other one.
+            let message = format!(
+                "the partition table of the base is damaged: partition {} is not where it was",
+                partition.number
+            );
+            Error::new(ErrorKind::Base, message).with_hint("`sfdisk --verify` says what is wrong with it")
+        })?;
         let offset = partition.start * SECTOR;
         if !is_ext(&file, offset).context(ErrorKind::Base, failed)? {
             return grow_mounted(target, partition, log, context);
