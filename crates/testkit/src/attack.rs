@@ -2,14 +2,74 @@
 //! have it, of Debian's packages and of RPM's.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
+use crate::Victim;
 use crate::command::{run, run_with_input};
 use crate::tiny::busybox;
 
 const SOURCE: &str = include_str!("attack/attack.c");
+
+/// What is on the host for a package to reach: a folder, a port on which nobody may knock, a process that has to live, a
+/// device that has to stay as it is.
+pub struct Targets {
+    /// The folder.
+    pub victim: Victim,
+    listener: TcpListener,
+    sleeper: Child,
+    null: (u32, u64),
+}
+
+impl Targets {
+    /// Makes them.
+    pub fn new() -> Targets {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        listener.set_nonblocking(true).expect("a socket of ours");
+        let sleeper = Command::new("sleep").arg("infinity").spawn().expect("sleep starts");
+        Targets { victim: Victim::new(), listener, sleeper, null: null() }
+    }
+
+    /// The port on the host's loopback device.
+    pub fn port(&self) -> u16 {
+        self.listener.local_addr().expect("a socket of ours").port()
+    }
+
+    /// What a package is to try.
+    pub fn attack(&self) -> Attack<'_> {
+        Attack { victim: self.victim.path(), port: self.port(), pid: self.sleeper.id() }
+    }
+
+    /// Panics if any was reached, `by` whom.
+    #[track_caller]
+    pub fn assert_missed(&mut self, by: &str) {
+        self.victim.assert_untouched(by);
+        assert!(self.sleeper.try_wait().expect("it is our child").is_none(), "{by}: a process of the host was killed");
+        assert!(self.listener.accept().is_err(), "{by}: came to the host's loopback device");
+        assert_eq!(null(), self.null, "{by}: /dev/null of the host has changed");
+        assert!(!Path::new("/etc/sourced").exists(), "{by}: a file of the guest was sourced");
+    }
+}
+
+impl Default for Targets {
+    fn default() -> Targets {
+        Targets::new()
+    }
+}
+
+impl Drop for Targets {
+    fn drop(&mut self) {
+        let _ = self.sleeper.kill();
+        let _ = self.sleeper.wait();
+    }
+}
+
+fn null() -> (u32, u64) {
+    let found = fs::metadata("/dev/null").expect("the host has it");
+    (found.mode(), found.ino())
+}
 
 /// What the program tries to reach.
 pub struct Attack<'a> {

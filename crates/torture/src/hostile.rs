@@ -5,42 +5,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use testkit::{HostState, TinyOptions, Victim, hostile_images, probed_raw, read_file_from_image, tar, tiny_guest};
+use testkit::{TinyOptions, Victim, hostile_images, probed_raw, read_file_from_image, tar, tiny_guest};
 
 use crate::Options;
+use crate::field::{Field, on_each_engine};
 use crate::random::Random;
-use crate::world::{Ran, World};
+use crate::world::Ran;
 
 pub fn run(options: &Options, _: &mut Random) -> String {
-    let engines: &[&str] = if options.short { &["chroot"] } else { &["chroot", "vm", "libguestfs"] };
-    let mut members = 0;
-    for engine in engines {
-        let _turn = testkit::appliance_lock();
-        let before = HostState::capture();
-        let field = Field { world: World::new(&options.binary), victim: Victim::new(), engine };
-        members += images(&field) + guests(&field) + archives(&field) + texts(&field);
-        before.assert_nothing_left();
-        assert_eq!(field.world.left_in_store(), Vec::<String>::new());
-        println!("hostile: done on {engine}");
-    }
-    format!(
-        "{members} members of the corpus on {}, each refused or harmless; the host was not touched",
-        engines.join(", ")
-    )
-}
-
-struct Field<'a> {
-    world: World,
-    victim: Victim,
-    engine: &'a str,
+    let (members, engines) =
+        on_each_engine("hostile", options, |field| images(field) + guests(field) + archives(field) + texts(field));
+    format!("{members} members of the corpus on {engines}, each refused or harmless; the host was not touched")
 }
 
 impl Field<'_> {
-    fn victim(&self) -> &str {
-        self.victim.path().to_str().expect("a path of ours is text")
-    }
-
-    /// Builds a spec. It ends with one of these codes, says something where it fails, and touches nothing of the host.
+    /// Builds a spec; it ends with one of these codes.
     #[track_caller]
     fn build(&self, what: &str, spec: Value, codes: &[i32]) -> Ran {
         let path = self.world.path("hostile.yml");
@@ -55,20 +34,7 @@ impl Field<'_> {
 
     #[track_caller]
     fn run(&self, what: &str, arguments: &[&str], codes: &[i32]) -> Ran {
-        let ran = self.world.run(arguments);
-        let code = ran.code.unwrap_or_else(|| panic!("{what}: the program was killed"));
-        assert!(codes.contains(&code), "{what} ended with {code}: {}", ran.stderr);
-        assert!(code == 0 || ran.stderr.contains("error"), "{what} failed and said nothing: {}", ran.stderr);
-        assert!(!ran.stderr.contains("panicked"), "{what}: {}", ran.stderr);
-        let said = format!("{}{}", ran.stdout, ran.stderr);
-        assert!(!said.contains(Victim::SECRET), "{what}: {said}");
-        assert!(!said.contains('\u{1b}'), "{what} reaches the terminal: {said:?}");
-        self.victim.assert_untouched(what);
-        ran
-    }
-
-    fn base(&self) -> Value {
-        json!({ "download": { "url": self.world.base() } })
+        self.ended(what, self.world.run(arguments), codes)
     }
 }
 
@@ -77,7 +43,7 @@ fn images(field: &Field<'_>) -> usize {
     let guest = tiny_guest(&TinyOptions::default());
     let folder = field.world.path("images");
     fs::create_dir(&folder).expect("the folder is ours");
-    let images = hostile_images(&guest, &folder, &field.victim.secret());
+    let images = hostile_images(&guest, &folder, &field.secret());
     for image in &images {
         let ran = field.build(image.name, json!({ "import": { "download": { "url": image.path } } }), &[1]);
         for words in image.words {
@@ -86,7 +52,7 @@ fn images(field: &Field<'_>) -> usize {
     }
     // Said to be raw, it is raw, whatever its guest wrote to its beginning.
     let (raw, out) = (folder.join("said.raw"), field.world.place.join("said-out.raw"));
-    probed_raw(&guest, &raw, field.victim.secret().to_str().expect("text"));
+    probed_raw(&guest, &raw, field.secret().to_str().expect("text"));
     let spec = json!({
         "import": { "download": { "url": raw, "format": "raw" } },
         "steps": [{ "run": "echo in > /in" }],
@@ -156,7 +122,7 @@ fn guests(field: &Field<'_>) -> usize {
     let target = field.world.path("copied");
     let copy = ["cp", "hostile.yml:/srv", target.to_str().expect("text")];
     field.run("cp of links", &[&copy[..], &engine[..]].concat(), &[0]);
-    assert_eq!(fs::read_link(target.join("file")).expect("a link is a link"), field.victim.secret());
+    assert_eq!(fs::read_link(target.join("file")).expect("a link is a link"), field.secret());
     fs::remove_dir_all(&target).expect("it is ours");
     count + 7
 }
@@ -186,7 +152,7 @@ fn archives(field: &Field<'_>) -> usize {
     let folder = field.world.path("site");
     fs::create_dir_all(&folder).expect("the folder is ours");
     fs::write(folder.join("index.html"), "hello").expect("the folder is ours");
-    std::os::unix::fs::symlink(field.victim.secret(), folder.join("leads-out")).expect("the folder is ours");
+    std::os::unix::fs::symlink(field.secret(), folder.join("leads-out")).expect("the folder is ours");
     let step = json!({ "copy": { "source": folder, "dest": "/srv/site" } });
     let ran = field.build("a folder with a link out of it", json!({ "import": field.base(), "steps": [step] }), &[1]);
     assert!(ran.stderr.contains("outside of the folder"), "{}", ran.stderr);

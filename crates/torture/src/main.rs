@@ -9,6 +9,7 @@
 
 mod crowd;
 mod disk;
+mod field;
 mod full;
 mod hostile;
 mod kill;
@@ -24,7 +25,7 @@ use std::time::Instant;
 
 use random::Random;
 
-const USAGE: &str = "usage: torture [--short] [--seed N] [--virt-maker FILE] [CAMPAIGN]...
+const USAGE: &str = "usage: torture [--short] [--seed N] [--virt-maker FILE] [--engine NAME] [CAMPAIGN]...
 CAMPAIGN: kill power full rot crowd hostile stranger";
 
 /// How a campaign is run.
@@ -33,6 +34,8 @@ pub struct Options {
     pub short: bool,
     /// The program.
     pub binary: PathBuf,
+    /// For campaigns that run on each engine: only on this one.
+    pub engine: Option<String>,
 }
 
 /// A campaign: its name, and what says in one line what it did. It panics at the first thing that must not be.
@@ -49,7 +52,7 @@ const CAMPAIGNS: &[Campaign] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut options = Options { short: false, binary: beside("virt-maker") };
+    let mut options = Options { short: false, binary: beside("virt-maker"), engine: None };
     let (mut seed, mut wanted) = (None, Vec::new());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -62,6 +65,10 @@ fn main() -> ExitCode {
             "--virt-maker" => match arguments.next() {
                 Some(path) => options.binary = path.into(),
                 None => return usage("--virt-maker needs a file"),
+            },
+            "--engine" => match arguments.next() {
+                Some(name) => options.engine = Some(name),
+                None => return usage("--engine needs a name"),
             },
             name => match CAMPAIGNS.iter().find(|(known, _)| *known == name) {
                 Some(campaign) => wanted.push(campaign),

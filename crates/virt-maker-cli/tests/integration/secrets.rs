@@ -3,9 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -13,7 +12,7 @@ use std::time::Duration;
 
 use crate::common::Bench;
 use memchr::memmem;
-use testkit::{TinyOptions, tiny_guest};
+use testkit::{TinyOptions, count_in, files_with, tiny_guest};
 
 /// Long enough that it is found by chance nowhere; another one for each engine, whose tests may run at the same time.
 fn secret(engine: &str) -> String {
@@ -22,37 +21,6 @@ fn secret(engine: &str) -> String {
 
 fn bench() -> Bench {
     Bench::new(tiny_guest(&TinyOptions::default()))
-}
-
-/// Files below a folder that contain a text. Holes of sparse files have none and are not read.
-fn holding(folder: &Path, text: &str) -> Vec<String> {
-    let finder = memmem::Finder::new(text);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(holding(&path, text));
-        } else if path.is_file() && data(&path).iter().any(|part| finder.find(part).is_some()) {
-            found.push(path.display().to_string());
-        }
-    }
-    found
-}
-
-/// The parts of a file that are no holes.
-fn data(path: &Path) -> Vec<Vec<u8>> {
-    use std::os::unix::fs::FileExt;
-
-    use rustix::fs::{SeekFrom, seek};
-    let file = fs::File::open(path).unwrap();
-    let (mut parts, mut at) = (Vec::new(), 0);
-    while let Ok(start) = seek(file.as_fd(), SeekFrom::Data(at)) {
-        at = seek(file.as_fd(), SeekFrom::Hole(start)).unwrap();
-        let mut part = vec![0; usize::try_from(at - start).unwrap()];
-        file.read_exact_at(&mut part, start).unwrap();
-        parts.push(part);
-    }
-    parts
 }
 
 /// Reads the host's list of processes again and again.
@@ -174,15 +142,17 @@ fn secrets_stay_secret(engine: &str) {
     assert!(texts.contains("-r--------"), "{texts}");
     assert!(texts.contains(&format!("\n{}\n", secret.len())), "the script had the value: {texts}");
     assert!(texts.contains("gone"), "{texts}");
-    assert_eq!(holding(&bench.store(), &secret), Vec::<String>::new());
-    assert_eq!(holding(&bench.path("xdg-cache"), &secret), Vec::<String>::new());
+    assert_eq!(files_with(&bench.store(), &secret), Vec::<PathBuf>::new());
+    assert_eq!(files_with(&bench.path("xdg-cache"), &secret), Vec::<PathBuf>::new());
+    // The folder of saved machines is a link to one of all tests.
+    assert_eq!(files_with(&testkit::cache_dir().join("vm"), &secret), Vec::<PathBuf>::new());
 
     // A new value is no new layer; a new version is one, and a failure quotes the mask.
     template(2, "    - {run: 'cat /run/secrets/token; sleep 1; exit 3', secrets: token, env: {WATCHED: 'yes'}}\n");
     let (code, out, err) = build();
     assert_eq!(code, Some(4), "{out}\n{err}");
     assert!(err.contains("| ***"), "{err}");
-    assert_eq!(holding(&bench.store(), &secret), Vec::<String>::new());
+    assert_eq!(files_with(&bench.store(), &secret), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -256,7 +226,7 @@ fn a_secret_is_masked_in_what_every_step_says() {
     let ran = build().exits(4);
     assert!(ran.stderr.contains("| ***"), "{}", ran.stderr);
     assert!(!ran.stdout.contains("battery") && !ran.stderr.contains("battery"), "{}\n{}", ran.stdout, ran.stderr);
-    let texts = ["logs", "layers", "builds"].map(|folder| holding(&bench.store().join(folder), "battery"));
+    let texts = ["logs", "layers", "builds"].map(|folder| files_with(&bench.store().join(folder), "battery"));
     assert!(texts.iter().all(Vec::is_empty), "{texts:?}");
 }
 
@@ -362,7 +332,7 @@ fn a_value_of_the_past_that_a_layer_holds_is_found() {
     let [held] = &held[..] else { panic!("{held:?}") };
     assert_eq!(fs::metadata(held).unwrap().permissions().mode() & 0o7777, 0o600);
     let texts =
-        ["layers", "logs", "builds", "exports", "cache"].map(|folder| holding(&bench.store().join(folder), old));
+        ["layers", "logs", "builds", "exports", "cache"].map(|folder| files_with(&bench.store().join(folder), old));
     assert!(texts.iter().all(Vec::is_empty), "{texts:?}");
 
     // The value is another one, and no step runs again for that.
@@ -439,7 +409,7 @@ fn a_deleted_secret_is_not_in_an_artifact(engine: &str, options: &TinyOptions, e
     let mut command =
         bench.command(&["build", "t.yml", "--allow", "env=TEST_TOKEN", "--engine", engine, "--progress", "json"]);
     let ran = crate::common::Ran::from(command.env("TEST_TOKEN", secret).output().unwrap()).exits(0);
-    let has = |path: &Path| data(path).iter().any(|part| memmem::find(part, secret.as_bytes()).is_some());
+    let has = |path: &Path| count_in(path, secret) > 0;
     assert!(has(&bench.path("plain.img")), "it was never there");
     for artifact in ["clean.img", "clean.qcow2"] {
         assert!(!has(&bench.path(artifact)) && !has(&raw(&bench, artifact)), "{artifact} has it");
@@ -483,8 +453,7 @@ fn check_journal(base: &Path) {
     let mut command =
         bench.command(&["build", "t.yml", "--allow", "env=TEST_TOKEN", "--engine", "chroot", "--progress", "json"]);
     crate::common::Ran::from(command.env("TEST_TOKEN", secret).output().unwrap()).exits(0);
-    let count =
-        |path: &Path| data(path).iter().map(|part| memmem::find_iter(part, secret.as_bytes()).count()).sum::<usize>();
+    let count = |path: &Path| count_in(path, secret);
     assert!(count(&bench.path("plain.img")) >= 2, "in the block and in the journal");
     assert_eq!(count(&bench.path("clean.img")), 0);
 }

@@ -1,45 +1,23 @@
 //! Packages of a stranger: their scripts run as root, and nothing of that reaches the host.
 
 use std::fs;
-use std::net::TcpListener;
-use std::process::{Child, Command};
 
-use testkit::{Attack, HostState, Victim, read_file_from_image, rpm_repository};
+use testkit::{Attack, HostState, Targets, read_file_from_image, rpm_repository};
 use virt_maker::event::Events;
 
 use super::bench::Bench;
 
-/// A process of the host, which goes on until this is dropped.
-struct Sleeper(Child);
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Makes a repository with `repository`, and a guest of it by the arguments that `arguments` gives; then nothing was reached.
 fn attacked(repository: impl Fn(&Attack<'_>, &Bench), arguments: impl Fn(&Bench) -> String) {
     let before = HostState::capture();
-    let null = fs::metadata("/dev/null").unwrap().permissions();
-    let bench = Bench::new();
-    let victim = Victim::new();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let mut sleeper = Sleeper(Command::new("sleep").arg("1000").spawn().unwrap());
-    let attack = Attack { victim: victim.path(), port: listener.local_addr().unwrap().port(), pid: sleeper.0.id() };
-    repository(&attack, &bench);
+    let (bench, mut targets) = (Bench::new(), Targets::new());
+    repository(&targets.attack(), &bench);
     let made = bench.make(&arguments(&bench), Events::none());
     made.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error.hint(), bench.log()));
     let report = String::from_utf8(read_file_from_image(&bench.image(), Attack::REPORT)).unwrap();
     assert_eq!(report, "done\n", "{}", bench.log());
-    victim.assert_untouched("a script of a package");
-    assert!(sleeper.0.try_wait().unwrap().is_none());
-    drop(sleeper);
-    assert!(listener.accept().is_err(), "a script came to the host's loopback device");
-    assert_eq!(fs::metadata("/dev/null").unwrap().permissions(), null);
-    assert!(!fs::exists("/etc/sourced").unwrap());
+    targets.assert_missed("a script of a package");
+    drop(targets);
     assert_eq!(bench.strays(), Vec::<String>::new());
     before.assert_nothing_left();
 }
