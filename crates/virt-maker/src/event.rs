@@ -15,6 +15,8 @@ use serde::Serialize;
 pub use miss::{FieldChange, MissReason};
 
 use crate::diagnostic::{Position, Within};
+use crate::host::Cancel;
+use crate::host::waiting::Waits;
 use crate::key::{Digest, LayerKey};
 
 /// The version of the serialised form.
@@ -348,6 +350,12 @@ impl Events {
     /// Sends one event.
     pub fn send(&self, event: Event) {
         (self.0)(event);
+    }
+
+    /// Waits that end when this is cancelled, and whose sentences are warnings.
+    pub fn waits(&self, cancel: &Cancel) -> Waits {
+        let events = self.clone();
+        Waits::new(cancel, move |text| events.warn(text))
     }
 
     /// Sends a warning.

@@ -1,14 +1,14 @@
 //! `bootstrap` of RPM packages with the whole program: as an ordinary user, and with a lock file.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::common::{Bench, Ran};
 use testkit::{
-    HostState, Machine, Volumes, appliance_lock, find_file_in_image, fsck_clean, read_file_from_image, rpm_repository,
-    run,
+    Elsewhere, HostState, Machine, Volumes, Web, appliance_lock, find_file_in_image, fsck_clean, read_file_from_image,
+    rpm_repository, run, serve,
 };
 
 /// `nobody`: it owns nothing, and this host gives it no subordinate ids.
@@ -20,6 +20,11 @@ const AS_USER: &str = "set -eu; mount --bind \"$1\" /etc/subuid; mount --bind \"
 
 /// Runs the program in `home` as an ordinary user with these subordinate ids, and with this `PATH`.
 fn as_user(home: &Path, subordinate: &str, path: &str, arguments: &[&str]) -> Ran {
+    Ran::from(user(home, subordinate, path, arguments).output().unwrap())
+}
+
+/// What runs it.
+fn user(home: &Path, subordinate: &str, path: &str, arguments: &[&str]) -> Command {
     let (ids, config) = (home.with_file_name("ids"), home.with_file_name("dnf.conf"));
     fs::write(&ids, subordinate).unwrap();
     fs::write(&config, "[main]\nexcludepkgs=*\nproxy=http://127.0.0.1:9/\n[broken]\nbaseurl=file:///nonexistent\n")
@@ -40,7 +45,45 @@ fn as_user(home: &Path, subordinate: &str, path: &str, arguments: &[&str]) -> Ra
         .current_dir(home)
         .env_clear();
     command.env("PATH", PATH).env("HOME", home).env("VIRT_MAKER_STORE", home.join("store"));
-    Ran::from(command.output().unwrap())
+    command
+}
+
+/// A home with the program in it, of nobody yet.
+fn home(bench: &Bench) -> PathBuf {
+    let home = bench.path("home");
+    fs::create_dir(&home).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_virt-maker"));
+    for (from, name) in [(program, "virt-maker"), (&program.with_file_name("virt-maker-agent"), "virt-maker-agent")] {
+        fs::copy(from, home.join(name)).unwrap();
+    }
+    home
+}
+
+/// The user's own.
+fn give(home: &Path) {
+    let folder = home.parent().unwrap();
+    run(Command::new("chown").arg("-R").arg(format!("{USER}:{USER}")).arg(home));
+    fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+/// The network in which packages are fetched belongs to a user namespace then.
+#[test]
+fn what_a_mirror_leads_to_is_judged_for_an_ordinary_user() {
+    let network = Elsewhere::new();
+    let leads = network.listen(Elsewhere::ADDRESS, 0);
+    let mirror = format!("http://{}/debian", leads.local_addr().unwrap());
+    let asked = serve(leads, Web::Leads("http://localhost:9".into()));
+    let before = HostState::capture();
+    let bench = Bench::new("/nonexistent".into());
+    let home = home(&bench);
+    let import = format!("{{suite: bookworm, size: 600M, mirror: '{mirror}'}}");
+    fs::write(home.join("t.yml"), format!("spec:\n  import:\n    bootstrap: {import}\n")).unwrap();
+    give(&home);
+    let ids = format!("{USER}:200000:65536\n");
+    let build = user(&home, &ids, PATH, &["build", "t.yml", "--engine", "vm", "--progress", "json"]);
+    let ran = Ran::from(network.command(&build).output().unwrap()).exits(1);
+    assert!(!asked.lock().unwrap().is_empty() && ran.stderr.contains("the host's loopback"), "{}", ran.stderr);
+    before.assert_nothing_left();
 }
 
 #[test]
@@ -48,21 +91,14 @@ fn a_guest_of_an_ordinary_user_boots() {
     let _lock = appliance_lock();
     let before = HostState::capture();
     let bench = Bench::new("/nonexistent".into());
-    let home = bench.path("home");
-    fs::create_dir(&home).unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_virt-maker"));
-    for (from, name) in [(program, "virt-maker"), (&program.with_file_name("virt-maker-agent"), "virt-maker-agent")] {
-        fs::copy(from, home.join(name)).unwrap();
-    }
+    let home = home(&bench);
     rpm_repository(&home.join("packages"));
     let import = format!(
         "{{suite: fedora43, mirror: 'file:{}/packages/repository', gpg: packages/key.asc, size: 600M, packages: [tool, owned]}}",
         home.display()
     );
     fs::write(home.join("t.yml"), format!("spec:\n  import:\n    bootstrap: {import}\n")).unwrap();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(bench.folder.path(), open).unwrap();
-    run(Command::new("chown").args(["-R", &format!("{USER}:{USER}")]).arg(&home));
+    give(&home);
 
     // Without subordinate ids it says what is missing, and leaves nothing.
     let left = || {

@@ -1,5 +1,6 @@
 //! Kills a helper when a build is cancelled or a deadline has passed, so that whoever waits for its answer gets an end
-//! instead.
+//! instead. Where that helper itself waits for another one in the kernel, which is stopped or hangs, it cannot die: then
+//! that one is killed too, after a moment.
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -14,11 +15,14 @@ use crate::error::{Context, Error, ErrorKind, Result};
 
 /// How often the watcher looks.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long the helper may take to die before those that it may wait for are killed: it has to unmount, and write.
+const MOMENT: Duration = Duration::from_secs(3);
 
 /// Watches for a cancellation until it is dropped.
 pub struct Guard {
     cancel: Cancel,
     time: Arc<Mutex<Time>>,
+    below: Arc<Mutex<Vec<OwnedFd>>>,
     stop: Option<Sender<()>>,
     watcher: Option<JoinHandle<()>>,
 }
@@ -33,13 +37,9 @@ struct Time {
 impl Guard {
     /// Watches over the process `pid`, a child of this one that has not been waited for yet.
     pub fn kill_on_cancel(pid: u32, cancel: &Cancel) -> Result<Guard> {
-        let pid = i32::try_from(pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "a process id that is none"))?;
-        // A pidfd means this process for ever, whatever becomes of its number.
-        let process: OwnedFd =
-            pidfd_open(pid, PidfdFlags::empty()).context(ErrorKind::Host, || "cannot watch over a helper")?;
+        let process = process_of(pid)?;
+        let below: Arc<Mutex<Vec<OwnedFd>>> = Arc::default();
+        let waited_for = Arc::clone(&below);
         let (stop, stopped) = channel::<()>();
         let time: Arc<Mutex<Time>> = Arc::default();
         let (watched, cancelled) = (Arc::clone(&time), cancel.clone());
@@ -49,12 +49,25 @@ impl Guard {
                 let late = time.deadline.is_some_and(|deadline| Instant::now() >= deadline);
                 if late || cancelled.is_cancelled() {
                     time.up = late;
+                    drop(time);
                     let _ = pidfd_send_signal(&process, Signal::KILL);
+                    if stopped.recv_timeout(MOMENT) == Err(RecvTimeoutError::Timeout) {
+                        for process in waited_for.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                            let _ = pidfd_send_signal(process, Signal::KILL);
+                        }
+                    }
                     return;
                 }
             }
         });
-        Ok(Guard { cancel: cancel.clone(), time, stop: Some(stop), watcher: Some(watcher) })
+        Ok(Guard { cancel: cancel.clone(), time, below, stop: Some(stop), watcher: Some(watcher) })
+    }
+
+    /// The helper may wait for this process, a child of ours too.
+    pub fn waits_for(&self, pid: u32) -> Result<()> {
+        let process = process_of(pid)?;
+        self.below.lock().unwrap_or_else(PoisonError::into_inner).push(process);
+        Ok(())
     }
 
     /// What it watches for.
@@ -68,6 +81,15 @@ impl Guard {
             limit.and_then(|limit| Instant::now().checked_add(limit));
         Deadline(Arc::clone(&self.time))
     }
+}
+
+/// A descriptor means a process for ever, whatever becomes of its number.
+fn process_of(pid: u32) -> Result<OwnedFd> {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| Error::new(ErrorKind::Internal, "a process id that is none"))?;
+    pidfd_open(pid, PidfdFlags::empty()).context(ErrorKind::Host, || "cannot watch over a helper")
 }
 
 /// A deadline that counts until it is ended.

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use super::close_on_exec;
 use super::escape::last_lines;
@@ -141,6 +142,19 @@ impl Helper {
     pub fn wait_for_end(&mut self) -> Result<()> {
         let status = self.child.wait().context(ErrorKind::Internal, || format!("cannot wait for {}", self.name))?;
         if status.success() { Ok(()) } else { Err(self.failure(status)) }
+    }
+
+    /// Kills it, and waits for its end, but no longer than `limit`: one that waits in the kernel cannot die. Whether it has ended.
+    pub fn end_within(&mut self, limit: Duration) -> bool {
+        let (begin, mut pause) = (Instant::now(), Duration::from_micros(200));
+        let _ = self.child.kill();
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if begin.elapsed() < limit => std::thread::sleep(pause),
+                ended => return matches!(ended, Ok(Some(_))),
+            }
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
     }
 
     /// What it wrote last, escaped; empty where it was silent.

@@ -13,7 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -57,7 +57,11 @@ pub struct Tool {
     log: Option<PathBuf>,
     input: Option<Vec<u8>>,
     each_line: Option<EachLine>,
+    channel: Option<OwnedFd>,
 }
+
+/// The number under which a program finds the descriptor that it was given.
+const CHANNEL: RawFd = super::enclosed::CHANNEL;
 
 /// Gets each line of a program's errors as it comes.
 struct EachLine(Box<dyn FnMut(&str) + Send>);
@@ -81,6 +85,7 @@ impl Tool {
             log: None,
             input: None,
             each_line: None,
+            channel: None,
         }
     }
 
@@ -106,6 +111,12 @@ impl Tool {
     /// The folder that it runs in.
     pub fn folder(mut self, folder: &Path) -> Tool {
         self.folder = Some(folder.to_owned());
+        self
+    }
+
+    /// A descriptor that it gets as number 3.
+    pub(super) fn channel(mut self, channel: OwnedFd) -> Tool {
+        self.channel = Some(channel);
         self
     }
 
@@ -165,7 +176,10 @@ impl Tool {
         cancel.check()?;
         let name = self.name();
         let failed = || format!("cannot run {name}");
-        let mut child = self.spawn()?;
+        let spawned = self.spawn();
+        // Who has the other end sees by this when the program has ended.
+        self.channel = None;
+        let mut child = spawned?;
         let program = match pidfd(child.id()) {
             Ok(program) => Arc::new(program),
             Err(error) => {
@@ -216,10 +230,19 @@ impl Tool {
         if let Some(folder) = &self.folder {
             command.current_dir(folder);
         }
+        // Above the number that it gets, so that the copy is one that does not close.
+        let lift = |channel: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(channel, CHANNEL + 1);
+        let channel = self.channel.as_ref().map(lift).transpose();
+        let channel = channel.context(ErrorKind::Host, || format!("cannot run {}", self.name()))?;
         // SAFETY: only async-signal-safe calls are made between fork and exec, and nothing is allocated.
         unsafe {
             command.pre_exec(move || {
                 close_on_exec()?;
+                if let Some(channel) = &channel
+                    && libc::dup2(channel.as_raw_fd(), CHANNEL) < 0
+                {
+                    return Err(std::io::Error::last_os_error());
+                }
                 supervisor::step_below(parent)
             });
         }

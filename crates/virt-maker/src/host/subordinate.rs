@@ -28,6 +28,11 @@ pub fn as_root_mounting() -> Tool {
     with_options(&["--mount", "--propagation", "private"])
 }
 
+/// Like [`as_root_mounting`], in a network namespace of its own besides, in which nothing is but a loopback device.
+pub fn as_root_mounting_without_network() -> Tool {
+    with_options(&["--mount", "--propagation", "private", "--net"])
+}
+
 fn with_options(options: &[&str]) -> Tool {
     let mut tool = Tool::new("unshare", "util-linux").env("PATH", SYSTEM_PATH);
     if !is_root() {

@@ -3,8 +3,8 @@
 //! What must hold, for each kind ([`Walls::for_data`], [`Walls::for_tree`], [`Walls::for_scripts`]):
 //! - It sees the host's programs (`/usr`, read-only) and the few files of `/etc` that these need, and of all else only what
 //!   [`Walls::read`] and [`Walls::write`] name. No home, no key, no socket, no other process.
-//! - It has no network, but where packages are fetched and nothing of them runs ([`Walls::for_fetching`]), and no
-//!   capability that reaches over the tree that it works on.
+//! - It has no network; where packages are fetched and nothing of them runs ([`Walls::for_fetching`]), there is one server
+//!   of ours in it ([`super::enclosed`]). It has no capability that reaches over the tree that it works on.
 //! - A file of a guest is run by a shell or a program only [`Walls::for_scripts`], and chrooted into the guest's tree.
 //! - Whatever it leaves in a folder that it may write to is not believed afterwards: nothing of the host opens a name in
 //!   there, but for [`super::subordinate::remove_tree`], which follows no link.
@@ -13,10 +13,12 @@
 //! machine does (libguestfs) is behind a wall already.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::Tool;
-use super::subordinate::{SYSTEM_PATH, as_root_mounting, is_root};
+use super::enclosed::{Enclosed, Entered, WAIT};
+use super::subordinate::{SYSTEM_PATH, as_root_mounting, as_root_mounting_without_network, is_root};
 use crate::error::{Context, ErrorKind, Result};
 
 const PROGRAM: &str = "bwrap";
@@ -90,6 +92,8 @@ pub struct Walls {
     root: bool,
     /// A process whose mounts it sees in place of this one's.
     mounts_of: Option<u32>,
+    /// What it says once it is in a network namespace of its own.
+    channel: Option<OwnedFd>,
 }
 
 impl Walls {
@@ -115,9 +119,12 @@ impl Walls {
         walls
     }
 
-    /// For programs that fetch packages and run nothing of theirs: as [`Walls::for_scripts`], with the host's network.
-    pub fn for_fetching(devices: &Path) -> Result<Walls> {
-        Walls::as_root(devices)
+    /// For programs that fetch packages and run nothing of theirs: as [`Walls::for_scripts`], with one server in its network.
+    pub fn for_fetching(devices: &Path, network: Enclosed) -> Result<(Walls, Entered)> {
+        let mut walls = Walls::as_root(devices)?;
+        let (channel, entered) = network.split();
+        walls.channel = Some(channel);
+        Ok((walls, entered))
     }
 
     /// For programs that install packages as root, and the scripts of these: without a network, with a `/proc` of its own
@@ -151,7 +158,7 @@ impl Walls {
     }
 
     fn new(root: bool) -> Walls {
-        let mut walls = Walls { options: Vec::new(), devices: None, root, mounts_of: None };
+        let mut walls = Walls { options: Vec::new(), devices: None, root, mounts_of: None, channel: None };
         walls.option(["--die-with-parent", "--new-session", "--ro-bind", "/usr", "/usr"]);
         for name in PROGRAMS {
             let path = Path::new("/").join(name);
@@ -245,6 +252,9 @@ impl Walls {
             }
         }
         let tool = match (&self.devices, self.mounts_of) {
+            (Some(folder), _) if self.channel.is_some() => as_root_mounting_without_network()
+                .args(["sh", "-eu", "-c", &format!("{WAIT}{DEVICES}"), "sh"])
+                .arg(folder),
             (Some(folder), _) => as_root_mounting().args(["sh", "-eu", "-c", DEVICES, "sh"]).arg(folder),
             (None, Some(pid)) => Tool::new("nsenter", "util-linux")
                 .arg(format!("--mount=/proc/{pid}/ns/mnt"))
@@ -252,7 +262,11 @@ impl Walls {
             (None, None) if self.root && !is_root() => as_root_mounting().args(["sh", "-c", PLAIN, "sh"]),
             (None, None) => Tool::new("sh", "dash").args(["-c", PLAIN, "sh"]),
         };
-        tool.env("PATH", SYSTEM_PATH).arg(PROGRAM).args(self.options).args(["--", program])
+        let tool = tool.env("PATH", SYSTEM_PATH).arg(PROGRAM).args(self.options).args(["--", program]);
+        match self.channel {
+            Some(channel) => tool.channel(channel),
+            None => tool,
+        }
     }
 
     fn option<const N: usize>(&mut self, words: [&str; N]) {

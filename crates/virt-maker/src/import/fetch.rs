@@ -18,7 +18,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
@@ -29,6 +29,7 @@ use crate::disk::VIRTUAL_SIZE_MAX;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
 use crate::host::temporary::{self, Durability};
+use crate::host::waiting::{Lock, Waits};
 use crate::host::{Cancel, own};
 use crate::key::Digest;
 
@@ -109,7 +110,7 @@ pub(super) fn fetch(url: &str, context: &ImportContext<'_>) -> Result<Fetched> {
     let folder = made.context(ErrorKind::Store, || format!("cannot make {}", folder.display()))?;
     let name = Digest::of(url.as_bytes()).to_string();
     let (data, note) = (folder.join(format!("{name}.part")), folder.join(format!("{name}.json")));
-    let file = open_locked(&data, context.cancel)?;
+    let file = open_locked(&data, &context.events.waits(context.cancel))?;
     let mut fetched = Fetched { file, fresh: false, data, note };
     let note = Note::read(&fetched.note, url);
     if note.is_whole(length(&fetched.file)?) {
@@ -143,17 +144,12 @@ pub(super) fn fetch(url: &str, context: &ImportContext<'_>) -> Result<Fetched> {
 }
 
 /// Opens the data and locks it. Waits for another process that has it; that may remove it meanwhile.
-fn open_locked(path: &Path, cancel: &Cancel) -> Result<File> {
+fn open_locked(path: &Path, waits: &Waits) -> Result<File> {
     let failed = || format!("cannot write {}", path.display());
     loop {
         let file = own::open(path, OFlags::RDWR | OFlags::CREATE);
         let file = file.context(ErrorKind::Store, failed)?;
-        while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            if error != rustix::io::Errno::WOULDBLOCK && error != rustix::io::Errno::INTR {
-                return Err(error).context(ErrorKind::Store, || format!("cannot lock {}", path.display()));
-            }
-            pause(TICK, cancel)?;
-        }
+        waits.lock(&file, Lock::Exclusive, path, ErrorKind::Store)?;
         let locked = file.metadata().context(ErrorKind::Store, failed)?;
         if fs::symlink_metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (locked.dev(), locked.ino())) {
             return Ok(file);

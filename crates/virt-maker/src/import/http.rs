@@ -3,30 +3,34 @@
 //! The address that a name leads to is judged by the table of [`address`] before it is used, and so is that of every
 //! redirect. What a proxy of the user reaches is the proxy's affair.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Proxy};
 
 use super::ImportContext;
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::address;
 pub(super) use crate::host::url::shown;
+use crate::host::waiting::Waits;
+use crate::host::{address, names};
 
-/// How long finding and reaching a server may take.
-const CONNECT: Duration = Duration::from_secs(30);
+/// How many addresses of a server are tried: what ureq has room for.
+const ROOM: usize = 16;
+/// How long reaching a server may take.
+pub(super) const CONNECT: Duration = Duration::from_secs(30);
 /// How long a server may say nothing.
-const SILENCE: Duration = Duration::from_secs(60);
+pub(super) const SILENCE: Duration = Duration::from_secs(60);
 
 /// An agent for requests of `url`.
 pub(super) fn agent(url: &str, context: &ImportContext<'_>) -> Result<Agent> {
     let https = url.starts_with("https:");
-    let proxy = proxy(url, context)?;
+    let proxy = proxy(url, context.env)?;
     let free = match &proxy {
         _ if context.host_network => Free::All,
         Some(proxy) => Free::Proxy(proxy.host().to_owned(), proxy.port()),
@@ -37,18 +41,17 @@ pub(super) fn agent(url: &str, context: &ImportContext<'_>) -> Result<Agent> {
         .http_status_as_error(false)
         // A redirect must not take away what the author asked for.
         .https_only(https)
-        .timeout_resolve(Some(CONNECT))
         .timeout_connect(Some(CONNECT))
         .timeout_recv_response(Some(SILENCE))
         .timeout_per_read(Some(SILENCE))
         .timeout_per_write(Some(SILENCE))
         .user_agent(concat!("virt-maker/", env!("CARGO_PKG_VERSION")))
         .build();
-    Ok(judging(config, free))
+    Ok(judging(config, free, context.events.waits(context.cancel)))
 }
 
-fn judging(config: Config, free: Free) -> Agent {
-    Agent::with_parts(config, DefaultConnector::default(), Judging { resolver: DefaultResolver::default(), free })
+fn judging(config: Config, free: Free, waits: Waits) -> Agent {
+    Agent::with_parts(config, DefaultConnector::default(), Judging { waits, free })
 }
 
 /// Which addresses a download may connect to.
@@ -65,13 +68,17 @@ enum Free {
 /// Finds the addresses of a name, and gives those that a download may connect to.
 #[derive(Debug)]
 struct Judging {
-    resolver: DefaultResolver,
+    waits: Waits,
     free: Free,
 }
 
 impl Resolver for Judging {
-    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let found = self.resolver.resolve(uri, config, timeout)?;
+    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let (host, usual) = (uri.host().unwrap_or_default(), if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        let addresses = names::addresses(host, uri.port_u16().unwrap_or(usual), &self.waits);
+        let mut found = self.empty();
+        // There is room for so many.
+        addresses.map_err(ureq::Error::Io)?.into_iter().take(ROOM).for_each(|at| found.push(at));
         match &self.free {
             Free::All => return Ok(found),
             Free::Proxy(host, port) if found.iter().all(|found| found.port() == *port) && uri.host() == Some(host) => {
@@ -79,17 +86,9 @@ impl Resolver for Judging {
             }
             Free::Proxy(..) | Free::Others => {}
         }
-        let own = address::own();
+        let (others, refused) = Refused::sort(uri.host().unwrap_or_default(), found.iter().copied());
         let mut free = self.empty();
-        let mut refused = None;
-        for found in found.iter() {
-            match address::guarded(found.ip(), &own) {
-                None => free.push(*found),
-                Some(why) => {
-                    refused = Some(Refused { host: uri.host().unwrap_or_default().into(), at: found.ip(), why })
-                }
-            }
-        }
+        others.into_iter().for_each(|other| free.push(other));
         match refused {
             Some(refused) if free.is_empty() => Err(ureq::Error::Other(Box::new(refused))),
             _ => Ok(free),
@@ -99,10 +98,25 @@ impl Resolver for Judging {
 
 /// An address that a download may not connect to.
 #[derive(Debug)]
-struct Refused {
+pub(super) struct Refused {
     host: String,
     at: IpAddr,
     why: &'static str,
+}
+
+impl Refused {
+    /// Of the addresses that a host's name leads to, those that a download may connect to, and one that it may not.
+    pub(super) fn sort(host: &str, found: impl IntoIterator<Item = SocketAddr>) -> (Vec<SocketAddr>, Option<Refused>) {
+        let own = address::own();
+        let (mut free, mut refused) = (Vec::new(), None);
+        for found in found {
+            match address::guarded(found.ip(), &own) {
+                None => free.push(found),
+                Some(why) => refused = Some(Refused { host: host.into(), at: found.ip(), why }),
+            }
+        }
+        (free, refused)
+    }
 }
 
 impl fmt::Display for Refused {
@@ -117,30 +131,28 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// An error where a URL that a program of the host is to fetch from leads to an address that templates may not reach.
-/// What the program is led to by a redirect is not judged.
+/// An error where a URL that a program of the host is to fetch from leads to an address that templates may not reach: said
+/// before anything is made. What the program asks for later, [`super::relay`] judges.
 pub(super) fn judge(url: &str, context: &ImportContext<'_>) -> Result<()> {
     let Some(uri) = url.parse::<Uri>().ok().filter(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) else {
         return Ok(());
     };
-    if context.host_network || proxy(url, context)?.is_some() {
+    if context.host_network || proxy(url, context.env)?.is_some() {
         return Ok(());
     }
     let host = uri.host().unwrap_or_default();
     let port = uri.port_u16().unwrap_or(80);
     // A name that is not found is told by the program, with what it was looked up for.
-    let Ok(found) = std::net::ToSocketAddrs::to_socket_addrs(&(host.trim_matches(['[', ']']), port)) else {
-        return Ok(());
-    };
-    let own = address::own();
-    let refused = found.map(|found| found.ip()).find_map(|at| Some((at, address::guarded(at, &own)?)));
-    let Some((at, why)) = refused else { return Ok(()) };
-    let refused = Refused { host: host.into(), at, why };
+    let waits = context.events.waits(context.cancel);
+    let found = names::addresses(host, port, &waits);
+    context.cancel.check()?;
+    let Ok(found) = found else { return Ok(()) };
+    let (_, Some(refused)) = Refused::sort(host, found) else { return Ok(()) };
     Err(Error::new(ErrorKind::Base, format!("cannot use {}: {refused}", shown(url))).with_hint(HINT))
 }
 
 /// What to do about an address that is the host's own affair.
-const HINT: &str = "`--allow host-network` lets templates reach the host's own addresses";
+pub(super) const HINT: &str = "`--allow host-network` lets templates reach the host's own addresses";
 
 /// The error of a download that was to connect to an address that it may not; none for other errors.
 pub(super) fn refusal(cannot: &str, error: &ureq::Error) -> Option<Error> {
@@ -151,9 +163,9 @@ pub(super) fn refusal(cannot: &str, error: &ureq::Error) -> Option<Error> {
 }
 
 /// The proxy for `url` by the usual variables, which the caller passed on. It has to allow `CONNECT`, also to port 80.
-fn proxy(url: &str, context: &ImportContext<'_>) -> Result<Option<Proxy>> {
+pub(super) fn proxy(url: &str, env: &BTreeMap<String, String>) -> Result<Option<Proxy>> {
     let variable = |name: &str| {
-        let value = context.env.get(name).or_else(|| context.env.get(&name.to_uppercase()));
+        let value = env.get(name).or_else(|| env.get(&name.to_uppercase()));
         value.filter(|value| !value.is_empty())
     };
     let host = url.parse::<Uri>().ok().and_then(|url| url.host().map(str::to_owned)).unwrap_or_default();
@@ -179,11 +191,8 @@ fn is_listed(host: &str, list: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::path::Path;
 
     use super::*;
-    use crate::event::Events;
-    use crate::host::Cancel;
 
     #[test]
     fn a_redirect_from_elsewhere_does_not_lead_to_the_host() {
@@ -199,7 +208,11 @@ mod tests {
             }
         });
         // Nothing but the host itself can be asked here, so this one place is declared to be elsewhere.
-        let agent = judging(Agent::config_builder().proxy(None).build(), Free::Proxy("127.0.0.1".into(), port));
+        let agent = judging(
+            Agent::config_builder().proxy(None).build(),
+            Free::Proxy("127.0.0.1".into(), port),
+            Waits::default(),
+        );
         let error = agent.get(format!("http://127.0.0.1:{port}/image")).call().unwrap_err();
         let error = refusal("cannot fetch it", &error).unwrap();
         let text = error.to_string();
@@ -215,15 +228,7 @@ mod tests {
         ]
         .map(|(name, value)| (name.into(), value.into()))
         .into();
-        let (events, cancel) = (Events::none(), Cancel::default());
-        let context = ImportContext {
-            cache_dir: Path::new("/"),
-            events: &events,
-            cancel: &cancel,
-            env: &env,
-            host_network: false,
-        };
-        let host = |url: &str| proxy(url, &context).unwrap().map(|proxy| proxy.host().to_owned());
+        let host = |url: &str| proxy(url, &env).unwrap().map(|proxy| proxy.host().to_owned());
         assert_eq!(host("http://outside.test/x").as_deref(), Some("proxy"));
         assert_eq!(host("https://user:pw@outside.test/x").as_deref(), Some("secure"));
         for url in ["http://localhost:80/", "https://a.inside.test", "http://INSIDE.test/", "http://b.also.test/"] {

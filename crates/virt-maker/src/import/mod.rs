@@ -2,6 +2,7 @@
 
 mod fetch;
 mod http;
+mod relay;
 mod resize;
 mod signed;
 mod sources;

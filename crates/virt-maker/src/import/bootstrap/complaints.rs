@@ -37,6 +37,11 @@ impl Complaints {
         }
     }
 
+    /// Adds one that is not the program's own.
+    pub(super) fn add(&self, complaint: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(complaint);
+    }
+
     /// The error for a tree of `suite` that `program` (of this package) did not make. `error` is that of the program
     /// itself, and `known` says what may be done about what was said.
     pub(super) fn explain(

@@ -3,7 +3,7 @@
 //!
 //! dnf 4 and dnf 5 read one configuration file of ours, and no other; caches, logs and the database of packages are in the
 //! tree, or in the folder for what is gone at the end. Scriptlets run as root, so all of it is behind
-//! walls: first dnf fetches, with a network, and then installs without one ([`Walls::for_scripts`]). rpm gets a home of ours, with the macros that say where the
+//! walls: first dnf fetches, where it reaches our [`Relay`] and nothing else, and then installs without a network ([`Walls::for_scripts`]). rpm gets a home of ours, with the macros that say where the
 //! distribution has its database: Debian's own rpm would put it into root's home.
 
 use std::ffi::OsString;
@@ -15,9 +15,11 @@ use super::complaints::Complaints;
 use super::rpm::{Recipe, input as input_name};
 use super::tree::{Scratch, file_system, new_uuid};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::enclosed::{Enclosed, Entered};
 use crate::host::walls::{SCRATCH, TREE, Walls};
 use crate::host::{Tool, find_program};
 use crate::import::ImportContext;
+use crate::import::relay::Relay;
 use crate::key::{Digest, HostInput};
 
 /// What `sh` runs, with dnf and its arguments behind it.
@@ -124,11 +126,13 @@ pub(super) fn make(
     let uuid = new_uuid()?;
     let complaints = Complaints::default();
     let command = |option| dnf.command(recipe, option, Path::new(TREE), Path::new(CONFIG), &Path::new(SCRATCH).join("cache"));
+    let relay = Relay::new(context, None);
+    let (walls, network) = Walls::for_fetching(&scratch.devices(), Enclosed::new(relay.server())?)?;
     let runs = [
-        (Walls::for_fetching(&scratch.devices())?, FETCH, command("--downloadonly")),
-        (Walls::for_scripts(&scratch.devices())?, MAKE, command("--cacheonly")),
+        (walls, Some(network), FETCH, command("--downloadonly")),
+        (Walls::for_scripts(&scratch.devices())?, None, MAKE, command("--cacheonly")),
     ];
-    for (walls, script, command) in runs {
+    for (walls, network, script, command) in runs {
         let mut walls = walls
             .tree(&scratch.tree(), true)
             .empty("0755", &format!("{TREE}/run"))
@@ -144,7 +148,7 @@ pub(super) fn make(
             walls = walls.read_at(keys, Path::new(KEYS));
         }
         let mut tool = walls.tool("sh", "dash");
-        for (name, value) in context.env {
+        for (name, value) in Relay::variables().into_iter().filter(|_| network.is_some()) {
             tool = tool.env(name, value);
         }
         tool = tool
@@ -157,7 +161,12 @@ pub(super) fn make(
         let listener = complaints.listener("dnf", is_complaint, context.events);
         tool = tool.args(["-c", script, "sh"]).args(command);
         let ran = tool.log_to(log).each_error_line(listener).run(context.cancel);
-        ran.map_err(|error| explain(recipe, &complaints, error))?;
+        if let Err(error) = ran {
+            context.cancel.check()?;
+            network.map_or(Ok(()), Entered::finish)?;
+            relay.lost().into_iter().for_each(|why| complaints.add(why));
+            return Err(relay.refusal().unwrap_or_else(|| explain(recipe, &complaints, error)));
+        }
     }
     file_system(&recipe.suite, image, recipe.size, &uuid, scratch, log, context)
 }
@@ -229,7 +238,7 @@ fn explain(recipe: &Recipe, complaints: &Complaints, error: Error) -> Error {
                 true => "are the keys on this host older than the distribution's? `gpg` names a file with newer ones".into(),
                 false => "`gpg` names files with the keys of a mirror; `signed: false` takes packages that nobody signed".into(),
             }
-        } else if says(&["Could not resolve", "Couldn't resolve", "Couldn't connect", "Connection refused", "timeout"]) {
+        } else if says(&["cannot find `", "cannot connect to", "timeout"]) {
             "is the mirror reachable from here? Proxies are taken from http_proxy".into()
         } else if says(&["404", "repomd.xml"]) {
             match recipe.mirrors.is_empty() {

@@ -9,9 +9,11 @@ use super::complaints::Complaints;
 use super::recipe::{DEBIAN_MIRROR, Recipe};
 use super::{grub, mirror};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::enclosed::Enclosed;
 use crate::host::subordinate::remove_tree;
 use crate::host::walls::{SCRATCH, TREE, Walls};
 use crate::import::ImportContext;
+use crate::import::relay::Relay;
 
 /// The hook; `mmdebstrap` runs it as `sh -c HOOK exec ROOT`, behind the same walls as itself.
 const FINISH: &str = concat!(include_str!("common.sh"), include_str!("debian.sh"));
@@ -171,7 +173,8 @@ pub(in crate::import) fn absolute(path: &Path) -> Result<PathBuf> {
 /// Makes a tree of the packages `include` of a suite, and runs `hook` (a text for `sh`) with the tree as `$1`, these
 /// variables, and the file `out` to write to, as what its variable names.
 ///
-/// mmdebstrap runs twice: first behind [`Walls::for_fetching`] until it has all packages, then without a network behind
+/// mmdebstrap runs twice: first behind [`Walls::for_fetching`] until it has all packages, where it reaches our [`Relay`]
+/// and nothing else, then without a network behind
 /// [`Walls::for_scripts`]. apt, dpkg and the hook are programs of the host, but scripts of packages run in there as root,
 /// chrooted or not.
 #[expect(clippy::too_many_arguments, reason = "what a tree is made of, and where it is made")]
@@ -195,8 +198,13 @@ pub(in crate::import) fn debootstrap(
 
     let run = Run { recipe, include, sources: &sources, scratch, log, context };
     let complaints = Complaints::default();
+    let relay = Relay::new(context, near.as_deref());
+    let (walls, network) = Walls::for_fetching(&scratch.devices(), Enclosed::new(relay.server())?)?;
     // It stops where the first script would run, which it cannot but as a failure.
-    let fetched = run.start(Walls::for_fetching(&scratch.devices())?, &complaints, |walls, tool| {
+    let fetched = run.start(walls, &complaints, |walls, mut tool| {
+        for (name, value) in Relay::variables() {
+            tool = tool.env(name, value);
+        }
         let walls = walls
             .write_at(&scratch.fetched(LISTS), &Path::new(TREE).join(LISTS))
             .write_at(&scratch.fetched(ARCHIVES), &Path::new(TREE).join(ARCHIVES));
@@ -209,8 +217,11 @@ pub(in crate::import) fn debootstrap(
     });
     let done = scratch.tmp().join(FETCHED);
     if !fs::symlink_metadata(&done).is_ok_and(|done| done.is_file()) {
+        context.cancel.check()?;
+        network.finish()?;
         let error = fetched.err().unwrap_or_else(|| Error::new(ErrorKind::Internal, "nothing was fetched"));
-        return Err(explain(recipe, &complaints, error));
+        relay.lost().into_iter().for_each(|why| complaints.add(why));
+        return Err(relay.refusal().unwrap_or_else(|| explain(recipe, &complaints, error)));
     }
     context.cancel.check()?;
     scratch.empty_tree()?;
@@ -261,9 +272,6 @@ impl Run<'_> {
         }
         let (walls, options) = more(walls, Options::default());
         let mut tool = walls.tool("mmdebstrap", "mmdebstrap");
-        for (name, value) in self.context.env {
-            tool = tool.env(name, value);
-        }
         for (name, value) in options.env {
             tool = tool.env(&name, value);
         }
@@ -307,13 +315,15 @@ fn is_complaint(line: &str) -> bool {
 fn explain(recipe: &Recipe, complaints: &Complaints, error: Error) -> Error {
     complaints.explain(&recipe.suite, ("mmdebstrap", "mmdebstrap"), error, |text| {
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        let hint = if says(&["Unable to locate package", "no installation candidate"]) {
+        let hint = if says(&["cannot find `", "cannot connect to"]) {
+            "is the mirror reachable from here? Proxies are taken from http_proxy".to_owned()
+        } else if says(&["Unable to locate package", "no installation candidate"]) {
             format!("a package of `packages` is not in {}", recipe.suite)
         } else if says(&["NO_PUBKEY", "is not signed", "keyring"]) {
             format!("the keys of this distribution come with the package `{}`", recipe.distribution.keyring())
         } else if says(&["does not have a Release file", "404 "]) {
             format!("does the mirror have the suite `{}`?", recipe.suite)
-        } else if says(&["Failed to fetch", "Could not resolve", "Could not connect", "Cannot initiate the connection"]) {
+        } else if says(&["Failed to fetch"]) {
             "is the mirror reachable from here? Proxies are taken from http_proxy".to_owned()
         } else {
             return None;

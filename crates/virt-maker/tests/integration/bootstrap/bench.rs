@@ -24,6 +24,8 @@ pub struct Bench {
     pub cancel: Cancel,
     /// Whether the user allows packages that no key of the host vouches for.
     pub unverified: bool,
+    /// Whether the user allows addresses of the host.
+    pub host_network: bool,
     /// What the command line passes on.
     pub env: BTreeMap<String, String>,
 }
@@ -33,7 +35,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a b,c");
         fs::create_dir(&path).unwrap();
-        Bench { path, folder, cancel: Cancel::default(), unverified: true, env: BTreeMap::new() }
+        Bench { path, folder, cancel: Cancel::default(), unverified: true, host_network: true, env: BTreeMap::new() }
     }
 
     pub fn image(&self) -> PathBuf {
@@ -54,7 +56,7 @@ impl Bench {
     }
 
     fn context<'a>(&'a self, cache_dir: &'a Path, events: &'a Events) -> ImportContext<'a> {
-        ImportContext { cache_dir, events, cancel: &self.cancel, env: &self.env, host_network: true }
+        ImportContext { cache_dir, events, cancel: &self.cancel, env: &self.env, host_network: self.host_network }
     }
 
     pub fn key(&self, arguments: &str) -> Result<ImportKey, Error> {

@@ -2,5 +2,6 @@
 
 mod bench;
 mod debian;
+mod mirrors;
 mod rpm;
 mod stranger;
