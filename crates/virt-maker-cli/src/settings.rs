@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use virt_maker::engine::select::EngineChoice;
+use virt_maker::host::Cancel;
 use virt_maker::spec::{SecretSource, Spec};
 use virt_maker::store::{Limits, Owner, Store};
 
@@ -25,7 +26,7 @@ pub fn store(argument: Option<PathBuf>) -> Result<PathBuf, Failure> {
 
 /// The store that `argument` means, open. It is one of this user, or an error.
 pub fn open_store(argument: Option<PathBuf>) -> Result<Store, Failure> {
-    Ok(Store::open(&store(argument)?, &owner()?)?)
+    Ok(Store::open(&store(argument)?, &owner()?)?.waiting(crate::report::waits(&Cancel::default())))
 }
 
 /// Who this user is, where stores are opened: the secret by which the user's own ones are known is

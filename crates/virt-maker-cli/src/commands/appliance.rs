@@ -81,7 +81,7 @@ fn describe(info: &Info, current: bool) -> Result<(), Failure> {
 }
 
 fn clean() -> Result<(), Failure> {
-    let bytes = vm::clean(&options(None)?, &Cancel::default())?;
+    let bytes = vm::clean(&options(None)?, &report::waits(&Cancel::default()))?;
     writeln!(std::io::stdout(), "removed {} MiB", bytes >> 20)?;
     Ok(())
 }

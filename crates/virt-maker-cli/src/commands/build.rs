@@ -77,7 +77,8 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     let result = build(&loaded.specs, &settings, &events);
     let limits = settings::limits(&arguments.limits, arguments.store.store.clone())?;
     if !limits.is_empty() && !settings.cancel.is_cancelled() {
-        cache::after_build(&Store::open(&settings.store, &settings.owner)?, &limits, &events, &settings.cancel);
+        let store = Store::open(&settings.store, &settings.owner)?.waiting(events.waits(&settings.cancel));
+        cache::after_build(&store, &limits, &events, &settings.cancel);
     }
     // What is on the terminal is complete before an error is printed below it.
     let shown = reporter.end();

@@ -14,7 +14,7 @@ use crate::{report, settings, signals};
 pub fn prepare(opening: &Opening) -> Result<(Store, Opener), Failure> {
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
-    let store = settings::open_store(opening.store.store.clone())?;
+    let store = settings::open_store(opening.store.store.clone())?.waiting(report::waits(&cancel));
     let opener = Opener {
         agent: settings::agent(),
         engine_cache: settings::cache_dir()?,

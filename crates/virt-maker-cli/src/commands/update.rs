@@ -33,7 +33,7 @@ pub fn run(arguments: &arguments::Update) -> Result<(), Failure> {
     }
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
-    let store = settings::open_store(arguments.store.store.clone())?;
+    let store = settings::open_store(arguments.store.store.clone())?.waiting(crate::report::waits(&cancel));
     let (cache_dir, env) = (store.cache_dir(), settings::proxies());
     let events = Events::new(crate::report::warnings_only);
     let host_network = loading::host_network(&arguments.allow)?;

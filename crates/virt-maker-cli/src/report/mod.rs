@@ -12,7 +12,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use virt_maker::event::Event;
+use virt_maker::event::{Event, Events};
+use virt_maker::host::Cancel;
+use virt_maker::host::waiting::Waits;
 
 use crate::arguments::Progress;
 use crate::text::harmless;
@@ -93,6 +95,11 @@ impl Report for Quiet {
     fn event(&mut self, _: &Event) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Waits of commands that have no other report, which end when this is cancelled.
+pub fn waits(cancel: &Cancel) -> Waits {
+    Events::new(warnings_only).waits(cancel)
 }
 
 /// For commands without a report: warnings to standard error.

@@ -46,3 +46,4 @@ mod shrink;
 mod spine;
 mod steps;
 mod tutorial;
+mod waits;

@@ -30,7 +30,7 @@ pub fn check_image(
     let Some(backing) = path.to_str() else {
         return Err(Error::new(ErrorKind::Base, format!("{name}: qemu cannot open a name that is not UTF-8")));
     };
-    let store = Store::open(&settings.store, &settings.owner)?;
+    let store = Store::open(&settings.store, &settings.owner)?.waiting(events.waits(&settings.cancel));
     let workspace = store.workspace()?;
     let selector =
         Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone(), settings.kernel.clone());

@@ -209,7 +209,7 @@ fn run(
     images: &mut Vec<ImageState>,
 ) -> Result<Summary> {
     let begin = Instant::now();
-    let store = Store::open(&settings.store, &settings.owner)?;
+    let store = Store::open(&settings.store, &settings.owner)?.waiting(events.waits(&settings.cancel));
     let look = crate::export::Look { records: Some(&store.exports_dir()), force: settings.force_export };
     crate::spec::check_outputs(specs, look)?;
     let spent = Spent::default();

@@ -20,7 +20,7 @@ use crate::host::{Guard, RawTerminal};
 /// How much later than the agent's own timeout the helper is killed: an agent that is well answers long before.
 const GRACE: Duration = Duration::from_secs(15);
 /// How long the helper may take for what waits for the guest's disk alone.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Allows the network, or forbids it. Forbidding does not fail.
 pub type Switch = Box<dyn FnMut(bool) -> Result<()> + Send>;

@@ -19,6 +19,7 @@ use serde_json::json;
 
 use super::qmp::Qmp;
 use crate::error::{Result, chain};
+use crate::host::waiting::Waits;
 use crate::host::{self, CHANNEL_FD, Cancel, Guard, Helper, HelperCommand, durable};
 
 /// The program that runs machines of this host's kind.
@@ -158,7 +159,7 @@ fn run(work_dir: &Path) -> Result<()> {
     })?;
     let guard = Guard::kill_on_cancel(helper.pid(), &Cancel::default())?;
     let deadline = guard.deadline(Some(ANSWER));
-    let tried = Qmp::greet(ours).and_then(|mut qmp| {
+    let tried = Qmp::greet(ours, Waits::default()).and_then(|mut qmp| {
         std::thread::sleep(TRIAL);
         qmp.execute("query-status", json!({}))?;
         qmp.execute("quit", json!({}))

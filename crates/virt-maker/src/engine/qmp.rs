@@ -1,52 +1,43 @@
 //! QMP, the control protocol of qemu and of `qemu-storage-daemon`: one JSON object a line.
 //!
 //! One command is under way at a time, and events that come between are dropped: what has to be known is asked for. The
-//! peer is a program of the host, but it may die at any time: every call ends with an answer or an error.
+//! peer is a program of the host, but it may die at any time, or be stopped: every call ends with an answer or an error, and
+//! when the build is cancelled.
 
-use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::io::{BufRead, BufReader, ErrorKind as IoKind, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::waiting::Waits;
 
 /// How long a command may take. Opening and closing of deep chains takes milliseconds; a peer that says nothing for
 /// this long hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may take before it is told: a host may be busy.
+const MOMENT: Duration = Duration::from_secs(15);
+/// How often a request to stop is looked for.
+const TICK: Duration = Duration::from_millis(50);
 
 /// A connection whose greeting is done.
 pub struct Qmp {
     reader: BufReader<UnixStream>,
     serial: u64,
+    waits: Waits,
 }
 
 impl Qmp {
-    /// Connects to a socket that may appear only within `deadline`.
-    pub fn connect(path: &Path, deadline: Duration) -> Result<Qmp> {
-        let begin = Instant::now();
-        loop {
-            match UnixStream::connect(path) {
-                Ok(stream) => return Qmp::greet(stream),
-                Err(error) if begin.elapsed() > deadline => {
-                    return Err(error).context(ErrorKind::Internal, || "qemu's control socket did not appear");
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(5)),
-            }
-        }
-    }
-
     /// Reads the greeting from a stream that is connected, and leaves negotiation mode.
-    pub fn greet(stream: UnixStream) -> Result<Qmp> {
-        stream
-            .set_read_timeout(Some(PATIENCE))
-            .context(ErrorKind::Internal, || "cannot set up qemu's control socket")?;
-        let mut qmp = Qmp { reader: BufReader::new(stream), serial: 0 };
-        let greeting = qmp.receive()?;
+    pub fn greet(stream: UnixStream, waits: Waits) -> Result<Qmp> {
+        let set = stream.set_read_timeout(Some(TICK)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+        set.context(ErrorKind::Internal, || "cannot set up qemu's control socket")?;
+        let mut qmp = Qmp { reader: BufReader::new(stream), serial: 0, waits };
+        let greeting = qmp.receive("its greeting")?;
         if greeting.get("QMP").is_none() {
             return Err(Error::new(ErrorKind::Internal, "what answers on qemu's control socket is not qemu"));
         }
@@ -65,7 +56,7 @@ impl Qmp {
             .write_all(&line)
             .context(ErrorKind::Internal, || format!("qemu went away before `{command}`"))?;
         loop {
-            let mut answer = self.receive()?;
+            let mut answer = self.receive(command)?;
             if answer.get("id").and_then(Value::as_u64) != Some(self.serial) {
                 continue;
             }
@@ -90,16 +81,26 @@ impl Qmp {
         self.execute("getfd", json!({"fdname": name})).map(drop)
     }
 
-    fn receive(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        let count = self
-            .reader
-            .read_line(&mut line)
-            .context(ErrorKind::Internal, || "qemu does not answer on its control socket")?;
-        if count == 0 {
-            return Err(Error::new(ErrorKind::Internal, "qemu ended unexpectedly"));
+    /// The next line. `to` is what is to be answered.
+    fn receive(&mut self, to: &str) -> Result<Value> {
+        let mut line = Vec::new();
+        let mut wait = self.waits.wait_for(|| format!("qemu's answer to `{to}`")).told_after(MOMENT);
+        loop {
+            // What has come of a line stays where the rest does not come in time.
+            match self.reader.read_until(b'\n', &mut line) {
+                Ok(_) if line.ends_with(b"\n") => break,
+                Ok(_) => return Err(Error::new(ErrorKind::Internal, "qemu ended unexpectedly")),
+                Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::TimedOut) => {
+                    wait.look()?;
+                    wait.bound(PATIENCE, ErrorKind::Internal)?;
+                }
+                Err(error) if error.kind() == IoKind::Interrupted => {}
+                Err(error) => {
+                    return Err(error).context(ErrorKind::Internal, || "qemu does not answer on its control socket");
+                }
+            }
         }
-        serde_json::from_str(&line).map_err(|source| {
+        serde_json::from_slice(&line).map_err(|source| {
             Error::new(ErrorKind::Internal, "qemu sent something that is not JSON").with_source(source)
         })
     }

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 use super::Published;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::permit;
 use crate::host::temporary::{self, Durability};
+use crate::host::waiting::{Lock, Waits};
 use crate::key::Digest;
 
 pub(super) const SUMS: &str = "SHA256SUMS";
@@ -33,23 +33,23 @@ pub(super) fn is_manifest(artifact: &Path) -> bool {
 
 /// Notes the digest of an artifact in the `SHA256SUMS` of its folder, in the form that `sha256sum --check` reads. Lines
 /// of other files stay.
-pub(super) fn note_checksum(published: &Published) -> Result<()> {
-    change_checksums(&published.path, Some(published.digest))
+pub(super) fn note_checksum(published: &Published, waits: &Waits) -> Result<()> {
+    change_checksums(&published.path, Some(published.digest), waits)
 }
 
 /// Takes the line of an artifact out of the `SHA256SUMS` of its folder.
-pub(super) fn forget_checksum(artifact: &Path) -> Result<()> {
-    change_checksums(artifact, None)
+pub(super) fn forget_checksum(artifact: &Path, waits: &Waits) -> Result<()> {
+    change_checksums(artifact, None, waits)
 }
 
 /// The folder is locked meanwhile, so two builds do not lose each other's lines.
-fn change_checksums(artifact: &Path, digest: Option<Digest>) -> Result<()> {
+fn change_checksums(artifact: &Path, digest: Option<Digest>, waits: &Waits) -> Result<()> {
     let folder = artifact.parent().unwrap_or(Path::new("/"));
     let name = artifact.file_name().unwrap_or_default().to_string_lossy();
     let place = folder.join(SUMS);
     let failed = || format!("cannot note the checksum in {}", place.display());
     let lock = File::open(folder).context(ErrorKind::Export, failed)?;
-    flock(&lock, FlockOperation::LockExclusive).context(ErrorKind::Export, failed)?;
+    waits.lock(&lock, Lock::Exclusive, folder, ErrorKind::Export)?;
     // A link in its place may lead to anything, whose lines would be kept in a file for all to read.
     let read = permit::read_unlinked(&place, SUMS_MAX);
     let old = match read.and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::Error::other("it is no text"))) {

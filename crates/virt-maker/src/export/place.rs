@@ -14,6 +14,7 @@ use super::{Export, ExportKind, beside};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::host::permit::Output;
+use crate::host::waiting::Waits;
 
 /// What a look before the build knows.
 #[derive(Debug, Clone, Copy)]
@@ -190,26 +191,28 @@ pub(super) struct Unaccepted<'a> {
     /// The record that says that it is not known to be good. It goes last: a process that is killed leaves it, and the next build
     /// makes the artifact again.
     pub record: &'a Path,
+    /// How it waits for others who write beside it.
+    pub waits: Waits,
     pub accepted: bool,
 }
 
 impl Drop for Unaccepted<'_> {
     fn drop(&mut self) {
         if !self.accepted {
-            withdraw(self.export, self.record);
+            withdraw(self.export, self.record, &self.waits);
         }
     }
 }
 
 /// Removes an artifact that was exported, what lies beside it, and its record.
-pub(super) fn withdraw(export: &dyn Export, record: &Path) {
+pub(super) fn withdraw(export: &dyn Export, record: &Path, waits: &Waits) {
     let common = export.common();
     publish::remove(common.target.path());
     if common.extras.manifest {
         let _ = fs::remove_file(beside::manifest_path(common.target.path()));
     }
     if common.extras.checksum {
-        let _ = beside::forget_checksum(common.target.path());
+        let _ = beside::forget_checksum(common.target.path(), waits);
     }
     if common.target.path().symlink_metadata().is_err() {
         let _ = fs::remove_file(record);

@@ -173,7 +173,7 @@ pub fn publish(
         && (!manifest || beside::is_manifest(&target))
     {
         if checksum {
-            beside::note_checksum(&published)?;
+            beside::note_checksum(&published, &context.events.waits(context.cancel))?;
         }
         // They hold as long as the artifact does.
         record.warnings.iter().for_each(|warning| context.events.warn(warning.clone()));
@@ -198,7 +198,7 @@ pub fn publish(
     if let Some(refusal) = finished.as_mut().and_then(|finished| finished.refused.take()) {
         // What lies there may be the same layer's, exported before this was looked for.
         if before.as_ref().is_some_and(|record| record.layer == layer && record.layer_id == layer_id) {
-            place::withdraw(export, &place);
+            place::withdraw(export, &place, &context.events.waits(context.cancel));
             let shown = target.display();
             context.events.warn(format!("{shown} is removed: it was exported from the same layer, and holds the same"));
         }
@@ -251,7 +251,8 @@ pub fn publish(
     // Before it is in place: an artifact that nobody noted would be taken for somebody's file.
     write_record(&place, &record).context(ErrorKind::Store, noted)?;
     judged(export)?;
-    let mut unaccepted = Unaccepted { export, record: &place, accepted: false };
+    let waits = context.events.waits(context.cancel);
+    let mut unaccepted = Unaccepted { export, record: &place, waits, accepted: false };
     if let Err(error) = put_in_place(&temporary.path, &target) {
         // What was there before is there still.
         unaccepted.accepted = target.exists();
@@ -262,7 +263,7 @@ pub fn publish(
     let record = ExportRecord { stat, pending: None, ..record };
     let published = Published { path: target.clone(), bytes, digest, current: false };
     if checksum {
-        beside::note_checksum(&published)?;
+        beside::note_checksum(&published, &context.events.waits(context.cancel))?;
     }
     if manifest {
         let packages = finished.as_ref().map_or(&serde_json::Value::Null, |finished| &finished.packages);

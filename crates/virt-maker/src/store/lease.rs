@@ -19,6 +19,7 @@ use rustix::fs::{FlockOperation, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_
 
 use super::{Store, locking, record};
 use crate::error::{Context, ErrorKind, Result};
+use crate::host::waiting::Lock;
 use crate::host::{own, temporary};
 use crate::key::{Digest, LayerKey};
 
@@ -60,7 +61,7 @@ impl Store {
         all.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
         let mut lease = Lease { path, name, all, _file: file.try_clone().context(ErrorKind::Store, failed)? };
         // Before a word is in it: an empty lease protects nothing, a half one too little, and the gate hides both.
-        flock(&file, FlockOperation::LockExclusive).context(ErrorKind::Store, failed)?;
+        self.waits.lock(&file, Lock::Exclusive, &lease.path, ErrorKind::Store)?;
         let mut text = String::with_capacity(keys.len() * 65);
         for key in keys {
             text.push_str(&key.to_string());
@@ -98,19 +99,19 @@ impl Store {
 
     /// Takes the gate together with others who lease, tag or pin.
     pub(super) fn open_gate(&self) -> Result<File> {
-        self.gate(FlockOperation::LockShared)
+        self.gate(Lock::Shared)
     }
 
     /// Takes the gate alone.
     pub(super) fn close_gate(&self) -> Result<ClosedGate<'_>> {
-        Ok(ClosedGate { store: self, _gate: self.gate(FlockOperation::LockExclusive)? })
+        Ok(ClosedGate { store: self, _gate: self.gate(Lock::Exclusive)? })
     }
 
-    fn gate(&self, how: FlockOperation) -> Result<File> {
+    fn gate(&self, how: Lock) -> Result<File> {
         let path = self.root().join(locking::GATE);
         let failed = || format!("cannot lock {}", path.display());
         let gate = locking::open(&path).context(ErrorKind::Store, failed)?;
-        flock(&gate, how).context(ErrorKind::Store, failed)?;
+        self.waits.lock(&gate, how, &path, ErrorKind::Store)?;
         Ok(gate)
     }
 
@@ -120,7 +121,10 @@ impl Store {
         if leases.is_empty() {
             return;
         }
-        let Ok(_gate) = self.gate(FlockOperation::NonBlockingLockExclusive) else { return };
+        let Ok(gate) = locking::open(&self.root().join(locking::GATE)) else { return };
+        if flock(&gate, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return;
+        }
         for path in leases {
             if own::reader(&path).is_ok_and(|file| is_free(&file)) {
                 let _ = std::fs::remove_file(&path);

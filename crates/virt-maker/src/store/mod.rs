@@ -95,6 +95,7 @@ pub use workspace::Workspace;
 
 use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
+use crate::host::waiting::Waits;
 use crate::key::{KeyMaterial, LayerKey};
 
 /// The version of the layout that this program reads and writes.
@@ -120,9 +121,16 @@ pub struct Store {
     owner: Owner,
     /// Names of the leases that were taken through this or a clone of it.
     leases: Arc<Mutex<HashSet<String>>>,
+    /// How it waits for others.
+    waits: Waits,
 }
 
 impl Store {
+    /// The same store, whose waits for others end and are told like these.
+    pub fn waiting(self, waits: Waits) -> Store {
+        Store { waits, ..self }
+    }
+
     /// The store's folder, absolute.
     pub fn root(&self) -> &Path {
         &self.root

@@ -18,6 +18,7 @@ use serde_json::json;
 use super::owner::{self, Mark, Owner};
 use super::{FOLDERS, FORMAT, Store, lock, locking, workspace};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::waiting::Waits;
 use crate::host::{durable, own, temporary};
 
 #[cfg(test)]
@@ -67,7 +68,7 @@ impl Store {
     pub(super) fn at(root: &Path, owner: &Owner) -> Result<Store> {
         let place = own::outside(root);
         let root = place.context(ErrorKind::Store, || format!("cannot use the store {}", root.display()))?;
-        Ok(Store { root, owner: owner.clone(), leases: Arc::new(Mutex::default()) })
+        Ok(Store { root, owner: owner.clone(), leases: Arc::new(Mutex::default()), waits: Waits::default() })
     }
 
     /// What `store.json` says; nothing where there is none. Its folder is one of the user's own then.

@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use super::{Store, locking};
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::subordinate::remove_tree;
+use crate::host::waiting::Lock;
 use crate::host::{own, temporary};
 
 /// The file in a workspace that its owner holds.
@@ -32,11 +33,11 @@ impl Workspace {
         let parent = store.tmp_dir();
         let failed = || format!("cannot make a folder in {}", parent.display());
         let gate = locking::open(&parent.with_file_name(locking::SWEEPING)).context(ErrorKind::Store, failed)?;
-        flock(&gate, FlockOperation::LockShared).context(ErrorKind::Store, failed)?;
+        store.waits.lock(&gate, Lock::Shared, &parent.with_file_name(locking::SWEEPING), ErrorKind::Store)?;
         let path = parent.join(super::seal::random_id()?);
         DirBuilder::new().mode(0o700).create(&path).context(ErrorKind::Store, failed)?;
         let lock = locking::open(&path.join(LOCK)).context(ErrorKind::Store, failed)?;
-        flock(&lock, FlockOperation::LockExclusive).context(ErrorKind::Store, failed)?;
+        store.waits.lock(&lock, Lock::Exclusive, &path.join(LOCK), ErrorKind::Store)?;
         Ok(Workspace { path, store: store.clone(), _lock: lock })
     }
 

@@ -9,8 +9,8 @@ use virt_maker::store::{Flattened, Store};
 
 use crate::commands::print_json;
 use crate::error::Failure;
-use crate::signals;
 use crate::text::size;
+use crate::{report, signals};
 
 /// Version of the JSON document.
 const VERSION: u32 = 1;
@@ -18,6 +18,7 @@ const VERSION: u32 = 1;
 pub(super) fn run(store: &Store, layers: &[String], limit: usize, as_json: bool) -> Result<(), Failure> {
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
+    let store = &store.clone().waiting(report::waits(&cancel));
     let keys = match layers {
         [] => store.too_deep(limit)?,
         named => named.iter().map(|name| store.find(name)).collect::<Result<_, _>>()?,

@@ -9,8 +9,8 @@ use virt_maker::store::{Collection, Limits, Store, Wish};
 
 use crate::commands::print_json;
 use crate::error::Failure;
-use crate::signals;
 use crate::text::{age, harmless, size};
+use crate::{report, signals};
 
 /// Version of the JSON document.
 const VERSION: u32 = 1;
@@ -18,6 +18,7 @@ const VERSION: u32 = 1;
 pub(super) fn run(store: &Store, limits: &Limits, dry_run: bool, as_json: bool) -> Result<(), Failure> {
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
+    let store = &store.clone().waiting(report::waits(&cancel));
     let found = store.collect(&Wish::Within(*limits), dry_run, &cancel)?;
     if as_json {
         let mut document = json!(found);
@@ -31,6 +32,7 @@ pub(super) fn run(store: &Store, limits: &Limits, dry_run: bool, as_json: bool) 
 pub(super) fn clean(store: &Store) -> Result<(), Failure> {
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
+    let store = &store.clone().waiting(report::waits(&cancel));
     let found = store.collect(&Wish::Everything, false, &cancel)?;
     print(&found, false)?;
     match store.clean_beside()? {

@@ -21,6 +21,7 @@ const BAD: u8 = 6;
 pub(super) fn run(store: &Store, repair: bool, as_json: bool) -> Result<(), Failure> {
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
+    let store = &store.clone().waiting(report::waits(&cancel));
     let found = verify(store, &settings::agent(), &Events::new(report::warnings_only), &cancel)?;
     let removed = match repair && !found.bad.is_empty() {
         true => store.collect(&Wish::Bad(found.bad_keys()), false, &cancel)?.layers,

@@ -17,8 +17,9 @@ use super::{ChrootEngine, check};
 use crate::engine::Image;
 use crate::engine::qmp::Qmp;
 use crate::error::{Context, Error, ErrorKind, Result, chain};
+use crate::host::waiting::Waits;
 use crate::host::walls::Walls;
-use crate::host::{Cancel, Helper};
+use crate::host::{Cancel, Guard, Helper};
 
 /// What was found in one image.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -49,11 +50,13 @@ impl FileSystemChecker {
         fs::create_dir(&root).context(ErrorKind::Store, || format!("cannot make {}", root.display()))?;
         let engine = ChrootEngine { agent: agent.to_owned() };
         let (channel, agent) = start_agent(&engine, work_dir, &root)?;
+        let _guard = Guard::kill_on_cancel(agent.pid(), cancel)?;
         let mut client = Client::new(channel);
         // After its answer it has a namespace of its own.
         client
             .hello(Sandbox::Bubblewrap { program: "bwrap".into() })
-            .map_err(|error| Error::new(ErrorKind::Internal, "the agent does not answer").with_source(error))?;
+            .map_err(|error| Error::new(ErrorKind::Internal, "the agent does not answer").with_source(error))
+            .map_err(|error| cancel.check().err().unwrap_or(error))?;
         let (work_dir, cancel) = (work_dir.to_owned(), cancel.clone());
         Ok(FileSystemChecker { agent, _client: client, work_dir, count: 0, cancel })
     }
@@ -61,11 +64,18 @@ impl FileSystemChecker {
     /// Checks every file system of a kind that has a checker. The image is only read.
     pub fn check(&mut self, image: &Image) -> Result<FileSystems> {
         self.cancel.check()?;
+        // What reads a disk whose daemon was ended has an error, and that is not the reason.
+        self.checked(image).map_err(|error| self.cancel.check().err().unwrap_or(error))
+    }
+
+    fn checked(&mut self, image: &Image) -> Result<FileSystems> {
         self.count += 1;
         let work_dir = self.work_dir.join(self.count.to_string());
         fs::create_dir(&work_dir).context(ErrorKind::Store, || format!("cannot make {}", work_dir.display()))?;
         let directory = image.path().parent().unwrap_or(&work_dir);
-        let (mut qmp, daemon) = start_daemon(&work_dir, directory, self.agent.pid())?;
+        let (mut qmp, daemon) = start_daemon(&work_dir, directory, self.agent.pid(), Waits::new(&self.cancel, |_| {}))?;
+        // Also for our own reading of what it shows: a read waits in the kernel as long as the daemon is there.
+        let guard = Guard::kill_on_cancel(daemon.pid(), &self.cancel)?;
         let name = image.path().file_name().map(Path::new).unwrap_or(image.path());
         qmp.execute(
             "blockdev-add",
@@ -125,7 +135,9 @@ impl FileSystemChecker {
                 Err(error) => found.problems.push(format!("{what}: {kind} is damaged: {}", chain(&error))),
             }
         }
+        drop(guard);
         drop(daemon);
+        self.cancel.check()?;
         Ok(found)
     }
 

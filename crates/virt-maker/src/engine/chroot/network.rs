@@ -56,7 +56,7 @@ impl Network {
         Network {
             agent,
             work_dir: request.work_dir.to_owned(),
-            reach: Reach::new(request.network_env, request.host_network),
+            reach: Reach::new(request.network_env, request.host_network, request.events.waits(&request.cancel)),
             events: request.events.clone(),
             cancel: request.cancel.clone(),
             running: None,

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::json;
 use virt_maker_agent::client::Client;
@@ -10,22 +11,40 @@ use virt_maker_agent::protocol::{Request, Sandbox};
 
 use super::ChrootEngine;
 use super::network::Network;
-use crate::engine::agent::{AgentGuest, Setup};
+use crate::engine::agent::{AgentGuest, PATIENCE, Setup};
 use crate::engine::block::BlockGraph;
 use crate::engine::qmp::Qmp;
 use crate::engine::user_network::{proxies_behind_it, resolv_conf};
 use crate::engine::{OpenRequest, Session};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::Guest;
+use crate::host::waiting::Waits;
 use crate::host::{CHANNEL_FD, Guard, Helper, HelperCommand};
 
 /// An open guest. Fields are dropped in this order: the agent's conversation with the watcher first, then the agent,
 /// then the daemon under it.
 pub struct ChrootSession {
     guest: AgentGuest,
-    agent: Helper,
     graph: BlockGraph,
+    processes: Processes,
+}
+
+/// The agent, and the daemon that serves its disk.
+struct Processes {
+    agent: Helper,
     daemon: Helper,
+}
+
+/// How long an agent may take to end: what it has mounted is written to a disk that is thrown away.
+const MOMENT: Duration = Duration::from_secs(3);
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        // One that waits for its disk ends when that is gone.
+        if !self.agent.end_within(MOMENT) {
+            self.daemon.end_within(MOMENT);
+        }
+    }
 }
 
 impl ChrootSession {
@@ -48,17 +67,21 @@ impl ChrootSession {
 
         // The agent is in a namespace of its own by now; only this order keeps the FUSE mount off the host.
         let directory = request.overlay.parent().unwrap_or(request.work_dir);
-        let (qmp, daemon) = start_daemon(request.work_dir, directory, agent.pid())?;
+        let waits = request.events.waits(&request.cancel);
+        let (qmp, daemon) = start_daemon(request.work_dir, directory, agent.pid(), waits)?;
+        guard.waits_for(daemon.pid())?;
+        let processes = Processes { agent, daemon };
+        let (agent, daemon) = (&processes.agent, &processes.daemon);
         let words = |error: Error, daemon: &Helper| {
             let said = daemon.last_words();
             if said.is_empty() { error } else { Error::new(error.kind(), said).with_source(error) }
         };
         let mut graph =
-            BlockGraph::open(qmp, directory, request.parent, request.overlay).map_err(|error| words(error, &daemon))?;
+            BlockGraph::open(qmp, directory, request.parent, request.overlay).map_err(|error| words(error, daemon))?;
         let arguments = json!({
             "type": "fuse", "id": "disk", "node-name": graph.top(), "mountpoint": path_text(&export)?, "writable": true,
         });
-        graph.qmp().execute("block-export-add", arguments).map_err(|error| words(error, &daemon))?;
+        graph.qmp().execute("block-export-add", arguments).map_err(|error| words(error, daemon))?;
 
         let mut network = Network::new(agent.pid(), &request);
         let setup = Setup {
@@ -74,7 +97,7 @@ impl ChrootSession {
             let disk = path_text(&cache.path)?.to_owned();
             guest.done(&Request::MountCache { name: cache.name.clone(), disk })?;
         }
-        Ok(ChrootSession { guest, agent, graph, daemon })
+        Ok(ChrootSession { guest, graph, processes })
     }
 }
 
@@ -93,12 +116,22 @@ impl Session for ChrootSession {
 
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.guest.done(&Request::Unmount)?;
-        let ChrootSession { guest, agent, mut graph, daemon } = *self;
-        let (client, _guard) = guest.close();
+        let ChrootSession { guest, mut graph, mut processes } = *self;
+        let (client, guard) = guest.close();
         drop(client);
-        agent.wait()?;
-        graph.qmp().execute("quit", json!({}))?;
-        daemon.wait()
+        let deadline = guard.deadline(Some(PATIENCE));
+        let ended = processes.agent.wait_for_end();
+        let ended = ended.and_then(|()| graph.qmp().execute("quit", json!({})));
+        let ended = ended.and_then(|_| processes.daemon.wait_for_end());
+        // What was ended because it had to be says nothing of why.
+        let late = deadline.end();
+        ended.map_err(|error| match (guard.cancel().check(), late) {
+            (Err(cancelled), _) => cancelled,
+            (Ok(()), true) => {
+                Error::new(ErrorKind::Internal, format!("a session did not end in {} s", PATIENCE.as_secs()))
+            }
+            (Ok(()), false) => error,
+        })
     }
 
     fn shell(&mut self) -> Result<()> {
@@ -122,7 +155,7 @@ pub(super) fn start_agent(engine: &ChrootEngine, work_dir: &Path, root: &Path) -
     Ok((ours, helper))
 }
 
-pub(super) fn start_daemon(work_dir: &Path, directory: &Path, agent: u32) -> Result<(Qmp, Helper)> {
+pub(super) fn start_daemon(work_dir: &Path, directory: &Path, agent: u32, waits: Waits) -> Result<(Qmp, Helper)> {
     let (ours, theirs) = UnixStream::pair().context(ErrorKind::Host, || "cannot make a socket pair")?;
     let helper = Helper::spawn(HelperCommand {
         name: "qemu-storage-daemon",
@@ -140,9 +173,10 @@ pub(super) fn start_daemon(work_dir: &Path, directory: &Path, agent: u32) -> Res
         directory: Some(directory.to_owned()),
         log: work_dir.join("daemon.log"),
     })?;
-    let qmp = Qmp::greet(ours).map_err(|error| {
-        Error::new(ErrorKind::Host, format!("qemu-storage-daemon does not start: {}", helper.last_words()))
-            .with_source(error)
+    let qmp = Qmp::greet(ours, waits.clone()).map_err(|error| match waits.cancel().check() {
+        Err(cancelled) => cancelled,
+        Ok(()) => Error::new(ErrorKind::Host, format!("qemu-storage-daemon does not start: {}", helper.last_words()))
+            .with_source(error),
     })?;
     Ok((qmp, helper))
 }

@@ -2,12 +2,13 @@
 //! proxies that the user wants commands to use.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr};
 
 use virt_maker_agent::appliance::{GATEWAY, NAME_SERVER};
 
 use crate::engine::user_network::Proxy;
-use crate::host::address;
+use crate::host::waiting::Waits;
+use crate::host::{address, names};
 
 const NAME_SERVICE: u16 = 53;
 const IPV4: [u8; 2] = [0x08, 0x00];
@@ -26,13 +27,15 @@ pub struct Reach {
     proxies: Vec<(String, u16)>,
     /// Whether they may reach the host itself, too.
     host: bool,
+    /// How long a proxy is looked for.
+    waits: Waits,
 }
 
 impl Reach {
     /// `env` has the variables that name proxies; `host` opens the host itself.
-    pub fn new(env: &BTreeMap<String, String>, host: bool) -> Reach {
+    pub fn new(env: &BTreeMap<String, String>, host: bool, waits: Waits) -> Reach {
         let proxies = env.iter().filter_map(|(name, value)| Proxy::of(name, value)?.service()).collect();
-        Reach { proxies, host }
+        Reach { proxies, host, waits }
     }
 
     /// The rules as they are now: addresses of the host and of a proxy may change.
@@ -40,7 +43,7 @@ impl Reach {
         let mut proxies = Vec::new();
         for (host, port) in &self.proxies {
             // One that is not found is not reached by commands either.
-            for found in (host.as_str(), *port).to_socket_addrs().into_iter().flatten() {
+            for found in names::addresses(host, *port, &self.waits).into_iter().flatten() {
                 match found.ip() {
                     address if address.is_loopback() => proxies.push((GATEWAY, *port)),
                     IpAddr::V4(address) => proxies.push((address, *port)),
@@ -272,7 +275,7 @@ pub(super) mod tests {
     fn proxies_are_found_where_commands_reach_them() {
         let env = [("http_proxy", "http://me:p@127.0.0.1:3128/"), ("https_proxy", "http://10.1.2.3:3142")];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let mut proxies = Reach::new(&env, false).rules().proxies;
+        let mut proxies = Reach::new(&env, false, Waits::default()).rules().proxies;
         proxies.sort();
         assert_eq!(proxies, [(Ipv4Addr::new(10, 1, 2, 3), 3142), (GATEWAY, 3128)]);
     }

@@ -39,6 +39,7 @@ use crate::engine::{Image, OpenRequest, block, breakdown, user_network};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::host::Cancel;
+use crate::host::waiting::Waits;
 
 /// The node on top of the block graph at the start.
 pub(super) const TOP: &str = "overlay-0";
@@ -127,8 +128,9 @@ fn start_once(library: &Arc<Library>, options: &LibguestfsOptions, request: &Ope
     let done = AtomicBool::new(false);
     let late = AtomicBool::new(false);
     let deadline = Instant::now() + options.patience;
+    let waits = request.events.waits(&request.cancel);
     let (launched, attached) = std::thread::scope(|scope| {
-        let helper = scope.spawn(|| attach(&folder, &request.cancel, deadline, &late, &done));
+        let helper = scope.spawn(|| attach(&folder, &waits, deadline, &late, &done));
         let launched = handle.launch();
         done.store(true, Ordering::SeqCst);
         (launched, helper.join().expect("the helper does not panic"))
@@ -217,7 +219,7 @@ fn join_network(qmp: &mut Qmp, card: &UnixListener, folder: &SocketFolder, reque
         qmp.execute("netdev_add", netdev)?;
     }
     let (card, network) = (accept(card, &request.cancel)?, accept(&network, &request.cancel)?);
-    let reach = Reach::new(request.network_env, request.host_network);
+    let reach = Reach::new(request.network_env, request.host_network, request.events.waits(&request.cancel));
     Gate::new(End::Stream(card), End::Stream(network), reach, request.events.clone())
 }
 
@@ -354,7 +356,7 @@ struct Attached {
 /// not done by the deadline, and says so in `late`.
 fn attach(
     folder: &SocketFolder,
-    cancel: &Cancel,
+    waits: &Waits,
     deadline: Instant,
     late: &AtomicBool,
     done: &AtomicBool,
@@ -375,9 +377,9 @@ fn attach(
     let mut qmp = None;
     loop {
         let last = done.load(Ordering::SeqCst);
-        if cancel.is_cancelled() {
+        if waits.cancel().is_cancelled() {
             kill(&qemu);
-            cancel.check()?;
+            waits.cancel().check()?;
         }
         if !last && Instant::now() > deadline {
             late.store(true, Ordering::SeqCst);
@@ -387,7 +389,9 @@ fn attach(
             && let Ok(stream) = UnixStream::connect(folder.path("qmp"))
         {
             // Accepted or not, qemu's sockets are all made before it serves one.
-            qmp = Some(Qmp::greet(stream)?);
+            let greeted = Qmp::greet(stream, waits.clone());
+            // Whoever launches waits for qemu.
+            qmp = Some(greeted.inspect_err(|_| kill(&qemu))?);
             output = Some(
                 UnixStream::connect(folder.path("out"))
                     .context(ErrorKind::Internal, || "cannot connect to the output port of the appliance")?,

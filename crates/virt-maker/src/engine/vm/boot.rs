@@ -17,6 +17,7 @@ use crate::engine::breakdown;
 use crate::engine::qmp::Qmp;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
+use crate::host::waiting::Waits;
 use crate::host::{Cancel, Guard, Tool};
 use crate::key::Digest;
 
@@ -69,7 +70,8 @@ pub fn make(
     let guard = Guard::kill_on_cancel(started.helper.pid(), cancel)?;
     let patience = options.patience();
     let deadline = guard.deadline(Some(patience));
-    let saved = save(&started, &folder.join("devices"), || step(700));
+    let waits = Waits::new(cancel, |_| {});
+    let saved = save(&started, &folder.join("devices"), waits, || step(700));
     let late = deadline.end();
     let Started { helper, console, .. } = started;
     let boot = match saved {
@@ -97,11 +99,11 @@ pub fn make(
 }
 
 /// Waits for the agent and saves the machine; gives when the agent answered.
-fn save(started: &Started, devices: &Path, booted: impl FnOnce()) -> Result<Instant> {
+fn save(started: &Started, devices: &Path, waits: Waits, booted: impl FnOnce()) -> Result<Instant> {
     let copy = |stream: &std::os::unix::net::UnixStream| {
         stream.try_clone().context(ErrorKind::Host, || "cannot use qemu's channels")
     };
-    let mut qmp = Qmp::greet(copy(&started.qmp)?)?;
+    let mut qmp = Qmp::greet(copy(&started.qmp)?, waits)?;
     let mut client = Client::new(copy(&started.agent)?);
     let sandbox = Sandbox::Bubblewrap { program: appliance::BUBBLEWRAP.into() };
     client.hello(sandbox).context_client("the agent in the appliance does not answer")?;

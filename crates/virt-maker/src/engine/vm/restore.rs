@@ -48,7 +48,7 @@ pub fn restore(options: &VmOptions, state: &State, request: &OpenRequest<'_>) ->
     let guard = Guard::kill_on_cancel(started.helper.pid(), &request.cancel)?;
     let deadline = guard.deadline(Some(PATIENCE));
     let done = (|| {
-        let qmp = Qmp::greet(started.qmp)?;
+        let qmp = Qmp::greet(started.qmp, request.events.waits(&request.cancel))?;
         let mut graph = open_disk(qmp, directory, request)?;
         resume(graph.qmp())?;
         let mut client = Client::new(started.agent);
@@ -60,7 +60,7 @@ pub fn restore(options: &VmOptions, state: &State, request: &OpenRequest<'_>) ->
     let late = deadline.end();
     match done {
         Ok((client, graph)) => {
-            let reach = Reach::new(request.network_env, request.host_network);
+            let reach = Reach::new(request.network_env, request.host_network, request.events.waits(&request.cancel));
             let (card, network) = (End::Stream(started.card), End::Stream(started.network));
             let gate = Gate::new(card, network, reach, request.events.clone())?;
             Ok(Restored { guard, client, graph, console: started.console, gate, helper: started.helper })

@@ -77,7 +77,7 @@ fn restored(options: &VmOptions, request: &OpenRequest<'_>) -> Result<Restored> 
     };
     let why = crate::error::chain(&error);
     request.events.warn(format!("the saved appliance does not restore and is made again: {why}"));
-    state.discard(options, &request.cancel)?;
+    state.discard(options, &request.events.waits(&request.cancel))?;
     let state = state::acquire(options, &request.events, &request.cancel)?;
     restore(options, &state, request).map_err(|error| match error.kind() {
         ErrorKind::Internal => {

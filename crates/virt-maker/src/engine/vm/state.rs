@@ -14,7 +14,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,7 @@ use super::{QEMU, VmOptions, boot, machine};
 use crate::engine::breakdown::broke_down;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
+use crate::host::waiting::{Lock, Waits};
 use crate::host::{Cancel, durable, find_program, own, temporary};
 use crate::key::Digest;
 
@@ -31,7 +32,6 @@ use crate::key::Digest;
 const KEPT: usize = 3;
 /// How often a machine is booted before a breakdown of qemu is an error.
 const ATTEMPTS: usize = 2;
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a saved state is of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,8 +84,8 @@ impl State {
     }
 
     /// Throws it away: it does not restore.
-    pub fn discard(self, options: &VmOptions, cancel: &Cancel) -> Result<()> {
-        let _making = lock(&options.cache_dir, cancel)?;
+    pub fn discard(self, options: &VmOptions, waits: &Waits) -> Result<()> {
+        let _making = lock(&options.cache_dir, waits)?;
         remove(&self.folder)
     }
 }
@@ -99,7 +99,7 @@ pub fn acquire(options: &VmOptions, events: &Events, cancel: &Cancel) -> Result<
     if let Some(state) = open(&folder) {
         return Ok(state);
     }
-    let _making = lock(&options.cache_dir, cancel)?;
+    let _making = lock(&options.cache_dir, &events.waits(cancel))?;
     // Whoever had the lock may have made it.
     if let Some(state) = open(&folder) {
         return Ok(state);
@@ -124,7 +124,7 @@ pub fn build(options: &VmOptions, force: bool, events: &Events, cancel: &Cancel)
     if force {
         let ingredients = Ingredients::find(options.kernel.as_deref(), &options.agent)?;
         let folder = options.cache_dir.join(stamp(options, &ingredients)?);
-        let _making = lock(&options.cache_dir, cancel)?;
+        let _making = lock(&options.cache_dir, &events.waits(cancel))?;
         remove(&folder)?;
     }
     acquire(options, events, cancel).map(|state| state.info)
@@ -141,11 +141,11 @@ pub fn info(options: &VmOptions) -> (Vec<Info>, Option<PathBuf>) {
 }
 
 /// Removes all saved states, and says how many bytes that gave back.
-pub fn clean(options: &VmOptions, cancel: &Cancel) -> Result<u64> {
+pub fn clean(options: &VmOptions, waits: &Waits) -> Result<u64> {
     if !options.cache_dir.exists() {
         return Ok(0);
     }
-    let _making = lock(&options.cache_dir, cancel)?;
+    let _making = lock(&options.cache_dir, waits)?;
     let mut bytes = 0;
     for folder in folders(&options.cache_dir) {
         bytes += size(&folder);
@@ -244,22 +244,14 @@ fn check_place(cache_dir: &Path) -> Result<()> {
 }
 
 /// The right to make and remove states. It goes with the descriptor, so also with the process.
-fn lock(cache_dir: &Path, cancel: &Cancel) -> Result<File> {
+fn lock(cache_dir: &Path, waits: &Waits) -> Result<File> {
     let failed = || format!("cannot lock {}", cache_dir.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(cache_dir).context(ErrorKind::Host, failed)?;
     check_place(cache_dir)?;
     let place = cache_dir.canonicalize().context(ErrorKind::Host, failed)?.join("lock");
     let file = own::open(&place, OFlags::RDWR | OFlags::CREATE).context(ErrorKind::Host, failed)?;
-    loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                cancel.check()?;
-                std::thread::sleep(PAUSE);
-            }
-            Err(error) => return Err(error).context(ErrorKind::Host, failed),
-        }
-    }
+    waits.lock(&file, Lock::Exclusive, &place, ErrorKind::Host)?;
+    Ok(file)
 }
 
 /// Folders of states, those that were made last first.
