@@ -401,7 +401,7 @@ pub struct Failure {
 pub enum FailureKind {
     /// This kernel cannot mount it, another engine may: LVM, LUKS, an unknown file system.
     Unsupported,
-    /// No root file system was found.
+    /// No root file system was found, or none that can be mounted: a partition table or a file system is damaged.
     NoRoot,
     /// More than one root file system was found.
     SeveralRoots,

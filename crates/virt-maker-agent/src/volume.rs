@@ -93,7 +93,7 @@ impl Disk {
         let size = file.seek(SeekFrom::End(0)).map_err(|error| system(format_args!("read the disk {path}"), error))?;
         let table = partition::read(&mut file, size).map_err(|error| match error {
             partition::TableError::Read(error) => system("read the partition table", error),
-            broken => refused(broken.to_string()),
+            broken => failure(FailureKind::NoRoot, broken.to_string()),
         })?;
         let places = match table {
             Some(table) => table.partitions.into_iter().map(Volume::of_partition).collect(),
@@ -381,7 +381,12 @@ fn refusal(name: &str, kind: &str, error: Errno, context: &OwnedFd) -> Failure {
         said.push(String::from_utf8_lossy(&buffer[..count]).trim().to_string());
     }
     let reason = if said.is_empty() { String::new() } else { format!(" ({})", said.join("; ")) };
-    system(format_args!("mount {name}, {kind}{reason}"), error)
+    let refused = system(format_args!("mount {name}, {kind}{reason}"), error);
+    match error {
+        Errno::PERM | Errno::ACCESS | Errno::NOMEM | Errno::BUSY => refused,
+        // It does not like what is there, and whoever made that can mend it.
+        _ => Failure { kind: FailureKind::NoRoot, ..refused },
+    }
 }
 
 /// One mounted file system.
