@@ -19,15 +19,16 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use virt_maker_agent::protocol::{Exit, Failure, FailureKind, Frame, Run};
+use virt_maker_agent::seccomp;
 
 use crate::caches::{self, Cache};
 use crate::devices::Devices;
 use crate::failure::{Result, failure, refused, system};
+use crate::hold::{Cover, Hold, Placed};
 use crate::init;
 use crate::link::{Broken, Link};
 use crate::mounts::Guest;
 use crate::sandbox::{self, Plan};
-use crate::seccomp;
 use crate::spawn::{self, Program};
 use crate::surroundings::Surroundings;
 
@@ -77,8 +78,11 @@ struct Started {
     ended: OwnedFd,
     /// Its output: a pipe, or our end of its terminal.
     output: OwnedFd,
-    /// Where bubblewrap tells the exit status.
+    /// Where bubblewrap tells the exit status, and what it has told already.
     status: OwnedFd,
+    told: Vec<u8>,
+    /// What bubblewrap is held by.
+    hold: Option<Hold>,
     terminal: bool,
 }
 
@@ -121,12 +125,47 @@ fn attended(
     if let (Attended::TimedOut, Some(seconds)) = (attended, run.timeout) {
         return Ok(Err(Failure::timed_out(seconds)));
     }
-    Ok(ended.and_then(|ended| judge(run, ended, &started.status, &tail)))
+    Ok(ended.and_then(|ended| judge(run, ended, &started, &tail)))
 }
 
 fn start(guest: &Guest, binds: &[(String, String)], devices: &Devices, plan: &Plan<'_>, run: &Run) -> Result<Started> {
+    let dev = devices.path.to_str().ok_or_else(|| refused("the agent's folder has a name that is not UTF-8"))?;
+    let mut covers = plan.folders.facade.covers().to_vec();
+    covers.push((dev.to_string(), "/dev".to_string()));
+    if !guest.shown(plan.folders.facade.folder())?.is_empty() {
+        covers.push(plan.folders.facade.udev());
+    }
+    if plan.folders.holds.get() {
+        let mut started = launch(guest, binds, &covers, true, devices, plan, run)?;
+        let placed = match started.hold.take() {
+            Some(hold) => hold.place(&started.status, &mut started.told, &covers),
+            None => Ok(Placed::Impossible),
+        };
+        if let Ok(Placed::Done | Placed::Ended) = placed {
+            return Ok(started);
+        }
+        let _ = rustix::process::kill_process(started.pid, Signal::KILL);
+        reap(started.pid)?;
+        placed?;
+        plan.folders.holds.set(false);
+    }
+    launch(guest, binds, &covers, false, devices, plan, run)
+}
+
+/// Starts bubblewrap, which is held so that the agent can put the covers in place, or puts them there by itself.
+fn launch(
+    guest: &Guest,
+    binds: &[(String, String)],
+    covers: &[Cover],
+    held: bool,
+    devices: &Devices,
+    plan: &Plan<'_>,
+    run: &Run,
+) -> Result<Started> {
     // The agent has one thread, so descriptors that are meant for the child can be inheritable from the start.
-    let arguments = sandbox::memory_file("arguments", &sandbox::arguments(guest, binds, devices, plan, run)?)?;
+    let udev = covers.iter().any(|(_, target)| target == sandbox::UDEV);
+    let told = if held { &[] } else { covers };
+    let arguments = sandbox::memory_file("arguments", &sandbox::arguments(guest, binds, told, udev, run)?)?;
     let filter = sandbox::memory_file("seccomp", &seccomp::program())?;
     let script = match &run.script {
         Some(text) => Some(sandbox::memory_file("script", text.as_bytes())?),
@@ -157,6 +196,10 @@ fn start(guest: &Guest, binds: &[(String, String)], devices: &Devices, plan: &Pl
     }
     for (path, text) in &secrets {
         say(&["--perms", "0400", "--file", &number(text), path]);
+    }
+    let (hold, pipe) = if held { Some(Hold::new()?) } else { None }.unzip();
+    if let Some(descriptor) = &pipe {
+        say(&Hold::arguments(&number(descriptor)));
     }
     say(&["--"]);
     let wrong = |error: Errno| system("set up the input and output of a program", error);
@@ -198,7 +241,7 @@ fn start(guest: &Guest, binds: &[(String, String)], devices: &Devices, plan: &Pl
         system("watch a process", error)
     })?;
     rustix::io::ioctl_fionbio(&output, true).map_err(|error| system("set up a pipe", error))?;
-    Ok(Started { pid, ended, output, status, terminal: run.terminal.is_some() })
+    Ok(Started { pid, ended, output, status, told: Vec::new(), hold, terminal: run.terminal.is_some() })
 }
 
 /// Gives the agent, and so what it starts next, a session keyring that is new and empty. Without one they would have that of
@@ -344,14 +387,14 @@ fn reap(pid: Pid) -> Result<Option<rustix::process::WaitStatus>> {
 ///
 /// Like a shell, bubblewrap gives 128 and the signal's number for a program that was killed. A program that exits with
 /// such a status by itself (as a shell does whose child was killed) is reported as killed, too.
-fn judge(run: &Run, ended: Option<rustix::process::WaitStatus>, status: &OwnedFd, tail: &[u8]) -> Result<Exit> {
-    let mut told = String::new();
-    let copy = status.try_clone().map_err(|error| system("copy a descriptor", error))?;
+fn judge(run: &Run, ended: Option<rustix::process::WaitStatus>, started: &Started, tail: &[u8]) -> Result<Exit> {
+    let mut told = started.told.clone();
+    let copy = started.status.try_clone().map_err(|error| system("copy a descriptor", error))?;
     std::fs::File::from(copy)
         .take(64 * 1024)
-        .read_to_string(&mut told)
+        .read_to_end(&mut told)
         .map_err(|error| system("read the state of bubblewrap", error))?;
-    let code = serde_json::Deserializer::from_str(&told)
+    let code = serde_json::Deserializer::from_slice(&told)
         .into_iter::<serde_json::Value>()
         .map_while(std::result::Result::ok)
         .find_map(|value| value.get("exit-code").and_then(serde_json::Value::as_i64));

@@ -180,6 +180,10 @@ impl Devices {
         let name = ptsname(&ours, Vec::new()).map_err(|error| wrong(error.into()))?;
         let number = name.to_string_lossy().rsplit('/').next().unwrap_or_default().to_string();
         let console = self.path.join("console");
+        // One is there already where the command is started a second time.
+        if rustix::mount::unmount(&console, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {
+            std::fs::remove_file(&console).map_err(wrong)?;
+        }
         File::create_new(&console)
             .and_then(|_| Ok(rustix::mount::mount_bind(self.path.join("pts").join(&number), &console)?))
             .map_err(wrong)?;

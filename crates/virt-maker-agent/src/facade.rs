@@ -20,20 +20,26 @@ use std::path::{Path, PathBuf};
 use rustix::mount::MountFlags;
 
 use virt_maker_agent::machine::{EMPTY, FILES, SHOWN, SKELETON, command_line};
+use virt_maker_agent::protocol::Failure;
 
-use crate::failure::{Result, refused, system};
+use crate::failure::{Result, system};
+use crate::hold::Cover;
+use crate::sandbox::UDEV;
 
-/// What may be left as it is, since every bind costs bubblewrap a tenth of a millisecond: nothing can be written there, or only
-/// with a capability that commands do not have.
+/// What may be left as it is, since every mount costs something: nothing can be written there, or only with a capability that
+/// commands do not have.
 const HARMLESS: &[&str] = &["mtrr", "pressure", "sysvipc", "tty"];
 
 /// What is put over the machine's own.
 #[derive(Debug)]
 pub struct Facade {
-    /// What is where, and what it covers.
-    binds: Vec<(String, String)>,
-    /// Folders that are covered by an empty one.
-    empty: Vec<String>,
+    /// What is where, and what it covers. All of it is mounted read-only where it is.
+    covers: Vec<Cover>,
+    udev: Cover,
+    /// The folder that they are made in: `sys`, `proc`, `udev`. Commands see it read-only in another place.
+    folder: PathBuf,
+    /// Where the kernel's own `/proc` is, read-only, from the first guest on.
+    kernel: PathBuf,
     command_line: PathBuf,
     boot_id: PathBuf,
 }
@@ -41,61 +47,94 @@ pub struct Facade {
 impl Facade {
     /// Makes it below a folder of the agent's, which no command can reach.
     pub fn prepare(folder: &Path) -> Result<Facade> {
-        let wrong = |error: std::io::Error| system("prepare what commands see of the machine", error);
-        let (sys, proc) = (folder.join("sys"), folder.join("proc"));
-        fs::create_dir_all(&proc).map_err(wrong)?;
-        show_sys(&sys, &folder.join("sysfs")).map_err(wrong)?;
-        let (command_line, boot_id) = (proc.join("cmdline"), proc.join("boot_id"));
-        let mut empty = Vec::new();
-        let mut binds = vec![(text(&sys)?, "/sys".to_string())];
-        let mut entries: Vec<_> = fs::read_dir("/proc").map_err(wrong)?.flatten().collect();
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            // What is of a process is the command's own; `self`, `net` and the like are links into it.
-            let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_symlink() || name.bytes().all(|byte| byte.is_ascii_digit()) {
-                continue;
-            }
-            let target = format!("/proc/{name}");
-            if EMPTY.contains(&name.as_str()) {
-                empty.push(target);
-            } else if let Some((_, content)) = FILES.iter().find(|(file, _)| *file == name) {
-                let place = proc.join(&name);
-                write(&place, content).map_err(wrong)?;
-                binds.push((text(&place)?, target));
-            } else if name == "cmdline" {
-                binds.push((text(&command_line)?, target));
-            } else if HARMLESS.contains(&name.as_str()) {
-                continue;
-            } else if kind.is_dir() || entry.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o222 != 0)
-            {
-                binds.push((target.clone(), target));
-            }
-        }
-        const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-        if Path::new(BOOT_ID).exists() {
-            binds.push((text(&boot_id)?, BOOT_ID.to_string()));
-        }
-        Ok(Facade { binds, empty, command_line, boot_id })
+        prepare(folder).map_err(wrong)
     }
 
-    /// Has it speak of a guest, whose root file system has this identity.
+    /// Has it speak of a guest, whose root file system has this identity. `/proc` is that of the agent's processes by now.
     pub fn speak_of(&self, root: Option<&str>) -> Result<()> {
-        let wrong = |error: std::io::Error| system("prepare what commands see of the machine", error);
-        write(&self.command_line, command_line(root).as_bytes()).map_err(wrong)?;
-        // The kernel makes a new one at each reading.
-        let boot_id = fs::read("/proc/sys/kernel/random/uuid").map_err(wrong)?;
-        write(&self.boot_id, &boot_id).map_err(wrong)
+        self.write_for(root).map_err(wrong)
     }
 
-    /// Bubblewrap's arguments; `/proc` must be mounted before.
-    pub fn arguments(&self) -> impl Iterator<Item = &str> {
-        // The smallest that there is; unlike a bind, it costs no look at all mounts.
-        let empty = self.empty.iter().flat_map(|target| ["--size", "4096", "--perms", "0555", "--tmpfs", target]);
-        let binds = self.binds.iter().flat_map(|(source, target)| ["--ro-bind", source, target]);
-        empty.chain(binds)
+    fn write_for(&self, root: Option<&str>) -> std::io::Result<()> {
+        write(&self.command_line, command_line(root).as_bytes())?;
+        // The kernel makes a new one at each reading.
+        write(&self.boot_id, &fs::read("/proc/sys/kernel/random/uuid")?)?;
+        if !self.kernel.exists() {
+            fs::create_dir(&self.kernel)?;
+            show_read_only(Path::new("/proc"), &self.kernel)?;
+        }
+        Ok(())
     }
+
+    /// Where more can be added: `sys`, `proc`, `udev`.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// udev's database, and where a command sees it.
+    pub fn udev(&self) -> Cover {
+        self.udev.clone()
+    }
+
+    /// What is where, and where a command sees it; its `/proc` is mounted before.
+    pub fn covers(&self) -> &[Cover] {
+        &self.covers
+    }
+}
+
+fn wrong(error: std::io::Error) -> Failure {
+    system("prepare what commands see of the machine", error)
+}
+
+fn prepare(folder: &Path) -> std::io::Result<Facade> {
+    let (made, shown, kernel) = (folder.join("machine"), folder.join("shown"), folder.join("kernel"));
+    let proc = made.join("proc");
+    for folder in [&proc, &made.join("empty"), &made.join("udev"), &shown] {
+        fs::create_dir_all(folder)?;
+    }
+    show_sys(&made.join("sys"), &folder.join("sysfs"))?;
+    let mut covers = vec![(text(&shown.join("sys"))?, "/sys".to_string())];
+    let mut entries: Vec<_> = fs::read_dir("/proc")?.flatten().collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        // What is of a process is the command's own; `self`, `net` and the like are links into it.
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_symlink() || name.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let source = if EMPTY.contains(&name.as_str()) {
+            shown.join("empty")
+        } else if let Some((_, content)) = FILES.iter().find(|(file, _)| *file == name) {
+            write(&proc.join(&name), content)?;
+            shown.join("proc").join(&name)
+        } else if name == "cmdline" {
+            write(&proc.join(&name), b"")?;
+            shown.join("proc").join(&name)
+        } else if HARMLESS.contains(&name.as_str()) {
+            continue;
+        } else if kind.is_dir() || entry.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o222 != 0) {
+            kernel.join(&name)
+        } else {
+            continue;
+        };
+        covers.push((text(&source)?, format!("/proc/{name}")));
+    }
+    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+    if Path::new(BOOT_ID).exists() {
+        write(&proc.join("boot_id"), b"")?;
+        covers.push((text(&shown.join("proc/boot_id"))?, BOOT_ID.to_string()));
+    }
+    show_read_only(&made, &shown)?;
+    let udev = (text(&shown.join("udev"))?, UDEV.to_string());
+    Ok(Facade { covers, udev, folder: made, kernel, command_line: proc.join("cmdline"), boot_id: proc.join("boot_id") })
+}
+
+/// Shows a folder in another place, with all that is mounted in it, and read-only.
+fn show_read_only(folder: &Path, place: &Path) -> std::io::Result<()> {
+    rustix::mount::mount_bind_recursive(folder, place)?;
+    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+    Ok(rustix::mount::mount_remount(place, MountFlags::BIND | flags, c"")?)
 }
 
 /// Makes the folder `sys`, for which the kernel's own is mounted at `sysfs`, where no command can see it. A kernel without it shows less.
@@ -123,6 +162,7 @@ fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o444))
 }
 
-fn text(path: &Path) -> Result<String> {
-    path.to_str().map(str::to_string).ok_or_else(|| refused("the agent's folder has a name that is not UTF-8"))
+fn text(path: &Path) -> std::io::Result<String> {
+    let odd = || std::io::Error::other("the agent's folder has a name that is not UTF-8");
+    path.to_str().map(str::to_string).ok_or_else(odd)
 }

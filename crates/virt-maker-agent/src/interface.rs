@@ -41,6 +41,15 @@ pub fn tap(mtu: u16) -> Result<OwnedFd> {
     Ok(device.into())
 }
 
+/// Leaves the interface to its network namespace, with which it ends, when the descriptor is closed.
+pub fn leave(tap: &OwnedFd) -> Result<()> {
+    // SAFETY: the request takes a number and touches no memory.
+    match unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETPERSIST as libc::Ioctl, 1 as libc::c_long) } {
+        -1 => Err(Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Sets up the loopback device of the caller's network namespace.
 pub fn set_up_loopback() -> Result<()> {
     set(&control()?, "lo", libc::SIOCSIFFLAGS, up())

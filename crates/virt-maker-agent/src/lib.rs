@@ -7,7 +7,8 @@
 //!
 //! Here are the parts that are pure or that the host needs too: the [`protocol`] and the host's end of it
 //! ([`client`]), partition tables ([`partition`]), signatures of file systems ([`probe`]), listings ([`walk`], [`label`]),
-//! the guest's [`fstab`], the [`machine`] that commands see and its disk ([`blocks`]), their network [`interface`], the [`descriptors`] that a program inherits, and where [`groups`] of processes can be made.
+//! the guest's [`fstab`], the [`machine`] that commands see and its disk ([`blocks`]), their network [`interface`], the
+//! [`descriptors`] that a program inherits, the calls that it does not get ([`seccomp`]), and where [`groups`] of processes can be made.
 //! What acts on a guest is private to the program (`main.rs` lists it).
 
 pub mod appliance;
@@ -22,4 +23,5 @@ pub mod machine;
 pub mod partition;
 pub mod probe;
 pub mod protocol;
+pub mod seccomp;
 pub mod walk;

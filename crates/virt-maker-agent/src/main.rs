@@ -7,9 +7,10 @@
 //! # Rooms
 //! - [`serve`]: the conversation; [`link`]: the stream; [`failure`]: how work fails.
 //! - [`mounts`]: the guest's tree, over [`volume`] (the disk and one mount), [`loopdev`], [`naming`] and [`lvm`]; [`os_release`].
-//! - [`command`]: a program in the guest, over [`sandbox`] (the walls), [`seccomp`] (the calls that it does not get),
+//! - [`command`]: a program in the guest, over [`sandbox`] (the walls), `seccomp` of the library (the calls that it does not get),
 //!   [`limits`] and [`spawn`] (the group that it is in), [`devices`] and [`tty`] (its `/dev`), [`facade`] (what it sees of
-//!   the machine), [`own_disk`] (the disk that it sees), [`surroundings`] and [`standin`] (what is there only meanwhile).
+//!   the machine), [`own_disk`] (the disk that it sees) and [`hold`] (how that gets there), [`surroundings`] and [`standin`]
+//!   (what is there only meanwhile).
 //! - [`init`]: what an appliance needs besides.
 //! - [`keeper`]: the process namespace that ends with the agent.
 //! - [`files`]: file operations, over [`guest`] (names that cannot lead out); [`walker`] lists, [`archive`] packs, [`labels`]
@@ -30,6 +31,7 @@ mod facade;
 mod failure;
 mod files;
 mod guest;
+mod hold;
 mod init;
 mod keeper;
 mod labels;
@@ -43,7 +45,6 @@ mod node;
 mod os_release;
 mod own_disk;
 mod sandbox;
-mod seccomp;
 mod serve;
 mod spawn;
 mod standin;
@@ -52,7 +53,7 @@ mod tty;
 mod volume;
 mod walker;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -198,6 +199,7 @@ fn settle(folder: &Path, appliance: bool) -> Result<Folders> {
         own: folder.to_path_buf(),
         root: folder.join("root"),
         facade,
+        holds: Cell::new(true),
         devices,
         limits: OnceCell::new(),
     })

@@ -9,9 +9,9 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, SeekFrom};
 use virt_maker_agent::protocol::{FailureKind, Run};
 
-use crate::devices::Devices;
 use crate::failure::{Result, failure, refused, system};
 use crate::guest::read_small;
+use crate::hold::Cover;
 use crate::mounts::Guest;
 use crate::serve::Folders;
 
@@ -24,6 +24,9 @@ pub const SECRETS: &str = "/run/secrets";
 /// Begins the command of a run on a terminal, whose name follows: the first terminal that the leader of a session opens becomes
 /// its own.
 pub const TAKE_TERMINAL: [&str; 3] = ["/bin/sh", "-c", "terminal=$0; exec \"$@\" 0<>\"$terminal\" 1>&0 2>&0"];
+
+/// Where it finds udev's database, if its disk is shown.
+pub const UDEV: &str = "/run/udev";
 
 /// Capabilities that a command keeps: what package scripts and ordinary administration of a file tree need.
 ///
@@ -92,19 +95,20 @@ pub fn check(run: &Run) -> Result<()> {
 }
 
 /// Bubblewrap's arguments, each ended by a NUL, without the program to run.
-/// `binds` are folders that stand in for folders of the guest: where each is, and its place without a link in it.
+/// `binds` are folders that stand in for folders of the guest: where each is, and its place without a link in it. `covers` are
+/// what bubblewrap puts in place of the machine that a command sees; the agent does that where it can. `udev` says whether
+/// [`UDEV`] is among them.
 pub fn arguments(
     guest: &Guest,
     binds: &[(String, String)],
-    devices: &Devices,
-    plan: &Plan<'_>,
+    covers: &[Cover],
+    udev: bool,
     run: &Run,
 ) -> Result<Vec<u8>> {
-    let (Some(root), Some(dev)) = (guest.path().to_str(), devices.path.to_str()) else {
+    let Some(root) = guest.path().to_str() else {
         return Err(refused("the agent's folder has a name that is not UTF-8"));
     };
     let hostname = hostname(guest);
-    let udev = plan.folders.own.join("udev").to_string_lossy().into_owned();
     let quarter = (total_memory() / 4).to_string();
     let mut list: Vec<&str> = Vec::new();
     // Binds are `nosuid,nodev`: device nodes in the guest cannot be opened.
@@ -113,12 +117,14 @@ pub fn arguments(
         list.extend(["--bind", source, target]);
     }
     list.extend(["--proc", "/proc"]);
-    list.extend(plan.folders.facade.arguments());
-    list.extend(["--dev-bind", dev, "/dev"]);
     // As in a guest that has booted: what is written there is gone afterwards. It is memory, so it has a bound.
     list.extend(["--size", quarter.as_str(), "--tmpfs", "/run", "--perms", "1777", "--dir", "/run/lock"]);
-    if !guest.shown(&plan.folders.own)?.is_empty() {
-        list.extend(["--ro-bind", udev.as_str(), "/run/udev"]);
+    if udev {
+        list.extend(["--perms", "0755", "--dir", UDEV]);
+    }
+    for (source, target) in covers {
+        // All but devices are read-only where they are.
+        list.extend(["--dev-bind", source, target]);
     }
     list.extend(["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname.as_str()]);
     // The names of the host's groups of processes are in `/proc/self/cgroup` otherwise.

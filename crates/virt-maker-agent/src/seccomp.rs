@@ -1,4 +1,4 @@
-//! The system calls that a command does not get: a program of the kernel's classic BPF, made by hand.
+//! The system calls that neither a command nor a program of the host on a guest's data gets: a program of the kernel's classic BPF, made by hand.
 //!
 //! Capabilities and namespaces hold back most of what root could do. Here is what they leave: things that the kernel does
 //! not keep apart by namespaces (keys, its own log, sockets of other families), things that any user may ask for and that have often been
@@ -137,56 +137,96 @@ const fn if_equal_skip(value: u32, skip: u8) -> Instruction {
     ((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, skip, 0, value)
 }
 
+/// The next instructions are for a value from this one on.
+const fn unless_from_skip(value: u32, skip: u8) -> Instruction {
+    ((libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16, 0, skip, value)
+}
+
+/// Further than a conditional jump reaches.
+const fn jump(over: u32) -> Instruction {
+    ((libc::BPF_JMP | libc::BPF_JA) as u16, 0, 0, over)
+}
+
 const fn unless_any_bit_skip(bits: u32, skip: u8) -> Instruction {
     ((libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16, 0, skip, bits)
 }
 
-/// What is done with the calls of one ABI. Each part leaves the call's number loaded, or ends with a verdict.
+/// What is done with the calls of one ABI.
+///
+/// When a program gets it, the kernel runs it once for each call that there is, so it searches by halves.
 fn section(denied: impl Iterator<Item = (u32, c_int)>, partly: &Partly) -> Vec<Instruction> {
-    let mut section = vec![load(NUMBER)];
-    for (number, number_of_error) in denied {
-        section.extend([unless_equal_skip(number, 1), give(error(number_of_error))]);
-    }
-    let mut with = |number: u32, rest: &[Instruction]| {
-        section.push(unless_equal_skip(number, rest.len() as u8));
-        section.extend(rest);
-    };
-    for number in [partly.clone, partly.unshare] {
-        with(number, &[load(argument(0)), unless_any_bit_skip(CLONE_NEWUSER, 1), give(error(EPERM)), give(ALLOW)]);
-    }
-    let typed = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
-    with(
-        partly.ioctl,
-        &[
-            load(argument(1)),
-            if_equal_skip(typed[0], 1),
-            unless_equal_skip(typed[1], 1),
-            give(error(EPERM)),
-            // Requests of one family differ in their last byte.
-            ((libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16, 0, 0, !0xff),
-            unless_equal_skip(LOOP, 1),
-            give(error(libc::ENOTTY)),
-            give(ALLOW),
-        ],
-    );
+    let mut calls: Vec<(u32, Vec<Instruction>)> =
+        denied.map(|(number, number_of_error)| (number, vec![give(error(number_of_error))])).collect();
+    let without_users =
+        [load(argument(0)), unless_any_bit_skip(CLONE_NEWUSER, 1), give(error(EPERM)), give(ALLOW)].to_vec();
+    let [typed, special] = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
+    let nothing_typed = [
+        load(argument(1)),
+        if_equal_skip(typed, 1),
+        unless_equal_skip(special, 1),
+        give(error(EPERM)),
+        // Requests of one family differ in their last byte.
+        ((libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16, 0, 0, !0xff),
+        unless_equal_skip(LOOP, 1),
+        give(error(libc::ENOTTY)),
+        give(ALLOW),
+    ];
     let [unix, inet, inet6, netlink] = FAMILIES.map(|family| family as u32);
-    with(
-        partly.socket,
-        &[
-            load(argument(0)),
-            if_equal_skip(unix, 4),
-            if_equal_skip(inet, 3),
-            if_equal_skip(inet6, 2),
-            if_equal_skip(netlink, 1),
-            give(error(EAFNOSUPPORT)),
-            give(ALLOW),
-        ],
-    );
-    section.push(give(ALLOW));
+    let families = [
+        load(argument(0)),
+        if_equal_skip(unix, 4),
+        if_equal_skip(inet, 3),
+        if_equal_skip(inet6, 2),
+        if_equal_skip(netlink, 1),
+        give(error(EAFNOSUPPORT)),
+        give(ALLOW),
+    ];
+    calls.push((partly.clone, without_users.clone()));
+    calls.push((partly.unshare, without_users));
+    calls.push((partly.ioctl, nothing_typed.to_vec()));
+    calls.push((partly.socket, families.to_vec()));
+    calls.sort_by_key(|(number, _)| *number);
+    let mut section = vec![load(NUMBER)];
+    section.extend(search(&calls));
     section
 }
 
-/// The program as bubblewrap's `--seccomp` takes it: the kernel's `struct sock_filter`, one after another.
+/// Does what is said of the call whose number is loaded, and allows all others. The calls are sorted by their numbers.
+fn search(calls: &[(u32, Vec<Instruction>)]) -> Vec<Instruction> {
+    match calls {
+        [] => vec![give(ALLOW)],
+        [(number, what)] => {
+            let mut one = vec![unless_equal_skip(*number, what.len() as u8)];
+            one.extend(what);
+            one.push(give(ALLOW));
+            one
+        }
+        _ => {
+            let (below, rest) = calls.split_at(calls.len() / 2);
+            let (below, middle) = (search(below), rest[0].0);
+            let mut both = vec![unless_from_skip(middle, 1), jump(below.len() as u32)];
+            both.extend(below);
+            both.extend(search(rest));
+            both
+        }
+    }
+}
+
+/// Takes the calls from this process and all that come of it, for good, and the gain of rights by executing a program.
+/// It makes system calls only, so it may be called between fork and exec.
+pub fn confine(program: &[u8]) -> std::io::Result<()> {
+    const ALWAYS: libc::c_ulong = 1;
+    const NOTHING: libc::c_ulong = 0;
+    let filter = libc::sock_fprog { len: (program.len() / 8) as u16, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: the kernel reads the instructions, which live longer than the calls, and writes nothing.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, ALWAYS, NOTHING, NOTHING, NOTHING) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::c_ulong::from(libc::SECCOMP_MODE_FILTER), &raw const filter) == 0
+    };
+    if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// The program as [`confine`] and bubblewrap's `--seccomp` take it: the kernel's `struct sock_filter`, one after another.
 pub fn program() -> Vec<u8> {
     let denied = || DENIED.iter().chain(DENIED_OF_FAMILY);
     let numbers = Partly {
@@ -202,17 +242,12 @@ pub fn program() -> Vec<u8> {
         let numbers = Partly { clone: 120, unshare: 310, ioctl: 54, socket: 359 };
         let alike = denied().filter(|(_, number, _)| *number != 0).map(|(_, number, error)| (*number, *error));
         let old = section(alike.chain(DENIED_OF_I386.iter().copied()), &numbers);
-        // Longer than a conditional jump reaches.
-        program.push(unless_equal_skip(I386, 1));
-        let over = ((libc::BPF_JMP | libc::BPF_JA) as u16, 0, 0, old.len() as u32);
-        let into = ((libc::BPF_JMP | libc::BPF_JA) as u16, 0, 0, 1);
-        program.extend([into, over]);
+        program.extend([unless_equal_skip(I386, 1), jump(1), jump(old.len() as u32)]);
         program.extend(old);
     }
     program.extend([if_equal_skip(NATIVE, 1), give(error(ENOSYS))]);
     if cfg!(target_arch = "x86_64") {
-        let jump = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-        program.extend([load(NUMBER), (jump, 0, 1, X32), give(error(ENOSYS))]);
+        program.extend([load(NUMBER), unless_from_skip(X32, 1), give(error(ENOSYS))]);
     }
     program.extend(native);
     let mut bytes = Vec::with_capacity(program.len() * 8);
@@ -275,7 +310,12 @@ mod tests {
         for number in [libc::SYS_read, libc::SYS_execve, libc::SYS_ptrace, libc::SYS_personality, libc::SYS_chroot] {
             assert_eq!(verdict(NATIVE, number as u32, [0; 3]), ALLOW, "{number}");
         }
-        assert_eq!(verdict(NATIVE, 100_000, [0; 3]), ALLOW);
+        // All that is not in the list, wherever the search comes from.
+        let said = |number: u32| DENIED.iter().chain(DENIED_OF_FAMILY).find(|denied| denied.0 as u32 == number);
+        for number in (0..600).chain([100_000]).filter(|number| *number != SYS_socket as u32) {
+            let expected = said(number).map_or(ALLOW, |(_, _, given)| error(*given));
+            assert_eq!(verdict(NATIVE, number, [0; 3]), expected, "{number}");
+        }
         assert_eq!(verdict(0x1234, SYS_socket as u32, [1, 0, 0]), error(ENOSYS));
     }
 

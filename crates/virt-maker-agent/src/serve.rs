@@ -3,7 +3,7 @@
 //! A request that cannot be done is answered by a failure, and the conversation goes on; only a broken stream or a
 //! host that breaks the protocol ends it.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::path::PathBuf;
 
 use rustix::mount::MountFlags;
@@ -44,6 +44,8 @@ pub struct Folders {
     pub root: PathBuf,
     /// What commands see of the machine.
     pub facade: Facade,
+    /// Whether the agent can put that in place by itself.
+    pub holds: Cell<bool>,
     /// The `/dev` that the next command has, if it is still as it was made.
     pub devices: RefCell<Option<Devices>>,
     /// What bounds commands, from the first one on.
@@ -65,7 +67,7 @@ impl Folders {
 
     /// The same for a command in this guest, whose disk is among them.
     pub fn devices_of(&self, guest: &Guest) -> Result<Devices> {
-        let disk = guest.shown(&self.own)?;
+        let disk = guest.shown(self.facade.folder())?;
         disk.refresh();
         let mut devices = self.fresh_devices()?;
         devices.show(disk)?;

@@ -5,11 +5,12 @@ use crate::support::*;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::process::Command;
 
 use virt_maker_agent::client::ClientError;
 use virt_maker_agent::groups;
-use virt_maker_agent::protocol::{Exit, FailureKind, Request, Run, TerminalSize};
+use virt_maker_agent::protocol::{Exit, FailureKind, Request, Run, Sandbox, TerminalSize};
 
 fn guest() -> (Lab, Agent) {
     let lab = Lab::new();
@@ -357,6 +358,29 @@ fn nothing_of_the_kernel_can_be_written() {
     }
 }
 
+/// The agent puts in place what a command sees of the machine while it holds bubblewrap; where it cannot, bubblewrap is told
+/// to. Here it cannot, since bubblewrap is given another name for the file by which it is held.
+#[test]
+fn a_command_sees_the_same_whoever_puts_it_in_place() {
+    let (lab, mut agent) = guest();
+    let wrapper = lab.path("wrapper");
+    let text = "#!/bin/sh\nhow=told\nfor word; do shift\n  case $word in /sys/hold) word=/sys/other how=held ;; esac\n  \
+                set -- \"$@\" \"$word\"\ndone\necho $how >>LOG\nexec /usr/bin/bwrap \"$@\"\n";
+    let log = lab.path("log");
+    fs::write(&wrapper, text.replace("LOG", log.to_str().unwrap())).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let look = "awk '{ print $5, $6, $(NF-2) }' /proc/self/mountinfo | grep -v '^/sys ro.* tmpfs' | sort; cat /proc/cmdline; \
+                ls /sys /sys/class /proc/irq /dev";
+    let held = agent.ok(look);
+    let mut agent = Agent::start_silent(&lab.path("other"));
+    agent.client.hello(Sandbox::Bubblewrap { program: wrapper.to_str().unwrap().into() }).unwrap();
+    agent.client.mount(&lab.text("disk")).unwrap();
+    let terminal = Run { terminal: Some(TerminalSize { rows: 24, columns: 80 }), ..script("echo on", &[]) };
+    assert_eq!(agent.run(&terminal).1, "on\r\n");
+    assert_eq!(agent.ok(look), held.replacen("/sys rw,nosuid,nodev,relatime tmpfs\n", "", 1));
+    assert_eq!(fs::read_to_string(log).unwrap(), "held\ntold\ntold\n");
+}
+
 /// System calls by their numbers, in both ABIs of this processor; gives the error of each.
 const CALLS: &str = r#"
 #define _GNU_SOURCE
@@ -431,6 +455,65 @@ fn calls_that_reach_beyond_the_sandbox_give_an_error() {
     for (call, error) in cases.iter().filter(|(call, _)| old || !call.starts_with('i')) {
         assert_eq!(agent.ok(&format!("calls {call}")).trim(), error.to_string(), "{call}");
     }
+}
+
+/// In the place of bubblewrap: looks for a key in its session's keyring, notes what it finds, and becomes bubblewrap.
+const KEYS: &str = r#"
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+#include <sys/syscall.h>
+int main(int count, char **words) {
+    long found = syscall(SYS_keyctl, 10L, -3L, "user", "virt-maker-test", 0L);
+    FILE *log = fopen(LOG, "w");
+    fprintf(log, "%d", found < 0 ? errno : 0);
+    fclose(log);
+    words[0] = "/usr/bin/bwrap";
+    execv(words[0], words);
+    return 1;
+}
+"#;
+
+/// Keys of whoever starts a build are none of a command's: it cannot ask for any, and is in a session without them.
+#[test]
+fn a_command_has_no_key_of_the_caller() {
+    let lab = Lab::new();
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    const READ: libc::c_long = 11;
+    const SESSION: libc::c_long = -3;
+    // Of this thread and of what it starts.
+    // SAFETY: no name of a keyring is given; the strings live as long as the program, and their lengths are right.
+    let key = unsafe {
+        libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0 as libc::c_long);
+        let (kind, name, value) = (c"user".as_ptr(), c"virt-maker-test".as_ptr(), c"a secret".as_ptr());
+        libc::syscall(libc::SYS_add_key, kind, name, value, 8 as libc::c_long, SESSION)
+    };
+    if key < 0 {
+        eprintln!("this kernel has no keys, or this container none of its own: {}", std::io::Error::last_os_error());
+        return;
+    }
+    let log = lab.path("log");
+    fs::write(lab.path("keys.c"), KEYS.replace("LOG", &format!("{log:?}"))).unwrap();
+    fs::write(lab.path("calls.c"), CALLS).unwrap();
+    for name in ["keys", "calls"] {
+        tool("cc", &["-static", "-o", &lab.text(name), &lab.text(&format!("{name}.c"))]);
+    }
+    // The means work: this process's child finds it.
+    let _ = Command::new(lab.path("keys")).arg("--version").output().unwrap();
+    assert_eq!(fs::read_to_string(&log).unwrap(), "0");
+
+    let tree = lab.tree(|at| {
+        fs::copy(lab.path("calls"), at.join("bin/calls")).unwrap();
+    });
+    let disk = lab.ext("disk", "ext4", &[], &tree);
+    let mut agent = Agent::start_silent(&lab.path("agent"));
+    agent.client.hello(Sandbox::Bubblewrap { program: lab.text("keys") }).unwrap();
+    agent.client.mount(&disk).unwrap();
+    // By its number, which root could guess.
+    let read = format!("calls n{},{READ},{key},0 n{},{SESSION},0,0", libc::SYS_keyctl, libc::SYS_keyctl);
+    assert_eq!(agent.ok(&read), format!("{0}\n{0}\n", libc::ENOSYS));
+    assert_eq!(fs::read_to_string(&log).unwrap(), libc::ENOKEY.to_string());
+    assert_eq!(agent.ok("cat /proc/keys /proc/key-users 2>/dev/null || true"), "");
 }
 
 /// A command that multiplies ends as an error, and the host goes on; so does the session.
