@@ -91,7 +91,7 @@ impl Drop for Removed {
 /// Writes the disk of the context to `target`, which does not exist yet.
 pub(super) fn convert(format: Target, zstd: bool, target: &Path, context: &ExportContext<'_>) -> Result<()> {
     const MIB: u64 = 1 << 20;
-    let mut tool = Tool::new("qemu-img", "qemu-utils").args(["convert", "-p"]);
+    let mut tool = Tool::new("qemu-img", "qemu-utils").confined().args(["convert", "-p"]);
     tool = match format {
         // Written from its beginning to its end.
         Target::VmdkStream => tool,

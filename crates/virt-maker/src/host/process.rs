@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use virt_maker_agent::seccomp;
 
 use super::escape::{escape, last_lines};
 use super::pipe::Pipe;
@@ -56,6 +57,8 @@ pub struct Tool {
     folder: Option<PathBuf>,
     log: Option<PathBuf>,
     input: Option<Vec<u8>>,
+    given: Option<(RawFd, Vec<u8>)>,
+    confined: bool,
     each_line: Option<EachLine>,
     channel: Option<OwnedFd>,
 }
@@ -84,6 +87,8 @@ impl Tool {
             folder: None,
             log: None,
             input: None,
+            given: None,
+            confined: false,
             each_line: None,
             channel: None,
         }
@@ -129,6 +134,19 @@ impl Tool {
     /// What it reads from standard input; nothing by default.
     pub fn input(mut self, input: impl Into<Vec<u8>>) -> Tool {
         self.input = Some(input.into());
+        self
+    }
+
+    /// Gives it a file in memory as a descriptor of this number.
+    pub fn give(mut self, number: RawFd, content: Vec<u8>) -> Tool {
+        self.given = Some((number, content));
+        self
+    }
+
+    /// Takes the system calls from it that nothing gets that works on what a guest made. For programs that need no walls
+    /// to be built around them first.
+    pub fn confined(mut self) -> Tool {
+        self.confined = true;
         self
     }
 
@@ -234,16 +252,31 @@ impl Tool {
         let lift = |channel: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(channel, CHANNEL + 1);
         let channel = self.channel.as_ref().map(lift).transpose();
         let channel = channel.context(ErrorKind::Host, || format!("cannot run {}", self.name()))?;
+        let given = match &self.given {
+            Some((number, content)) => Some((
+                *number,
+                in_memory(content, *number).context(ErrorKind::Host, || "cannot make a file in memory")?,
+            )),
+            None => None,
+        };
+        let filter = self.confined.then(seccomp::program);
         // SAFETY: only async-signal-safe calls are made between fork and exec, and nothing is allocated.
         unsafe {
             command.pre_exec(move || {
                 close_on_exec()?;
+                // Duplicates do not close on exec.
                 if let Some(channel) = &channel
                     && libc::dup2(channel.as_raw_fd(), CHANNEL) < 0
                 {
                     return Err(std::io::Error::last_os_error());
                 }
-                supervisor::step_below(parent)
+                if let Some((number, file)) = &given
+                    && libc::dup2(file.as_raw_fd(), *number) < 0
+                {
+                    return Err(std::io::Error::last_os_error());
+                }
+                supervisor::step_below(parent)?;
+                filter.as_deref().map_or(Ok(()), seccomp::confine)
             });
         }
         command.spawn().map_err(|source| {
@@ -254,6 +287,14 @@ impl Tool {
             if missing { error.with_hint(format!("it comes with the package `{}`", self.package)) } else { error }
         })
     }
+}
+
+/// A file in memory, to be read from its start, with a number above `number`.
+fn in_memory(content: &[u8], number: RawFd) -> std::io::Result<OwnedFd> {
+    let mut file = File::from(rustix::fs::memfd_create("given", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    file.seek(std::io::SeekFrom::Start(0))?;
+    Ok(rustix::io::fcntl_dupfd_cloexec(&file, number + 1)?)
 }
 
 /// How programs say that a disk is full, in the C locale.
@@ -505,5 +546,16 @@ mod tests {
         let error =
             Tool::new("head", "coreutils").args(["-c", "17M", "/dev/zero"]).run(&Cancel::default()).unwrap_err();
         assert!(error.to_string().contains("more than"), "{error}");
+    }
+
+    #[test]
+    fn a_program_gets_what_it_is_given_and_no_calls_that_it_must_not_have() {
+        let script = "cat /proc/self/fd/97; ls /proc/self/fd | grep -v '^[0-3]$'; grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status";
+        let said = |tool: Tool| String::from_utf8(tool.run(&Cancel::default()).unwrap()).unwrap();
+        let given = || shell(script).give(97, b"a content\n".to_vec());
+        assert_eq!(said(given().confined()), "a content\n97\nNoNewPrivs:\t1\nSeccomp:\t2\n");
+        assert_eq!(said(shell("unshare --user true 2>/dev/null || echo refused").confined()), "refused\n");
+        // What is pushed to a pipe of the program's, and its end, are seen as ever.
+        assert!(shell("exit 3").confined().run(&Cancel::default()).unwrap_err().to_string().contains("exit status: 3"));
     }
 }

@@ -23,7 +23,7 @@ const CHILDREN: usize = 4096;
 /// Called between fork and exec: the caller goes on, and executes, as the child of the process that it was until now.
 ///
 /// # Safety
-/// Only between fork and exec, as the last thing before exec.
+/// Only between fork and exec, with nothing but system calls after it.
 pub(super) unsafe fn step_below(parent: rustix::process::Pid) -> io::Result<()> {
     // SAFETY: each of these is a system call, on memory of this frame.
     unsafe {

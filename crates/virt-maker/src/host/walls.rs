@@ -5,6 +5,7 @@
 //!   [`Walls::read`] and [`Walls::write`] name. No home, no key, no socket, no other process.
 //! - It has no network; where packages are fetched and nothing of them runs ([`Walls::for_fetching`]), there is one server
 //!   of ours in it ([`super::enclosed`]). It has no capability that reaches over the tree that it works on.
+//! - It gets no system call that reaches beyond them: the same filter as a step's command.
 //! - A file of a guest is run by a shell or a program only [`Walls::for_scripts`], and chrooted into the guest's tree.
 //! - Whatever it leaves in a folder that it may write to is not believed afterwards: nothing of the host opens a name in
 //!   there, but for [`super::subordinate::remove_tree`], which follows no link.
@@ -13,8 +14,10 @@
 //! machine does (libguestfs) is behind a wall already.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+
+use virt_maker_agent::seccomp;
 
 use super::Tool;
 use super::enclosed::{Enclosed, Entered, WAIT};
@@ -81,6 +84,9 @@ exec \"$@\"
 /// What `sh` runs before bubblewrap otherwise: an empty file as descriptor [`EMPTY`].
 const PLAIN: &str = "exec \"$@\" 9</dev/null";
 const EMPTY: &str = "9";
+
+/// The descriptor of the filter of system calls, which is in force when the walls stand. Others have lower numbers.
+const FILTER: RawFd = 99;
 
 /// Walls that are being described.
 #[derive(Debug)]
@@ -262,7 +268,8 @@ impl Walls {
             (None, None) if self.root && !is_root() => as_root_mounting().args(["sh", "-c", PLAIN, "sh"]),
             (None, None) => Tool::new("sh", "dash").args(["-c", PLAIN, "sh"]),
         };
-        let tool = tool.env("PATH", SYSTEM_PATH).arg(PROGRAM).args(self.options).args(["--", program]);
+        let tool = tool.env("PATH", SYSTEM_PATH).give(FILTER, seccomp::program()).arg(PROGRAM).args(self.options);
+        let tool = tool.args(["--seccomp", &FILTER.to_string(), "--", program]);
         match self.channel {
             Some(channel) => tool.channel(channel),
             None => tool,
@@ -362,6 +369,17 @@ mod tests {
         assert_eq!((before.mode(), before.ino(), before.dev()), (after.mode(), after.ino(), after.dev()));
         assert_eq!(fs::read(tree.join("file")).unwrap(), b"owner\n");
         assert_eq!(fs::read_dir(&devices).unwrap().count(), 0);
+    }
+
+    /// A user namespace would give it all rights again, over more of the kernel than it needs.
+    #[test]
+    fn what_is_behind_walls_has_a_filter_of_system_calls() {
+        let folder = tempfile::tempdir().unwrap();
+        let look = "unshare --user true 2>/dev/null && echo a namespace; grep -s Seccomp: /proc/self/status; true";
+        assert_eq!(shell(Walls::for_data(), look), "");
+        assert_eq!(shell(Walls::for_tree(), look), "");
+        let look = format!("{look}; ls /proc/self/fd | grep -v '^[0-3]$'; true");
+        assert_eq!(shell(Walls::for_scripts(folder.path()).unwrap(), &look), "Seccomp:\t2\n");
     }
 
     #[test]

@@ -116,6 +116,7 @@ impl Resize {
         if format == ImageFormat::Qcow2 {
             let raw = with_ending(target, "raw");
             Tool::new("qemu-img", "qemu-utils")
+                .confined()
                 .args(["convert", "-W", "-m", "16", "-f", "qcow2", "-O", "raw"])
                 .arg(target)
                 .arg(&raw)

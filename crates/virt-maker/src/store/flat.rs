@@ -210,7 +210,8 @@ fn rebase(layer: &Layer, base: &Layer, name: &str, store: &Store, cancel: &Cance
     let backing = Backing { name: &below, format: layer.record.format };
     overlay::create(&images.join(name), layer.record.virtual_size, backing)?;
     // What it flushes is not worth anything before the end, and then all is synced.
-    let tool = Tool::new("qemu-img", "qemu-utils").args(["rebase", "-q", "-t", "unsafe", "-f", "qcow2", "-F"]);
+    let tool =
+        Tool::new("qemu-img", "qemu-utils").confined().args(["rebase", "-q", "-t", "unsafe", "-f", "qcow2", "-F"]);
     let tool = tool.args([base.record.format.name(), "-b", &base.record.image_name(), name]).folder(&images);
     tool.run(cancel).map(drop)
 }
