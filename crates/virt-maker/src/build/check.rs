@@ -48,6 +48,7 @@ pub fn check_image(
             work_dir: &work_dir,
             caches: &[],
             network_env: &url::for_guests(&settings.network_env).0,
+            network: false,
             host_network: settings.host_network,
             output: std::sync::Arc::new(|_| {}),
             events: events.clone(),

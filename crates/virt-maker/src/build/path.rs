@@ -115,6 +115,7 @@ fn run_session(
         (spec, Part::Step(number, _)) => Some(&build.specs[*spec].steps[*number]),
         _ => None,
     });
+    let network = steps.clone().any(|step| step.options.network.unwrap_or(step.kind.network));
     let names = steps.flat_map(|step| step.options.mounts.iter().map(|mount| mount.cache.as_str())).collect();
     let wanted = NewSession {
         workspace: &workspace,
@@ -122,6 +123,7 @@ fn run_session(
         draft: &first,
         log: &log,
         overlays: missing.len(),
+        network,
         caches: &names,
     };
     let Opened { session, engine, number, caches, slot } = wanted.open(build)?;

@@ -40,6 +40,8 @@ pub(super) struct NewSession<'r> {
     pub(super) log: &'r StepLog,
     /// So many overlays there will be.
     pub(super) overlays: usize,
+    /// Whether one of its commands has a network.
+    pub(super) network: bool,
     /// Names of the caches that steps mount.
     pub(super) caches: &'r BTreeSet<&'r str>,
 }
@@ -85,6 +87,7 @@ impl NewSession<'_> {
             work_dir: &work_dir,
             caches: &caches.disks,
             network_env: &build.shared.guest_env,
+            network: self.network,
             host_network: build.settings.host_network,
             output: self.log.sink(),
             events: build.events.clone(),

@@ -154,6 +154,7 @@ fn run(work_dir: &Path) -> Result<()> {
         channels: vec![theirs.into()],
         address_space: None,
         mount_namespace_of: None,
+        children_beside_those_of: None,
         directory: None,
         log: log.clone(),
     })?;

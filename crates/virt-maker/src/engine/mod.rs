@@ -56,6 +56,9 @@ pub struct OpenRequest<'a> {
     pub caches: &'a [CacheDisk],
     /// Variables that every command with a network gets: proxies. No part of a key.
     pub network_env: &'a std::collections::BTreeMap<String, String>,
+    /// Whether there will be commands with a network, as far as is known: what they take may be made ready. Where nobody
+    /// said so they have one all the same.
+    pub network: bool,
     /// Whether commands with a network may reach the host's own addresses, too.
     pub host_network: bool,
     /// Output of steps.

@@ -33,6 +33,8 @@ pub struct HelperCommand {
     pub address_space: Option<u64>,
     /// A process whose mount namespace and root it joins.
     pub mount_namespace_of: Option<u32>,
+    /// A process whose children are in a namespace of processes that its own children join; it stays outside itself.
+    pub children_beside_those_of: Option<u32>,
     /// Its working directory, by a path that means the same in that namespace; where there is none, this process's.
     pub directory: Option<PathBuf>,
     /// A file that gets what it writes to standard output and error.
@@ -60,6 +62,10 @@ impl Helper {
                 let open = |name| File::open(format!("/proc/{pid}/{name}")).context(ErrorKind::Host, failed);
                 Some((open("ns/mnt")?, open("root")?))
             }
+            None => None,
+        };
+        let processes = match what.children_beside_those_of {
+            Some(pid) => Some(File::open(format!("/proc/{pid}/ns/pid_for_children")).context(ErrorKind::Host, failed)?),
             None => None,
         };
         let directory = match &what.directory {
@@ -94,6 +100,11 @@ impl Helper {
                     && (libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) != 0
                         || libc::fchdir(root.as_raw_fd()) != 0
                         || libc::chroot(c".".as_ptr()) != 0)
+                {
+                    return Err(std::io::Error::last_os_error());
+                }
+                if let Some(processes) = &processes
+                    && libc::setns(processes.as_raw_fd(), libc::CLONE_NEWPID) != 0
                 {
                     return Err(std::io::Error::last_os_error());
                 }
@@ -197,6 +208,7 @@ mod tests {
             channels: vec![File::open("/etc").unwrap().into(), File::open("/usr").unwrap().into()],
             address_space: None,
             mount_namespace_of: None,
+            children_beside_those_of: None,
             directory: None,
             log: log.clone(),
         });

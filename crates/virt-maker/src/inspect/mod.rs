@@ -115,6 +115,7 @@ impl Inside {
                 overlays: 1,
                 work_dir: &work_dir,
                 network_env: &crate::host::url::for_guests(&opener.network_env).0,
+                network: false,
                 host_network: opener.host_network,
                 caches: &[],
                 output: Arc::new(|_| {}),

@@ -141,6 +141,7 @@ impl Bench {
             caches,
             network_env: &BTreeMap::from([("http_proxy".to_owned(), "http://localhost:9/".to_owned())]),
             // Its network is tried with a server on the host's loopback.
+            network: true,
             host_network: true,
         })
     }
@@ -611,6 +612,7 @@ fn child_opens_a_shell_and_then_hangs() {
             cancel: Cancel::default(),
             caches: &[],
             network_env: &BTreeMap::new(),
+            network: false,
             host_network: false,
         })
         .unwrap();

@@ -8,7 +8,7 @@
 //! the two alone and ends with them. All that the kernel holds for a session (mounts, loop devices) hangs on that
 //! namespace and on the agent's descriptors, so nothing is left when both are killed.
 //!
-//! Commands with a network have one of their own in user mode (`network.rs`), made when the first one needs it.
+//! Commands with a network have one of their own in user mode (`network.rs`), begun while the guest is mounted.
 //!
 //! The price: the host's kernel reads the guest's file systems. Who does not trust a base takes an engine with a VM.
 

@@ -3,14 +3,17 @@
 //! ```text
 //! eth0 of the agent's namespace - gate (this process) - slirp4netns - the host's network
 //! ```
-//! It is made when the first command needs it, and serves those that follow. Nothing of it outlives this process: the
-//! interface goes with its descriptor, the namespace with its processes, and `slirp4netns` dies with its parent. That one
-//! makes a child of its own, which waits for us to connect; so that this cannot be left either, it is made in the
-//! agent's process namespace.
+//! It is begun with the session where a command with a network is known to come, so that its parts start while the guest is
+//! mounted; it is ready when the first command needs it, and serves those that follow.
+//!
+//! Nothing of it outlives this process: the interface goes with its descriptor, the namespace with its processes, and
+//! `slirp4netns` dies with its parent. That one makes a child of its own, which waits for us to connect; so that this
+//! cannot be left either, it is made in the agent's process namespace.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -41,13 +44,22 @@ pub struct Network {
     reach: Reach,
     events: Events,
     cancel: Cancel,
+    begun: Option<Begun>,
     running: Option<Running>,
+}
+
+/// A network whose parts have been started and are not joined yet.
+struct Begun {
+    helper: Helper,
+    interface: JoinHandle<std::io::Result<OwnedFd>>,
 }
 
 /// Fields are dropped in this order: the gate first, so that its end is not taken for a fault.
 struct Running {
     gate: Gate,
     helper: Helper,
+    /// The interface once more.
+    interface: OwnedFd,
 }
 
 impl Network {
@@ -59,16 +71,26 @@ impl Network {
             reach: Reach::new(request.network_env, request.host_network, request.events.waits(&request.cancel)),
             events: request.events.clone(),
             cancel: request.cancel.clone(),
+            begun: None,
             running: None,
         }
+    }
+
+    /// Starts what takes a while, without waiting for it. What is wrong with it is said when a command needs it.
+    pub fn begin(&mut self) {
+        self.begun = self.start().ok();
     }
 
     /// Lets a command's traffic through, or none.
     pub fn switch(&mut self, on: bool) -> Result<()> {
         if on && self.running.is_none() {
-            self.running = Some(self.start()?);
+            let begun = match self.begun.take() {
+                Some(begun) => begun,
+                None => self.start()?,
+            };
+            self.running = Some(self.join(begun)?);
         }
-        let Some(Running { gate, helper }) = &self.running else { return Ok(()) };
+        let Some(Running { gate, helper, .. }) = &self.running else { return Ok(()) };
         gate.switch(on);
         if gate.is_broken() && !self.cancel.is_cancelled() {
             let said = helper.last_words();
@@ -83,22 +105,15 @@ impl Network {
         Ok(())
     }
 
-    fn start(&self) -> Result<Running> {
+    fn start(&self) -> Result<Begun> {
         let (program, package) = PROGRAM;
-        let folder = File::open(&self.work_dir)
-            .context(ErrorKind::Host, || format!("cannot open {}", self.work_dir.display()))?;
         // From one that has ended.
         let _ = fs::remove_file(self.work_dir.join(SOCKET));
         let helper = Helper::spawn(HelperCommand {
             name: program,
-            program: "nsenter".into(),
-            package: "util-linux",
+            program: program.into(),
+            package,
             arguments: [
-                "--no-fork",
-                // The agent keeps its children there, and is not in there itself.
-                &format!("--pid=/proc/{}/ns/pid_for_children", self.agent),
-                "--",
-                program,
                 // Frames come from a socket; without this it would want an interface for itself.
                 "--target-type=bess",
                 &format!("--cidr={NETWORK}"),
@@ -113,10 +128,19 @@ impl Network {
             channels: Vec::new(),
             address_space: None,
             mount_namespace_of: None,
+            children_beside_those_of: Some(self.agent),
             directory: Some(self.work_dir.clone()),
             log: self.work_dir.join("network.log"),
         })?;
-        let tap = interface_of(self.agent)?;
+        Ok(Begun { helper, interface: interface_of(self.agent)? })
+    }
+
+    fn join(&self, Begun { helper, interface }: Begun) -> Result<Running> {
+        let (program, package) = PROGRAM;
+        let interface = interface.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()));
+        let interface = interface.map_err(no_interface)?;
+        let folder = File::open(&self.work_dir)
+            .context(ErrorKind::Host, || format!("cannot open {}", self.work_dir.display()))?;
         let socket = self.connected(&folder).map_err(|error| {
             let said = helper.last_words();
             let what = if said.is_empty() { format!("`{program}` does not answer") } else { said };
@@ -126,8 +150,9 @@ impl Network {
         })?;
         // It has served.
         let _ = fs::remove_file(self.work_dir.join(SOCKET));
+        let tap = interface.try_clone().context(ErrorKind::Host, failed)?;
         let gate = Gate::new(End::Interface(tap), End::Packets(socket), self.reach.clone(), self.events.clone())?;
-        Ok(Running { gate, helper })
+        Ok(Running { gate, helper, interface })
     }
 
     /// Waits until it listens, and connects to it.
@@ -147,12 +172,26 @@ impl Network {
     }
 }
 
+impl Drop for Network {
+    /// To take an interface away the kernel waits for all processors, 20 ms. The agent ends with the session, and the kernel
+    /// takes away its namespace, and all that is in it, by itself.
+    fn drop(&mut self) {
+        if let Some(running) = &self.running {
+            // Where that is refused, it goes now.
+            let _ = interface::leave(&running.interface);
+        }
+    }
+}
+
+fn failed() -> &'static str {
+    "cannot set up the network interface of commands"
+}
+
 /// Makes the interface in the network namespace of `agent`, ready for use.
-fn interface_of(agent: u32) -> Result<OwnedFd> {
-    let failed = || "cannot set up the network interface of commands";
+fn interface_of(agent: u32) -> Result<JoinHandle<std::io::Result<OwnedFd>>> {
     let namespace = File::open(format!("/proc/{agent}/ns/net")).context(ErrorKind::Host, failed)?;
     // A namespace is a thread's; this one ends with what it was made for.
-    let made = std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("network".into()).spawn(move || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
         let tap = interface::tap(MTU)?;
         // IPv6 leads nowhere; a kernel that has none has no such file.
@@ -160,16 +199,17 @@ fn interface_of(agent: u32) -> Result<OwnedFd> {
         interface::set_up()?;
         Ok(tap)
     });
-    let made: std::io::Result<OwnedFd> = made.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()));
-    made.map_err(|source| {
-        let missing = matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::EPERM));
-        let error = Error::new(ErrorKind::Host, failed()).with_source(source);
-        match missing {
-            true => error.with_hint(
-                "it takes /dev/net/tun: load the kernel's module `tun`, or pass the device into the container; \
-                 or use --engine vm, or say `network: off` where a step needs none",
-            ),
-            false => error,
-        }
-    })
+    thread.context(ErrorKind::Host, failed)
+}
+
+fn no_interface(source: std::io::Error) -> Error {
+    let missing = matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::EPERM));
+    let error = Error::new(ErrorKind::Host, failed()).with_source(source);
+    match missing {
+        true => error.with_hint(
+            "it takes /dev/net/tun: load the kernel's module `tun`, or pass the device into the container; \
+             or use --engine vm, or say `network: off` where a step needs none",
+        ),
+        false => error,
+    }
 }

@@ -65,6 +65,11 @@ impl ChrootSession {
             request.cancel.check().err().unwrap_or_else(|| Error::new(ErrorKind::Internal, what).with_source(error))
         })?;
 
+        let mut network = Network::new(agent.pid(), &request);
+        if request.network {
+            network.begin();
+        }
+
         // The agent is in a namespace of its own by now; only this order keeps the FUSE mount off the host.
         let directory = request.overlay.parent().unwrap_or(request.work_dir);
         let waits = request.events.waits(&request.cancel);
@@ -83,7 +88,6 @@ impl ChrootSession {
         });
         graph.qmp().execute("block-export-add", arguments).map_err(|error| words(error, daemon))?;
 
-        let mut network = Network::new(agent.pid(), &request);
         let setup = Setup {
             guard,
             output: request.output,
@@ -149,6 +153,7 @@ pub(super) fn start_agent(engine: &ChrootEngine, work_dir: &Path, root: &Path) -
         channels: vec![theirs.into()],
         address_space: None,
         mount_namespace_of: None,
+        children_beside_those_of: None,
         directory: None,
         log: work_dir.join("agent.log"),
     })?;
@@ -170,6 +175,7 @@ pub(super) fn start_daemon(work_dir: &Path, directory: &Path, agent: u32, waits:
         channels: vec![theirs.into()],
         address_space: None,
         mount_namespace_of: Some(agent),
+        children_beside_those_of: None,
         directory: Some(directory.to_owned()),
         log: work_dir.join("daemon.log"),
     })?;

@@ -206,6 +206,7 @@ pub fn start(options: &VmOptions, memory: &Path, start: Start<'_>, images: usize
         channels,
         address_space: Some((u64::from(options.memory_mib) << 20) + OVERHEAD + images as u64 * IMAGE),
         mount_namespace_of: None,
+        children_beside_those_of: None,
         directory: place,
         log,
     })?;

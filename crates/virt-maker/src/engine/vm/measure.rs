@@ -55,6 +55,7 @@ pub fn measure(options: &VmOptions, work_dir: &Path, events: &Events, cancel: &C
         work_dir,
         caches: &[],
         network_env: &network_env,
+        network: false,
         host_network: false,
         output: Arc::new(|_| {}),
         events: events.clone(),
