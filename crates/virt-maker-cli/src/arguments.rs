@@ -48,6 +48,9 @@ pub enum Command {
     /// Unmounts when the process that serves `mount` is gone; started by it.
     #[command(hide = true)]
     UnmountAfter(layers::Unmount),
+    /// Prints what a layer may be called here; for completions.
+    #[command(hide = true)]
+    Names,
     /// Give a layer a name, list names, or take one away.
     Tag(store::Tag),
     /// Look after the store: list, measure, collect, keep.

@@ -123,6 +123,14 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         worker: Option<u32>,
     },
+    /// What a long operation does now, where it has several parts: `bootstrap: installing the packages`.
+    Stage {
+        /// In words, for people.
+        what: String,
+        /// The worker that does it, where one of a build does; see `SessionStarted`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        worker: Option<u32>,
+    },
     /// The step is done; its overlay is being sealed in the background.
     StepFinished {
         /// The layer in the making.
@@ -340,7 +348,7 @@ impl Events {
     pub fn of_worker(&self, number: u32) -> Self {
         let whole = self.clone();
         Events::new(move |mut event| {
-            if let Event::Progress { worker, .. } = &mut event {
+            if let Event::Progress { worker, .. } | Event::Stage { worker, .. } = &mut event {
                 *worker = Some(number);
             }
             whole.send(event);
@@ -356,6 +364,11 @@ impl Events {
     pub fn waits(&self, cancel: &Cancel) -> Waits {
         let events = self.clone();
         Waits::new(cancel, move |text| events.warn(text))
+    }
+
+    /// Says what is done now.
+    pub fn stage(&self, what: impl Into<String>) {
+        self.send(Event::Stage { what: what.into(), worker: None });
     }
 
     /// Sends a warning.

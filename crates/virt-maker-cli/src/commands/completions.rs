@@ -8,6 +8,42 @@ use clap_complete::{Shell as Form, generate};
 use crate::arguments::{Arguments, Shell};
 use crate::error::Failure;
 
+/// Names of layers, where one is wanted: tags, keys, templates and their steps, as `virt-maker names` says them. Bash breaks words at
+/// colons, so what is typed is taken from the line, and what stands before the last colon is left out again.
+const BASH: &str = r#"
+_virt_maker_with_names() {
+    _virt_maker "$@"
+    local cur=${COMP_WORDS[COMP_CWORD]} line
+    if [[ -n ${COMP_LINE-} ]]; then
+        line=${COMP_LINE:0:COMP_POINT}
+        cur=${line##*[[:space:]]}
+    fi
+    [[ $cur == -* ]] && return
+    case ${COMP_WORDS[1]-} in
+        log | ls | cat | cp | diff | mount | shell | tag) ;;
+        cache) [[ ${COMP_WORDS[2]-} == pin || ${COMP_WORDS[2]-} == unpin ]] || return ;;
+        build | plan) [[ ${COMP_WORDS[COMP_CWORD - 1]} == --force-from || ${COMP_WORDS[COMP_CWORD - 1]} == --refresh ]] || return ;;
+        *) return ;;
+    esac
+    local before="" name
+    [[ $cur == *:* ]] && before=${cur%:*}:
+    COMPREPLY=()
+    while IFS= read -r name; do
+        [[ $name == "$cur"* ]] && COMPREPLY+=("${name#"$before"}")
+    done < <(virt-maker names 2>/dev/null)
+}
+"#;
+const ZSH: &str = r#"_virt_maker_names() {
+    local -a names
+    names=(${(f)"$(virt-maker names 2>/dev/null)"})
+    compadd -a names
+    _files
+}
+
+_virt-maker() {"#;
+const FISH: &str = r#"complete -c virt-maker -n "__fish_seen_subcommand_from log ls cat cp diff mount shell tag pin unpin" -a "(virt-maker names 2>/dev/null)"
+"#;
+
 /// Runs it.
 pub fn run(shell: Shell) -> Result<(), Failure> {
     let form = match shell {
@@ -21,6 +57,27 @@ pub fn run(shell: Shell) -> Result<(), Failure> {
     let name = if matches!(shell, Shell::Bash) { "virt_maker" } else { "virt-maker" };
     generate(form, &mut Arguments::command(), name, &mut text);
     let text = String::from_utf8_lossy(&text).replace("-o default virt_maker\n", "-o default virt-maker\n");
+    let text = match shell {
+        Shell::Bash => text.replace("complete -F _virt_maker ", "complete -F _virt_maker_with_names ") + BASH,
+        Shell::Zsh => {
+            // What stands for a layer or a step; each is a word of its own in the descriptions.
+            let is_name = |line: &str| {
+                line.starts_with("':layer -- ")
+                    || line.starts_with("':one -- ")
+                    || line.starts_with("':two -- ")
+                    || line.starts_with("':source -- ")
+                    || line.starts_with("'*::layers -- ")
+                    || line.contains(":STEP:_default'")
+            };
+            let line = |line: &str| match is_name(line) {
+                true => line.replace("_default' ", "_virt_maker_names' "),
+                false => line.to_owned(),
+            };
+            let lines: Vec<String> = text.lines().map(line).collect();
+            lines.join("\n").replacen("_virt-maker() {", ZSH, 1) + "\n"
+        }
+        Shell::Fish => text + FISH,
+    };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
 }

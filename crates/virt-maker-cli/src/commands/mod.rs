@@ -18,6 +18,7 @@ mod ls;
 mod man;
 mod migrate;
 mod mount;
+mod names;
 mod plan;
 mod render;
 mod runners;
@@ -51,6 +52,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Shell(arguments) => shell::run(&arguments),
         Command::Mount(arguments) => mount::run(&arguments),
         Command::UnmountAfter(arguments) => mount::unmount_after(&arguments),
+        Command::Names => names::run(),
         Command::Tag(arguments) => tag::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Runners(arguments) => runners::run(&arguments),

@@ -129,7 +129,7 @@ fn describe(layer: &Layer, about: &About, log: String) -> Value {
     let used = layer.used.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     json!({
         "key": record.key, "parent": record.parent(), "role": record.material.role, "kind": record.material.kind,
-        "summary": record.summary, "arguments": shown(&record.material.arguments), "inputs": record.material.inputs,
+        "summary": record.summary, "within": record.within, "arguments": shown(&record.material.arguments), "inputs": record.material.inputs,
         "bytes": record.bytes, "duration": record.duration, "created": record.created, "engine": record.engine,
         "used": used, "hits": about.hits.get(&record.key), "flat": layer.flat, "exports": about.exports.get(&record.key), "tags": about.tags.get(&record.key),
         "pinned": about.pins.contains(&record.key), "images": about.images.get(&record.key),

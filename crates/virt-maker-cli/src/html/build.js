@@ -64,6 +64,18 @@ if (last?.images?.length > 0) {
     make('td', {}, image.error ?? '')))));
 }
 
+const artifacts = data.events.filter((event) => event.type === 'export_finished' || event.type === 'export_failed');
+if (artifacts.length > 0) {
+  add(make('h2', {}, 'Artifacts'), make('table', {},
+    make('tr', {}, ...['artifact', 'state', 'size', 'SHA-256'].map((text) => make('th', {}, text))),
+    ...artifacts.map((event) => make('tr', {},
+      make('td', {}, event.path),
+      event.type === 'export_failed' ? make('td', { class: 'bad' }, 'failed: ' + event.message)
+        : make('td', { class: event.current ? 'dim' : 'good' }, event.current ? 'unchanged' : 'written'),
+      make('td', { class: 'number' }, event.bytes === undefined ? '' : size(event.bytes)),
+      make('td', { class: 'mono digest' }, event.digest ?? '')))));
+}
+
 add(make('h2', {}, 'Timeline'));
 add(make('p', {}, ...[['session', 'session open'], ['import', 'import'], ['step', 'step'], ['seal', 'sealing in the background'], ['export', 'export'], ['failed', 'failed or stopped']]
   .map(([kind, text]) => make('span', { class: 'key' }, make('svg', { width: 12, height: 12 }, make('rect', { class: kind, width: 12, height: 12, rx: 3 })), text))));
@@ -78,7 +90,11 @@ for (const lane of lanes) {
     drawing.append(make('rect', { class: bar.class, x: scale(bar.begin), y: session ? 2 : 8, height: session ? 30 : 18, rx: 2,
       width: Math.max(1.5, scale(bar.end) - scale(bar.begin)) }, make('title', {}, `${bar.text}\n${duration(bar.end - bar.begin)}, from ${duration(bar.begin)}`)));
   }
-  add(make('div', { class: 'lane' }, make('span', { class: 'name' }, lane === 'sealing' ? 'sealing' : 'worker ' + lane), drawing));
+  // What is wide enough says what it is; all others do so when they are pointed at.
+  const labels = own.filter((bar) => bar.class !== 'session' && bar.end - bar.begin > end * 0.06).map((bar) =>
+    make('span', { class: 'label', title: bar.text, style: `left:${scale(bar.begin) / 10}%;width:${(scale(bar.end) - scale(bar.begin)) / 10}%` }, bar.text));
+  add(make('div', { class: 'lane' }, make('span', { class: 'name' }, lane === 'sealing' ? 'sealing' : 'worker ' + lane),
+    make('div', { class: 'bars' }, drawing, ...labels)));
 }
 const marks = [0, 0.2, 0.4, 0.6, 0.8, 1].map((part) => make('span', { style: `left:${part * 100}%` }, duration(end * part)));
 add(make('div', { class: 'lane' }, make('span', { class: 'name' }), make('div', { class: 'axis' }, ...marks)));

@@ -39,6 +39,8 @@ for (const row of rows) {
 const side = document.getElementById('side');
 const area = document.getElementById('rows');
 area.append(graph);
+area.append(make('div', { class: 'row head' }, make('span', { class: 'what', style: `padding-left:${LEFT * 2 + columns * STEP}px` }, 'step'),
+  ...[['bar size', 'size'], ['bar time', 'took'], ['hits count', 'hits'], ['age', 'made']].map(([kind, text]) => make('span', { class: kind }, text))));
 for (const row of rows) {
   const node = row.node;
   const bar = (name, part, text) => make('span', { class: 'bar ' + name, style: '--part:' + Math.min(1, part) }, text);
@@ -49,6 +51,7 @@ for (const row of rows) {
     (node.images ?? []).length > 1 ? make('span', { class: 'badge shared', title: node.images.join('\n') }, node.images.length + ' images') : null,
     node.failed ? make('span', { class: 'badge failed' }, 'failed') : null,
   ];
+  // A badge that is cut is whole while it is pointed at or has the focus, and all of it stands at the side.
   row.element = make('button', { class: 'row', style: `padding-left:${x(row) + 16}px`, on: () => choose(row) },
     make('span', { class: 'what' }, make('span', { class: 'kind' }, node.kind), ' ' + node.summary),
     ...badges,
@@ -79,6 +82,7 @@ function choose(row) {
       ['image', node.flat ? 'right on the base' : null],
       ['last used', node.used ? age(data.now - node.used) + ' ago' : null],
       ['part of', (node.images ?? []).join(', ')],
+      ['a step of', (node.within ?? []).join(' › ')],
       ['tags', (node.tags ?? []).join(', ')],
       ['pinned', node.pinned ? 'yes' : null],
       ['exported as', (node.exports ?? []).join(', ')],

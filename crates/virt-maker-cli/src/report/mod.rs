@@ -8,6 +8,7 @@ mod plain;
 mod timeline;
 mod tty;
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +37,8 @@ pub struct Reporter(Arc<Mutex<State>>);
 
 struct State {
     report: Box<dyn Report>,
+    /// Warnings that a person was told: each is told once a build, however many images it is about. `None` for machines.
+    told: Option<HashSet<String>>,
     failed: Option<io::Error>,
 }
 
@@ -51,7 +54,8 @@ pub fn new(progress: Progress, verbose: u8, timeline: Option<PathBuf>) -> Report
         Some(file) => Box::new(Both(report, Box::new(timeline::Timeline::new(file)))),
         None => report,
     };
-    Reporter(Arc::new(Mutex::new(State { report, failed: None })))
+    let told = (progress != Progress::Json).then(HashSet::new);
+    Reporter(Arc::new(Mutex::new(State { report, told, failed: None })))
 }
 
 /// Two reports of one build.
@@ -73,6 +77,11 @@ impl Reporter {
     /// Shows one event.
     pub fn event(&self, event: Event) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Event::Warning { message }, Some(told)) = (&event, &mut state.told)
+            && !told.insert(message.clone())
+        {
+            return;
+        }
         if state.failed.is_none()
             && let Err(error) = state.report.event(&event)
         {

@@ -11,12 +11,17 @@ use super::Report;
 use crate::explain;
 use crate::text::{duration, harmless, size};
 
+/// See [`Plain::quiet`].
+const QUIET: Duration = Duration::from_secs(5);
+
 pub(super) struct Plain<W> {
     out: W,
     verbose: u8,
     begin: Instant,
-    /// What is under way, by whom, and how many tenths of it were told.
-    told: HashMap<(Option<u32>, String), u64>,
+    /// What is under way, by whom: how many tenths of it were told, and when it began or something was told of it last.
+    told: HashMap<(Option<u32>, String), (u64, Instant)>,
+    /// For so long nothing is told of what is under way: what is done in a moment is no news.
+    quiet: Duration,
     /// Output of the steps under way that is not a whole line yet.
     lines: HashMap<LayerKey, String>,
     images: Vec<ImageName>,
@@ -24,7 +29,8 @@ pub(super) struct Plain<W> {
 
 impl<W: Write + Send> Plain<W> {
     pub(super) fn new(out: W, verbose: u8) -> Self {
-        Plain { out, verbose, begin: Instant::now(), told: HashMap::new(), lines: HashMap::new(), images: Vec::new() }
+        let (told, lines, images) = (HashMap::new(), HashMap::new(), Vec::new());
+        Plain { out, verbose, begin: Instant::now(), told, quiet: QUIET, lines, images }
     }
 
     fn say(&mut self, text: &str) -> io::Result<()> {
@@ -58,15 +64,17 @@ impl<W: Write + Send> Plain<W> {
         let Some(total) = total.filter(|total| *total > 0) else { return Ok(()) };
         let tenths = (u128::from(done) * 10 / u128::from(total)) as u64;
         let text = what.1.clone();
-        let told = self.told.entry(what).or_default();
+        let quiet = self.quiet;
+        let (told, last) = self.told.entry(what).or_insert((0, Instant::now()));
         // The next one of the same name begins anew.
-        if tenths <= *told && tenths > 0 {
+        if tenths == 0 || done >= total && *told == 0 && last.elapsed() < quiet {
+            (*told, *last) = (0, Instant::now());
             return Ok(());
         }
-        *told = tenths;
-        if tenths == 0 {
+        if tenths <= *told || tenths < 10 && last.elapsed() < quiet {
             return Ok(());
         }
+        (*told, *last) = (tenths, Instant::now());
         let of = if unit == "bytes" { format!(" of {}", size(total)) } else { String::new() };
         self.say(&format!("  {text}: {} %{of}", tenths * 10))
     }
@@ -165,6 +173,7 @@ impl<W: Write + Send> Report for Plain<W> {
             Event::Progress { what, done, total, unit, worker } => {
                 self.progress((*worker, what.clone()), *done, *total, unit)
             }
+            Event::Stage { what, .. } => self.say(&format!("  {}", harmless(what))),
             Event::StepFinished { key, elapsed } => {
                 self.flush_line(*key)?;
                 self.say(&format!("done    {}  in {}", key.short(), duration(*elapsed)))
@@ -245,6 +254,7 @@ mod tests {
         ];
         let mut out = Vec::new();
         let mut plain = Plain::new(&mut out, 1);
+        plain.quiet = Duration::ZERO;
         events.iter().for_each(|event| plain.event(event).unwrap());
         let text = String::from_utf8(out).unwrap();
         let lines: Vec<_> = text.lines().map(|line| line.split_once("] ").map_or(line, |(_, rest)| rest)).collect();

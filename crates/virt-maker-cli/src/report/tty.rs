@@ -30,6 +30,8 @@ struct Line {
     spinner: ProgressBar,
     /// The session that it goes with.
     session: Option<u32>,
+    /// The worker that does it.
+    worker: Option<u32>,
     /// Output that is not a whole line yet.
     output: String,
 }
@@ -90,13 +92,15 @@ impl Tty {
         }
     }
 
-    fn spin(&mut self, what: Running, session: Option<u32>, text: String) {
+    fn spin(&mut self, what: Running, session: Option<u32>, worker: u32, text: String) {
         let spinner = self.screen.add(ProgressBar::new_spinner());
         // Cut where the terminal ends: a line that is broken leaves a part of itself behind.
         spinner.set_style(self.style("{spinner:.cyan} {prefix} {elapsed:.dim} {wide_msg:.dim}"));
         spinner.set_prefix(fitting(&text));
         spinner.enable_steady_tick(TICK);
-        if let Some(old) = self.running.insert(what, Line { spinner, session, output: String::new() }) {
+        if let Some(old) =
+            self.running.insert(what, Line { spinner, session, worker: Some(worker), output: String::new() })
+        {
             old.spinner.finish_and_clear();
         }
     }
@@ -207,7 +211,12 @@ impl Report for Tty {
             }
             Event::SessionStarted { session, engine, worker, .. } => {
                 self.end_bars(*worker);
-                self.spin(Running::Session(*session), Some(*session), format!("opening the guest with {engine}"));
+                self.spin(
+                    Running::Session(*session),
+                    Some(*session),
+                    *worker,
+                    format!("opening the guest with {engine}"),
+                );
                 Ok(())
             }
             Event::SessionReady { session, os, elapsed } => {
@@ -226,12 +235,18 @@ impl Report for Tty {
                 self.end_bars(*worker);
                 let title = format!("{}{}", whose(&self.images, *image), title(layer));
                 self.titles.insert(layer.key, title.clone());
-                self.spin(Running::Layer(layer.key), *session, title);
+                self.spin(Running::Layer(layer.key), *session, *worker, title);
                 Ok(())
             }
             Event::Output { key, text } => self.output(*key, text),
             Event::Progress { what, done, total, unit, worker } => {
                 self.progress(what, *done, *total, unit, *worker);
+                Ok(())
+            }
+            // What the worker does at this moment says it on its line.
+            Event::Stage { what, worker } => {
+                let lines = self.running.values().filter(|line| worker.is_none() || line.worker == *worker);
+                lines.for_each(|line| line.spinner.set_message(harmless(what)));
                 Ok(())
             }
             Event::StepFinished { key, elapsed } => {
@@ -246,7 +261,7 @@ impl Report for Tty {
             }
             Event::ExportStarted { kind, path, worker } => {
                 self.end_bars(*worker);
-                self.spin(Running::Export(path.clone()), None, format!("export {kind}: {}", path.display()));
+                self.spin(Running::Export(path.clone()), None, *worker, format!("export {kind}: {}", path.display()));
                 Ok(())
             }
             Event::ExportFailed { path, .. } => {

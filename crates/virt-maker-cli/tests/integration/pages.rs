@@ -53,9 +53,27 @@ fn the_pages_show_the_tree_and_the_build_in_a_browser() {
     assert_eq!(complaints, "");
     assert!(dom.contains("data-rows=\"6\""), "six layers: {dom}");
     let shown = text(&dom);
-    for expected in ["Images", "web.yml", "built", "db.yml", "failed", "worker 1", "sealing", "it is broken"] {
+    let size = std::fs::metadata(bench.path("web.raw")).unwrap().len();
+    let size = format!("{:.1} MiB", size as f64 / f64::from(1 << 20));
+    let digest = testkit::run(Command::new("sha256sum").arg(bench.path("web.raw"))).stdout;
+    let digest = String::from_utf8(digest).unwrap()[..64].to_owned();
+    for expected in [
+        "Images",
+        "web.yml",
+        "built",
+        "db.yml",
+        "failed",
+        "worker 1",
+        "sealing",
+        "it is broken",
+        "Artifacts",
+        "written",
+        &digest,
+        &size,
+    ] {
         assert!(shown.lines().any(|line| line.contains(expected)), "{expected}: {shown}");
     }
+    assert!(dom.contains("class=\"label\""), "bars that are wide enough say what they are: {dom}");
     assert!(dom.contains("<title>virt-maker build</title>") && !dom.contains("<img"), "{dom}");
 
     let tree = bench.path("tree.html");
@@ -66,7 +84,7 @@ fn the_pages_show_the_tree_and_the_build_in_a_browser() {
     assert_eq!(dom.matches("<circle").count(), 6);
     assert_eq!(dom.matches("class=\"failed\"").count(), 1, "the failed step is a red dot");
     let shown = text(&dom);
-    for expected in ["5 layers", "1 failed", "web.raw", "echo common &gt; /common"] {
+    for expected in ["5 layers", "1 failed", "web.raw", "echo common &gt; /common", "step", "took", "made"] {
         assert!(shown.lines().any(|line| line.contains(expected)), "{expected}: {shown}");
     }
     assert!(dom.contains("<title>virt-maker tree</title>") && !dom.contains("<img"), "{dom}");

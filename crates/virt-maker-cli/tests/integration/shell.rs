@@ -10,6 +10,26 @@ fn bench() -> Bench {
     Bench::new(PathBuf::from("/nonexistent"))
 }
 
+/// The same with this bench's store, and the program where a shell finds it.
+fn offered_with(bench: &Bench, words: &[&str]) -> Vec<String> {
+    let script = bench.path("completion.bash");
+    fs::write(&script, bench.run(&["completions", "bash"]).exits(0).stdout).unwrap();
+    let folder = std::path::Path::new(env!("CARGO_BIN_EXE_virt-maker")).parent().unwrap();
+    let call = "PATH=\"$2:$PATH\"; source \"$1\"; shift 2; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); \
+                function=$(complete -p virt-maker | sed 's/.*-F \\([^ ]*\\).*/\\1/'); \
+                $function \"$1\" \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\"; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let mut arguments =
+        vec!["--norc", "-c", call, "bash", script.to_str().unwrap(), folder.to_str().unwrap(), "virt-maker"];
+    arguments.extend(words);
+    let mut command = bench.command(&[]);
+    let environment: Vec<_> =
+        command.get_envs().map(|(name, value)| (name.to_owned(), value.unwrap().to_owned())).collect();
+    command = Command::new("bash");
+    let output = command.args(arguments).envs(environment).current_dir(bench.folder.path()).output().unwrap();
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
 /// What a real bash offers after these words.
 fn offered(bench: &Bench, words: &[&str]) -> Vec<String> {
     let script = bench.path("completion.bash");
@@ -48,6 +68,27 @@ fn other_shells_get_theirs() {
     let fish = bench.run(&["completions", "fish"]).exits(0).stdout;
     assert!(fish.contains("complete -c virt-maker") && fish.contains("on-failure"), "{fish}");
     bench.run(&["completions", "csh"]).exits(2);
+}
+
+/// Where a layer is wanted, its names are offered: tags, keys, templates and their steps.
+#[test]
+fn names_of_layers_are_completed() {
+    let bench = Bench::new(testkit::tiny_guest(&testkit::TinyOptions::default()));
+    let step = "{run: 'true', name: the-first}".to_owned();
+    let key = bench.build("chroot", &bench.template("web.yml", &[step], ""), &[]).exits(0).sealed().pop().unwrap();
+    bench.run(&["tag", "web.yml", "golden"]).exits(0);
+    let found = offered_with(&bench, &["log", ""]);
+    for name in ["golden", "web.yml", "web.yml:1", "web.yml:the-first", &key[..12]] {
+        assert!(found.contains(&name.to_owned()), "{name}: {found:?}");
+    }
+    assert_eq!(offered_with(&bench, &["shell", "gol"]), ["golden"]);
+    assert_eq!(
+        offered_with(&bench, &["build", "--force-from", "web.yml:the"]),
+        ["the-first"],
+        "what stands before the colon is there"
+    );
+    assert!(offered_with(&bench, &["build", ""]).iter().all(|name| name != "golden"));
+    assert!(offered_with(&bench, &["log", "--"]).contains(&"--store".to_owned()));
 }
 
 #[test]

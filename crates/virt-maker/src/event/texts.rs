@@ -23,6 +23,7 @@ impl Event {
             | Event::SessionReady { os: text, .. }
             | Event::Output { text, .. }
             | Event::Progress { what: text, .. }
+            | Event::Stage { what: text, .. }
             | Event::ImportFailed { message: text, .. }
             | Event::ExportFailed { message: text, .. }
             | Event::Warning { message: text }

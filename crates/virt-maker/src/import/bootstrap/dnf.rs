@@ -132,7 +132,8 @@ pub(super) fn make(
         (walls, Some(network), FETCH, command("--downloadonly")),
         (Walls::for_scripts(&scratch.devices())?, None, MAKE, command("--cacheonly")),
     ];
-    for (walls, network, script, command) in runs {
+    for ((walls, network, script, command), part) in runs.into_iter().zip(["fetching", "installing"]) {
+        context.events.stage(format!("{}: {part} packages", recipe.suite));
         let mut walls = walls
             .tree(&scratch.tree(), true)
             .empty("0755", &format!("{TREE}/run"))

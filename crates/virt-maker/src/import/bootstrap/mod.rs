@@ -15,6 +15,7 @@
 //! trace in the guest.
 
 pub(super) mod arguments;
+mod archive;
 mod complaints;
 mod dnf;
 pub(super) mod grub;
@@ -145,6 +146,7 @@ impl Import for Bootstrap {
             Bootstrap::Debian(recipe) => tree::make(recipe, target, &scratch, log, context)?,
             Bootstrap::Rpm(recipe) => dnf::make(recipe, &key.inputs, target, &scratch, log, context)?,
         }
+        context.events.stage("the partition table and the boot loader");
         grub::partition(target, size, context.cancel)?;
         grub::install(target, scratch.path(), context.cancel)?;
         // Raw: nothing is converted, holes stay holes, and reads below the overlays need no second table of clusters.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::complaints::Complaints;
 use super::recipe::{DEBIAN_MIRROR, Recipe};
+use super::archive::Archive;
 use super::{grub, mirror};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::enclosed::Enclosed;
@@ -149,6 +150,7 @@ pub(super) fn file_system(
         }
         walls = walls.empty(mode, &format!("{TREE}/{name}"));
     }
+    context.events.stage(format!("{suite}: making the file system"));
     let kib = (size - grub::OVERHEAD) / 1024;
     let complaints = Complaints::default();
     let listener = complaints.listener("mke2fs", |_| false, context.events);
@@ -196,6 +198,9 @@ pub(in crate::import) fn debootstrap(
         }
     }
 
+    let archive = Archive::of(context.cache_dir, &sources);
+    archive.fill(&scratch.fetched(ARCHIVES));
+    context.events.stage(format!("{}: fetching packages", recipe.suite));
     let run = Run { recipe, include, sources: &sources, scratch, log, context };
     let complaints = Complaints::default();
     let relay = Relay::new(context, near.as_deref());
@@ -224,6 +229,8 @@ pub(in crate::import) fn debootstrap(
         return Err(relay.refusal().unwrap_or_else(|| explain(recipe, &complaints, error)));
     }
     context.cancel.check()?;
+    archive.keep(&scratch.fetched(ARCHIVES));
+    context.events.stage(format!("{}: installing packages", recipe.suite));
     scratch.empty_tree()?;
 
     let complaints = Complaints::default();
