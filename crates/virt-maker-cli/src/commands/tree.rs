@@ -70,6 +70,25 @@ struct Tree<'a> {
     exports: HashMap<LayerKey, Vec<&'a ExportRecord>>,
     marks: HashMap<LayerKey, Vec<&'a str>>,
     now: u64,
+    /// Columns of the terminal; `None` where there is none.
+    width: Option<usize>,
+}
+
+/// So many columns of what a step does are shown, however narrow the terminal is.
+const LEAST: usize = 24;
+
+/// A line of the tree in this width: what the step does is cut, so that size and age stay.
+fn fitting(line: &str, facts: &str, width: Option<usize>) -> String {
+    let (length, after) = (line.chars().count(), facts.chars().count());
+    match width {
+        Some(width) if length + after > width && length > LEAST => {
+            let room = width.saturating_sub(after).max(LEAST);
+            let cut: String = line.chars().take(room.saturating_sub(1).min(length)).collect();
+            let whole = if room > length { line.to_owned() } else { format!("{cut}…") };
+            format!("{whole}{facts}").chars().take(width).collect()
+        }
+        _ => format!("{line}{facts}"),
+    }
 }
 
 impl<'a> Tree<'a> {
@@ -85,7 +104,9 @@ impl<'a> Tree<'a> {
             exported.entry(record.layer).or_default().push(record);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Tree { layers, children, exports: exported, marks: HashMap::new(), now }
+        let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok();
+        let width = size.map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
+        Tree { layers, children, exports: exported, marks: HashMap::new(), now, width }
     }
 
     /// Bases, and layers whose parent is gone.
@@ -98,19 +119,20 @@ impl<'a> Tree<'a> {
     fn print(&self, index: usize, first: &str, rest: &str, out: &mut impl Write) -> Result<(), Failure> {
         let record = &self.layers[index].record;
         let time = duration(Duration::try_from_secs_f64(record.duration).unwrap_or_default());
-        write!(out, "{first}{}  {}: {}", record.key.short(), record.material.kind, harmless(&record.summary))?;
+        let mut line =
+            format!("{first}{}  {}: {}", record.key.short(), record.material.kind, harmless(&record.summary));
         if !record.within.is_empty() {
-            write!(out, "  [{}]", harmless(&record.within.join(" › ")))?;
+            line.push_str(&format!("  [{}]", harmless(&record.within.join(" › "))));
         }
         let age = age(self.now.saturating_sub(record.created));
-        write!(out, "  [{}, {time}, {age} ago]", size(record.bytes))?;
+        let mut facts = format!("  [{}, {time}, {age} ago]", size(record.bytes));
         for mark in self.marks.get(&record.key).into_iter().flatten() {
-            write!(out, "  [{mark}]")?;
+            facts.push_str(&format!("  [{mark}]"));
         }
         for export in self.exports.get(&record.key).into_iter().flatten() {
-            write!(out, "  => {}", harmless(&export.target.display().to_string()))?;
+            facts.push_str(&format!("  => {}", harmless(&export.target.display().to_string())));
         }
-        writeln!(out)?;
+        writeln!(out, "{}", fitting(&line, &facts, self.width))?;
         let children = self.children.get(&record.key).map_or(&[][..], Vec::as_slice);
         if let [only] = children {
             return self.print(*only, rest, rest, out);
@@ -121,5 +143,22 @@ impl<'a> Tree<'a> {
             self.print(*child, &format!("{rest}{branch}"), &format!("{rest}{below}"), out)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_fits_its_terminal() {
+        let (line, facts) =
+            ("│  0123456789ab  run: apt-get -y install something long", "  [1.0 MiB, 2.0 s, 3 min ago]");
+        let whole = format!("{line}{facts}");
+        assert_eq!(fitting(line, facts, None), whole);
+        assert_eq!(fitting(line, facts, Some(200)), whole);
+        let fit = fitting(line, facts, Some(70));
+        assert!(fit.chars().count() == 70 && fit.ends_with(facts) && fit.contains('…'), "{fit}");
+        assert_eq!(fitting(line, facts, Some(30)).chars().count(), 30);
     }
 }
