@@ -114,7 +114,12 @@ impl Client {
 
     /// Mounts the guest on `disk`, a path as the agent sees it.
     pub fn mount(&mut self, disk: &str) -> Result<Mounted> {
-        match self.call(&Request::Mount { disk: disk.to_string() })? {
+        self.mount_as(disk, false)
+    }
+
+    /// As [`mount`](Client::mount); `to_mend` as in [`Request::Mount`].
+    pub fn mount_as(&mut self, disk: &str, to_mend: bool) -> Result<Mounted> {
+        match self.call(&Request::Mount { disk: disk.to_string(), to_mend })? {
             Reply::Mounted(mounted) => Ok(mounted),
             other => self.unexpected("mount", &other),
         }

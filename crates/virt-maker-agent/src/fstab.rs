@@ -99,6 +99,22 @@ impl Entry {
         self.has("nofail")
     }
 
+    /// Whether the tree is not the guest's own without it: what a step writes there would land below the mount point.
+    pub fn is_essential(&self) -> bool {
+        matches!(self.mount_point.trim_end_matches('/'), "" | "/usr" | "/boot" | "/var")
+    }
+
+    /// What to say where an entry is left out, whose disk or folder is not there.
+    pub fn left_out(&self, why: &str) -> String {
+        let Entry { line, device, mount_point, .. } = self;
+        let after = match (self.is_optional(), self.is_essential()) {
+            (true, _) => "left out, since it is `nofail`",
+            (false, false) => "left out; the guest waits for it at its boot: mend the entry, or give it the option `nofail`",
+            (false, true) => "left out, so that it can be mended",
+        };
+        format!("fstab line {line}, {device} on {mount_point}: {why}; {after}")
+    }
+
     /// The options that decide WHICH tree is seen or how its names and owners look; all others (`ro`, `noexec`, quota,
     /// ...) serve the running guest and are left out, as a step has to be able to write.
     pub fn mount_options(&self, kind: &str) -> Vec<(String, String)> {

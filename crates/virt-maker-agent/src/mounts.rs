@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
 use virt_maker_agent::fstab::{self, Device, Entry};
 use virt_maker_agent::probe::{Content, Found};
@@ -17,7 +18,7 @@ use crate::failure::{Result, failure, system};
 use crate::guest::{GuestPath, open_in, read_small};
 use crate::os_release;
 use crate::own_disk::OwnDisk;
-use crate::volume::{Disk, Mount, Volume};
+use crate::volume::{Disk, Mount};
 
 /// More than any real fstab has.
 const FSTAB_LIMIT: u64 = 1 << 20;
@@ -39,7 +40,10 @@ pub struct Guest {
 
 impl Guest {
     /// Mounts the guest on `disk` at the folder `path`. Its logical volumes are opened in an appliance only.
-    pub fn mount(disk: &str, path: &Path, appliance: bool) -> Result<(Guest, Mounted)> {
+    ///
+    /// An entry whose disk or folder is not there is left out with a warning, for the guest may have that disk where it will
+    /// run; not so one without which the tree is not the guest's own, unless the guest is opened `to_mend`.
+    pub fn mount(disk: &str, path: &Path, appliance: bool, to_mend: bool) -> Result<(Guest, Mounted)> {
         let mut disk = Disk::open(disk, appliance)?;
         disk.name_after_guest();
         let root = find_root(&mut disk)?;
@@ -76,18 +80,17 @@ impl Guest {
             match guest.mount_entry(entry) {
                 Ok(file_system) => file_systems.push(file_system),
                 Err(problem) => {
-                    let message = format!(
-                        "fstab line {}, {} on {}: {}",
-                        entry.line, entry.device, entry.mount_point, problem.message
-                    );
-                    if !entry.is_optional() {
+                    let absent = problem.kind == FailureKind::NotFound && !entry.is_essential();
+                    if !(entry.is_optional() || absent || to_mend) {
                         let kind = match problem.kind {
                             FailureKind::Unsupported => FailureKind::Unsupported,
                             _ => FailureKind::Fstab,
                         };
-                        return Err(failure(kind, message));
+                        let Entry { line, device, mount_point, .. } = entry;
+                        let why = problem.message;
+                        return Err(failure(kind, format!("fstab line {line}, {device} on {mount_point}: {why}")));
                     }
-                    warnings.push(format!("{message}; left out, since it is `nofail`"));
+                    warnings.push(entry.left_out(&problem.message));
                 }
             }
         }
@@ -209,27 +212,27 @@ impl Guest {
         let point = GuestPath::parse(&entry.mount_point)?;
         let device = entry.named_device();
         let Some(volume) = self.disk.find(&device) else {
+            let other_disk = |name: &str| name.starts_with("/dev/sd") || name.starts_with("/dev/vd");
             return Err(match device {
-                Device::Other(name) if !name.starts_with("/dev/sd") && !name.starts_with("/dev/vd") => failure(
-                    FailureKind::Unsupported,
-                    format!(
-                        "the agent cannot find this device; the engine libguestfs may (LVM, LUKS, RAID); the disk has {}",
-                        self.disk.listing()
-                    ),
-                ),
-                // It may be within what is not opened here.
-                _ if self.disk.volumes().iter().any(Volume::is_container) => failure(
+                // It may be within what is not opened here: LVM, LUKS, RAID.
+                Device::Other(name) if other_disk(&name) => {
+                    failure(FailureKind::NotFound, format!("no such device; the disk has {}", self.disk.listing()))
+                }
+                _ if self.disk.has_closed() => failure(
                     FailureKind::Unsupported,
                     format!(
                         "the agent cannot find this device; the engine libguestfs may; the disk has {}",
                         self.disk.listing()
                     ),
                 ),
-                _ => failure(FailureKind::Fstab, format!("no such device; the disk has {}", self.disk.listing())),
+                _ => failure(FailureKind::NotFound, format!("no such device; the disk has {}", self.disk.listing())),
             });
         };
         let folder = open_in(self.root(), &point.relative(), OFlags::PATH | OFlags::DIRECTORY)
-            .map_err(|error| failure(FailureKind::Fstab, format!("the mount point cannot be opened: {error}")))?;
+            .map_err(|error| {
+                let kind = if error == Errno::NOENT { FailureKind::NotFound } else { FailureKind::Fstab };
+                failure(kind, format!("the mount point cannot be opened: {error}"))
+            })?;
         let options = entry.mount_options(self.disk.volumes()[volume].content());
         let mount = self.disk.mount(volume, &options, true)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;

@@ -55,6 +55,9 @@ pub enum Request {
     Mount {
         /// Path of the file or device, as the agent sees it.
         disk: String,
+        /// Mount what can be mounted, so that a guest can be mended whose fstab names what is not there.
+        #[serde(default)]
+        to_mend: bool,
     },
     /// Mounts a file system that is no part of the guest, for programs that ask for folders of it ([`Run::caches`]).
     /// Answer: [`Reply::Done`].

@@ -187,6 +187,12 @@ impl Disk {
         }
     }
 
+    /// Whether there may be more on it than is seen here: containers that nothing has opened.
+    pub fn has_closed(&self) -> bool {
+        let opened = self.volumes.iter().any(|volume| volume.logical.is_some());
+        self.volumes.iter().any(|volume| volume.is_container() && !(opened && volume.is_member()))
+    }
+
     /// One line for each place, for messages.
     pub fn listing(&self) -> String {
         if self.volumes.is_empty() {

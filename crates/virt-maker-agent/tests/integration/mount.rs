@@ -131,23 +131,46 @@ fn mounts_go_by_depth_and_never_out_of_the_root() {
     assert_eq!(failure.kind, FailureKind::Fstab);
 }
 
+/// What fstab names and nobody finds is left out with a warning, unless the tree is not the guest's own without it; and even
+/// then the guest can be opened, to be mended.
 #[test]
-fn fstab_errors_name_the_line() {
-    let failure = refused_with("# first\nUUID=99999999-0000-0000-0000-000000000000 /srv/data ext4 defaults 0 2\n");
-    assert_eq!(failure.kind, FailureKind::Fstab);
-    for part in ["fstab line 2", "99999999", "/srv/data", "partition 1: ext4"] {
-        assert!(failure.message.contains(part), "{failure:?}");
+fn what_is_not_there_is_left_out() {
+    for (line, why) in [
+        ("UUID=99999999-0000-0000-0000-000000000000 /srv/data ext4 defaults 0 2", "partition 1: ext4"),
+        ("LABEL=gone /srv/data ext4 defaults 0 2", "no such device"),
+        ("PARTUUID=99999999-01 /srv/data ext4 defaults 0 2", "no such device"),
+        ("/dev/disk/by-id/ata-gone-part1 /srv/data ext4 defaults 0 2", "no such device"),
+        ("/dev/sdb1 /srv/data ext4 defaults 0 2", "no such device"),
+        ("/dev/sda3 /srv/data ext4 defaults 0 2", "no such device"),
+        ("/dev/mapper/vg-data /srv/data ext4 defaults 0 2", "no such device"),
+        ("LABEL=my\\040data /no/such/place ext4 defaults 0 2", "mount point"),
+    ] {
+        let (_lab, _agent, mounted) = mount_with(&format!("# first\n{line}\n"));
+        assert_eq!(mounted.file_systems.len(), 1, "{line}");
+        let [warning] = &mounted.warnings[..] else { panic!("{line}: {:?}", mounted.warnings) };
+        let place = line.split(' ').nth(1).unwrap();
+        for part in ["fstab line 2", place, why, "nofail"] {
+            assert!(warning.contains(part), "{line}: {warning}");
+        }
+        // The same line for a place that cannot be missed.
+        for essential in ["/usr", "/boot/", "/var"] {
+            let line = line.replace(place, essential);
+            let lab = Lab::new();
+            let disk = two_partitions(&lab, &format!("{line}\n"));
+            if why == "mount point" {
+                continue;
+            }
+            let failure = refused(&lab, &disk);
+            assert_eq!(failure.kind, FailureKind::Fstab, "{line}: {failure:?}");
+            assert!(failure.message.contains("fstab line 1"), "{failure:?}");
+        }
     }
-    let failure = refused_with("LABEL=my\\040data /no/such/place ext4 defaults 0 2\n");
-    assert_eq!(failure.kind, FailureKind::Fstab);
-    assert!(failure.message.contains("mount point"), "{failure:?}");
-    let failure = refused_with("/dev/sda3 /srv/data ext4 defaults 0 2\n");
-    assert_eq!(failure.kind, FailureKind::Unsupported, "{failure:?}");
-    let failure = refused_with("/dev/mapper/vg-data /srv/data ext4 defaults 0 2\n");
-    assert_eq!(failure.kind, FailureKind::Unsupported);
-    assert!(failure.message.contains("libguestfs"), "{failure:?}");
-    let failure = refused_with("/dev/sdb1 /srv/data ext4 defaults 0 2\n");
-    assert_eq!(failure.kind, FailureKind::Fstab);
+    let lab = Lab::new();
+    let disk = two_partitions(&lab, "LABEL=gone /var ext4 defaults 0 2\n");
+    let mut agent = lab.agent();
+    let mounted = agent.client.mount_as(&disk, true).unwrap();
+    assert!(mounted.warnings[0].contains("mended"), "{:?}", mounted.warnings);
+    assert_eq!(agent.ok("grep -c gone /etc/fstab"), "1\n");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{Bench, run};
+use crate::common::{Bench, Ran, run};
 use testkit::{HostState, Roots, TinyOptions, Victim, hostile_images, tiny_guest};
 
 on_chroot_and_vm!(guests, steps);
@@ -77,13 +77,27 @@ fn bases() {
 fn guests(engine: &str) {
     let before = HostState::capture();
     let fstab = |line: &str| TinyOptions { fstab_extra: vec![line.into()], ..TinyOptions::default() };
-    let bench = Bench::new(tiny_guest(&fstab("UUID=00000000-1111-2222-3333-444444444444 /data ext4 defaults 0 2")));
-    refused_by(engine, &bench, &base(&bench.base), 1, &["/data", "00000000-1111-2222-3333-444444444444"]);
-
+    let warned = |ran: &Ran, text: &str| ran.of("warning").iter().any(|event| event["message"].as_str().unwrap().contains(text));
     let bench = Bench::new(tiny_guest(&fstab("LABEL=absent /data ext4 defaults,nofail 0 2")));
     let template = bench.template("t.yml", &[run("true")], "");
-    let ran = bench.build(engine, &template, &[]).exits(0);
-    assert!(ran.of("warning").iter().any(|event| event["message"].as_str().unwrap().contains("/data")));
+    assert!(warned(&bench.build(engine, &template, &[]).exits(0), "/data"));
+    // A disk that a step names, and that is not there: it is said, and the guest goes on to be opened.
+    let one = run("mkdir /data; for i in UUID=00000000-1111-2222-3333-444444444444 /dev/sdb1 /dev/disk/by-id/x; do \
+                   echo $i /data ext4 defaults 0 2 >> /etc/fstab; done");
+    bench.build(engine, &bench.template("t.yml", &[one.clone()], ""), &[]).exits(0);
+    let ran = bench.build(engine, &bench.template("t.yml", &[one.clone(), run("true")], ""), &[]).exits(0);
+    for name in ["UUID=00000000-1111-2222-3333-444444444444", "/dev/sdb1", "/dev/disk/by-id/x"] {
+        assert!(warned(&ran, &format!("{name} on /data")), "{name} {:?}", ran.of("warning"));
+    }
+    // Without this one the tree would not be the guest's own. It can be looked at, and mended.
+    let two = run("echo LABEL=gone /var ext4 defaults 0 2 >> /etc/fstab");
+    let broken = bench.build(engine, &bench.template("t.yml", &[one.clone(), two.clone()], ""), &[]).exits(0);
+    let ran = bench.build(engine, &bench.template("t.yml", &[one, two, run("true")], ""), &[]).exits(1);
+    assert!(ran.stderr.contains("LABEL=gone on /var") || ran.stderr.contains("LABEL=gone at /var"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--keep-as"), "{}", ran.stderr);
+    let key = broken.sealed().pop().unwrap();
+    let ran = bench.run(&["cat", "--engine", engine, &key, "/etc/fstab"]).exits(0);
+    assert!(ran.stdout.contains("LABEL=gone /var"), "{}", ran.stdout);
 
     // A disk without any Linux on it.
     let empty = bench.path("empty.img");

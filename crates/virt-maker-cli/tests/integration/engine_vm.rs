@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -327,8 +327,19 @@ fn a_guest_on_lvm_in_the_appliance() {
 fn auto_does_not_go_from_an_appliance_to_chroot() {
     let _lock = appliance_lock();
     let before = HostState::capture();
-    let fstab_extra = vec!["/dev/mapper/secret /home ext4 defaults 0 2".to_owned()];
-    let bench = Bench::new(tiny_guest(&TinyOptions { fstab_extra, ..TinyOptions::default() }));
+    let mut bench = Bench::new(tiny_guest(&TinyOptions {
+        partitioned: true,
+        separate_home: true,
+        fstab_extra: vec!["/dev/mapper/secret /srv ext4 defaults 0 2".to_owned()],
+        ..TinyOptions::default()
+    }));
+    // What is in the first partition is closed, so what fstab names may be in there.
+    let closed = bench.path("closed.raw");
+    fs::copy(&bench.base, &closed).unwrap();
+    let disk = fs::File::options().write(true).open(&closed).unwrap();
+    disk.write_all_at(&[0; 8192], 1 << 20).unwrap();
+    disk.write_all_at(b"LUKS\xba\xbe\0\x02", 1 << 20).unwrap();
+    bench.base = closed;
     let programs = bench.path("programs");
     fs::create_dir(&programs).unwrap();
     let qemu = programs.join("qemu-system-x86_64");

@@ -47,6 +47,7 @@ pub fn check_image(
             overlays: 1,
             work_dir: &work_dir,
             caches: &[],
+            to_mend: true,
             network_env: &url::for_guests(&settings.network_env).0,
             network: false,
             host_network: settings.host_network,

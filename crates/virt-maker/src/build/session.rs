@@ -86,6 +86,7 @@ impl NewSession<'_> {
             overlays: self.overlays,
             work_dir: &work_dir,
             caches: &caches.disks,
+            to_mend: false,
             network_env: &build.shared.guest_env,
             network: self.network,
             host_network: build.settings.host_network,

@@ -22,6 +22,9 @@ const GRACE: Duration = Duration::from_secs(15);
 /// How long the helper may take for what waits for the guest's disk alone.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
+/// What helps where a guest's fstab names what is not there.
+pub const MEND: &str = "give the entry the option `nofail`, or mend it: `virt-maker shell LAYER --keep-as NAME` opens the guest without it";
+
 /// Allows the network, or forbids it. Forbidding does not fail.
 pub type Switch = Box<dyn FnMut(bool) -> Result<()> + Send>;
 /// Says more of why a conversation ended.
@@ -52,10 +55,10 @@ pub struct AgentGuest {
 
 impl AgentGuest {
     /// Has the disk mounted. The conversation's first exchanges are done.
-    pub fn mount(client: Client, setup: Setup, disk: &str, events: &Events) -> Result<AgentGuest> {
+    pub fn mount(client: Client, setup: Setup, disk: &str, to_mend: bool, events: &Events) -> Result<AgentGuest> {
         let empty = Mounted { file_systems: Vec::new(), os: OsRelease::default(), warnings: Vec::new() };
         let mut guest = AgentGuest { client, setup, mounted: empty };
-        guest.mounted = guest.within(Some(PATIENCE), |client| client.mount(disk))?;
+        guest.mounted = guest.within(Some(PATIENCE), |client| client.mount_as(disk, to_mend))?;
         for warning in &guest.mounted.warnings {
             events.warn(warning.escape_debug().to_string());
         }
@@ -158,7 +161,11 @@ pub fn refused(failure: Failure) -> Error {
         FailureKind::TimedOut => ErrorKind::Step,
         FailureKind::Protocol | FailureKind::System => ErrorKind::Internal,
     };
-    Error::new(kind, crate::host::escape::escape(&failure.message))
+    let error = Error::new(kind, crate::host::escape::escape(&failure.message));
+    match failure.kind {
+        FailureKind::Fstab => error.with_hint(MEND),
+        _ => error,
+    }
 }
 
 /// A writer that takes all, and keeps the first error for later: an error of the host's disk is none of a conversation.

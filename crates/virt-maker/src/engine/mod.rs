@@ -54,6 +54,8 @@ pub struct OpenRequest<'a> {
     pub work_dir: &'a Path,
     /// Disks with caches for its commands.
     pub caches: &'a [CacheDisk],
+    /// Open a guest, too, whose fstab names a disk for `/usr`, `/var` or the like that is not there: to look, and to mend.
+    pub to_mend: bool,
     /// Variables that every command with a network gets: proxies. No part of a key.
     pub network_env: &'a std::collections::BTreeMap<String, String>,
     /// Whether there will be commands with a network, as far as is known: what they take may be made ready. Where nobody

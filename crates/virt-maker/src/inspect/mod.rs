@@ -114,6 +114,7 @@ impl Inside {
                 overlay: &draft.image(),
                 overlays: 1,
                 work_dir: &work_dir,
+                to_mend: true,
                 network_env: &crate::host::url::for_guests(&opener.network_env).0,
                 network: false,
                 host_network: opener.host_network,

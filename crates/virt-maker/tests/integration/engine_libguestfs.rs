@@ -139,6 +139,7 @@ impl Bench {
             events: Events::new(move |event| events.lock().unwrap().push(format!("{event:?}"))),
             cancel: self.cancel.clone(),
             caches,
+            to_mend: false,
             network_env: &BTreeMap::from([("http_proxy".to_owned(), "http://localhost:9/".to_owned())]),
             // Its network is tried with a server on the host's loopback.
             network: true,
@@ -611,6 +612,7 @@ fn child_opens_a_shell_and_then_hangs() {
             events: Events::none(),
             cancel: Cancel::default(),
             caches: &[],
+            to_mend: false,
             network_env: &BTreeMap::new(),
             network: false,
             host_network: false,

@@ -12,8 +12,8 @@
 //! have names of their own: they count its disks and translate (`/dev/sda` may be the kernel's `/dev/sdb`). So what the
 //! shell finds is mounted by the shell, and what libguestfs finds by libguestfs.
 //!
-//! An entry that cannot be mounted is an error, unless it says `nofail`. `noauto`, swap, network and kernel file systems
-//! are left out.
+//! An entry that cannot be mounted is an error, unless it says `nofail`; one whose disk or folder is not there is left out
+//! with a warning, where the tree is the guest's own without it. `noauto`, swap, network and kernel file systems are left out.
 
 use std::collections::HashMap;
 
@@ -24,6 +24,7 @@ use virt_maker_agent::protocol::OsRelease;
 use super::command::quote;
 use super::ffi::{CallError, Handle};
 use super::launch::{Appliance, CACHE_SERIAL};
+use crate::engine::agent::MEND;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 
@@ -91,7 +92,7 @@ pub(super) struct FileSystem {
 }
 
 /// Finds the root, mounts all, and reads `/etc/os-release`.
-pub(super) fn mount(appliance: &mut Appliance, events: &Events) -> Result<Mounted> {
+pub(super) fn mount(appliance: &mut Appliance, to_mend: bool, events: &Events) -> Result<Mounted> {
     let text = appliance
         .handle
         .appliance_sh(&LOOK.replace("#CACHE#", CACHE_SERIAL))
@@ -99,8 +100,8 @@ pub(super) fn mount(appliance: &mut Appliance, events: &Events) -> Result<Mounte
     let devices = parse_devices(&text);
     let roots: Vec<&Device> = devices.iter().filter(|device| device.root).collect();
     match roots.as_slice() {
-        [root] => mount_by_fstab(appliance, &devices, root, events)?,
-        [] => mount_by_inspection(appliance, &devices)?,
+        [root] => mount_by_fstab(appliance, &devices, root, to_mend, events)?,
+        [] => mount_by_inspection(appliance, &devices, to_mend, events)?,
         several => return Err(several_roots(several.iter().map(|device| device.path.as_str()))),
     }
     let mounts = appliance
@@ -183,7 +184,13 @@ fn find_device<'a>(devices: &'a [Device], entry: &Entry) -> Option<&'a Device> {
     }
 }
 
-fn mount_by_fstab(appliance: &mut Appliance, devices: &[Device], root: &Device, events: &Events) -> Result<()> {
+fn mount_by_fstab(
+    appliance: &mut Appliance,
+    devices: &[Device],
+    root: &Device,
+    to_mend: bool,
+    events: &Events,
+) -> Result<()> {
     mount_by_name(appliance, "", &root.path, "/").map_err(|error| {
         appliance.error(ErrorKind::Guest, format!("cannot mount the guest's root, {}", root.path), error)
     })?;
@@ -204,23 +211,28 @@ fn mount_by_fstab(appliance: &mut Appliance, devices: &[Device], root: &Device, 
             None => Err(CallError {
                 call: "fstab",
                 message: "no disk or partition of the guest has this name".into(),
-                errno: 0,
+                errno: libc::ENOENT,
             }),
         };
         match mounted {
             Ok(()) => {}
-            Err(error) if entry.is_optional() && !appliance.cancel.is_cancelled() => {
-                events.warn(format!("{mount_point} ({source}, nofail) of the guest is not mounted: {error}"));
+            Err(error) if may_miss(&entry, &error, to_mend) && !appliance.cancel.is_cancelled() => {
+                events.warn(entry.left_out(&error.to_string()).escape_debug().to_string());
             }
             Err(error) => {
                 let what = format!("the guest's /etc/fstab wants {source} at {mount_point}, which cannot be mounted");
                 return Err(appliance
                     .error(ErrorKind::Guest, what, error)
-                    .with_hint("mend the entry in the base image, or give it the option `nofail`"));
+                    .with_hint(MEND));
             }
         }
     }
     Ok(())
+}
+
+/// Whether a guest is opened without what could not be mounted.
+fn may_miss(entry: &Entry, error: &CallError, to_mend: bool) -> bool {
+    entry.is_optional() || to_mend || error.errno == libc::ENOENT && !entry.is_essential()
 }
 
 /// Mounts the device that the kernel calls `device` at `place` of the guest, which goes through no link. A partition of the guest's
@@ -265,7 +277,7 @@ fi
 exit $status
 "#;
 
-fn mount_by_inspection(appliance: &mut Appliance, devices: &[Device]) -> Result<()> {
+fn mount_by_inspection(appliance: &mut Appliance, devices: &[Device], to_mend: bool, events: &Events) -> Result<()> {
     let roots = appliance
         .handle
         .inspect_os()
@@ -281,10 +293,14 @@ fn mount_by_inspection(appliance: &mut Appliance, devices: &[Device]) -> Result<
         .map_err(|error| appliance.error(ErrorKind::Guest, "libguestfs could not read the guest's fstab", error))?;
     mounts.sort_by_key(|(mount_point, _)| mount_point.len());
     for (mount_point, mountable) in mounts {
-        appliance.handle.mount_options("", &mountable, &mount_point).map_err(|error| {
-            let what = format!("the guest wants {mountable} at {mount_point}, which cannot be mounted");
-            appliance.error(ErrorKind::Guest, what, error)
-        })?;
+        let Err(error) = appliance.handle.mount_options("", &mountable, &mount_point) else { continue };
+        let what = format!("the guest wants {mountable} at {mount_point}, which cannot be mounted");
+        // libguestfs does not say whether the disk is there, nor which options the entry has.
+        let essential = matches!(mount_point.as_str(), "/" | "/usr" | "/boot" | "/var");
+        if appliance.cancel.is_cancelled() || mount_point == "/" || essential && !to_mend {
+            return Err(appliance.error(ErrorKind::Guest, what, error).with_hint(MEND));
+        }
+        events.warn(format!("{what} and is left out: {error}").escape_debug().to_string());
     }
     Ok(())
 }

@@ -54,6 +54,7 @@ pub fn measure(options: &VmOptions, work_dir: &Path, events: &Events, cancel: &C
         overlays: 1,
         work_dir,
         caches: &[],
+        to_mend: false,
         network_env: &network_env,
         network: false,
         host_network: false,
