@@ -157,10 +157,21 @@ impl Client {
     /// Runs a program; `on_output` gets its output as it comes. For [`Run::terminal`] see
     /// [`terminal`](Client::terminal).
     pub fn run(&mut self, run: &Run, on_output: &mut dyn FnMut(&[u8])) -> Result<Exit> {
+        self.run_noting(run, on_output, &mut |_| ())
+    }
+
+    /// As [`run`](Client::run); `on_note` gets what the person should know.
+    pub fn run_noting(
+        &mut self,
+        run: &Run,
+        on_output: &mut dyn FnMut(&[u8]),
+        on_note: &mut dyn FnMut(&str),
+    ) -> Result<Exit> {
         self.send(&Request::Run(run.clone()))?;
         loop {
             match self.receive()? {
                 Frame::Data(bytes) => on_output(&bytes),
+                Frame::Message(Reply::Note { text }) => on_note(&text),
                 Frame::Message(reply) => return self.exited(reply),
             }
         }
@@ -199,6 +210,8 @@ impl Client {
                     Frame::Data(bytes) => {
                         shown = shown.and_then(|()| output.write_all(&bytes).and_then(|()| output.flush()))
                     }
+                    // It was in the output, too.
+                    Frame::Message(Reply::Note { .. }) => {}
                     Frame::Message(reply) => {
                         let exit = self.exited(reply)?;
                         return shown.map(|()| exit).map_err(ClientError::Local);
@@ -325,7 +338,17 @@ impl Client {
 
     /// Creates or replaces a file with what `content` gives.
     pub fn write(&mut self, path: &str, content: &mut dyn Read, attributes: Attributes) -> Result<()> {
-        self.send(&Request::Write { path: path.to_string(), attributes })?;
+        self.write_as(&Request::Write { path: path.to_string(), attributes, in_place: false }, content)
+    }
+
+    /// Gives a file another content, and leaves all else of it.
+    pub fn rewrite(&mut self, path: &str, content: &mut dyn Read) -> Result<()> {
+        let request = Request::Write { path: path.to_string(), attributes: Attributes::default(), in_place: true };
+        self.write_as(&request, content)
+    }
+
+    fn write_as(&mut self, request: &Request, content: &mut dyn Read) -> Result<()> {
+        self.send(request)?;
         let mut buffer = vec![0; CHUNK];
         loop {
             match content.read(&mut buffer) {

@@ -18,7 +18,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
-use virt_maker_agent::protocol::{Exit, Failure, FailureKind, Frame, Run};
+use virt_maker_agent::protocol::{Exit, Failure, FailureKind, Frame, Reply, Run};
 use virt_maker_agent::seccomp;
 
 use crate::caches::{self, Cache};
@@ -62,8 +62,10 @@ pub fn run(link: &mut Link, guest: &Guest, caches: &[Cache], plan: &Plan<'_>, ru
                 notes.push("the appliance's memory ran out, and its kernel killed a program for that".to_string());
             }
             notes.extend(plan.folders.limits().notes(refusals));
-            for note in notes {
-                link.send_data(format!("virt-maker: {note}\n").as_bytes())?;
+            for text in notes {
+                // For the log, and for whoever waits for the build.
+                link.send_data(format!("virt-maker: {text}\n").as_bytes())?;
+                link.reply(&Reply::Note { text })?;
             }
             Ok(Ok(exit))
         }

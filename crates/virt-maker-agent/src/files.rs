@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use virt_maker_agent::protocol::{Attributes, FileKind, MAX_FRAME, Space, Stat};
 
+use crate::denied::denied;
 use crate::failure::{Result, cannot, refused};
 use crate::guest::{GuestPath, folder_of, open_folder, open_in, temporary_name};
 
@@ -28,18 +29,27 @@ pub struct NewFile {
     temporary: String,
     file: Option<File>,
     attributes: Attributes,
+    /// The file that is to take its content, and stay.
+    old: Option<OwnedFd>,
 }
 
 impl NewFile {
-    /// Begins a file that will replace what is at `path`.
-    pub fn begin(root: impl AsFd, path: &str, attributes: Attributes) -> Result<NewFile> {
+    /// Begins a file that will replace what is at `path`; or, `in_place`, whose content a regular file there will take.
+    pub fn begin(root: impl AsFd, path: &str, attributes: Attributes, in_place: bool) -> Result<NewFile> {
         check(attributes)?;
         let path = GuestPath::parse(path)?;
         let (folder, name) = folder_of(root, &path)?;
         let mut attributes = attributes;
+        let mut old = None;
         match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => return Err(refused(format!("cannot write {path}: a folder is there"))),
+                FileType::RegularFile if in_place => {
+                    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let file = rustix::fs::openat(&folder, name, flags, Mode::empty())
+                        .map_err(|error| denied(format_args!("write {path}"), error, &[(&folder, name)]))?;
+                    old = Some(file);
+                }
                 FileType::RegularFile => {
                     attributes.mode.get_or_insert(stat.st_mode & 0o7777);
                     attributes.uid.get_or_insert(stat.st_uid);
@@ -51,10 +61,10 @@ impl NewFile {
             Err(error) => return Err(cannot(format_args!("look at {path}"), error)),
         }
         let temporary = temporary_name()?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&folder, temporary.as_str(), flags, Mode::from_raw_mode(0o600))
-            .map_err(|error| cannot(format_args!("write {path}"), error))?;
-        Ok(NewFile { path, folder, temporary, file: Some(File::from(file)), attributes })
+            .map_err(|error| denied(format_args!("write {path}"), error, &[(&folder, name)]))?;
+        Ok(NewFile { path, folder, temporary, file: Some(File::from(file)), attributes, old })
     }
 
     /// Appends bytes.
@@ -70,6 +80,9 @@ impl NewFile {
     pub fn finish(mut self) -> Result<()> {
         let path = self.path.to_string();
         let what = format!("write {path}");
+        if let (Some(old), Some(new)) = (self.old.take(), self.file.as_mut()) {
+            return replace_content(old, new).map_err(|error| cannot(&what, error));
+        }
         if let Some(file) = self.file.take() {
             let (uid, gid) = (self.attributes.uid.unwrap_or(0), self.attributes.gid.unwrap_or(0));
             rustix::fs::fchown(&file, Some(user(uid)), Some(group(gid)))
@@ -78,11 +91,38 @@ impl NewFile {
         }
         let (_, name) = self.path.split().ok_or_else(|| refused("the root is no file"))?;
         rustix::fs::renameat(&self.folder, self.temporary.as_str(), &self.folder, name)
-            .map_err(|error| cannot(&what, error))?;
+            .map_err(|error| denied(&what, error, &[(&self.folder, name)]))?;
         // It has its name; there is nothing to remove any more.
         self.temporary.clear();
         Ok(())
     }
+}
+
+/// Gives a file the content of another one. Room for it is made first, so that a full disk leaves it as it was.
+fn replace_content(old: OwnedFd, new: &mut File) -> std::io::Result<()> {
+    const CAPABILITY: &str = "security.capability";
+    let stat = rustix::fs::fstat(&old)?;
+    let length = std::io::Seek::stream_position(new)?;
+    std::io::Seek::rewind(new)?;
+    // A write takes away the rights that come with a file, and so does what makes room for it.
+    let mut capability = [0; 64];
+    let had = rustix::fs::fgetxattr(&old, CAPABILITY, &mut capability[..]).ok();
+    if length > stat.st_size as u64 {
+        match rustix::fs::fallocate(&old, rustix::fs::FallocateFlags::KEEP_SIZE, 0, length) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut old = File::from(old);
+    std::io::copy(new, &mut old)?;
+    old.set_len(length)?;
+    if rustix::fs::fstat(&old)?.st_mode != stat.st_mode {
+        rustix::fs::fchmod(&old, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    }
+    if let Some(count) = had {
+        rustix::fs::fsetxattr(&old, CAPABILITY, &capability[..count], rustix::fs::XattrFlags::empty())?;
+    }
+    Ok(())
 }
 
 impl Drop for NewFile {
@@ -156,7 +196,7 @@ pub fn symlink(root: impl AsFd, target: &str, path: &str) -> Result<()> {
     rustix::fs::symlinkat(target, &folder, temporary.as_str()).map_err(|error| cannot(&what, error))?;
     rustix::fs::renameat(&folder, temporary.as_str(), &folder, name).map_err(|error| {
         let _ = rustix::fs::unlinkat(&folder, temporary.as_str(), AtFlags::empty());
-        cannot(&what, error)
+        denied(&what, error, &[(&folder, name)])
     })
 }
 
@@ -172,7 +212,7 @@ pub fn set_attributes(root: impl AsFd, path: &str, attributes: Attributes) -> Re
     let (folder, name) = folder_of(root, &path)?;
     set(&folder, name, attributes).map_err(|error| match error {
         Errno::LOOP => refused(format!("cannot {what}: a symbolic link has no mode")),
-        error => cannot(what, error),
+        error => denied(what, error, &[(&folder, name)]),
     })
 }
 
@@ -269,8 +309,10 @@ pub fn rename(root: impl AsFd, from: &str, to: &str) -> Result<()> {
     let (from, to) = (GuestPath::parse(from)?, GuestPath::parse(to)?);
     let (from_folder, from_name) = folder_of(&root, &from)?;
     let (to_folder, to_name) = folder_of(&root, &to)?;
-    rustix::fs::renameat(&from_folder, from_name, &to_folder, to_name)
-        .map_err(|error| cannot(format_args!("rename {from} to {to}"), error))
+    rustix::fs::renameat(&from_folder, from_name, &to_folder, to_name).map_err(|error| {
+        let places = [(&from_folder, from_name), (&to_folder, to_name)];
+        denied(format_args!("rename {from} to {to}"), error, &places)
+    })
 }
 
 /// Removes a file, a link, or a folder with all in it. What is missing is no error.
@@ -284,7 +326,7 @@ pub fn remove(root: impl AsFd, path: &str) -> Result<()> {
     remove_in(&folder.0, folder.1).map_err(|error| match error {
         Errno::BUSY => refused(format!("cannot remove {path}: a file system is mounted there or below")),
         Errno::TOOBIG => refused(format!("cannot remove {path}: its folders are nested more than {MAX_DEPTH} deep")),
-        error => cannot(format_args!("remove {path}"), error),
+        error => denied(format_args!("remove {path}"), error, &[(&folder.0, folder.1)]),
     })
 }
 
@@ -346,7 +388,7 @@ fn enter(folder: &OwnedFd, name: &std::ffi::CStr) -> rustix::io::Result<OwnedFd>
 }
 
 /// Names and kinds in a folder, without `.` and `..`.
-fn entries(folder: &OwnedFd) -> rustix::io::Result<Vec<(std::ffi::CString, FileType)>> {
+pub fn entries(folder: &OwnedFd) -> rustix::io::Result<Vec<(std::ffi::CString, FileType)>> {
     let mut found = Vec::new();
     for entry in rustix::fs::Dir::read_from(folder)? {
         let entry = entry?;

@@ -109,7 +109,9 @@ impl Entry {
         let Entry { line, device, mount_point, .. } = self;
         let after = match (self.is_optional(), self.is_essential()) {
             (true, _) => "left out, since it is `nofail`",
-            (false, false) => "left out; the guest waits for it at its boot: mend the entry, or give it the option `nofail`",
+            (false, false) => {
+                "left out; the guest waits for it at its boot: mend the entry, or give it the option `nofail`"
+            }
             (false, true) => "left out, so that it can be mended",
         };
         format!("fstab line {line}, {device} on {mount_point}: {why}; {after}")

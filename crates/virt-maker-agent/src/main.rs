@@ -25,6 +25,7 @@
 mod archive;
 mod caches;
 mod command;
+mod denied;
 mod devices;
 mod erase;
 mod facade;

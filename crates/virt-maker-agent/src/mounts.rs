@@ -228,11 +228,10 @@ impl Guest {
                 _ => failure(FailureKind::NotFound, format!("no such device; the disk has {}", self.disk.listing())),
             });
         };
-        let folder = open_in(self.root(), &point.relative(), OFlags::PATH | OFlags::DIRECTORY)
-            .map_err(|error| {
-                let kind = if error == Errno::NOENT { FailureKind::NotFound } else { FailureKind::Fstab };
-                failure(kind, format!("the mount point cannot be opened: {error}"))
-            })?;
+        let folder = open_in(self.root(), &point.relative(), OFlags::PATH | OFlags::DIRECTORY).map_err(|error| {
+            let kind = if error == Errno::NOENT { FailureKind::NotFound } else { FailureKind::Fstab };
+            failure(kind, format!("the mount point cannot be opened: {error}"))
+        })?;
         let options = entry.mount_options(self.disk.volumes()[volume].content());
         let mount = self.disk.mount(volume, &options, true)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;

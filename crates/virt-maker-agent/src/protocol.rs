@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// A frame that holds one JSON message.
 pub const FRAME_MESSAGE: u8 = 1;
 /// A frame that holds raw bytes; an empty one ends a transfer.
@@ -68,7 +68,7 @@ pub enum Request {
         disk: String,
     },
     /// Runs a program in the guest. Answer: data frames with output (standard output and error, merged, as they
-    /// come), then [`Reply::Exited`]. All processes that it left behind are gone by then.
+    /// come), notes, then [`Reply::Exited`]. All processes that it left behind are gone by then.
     Run(Run),
     /// Reads a regular file, following symlinks within the guest. Answer: data frames, an empty one, then
     /// [`Reply::Done`]; or, at any point, [`Reply::Failed`].
@@ -86,6 +86,10 @@ pub enum Request {
         path: String,
         /// Mode and owner.
         attributes: Attributes,
+        /// Put the content into the regular file that is there, which keeps all else: mode and owner, other names (hard
+        /// links), ACL, extended attributes, capabilities. Where none is there, no difference.
+        #[serde(default)]
+        in_place: bool,
     },
     /// Creates a folder; one that exists gets the attributes. Answer: [`Reply::Done`].
     Mkdir {
@@ -286,6 +290,11 @@ pub enum Reply {
     },
     /// Answer to `Run`.
     Exited(Exit),
+    /// Before [`Reply::Exited`], any number: what the person who builds should know.
+    Note {
+        /// A sentence.
+        text: String,
+    },
     /// Answer to `Stat`; `None` where nothing is there.
     Stat {
         /// What is there.

@@ -140,16 +140,18 @@ fn answer(
             if let Err(error) = rustix::mount::mount("proc", "/proc", "proc", flags, None) {
                 return Ok(Err(system("mount /proc of the agent's processes", error)));
             }
-            return Ok(Guest::mount(&disk, &folders.root, folders.appliance, to_mend).and_then(|(mounted, mut reply)| {
-                folders.facade.speak_of(mounted.root_uuid())?;
-                let devices = folders.fresh_devices()?;
-                if !devices.own {
-                    reply.warnings.push(SHARED_NODES.to_string());
-                }
-                folders.devices.replace(Some(devices));
-                *guest = Some(mounted);
-                Ok(Reply::Mounted(reply))
-            }));
+            return Ok(Guest::mount(&disk, &folders.root, folders.appliance, to_mend).and_then(
+                |(mounted, mut reply)| {
+                    folders.facade.speak_of(mounted.root_uuid())?;
+                    let devices = folders.fresh_devices()?;
+                    if !devices.own {
+                        reply.warnings.push(SHARED_NODES.to_string());
+                    }
+                    folders.devices.replace(Some(devices));
+                    *guest = Some(mounted);
+                    Ok(Reply::Mounted(reply))
+                },
+            ));
         }
         Request::Wake(_) | Request::FindDisk { .. } if !folders.appliance => {
             return Ok(Err(out_of_turn("this is no appliance")));
@@ -171,8 +173,8 @@ fn answer(
         _ => {}
     }
     // A write is followed by data in any case, so it has to be taken even if there is nowhere to put it.
-    if let Request::Write { path, attributes } = request {
-        let begun = writable(guest).and_then(|guest| NewFile::begin(guest.root(), &path, attributes));
+    if let Request::Write { path, attributes, in_place } = request {
+        let begun = writable(guest).and_then(|guest| NewFile::begin(guest.root(), &path, attributes, in_place));
         return receive_file(link, begun);
     }
     if let Request::SetLabels = request {

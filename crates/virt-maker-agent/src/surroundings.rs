@@ -14,7 +14,7 @@ use virt_maker_agent::protocol::Run;
 
 use crate::failure::{Result, cannot, refused};
 use crate::mounts::Guest;
-use crate::standin::StandIn;
+use crate::standin::{Fate, StandIn, Temporary};
 
 const MOUNT_POINTS: &[&str] = &["proc", "sys", "dev", "run"];
 
@@ -49,10 +49,12 @@ impl<'a> Surroundings<'a> {
                 Err(error) => return Err(cannot(format_args!("look at /{name}"), error)),
             }
         }
-        this.stand_ins.extend(StandIn::place(root, "/usr/sbin/policy-rc.d", POLICY, 0o755)?);
-        this.stand_ins.extend(StandIn::place(root, "/etc/dracut.conf.d/00-virt-maker.conf", DRACUT.as_bytes(), 0o644)?);
+        let ours = |path, content, mode| Temporary { path, content, mode, foreign: false };
+        this.stand_ins.extend(StandIn::place(root, ours("/usr/sbin/policy-rc.d", POLICY, 0o755))?);
+        this.stand_ins.extend(StandIn::place(root, ours("/etc/dracut.conf.d/00-virt-maker.conf", DRACUT.as_bytes(), 0o644))?);
         if let (true, Some(text)) = (run.network, &run.resolv_conf) {
-            this.stand_ins.extend(StandIn::place(root, "/etc/resolv.conf", text.as_bytes(), 0o644)?);
+            let names = Temporary { path: "/etc/resolv.conf", content: text.as_bytes(), mode: 0o644, foreign: true };
+            this.stand_ins.extend(StandIn::place(root, names)?);
         }
         Ok(this)
     }
@@ -67,9 +69,9 @@ impl<'a> Surroundings<'a> {
         let mut result = Ok(());
         for stand_in in self.stand_ins.drain(..).rev() {
             let path = stand_in.path.clone();
-            match stand_in.restore() {
-                Ok(false) => {}
-                Ok(true) => notes.push(format!(
+            match stand_in.restore(self.guest.root()) {
+                Ok(Fate::Untouched | Fate::Linked) => {}
+                Ok(Fate::Dropped) => notes.push(format!(
                     "the change that the command made to {path} is not kept: a temporary file is there while commands \
                      run; write it with a `copy` step instead"
                 )),

@@ -689,7 +689,6 @@ fn a_change_of_resolv_conf_is_not_kept_and_said() {
         "echo changed >/etc/resolv.conf",
         "rm /etc/resolv.conf",
         "rm /etc/resolv.conf; mkdir -p /etc/resolv.conf/deep/er; touch /etc/resolv.conf/deep/x",
-        "ln -sf /run/x /etc/resolv.conf",
         "chattr +i /etc/resolv.conf",
         "chattr +i /etc",
         "chmod 600 /etc/resolv.conf",
@@ -717,6 +716,27 @@ fn a_change_of_resolv_conf_is_not_kept_and_said() {
     let (_, output) = agent.run(&networked("touch /etc/other; touch -d @1000000000 /etc"));
     assert_eq!(output, "");
     assert_eq!(agent.ok("stat -c %Y /etc; ls /etc/other"), "1000000000\n/etc/other\n");
+    // What packages of resolvers do: a backup of what they find, which is not the guest's own, and a link, which stays. That
+    // the file cannot be changed is no matter while a command runs, and is so afterwards.
+    agent.ok("echo own >/etc/resolv.conf; mkdir -p /etc/resolvconf/resolv.conf.d; chattr +i /etc/resolv.conf");
+    let (_, output) = agent.run(&networked(
+        "cp /etc/resolv.conf /etc/.resolv.conf.bak; cp /etc/resolv.conf /etc/resolvconf/resolv.conf.d/original",
+    ));
+    assert_eq!(output, "");
+    let look = "cat /etc/.resolv.conf.bak /etc/resolvconf/resolv.conf.d/original; rm -f /etc/resolv.conf; cat /etc/resolv.conf";
+    let (_, output) = agent.shell(look);
+    assert!(
+        output.starts_with("own\nown\n") && output.contains("not permitted") && output.ends_with("own\n"),
+        "{output}"
+    );
+    let (_, output) =
+        agent.run(&networked("mv /etc/resolv.conf /etc/resolv.conf.old; ln -s ../run/stub /etc/resolv.conf"));
+    assert_eq!(output, "");
+    assert_eq!(agent.ok("readlink /etc/resolv.conf; cat /etc/resolv.conf.old"), "../run/stub\nown\n");
+    // The link as it is now is the guest's own: it stays, whatever a command does.
+    let (_, output) = agent.run(&networked("ln -sf ../run/stub /etc/resolv.conf"));
+    assert_eq!((output.as_str(), agent.ok("readlink /etc/resolv.conf").as_str()), ("", "../run/stub\n"));
+    agent.ok("rm /etc/resolv.conf; echo own >/etc/resolv.conf");
     let problem = failed(agent.client.run(&networked("rm -f /etc/.virt-maker-*"), &mut |_| {}));
     assert!(problem.message.contains("/etc/resolv.conf"), "{problem:?}");
 }

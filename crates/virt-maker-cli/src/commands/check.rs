@@ -7,7 +7,7 @@ use virt_maker::build::{OnFailure, Settings, check_image};
 use virt_maker::disk::ImageFormat;
 use virt_maker::event::Events;
 use virt_maker::host::Cancel;
-use virt_maker::hygiene::Severity;
+use virt_maker::hygiene::{Finding, Severity, known};
 
 use super::print_json;
 use crate::arguments::{Check, DiskFormat};
@@ -19,6 +19,11 @@ const VERSION: u32 = 1;
 /// Exit codes by the worst finding; a note is no fault.
 const FOUND_WARNING: u8 = 10;
 const FOUND_ERROR: u8 = 11;
+
+/// What was looked for and is not there.
+fn fine(findings: &[Finding]) -> Vec<&'static str> {
+    known().filter(|what| findings.iter().all(|finding| finding.what != *what)).collect()
+}
 
 /// Runs it. Fails by the worst that was found.
 pub fn run(arguments: &Check) -> Result<(), Failure> {
@@ -49,21 +54,28 @@ pub fn run(arguments: &Check) -> Result<(), Failure> {
     });
     let findings = check_image(&arguments.image, format, &settings, &Events::new(report::warnings_only))?;
     if arguments.json {
-        print_json(&json!({ "version": VERSION, "findings": findings }))?;
+        print_json(&json!({ "version": VERSION, "findings": findings, "fine": fine(&findings) }))?;
     } else {
         let mut out = std::io::stdout().lock();
-        for finding in &findings {
-            let severity = match finding.severity {
-                Severity::Error => "error  ",
-                Severity::Warning => "warning",
-                Severity::Note => "note   ",
-            };
-            let cleaned = if finding.cleaned { "" } else { "  (stays with `clean`)" };
-            writeln!(out, "{severity}  {finding}{cleaned}")?;
+        let groups = [("`clean` removes:", true), ("stays with `clean`; is it there on purpose?", false)];
+        for (head, cleaned) in groups {
+            let mut group = findings.iter().filter(|finding| finding.cleaned == cleaned).peekable();
+            if group.peek().is_some() {
+                writeln!(out, "{head}")?;
+            }
+            for finding in group {
+                let severity = match finding.severity {
+                    Severity::Error => "error  ",
+                    Severity::Warning => "warning",
+                    Severity::Note => "note   ",
+                };
+                writeln!(out, "  {severity}  {finding}")?;
+            }
         }
         if findings.is_empty() {
             writeln!(out, "nothing found")?;
         }
+        writeln!(out, "fine: {}", fine(&findings).join(", "))?;
     }
     match findings.iter().map(|finding| finding.severity).max() {
         Some(Severity::Error) => Err(Failure::Code(FOUND_ERROR)),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::common::{Bench, Ran, run};
 use testkit::{HostState, Roots, TinyOptions, Victim, hostile_images, tiny_guest};
@@ -77,7 +78,8 @@ fn bases() {
 fn guests(engine: &str) {
     let before = HostState::capture();
     let fstab = |line: &str| TinyOptions { fstab_extra: vec![line.into()], ..TinyOptions::default() };
-    let warned = |ran: &Ran, text: &str| ran.of("warning").iter().any(|event| event["message"].as_str().unwrap().contains(text));
+    let warned =
+        |ran: &Ran, text: &str| ran.of("warning").iter().any(|event| event["message"].as_str().unwrap().contains(text));
     let bench = Bench::new(tiny_guest(&fstab("LABEL=absent /data ext4 defaults,nofail 0 2")));
     let template = bench.template("t.yml", &[run("true")], "");
     assert!(warned(&bench.build(engine, &template, &[]).exits(0), "/data"));
@@ -177,6 +179,34 @@ fn steps(engine: &str) {
     failing("/no/such/program", "127");
     failing("dd if=/dev/zero of=/big bs=1M count=100000", "No space left");
     failing("#!/no/such/interpreter\nx", "");
+    // A number that another user has; and, on each engine, a program that looks for the guest's services.
+    let template = bench.template("t.yml", &["user: {name: new, uid: 1000}".to_owned()], "");
+    let ran = bench.build(engine, &template, &[]).exits(4);
+    assert!(ran.stderr.contains("the number 1000 is taken: `tiny` of the guest has it"), "{}", ran.stderr);
+    let script =
+        "hostnamectl() { echo 'System has not been booted with systemd as init system' >&2; exit 1; }; hostnamectl x";
+    let ran = bench.build(engine, &bench.template("t.yml", &[run(script)], ""), &[]).exits(4);
+    assert!(ran.stderr.contains("use the step `hostname`"), "{}", ran.stderr);
+
+    // A file that is locked, and programs of another processor: the guest's own words name neither.
+    let own = fs::read(&bench.base).unwrap();
+    let image = bench.path("locked.raw");
+    fs::write(&image, &own).unwrap();
+    testkit::run(Command::new("debugfs").args(["-w", "-R", "set_inode_field /etc/hosts flags 0x80010"]).arg(&image));
+    for step in [
+        "edit: {path: /etc/hosts, match: tiny, replace: x}",
+        "file: {path: /etc/hosts, content: x}",
+        "delete: /etc/hosts",
+    ] {
+        refused_by(engine, &bench, &base(&image).replace("run: 'true'", step), 4, &["it is immutable", "chattr -i"]);
+    }
+    let busybox = "/bin/busybox";
+    let mut program = fs::read(busybox).unwrap();
+    program[18] = if program[18] == 62 { 183 } else { 62 };
+    let files = vec![(busybox.to_owned(), program, 0o755)];
+    let foreign = tiny_guest(&TinyOptions { files, ..TinyOptions::default() });
+    let words = ["the guest's programs are for ", "and this machine is ", std::env::consts::ARCH];
+    refused_by(engine, &bench, &base(&foreign), 4, &words);
 
     // Daemons that a step leaves behind are gone before its layer is sealed, and do not hold the build up.
     let daemon = run("(setsid sleep 1000 </dev/null >/dev/null 2>&1 &); sleep 1000 & echo left");

@@ -89,11 +89,14 @@ fn packages_leave_the_same_on_each_engine() {
     let _lock = appliance_lock();
     let bench = Bench::new(testkit::debian_guest());
     let steps = [
-        "install: [tini, uuid-runtime]".to_owned(),
+        "install: [tini, uuid-runtime, sudo]".to_owned(),
+        "user: {name: ops, sudo: true, shell: /bin/sh}".to_owned(),
         run("command -v tini uuidd; id uuidd; ls -l /usr/sbin/policy-rc.d; true"),
+        // Root goes to another user, and nobody comes back: the same words on each engine.
+        run("su - ops -c 'id -un; sudo -n id; echo ended with $?'"),
     ];
     let template = bench.template("t.yml", &steps, "");
-    let mut made = Vec::new();
+    let (mut made, mut words) = (Vec::new(), Vec::new());
     for engine in ENGINES {
         let store = bench.path(&format!("store-{engine}"));
         let ran = bench.build(engine, &template, &["--store", store.to_str().unwrap()]).exits(0);
@@ -111,9 +114,14 @@ fn packages_leave_the_same_on_each_engine() {
         changed.retain(|path, _| !VOLATILE.iter().any(|volatile| path.starts_with(volatile)));
         let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
         assert!(said.contains("/usr/bin/tini") && said.contains("(uuidd)"), "{engine}: {said}");
+        let rights: Vec<String> = said.lines().skip_while(|line| *line != "ops").map(str::to_owned).collect();
+        assert!(rights.iter().any(|line| line.contains("no new privileges")), "{engine}: {said}");
+        assert_eq!(rights.last().map(String::as_str), Some("ended with 1"), "{engine}: {said}");
+        words.push(rights);
         made.push(changed);
     }
-    for (engine, others) in ENGINES.iter().zip(&made) {
+    for (engine, (others, said)) in ENGINES.iter().zip(made.iter().zip(&words)) {
         assert_eq!(made[0], *others, "{engine}");
+        assert_eq!(words[0], *said, "{engine}");
     }
 }

@@ -231,19 +231,56 @@ fn check_tells_what_an_image_carries(engine: &str) {
         file("/etc/ssh/ssh_host_rsa_key", "secret"),
         file("/root/.ssh/authorized_keys", "ssh-ed25519 AAAA me"),
         file("/root/.bash_history", "ls"),
+        // An older guest, in which `/lib` is no link.
+        file("/lib/systemd/systemd", ""),
+        file("/usr/sbin/sshd", ""),
+        file("/usr/bin/ssh-keygen", ""),
+        file("/usr/sbin/iscsi-iname", ""),
+        file("/usr/sbin/make-ssl-cert", ""),
+        file("/var/lib/systemd/credential.secret", "x"),
+        file("/etc/iscsi/initiatorname.iscsi", "InitiatorName=iqn.x"),
+        file("/etc/nvme/hostnqn", "nqn.x"),
+        file("/etc/pki/consumer/key.pem", "x"),
+        file("/etc/ssl/private/ssl-cert-snakeoil.key", "x"),
+        file("/etc/netplan/50-cloud-init.yaml", "network:"),
+        file("/etc/wpa_supplicant/wpa.conf", "# psk=\n  psk=x"),
+        file("/home/tiny/.docker/config.json", "{\"auths\": {\"x\": {\"auth\": \"y\"}}}"),
+        file("/etc/krb5.keytab", "x"),
+        file("/root/.netrc", "x"),
+        file("/etc/apt/auth.conf.d/x.conf", "x"),
     ];
     let image = tiny_guest(&TinyOptions { files, ..TinyOptions::default() });
     let bench = Bench::new(image.clone());
     let bytes = fs::read(&image).unwrap();
     let image = image.to_str().unwrap();
     let ran = bench.run(&["check", image, "--engine", engine]).exits(11);
-    assert!(ran.stdout.starts_with("error    SSH host keys: /etc/ssh/ssh_host_rsa_key\n"), "{}", ran.stdout);
-    assert!(ran.stdout.contains("warning  shell history: /root/.bash_history\n"), "{}", ran.stdout);
-    assert!(
-        ran.stdout.contains("keys that may log in: /root/.ssh/authorized_keys  (stays with `clean`)"),
-        "{}",
-        ran.stdout
-    );
+    // In two groups, the worst first; and what is fine.
+    let (removed, rest) = ran.stdout.split_once("stays with `clean`; is it there on purpose?\n").unwrap();
+    let (stays, fine) = rest.split_once("fine: machine-id, ").unwrap();
+    let first = "`clean` removes:\n  error    SSH host keys: /etc/ssh/ssh_host_rsa_key\n";
+    assert!(removed.starts_with(first), "{}", ran.stdout);
+    for line in [
+        "error    key of sealed credentials: /var/lib/systemd/credential.secret",
+        "error    name of an iSCSI initiator: /etc/iscsi/initiatorname.iscsi",
+        "error    registration with a vendor or a network: /etc/pki/consumer/key.pem",
+        "warning  shell history: /root/.bash_history",
+        "warning  self-signed certificate: /etc/ssl/private/ssl-cert-snakeoil.key",
+    ] {
+        assert!(removed.contains(&format!("  {line}\n")), "no `{line}` in {}", ran.stdout);
+    }
+    for line in [
+        "keys that may log in: /root/.ssh/authorized_keys",
+        // Nothing in this guest makes these anew.
+        "name of an NVMe host: /etc/nvme/hostnqn",
+        "network that cloud-init wrote: /etc/netplan/50-cloud-init.yaml",
+        "password of a network: /etc/wpa_supplicant/wpa.conf",
+        "login at a registry: /home/tiny/.docker/config.json",
+        "key that stands for this machine or opens others: /etc/krb5.keytab",
+        "password or token of a person or a service: /etc/apt/auth.conf.d/x.conf, /root/.netrc",
+    ] {
+        assert!(stays.contains(&format!("  {line}\n")), "no `{line}` in {}", ran.stdout);
+    }
+    assert!(fine.contains("DHCP lease") && !fine.contains("shell history"), "{}", ran.stdout);
     assert!(fs::read(image).unwrap() == bytes, "the image is only read");
     let ran = bench.run(&["check", image, "--engine", engine, "--json"]).exits(11);
     let document: Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -252,12 +289,22 @@ fn check_tells_what_an_image_carries(engine: &str) {
     // A cleaned image has none of it but what somebody may have put there on purpose.
     let template = bench.template(
         "t.yml",
-        &["delete: [/root/.ssh/authorized_keys, /etc/resolv.conf]".to_owned()],
+        &["delete: [/root/.ssh/authorized_keys, /etc/resolv.conf, /etc/nvme, /etc/netplan, /etc/wpa_supplicant, \
+           /home/tiny/.docker, /etc/krb5.keytab, /root/.netrc, /etc/apt]"
+            .to_owned()],
         "qcow2: {path: a.qcow2, clean: true}",
     );
     bench.build(engine, &template, &[]).exits(0);
-    let ran = bench.run(&["check", bench.path("a.qcow2").to_str().unwrap(), "--engine", engine]).exits(0);
-    assert_eq!(ran.stdout, "nothing found\n");
+    let image = bench.path("a.qcow2");
+    let ran = bench.run(&["check", image.to_str().unwrap(), "--engine", engine]).exits(0);
+    assert!(ran.stdout.starts_with("nothing found\nfine: machine-id, "), "{}", ran.stdout);
+    // What it needs of what was removed is made at its first boot.
+    let tree = testkit::tree::tree_of_image(&image, "qcow2");
+    let commands = tree["/usr/lib/virt-maker/identity"].text.clone().unwrap();
+    assert!(commands.contains("iscsi-iname") && commands.contains("make-ssl-cert") && !commands.contains("nvme"));
+    for wanted in ["sysinit.target.wants/virt-maker-identity", "multi-user.target.wants/virt-maker-ssh-keys"] {
+        assert!(tree.contains_key(&format!("/etc/systemd/system/{wanted}.service")), "{wanted}");
+    }
 
     fs::write(bench.path("no"), "no image").unwrap();
     let ran = bench.run(&["check", "no", "--engine", engine]).exits(1);

@@ -36,6 +36,7 @@ fn boots_as_a_new_machine(bench: &Bench, engine: &str, format: &str) {
     - firstboot: |
         exec > /run/said 2>&1
         echo second >> /order
+        echo \"@online $(systemctl is-active network-online.target)\"
         echo \"@order $(cat /order | tr '\\n' ' ')\"
         echo \"@name $(hostname --fqdn)\"
         grep -o virt_maker.test=yes /proc/cmdline | sed 's/^/@kernel /'
@@ -66,9 +67,14 @@ fn boots_as_a_new_machine(bench: &Bench, engine: &str, format: &str) {
 
     let machine = Machine::boot(&image, format);
     let console = machine.wait_for("@done", PATIENCE);
-    for expected in
-        ["@order first second", "@name fresh.example.org", "@kernel virt_maker.test=yes", "@id 33 ", "@ssh active"]
-    {
+    for expected in [
+        "@order first second",
+        "@name fresh.example.org",
+        "@kernel virt_maker.test=yes",
+        "@id 33 ",
+        "@ssh active",
+        "@online active",
+    ] {
         assert!(console.contains(expected), "{engine}: {expected}: {console}");
     }
     for digest in old {

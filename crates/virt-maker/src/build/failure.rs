@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Build, OnFailure};
+use super::{Build, OnFailure, hints};
 use crate::disk::overlay;
 use crate::engine::Session;
 use crate::error::{Context, Error, ErrorKind, Result, StepFailure};
@@ -84,7 +84,11 @@ impl Build<'_> {
         let mut session = session;
         let error = self.shared.values.hidden(error);
         let error = match &mut session {
-            Some(session) => explain_full_guest(error, session.guest(), &last_lines),
+            Some(session) => {
+                let error = explain_full_guest(error, session.guest(), &last_lines);
+                let script = draft.record().material.arguments.to_string();
+                hints::explain(error, session.guest(), &last_lines, &script)
+            }
             None => error,
         };
         let log = self.save_log(&draft.log(), info);

@@ -22,6 +22,7 @@ mod failure;
 mod finish;
 mod flatten;
 mod forms;
+mod hints;
 mod leaks;
 mod leased;
 mod log;

@@ -88,6 +88,10 @@ impl Guest for Optioned<'_> {
         self.guest()?.write(path, &mut Limited { inner: content, limit }, attributes)
     }
 
+    fn rewrite(&mut self, path: &str, content: &mut dyn Read) -> Result<()> {
+        self.guest.rewrite(path, content)
+    }
+
     fn mkdir(&mut self, path: &str, attributes: Attributes, parents: bool) -> Result<()> {
         self.guest()?.mkdir(path, attributes, parents)
     }

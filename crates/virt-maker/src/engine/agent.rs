@@ -51,13 +51,14 @@ pub struct AgentGuest {
     client: Client,
     setup: Setup,
     mounted: Mounted,
+    events: Events,
 }
 
 impl AgentGuest {
     /// Has the disk mounted. The conversation's first exchanges are done.
     pub fn mount(client: Client, setup: Setup, disk: &str, to_mend: bool, events: &Events) -> Result<AgentGuest> {
         let empty = Mounted { file_systems: Vec::new(), os: OsRelease::default(), warnings: Vec::new() };
-        let mut guest = AgentGuest { client, setup, mounted: empty };
+        let mut guest = AgentGuest { client, setup, mounted: empty, events: events.clone() };
         guest.mounted = guest.within(Some(PATIENCE), |client| client.mount_as(disk, to_mend))?;
         for warning in &guest.mounted.warnings {
             events.warn(warning.escape_debug().to_string());
@@ -198,7 +199,13 @@ impl Guest for AgentGuest {
         self.prepare(&mut run)?;
         let output = self.setup.output.clone();
         let limit = run.timeout.map(|seconds| Duration::from_secs(seconds).saturating_add(GRACE));
-        let exit = self.within(limit, |client| client.run(&run, &mut |bytes| output(bytes)));
+        let mut notes = Vec::new();
+        let exit = self.within(limit, |client| {
+            client.run_noting(&run, &mut |bytes| output(bytes), &mut |note| notes.push(note.to_owned()))
+        });
+        for note in notes {
+            self.events.warn(crate::host::escape::escape(&note).to_string());
+        }
         if run.network {
             (self.setup.switch)(false)?;
         }
@@ -212,6 +219,10 @@ impl Guest for AgentGuest {
     fn write(&mut self, path: &str, content: &mut dyn Read, attributes: Attributes) -> Result<()> {
         // As long as the content takes.
         self.within(None, |client| client.write(path, content, attributes))
+    }
+
+    fn rewrite(&mut self, path: &str, content: &mut dyn Read) -> Result<()> {
+        self.within(None, |client| client.rewrite(path, content))
     }
 
     fn mkdir(&mut self, path: &str, attributes: Attributes, parents: bool) -> Result<()> {

@@ -33,6 +33,10 @@ pub trait Guest {
     /// Creates or replaces a regular file with what `content` yields. Parents must exist.
     fn write(&mut self, path: &str, content: &mut dyn Read, attributes: Attributes) -> Result<()>;
 
+    /// Gives a file another content and leaves all else of it as it is: mode, owner, other names, ACL, extended attributes,
+    /// capabilities. Where there is no regular file, one is made, mode 0644, of root. No final link is followed.
+    fn rewrite(&mut self, path: &str, content: &mut dyn Read) -> Result<()>;
+
     /// Creates a folder, with its parents if wanted; sets the attributes also where it exists.
     fn mkdir(&mut self, path: &str, attributes: Attributes, parents: bool) -> Result<()>;
 

@@ -1,17 +1,18 @@
 //! Hygiene: what a guest carries that an image for many machines should not: its identity, traces of use, caches.
 //!
 //! One table ([`rules`]) says what is looked for, how bad it is, and what [`clean`] does about it. Looking changes
-//! nothing. What is cleaned comes back by itself: at the next boot the guest makes a new machine-id and new SSH host
-//! keys (a guest that would not make keys gets a unit that does). What somebody may have put there on purpose (keys that
+//! nothing. What is cleaned and needed comes back: at the next boot the guest makes a new machine-id and new SSH host
+//! keys (a guest that would not make keys gets a unit that does), and other names of its own ([`again`]). What somebody may have put there on purpose (keys that
 //! may log in, a `resolv.conf`) is reported and stays.
 
+mod again;
 mod rules;
 
 use std::fmt;
 
 use self::rules::{Action, RULES, Rule};
 use crate::error::Result;
-use crate::guest::{Attributes, FileKind, Guest};
+use crate::guest::{FileKind, Guest};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -50,13 +51,18 @@ impl fmt::Display for Finding {
     }
 }
 
+/// All that is looked for, in a few words each.
+pub fn known() -> impl Iterator<Item = &'static str> {
+    RULES.iter().map(|rule| rule.what)
+}
+
 /// Looks for everything in the table; the worst comes first.
 pub fn inspect(guest: &mut dyn Guest) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for rule in RULES {
         let paths = found(guest, rule)?;
         if !paths.is_empty() {
-            let cleaned = rule.action != Action::Report;
+            let cleaned = rule.action != Action::Report && again::is_certain(guest, rule.again)?;
             findings.push(Finding { what: rule.what, severity: rule.severity, paths, cleaned });
         }
     }
@@ -69,25 +75,27 @@ pub fn clean(guest: &mut dyn Guest) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for rule in RULES.iter().filter(|rule| rule.action != Action::Report) {
         let paths = found(guest, rule)?;
+        if paths.is_empty() || !again::is_certain(guest, rule.again)? {
+            continue;
+        }
         for path in &paths {
             match rule.action {
                 Action::Remove => guest.remove(path)?,
                 // A mode of its own stays: some logs may be written by one user only.
-                Action::Empty => guest.write(path, &mut "".as_bytes(), Attributes::default())?,
+                Action::Empty => guest.rewrite(path, &mut "".as_bytes())?,
                 Action::Lines(is_one) => {
                     let old = guest.read(path, TEXT_MAX)?;
                     let kept: Vec<&[u8]> =
                         old.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_one(line)).collect();
-                    guest.write(path, &mut &*kept.concat(), Attributes::default())?;
+                    guest.rewrite(path, &mut &*kept.concat())?;
                 }
                 Action::Report => {}
             }
         }
-        if !paths.is_empty() {
-            findings.push(Finding { what: rule.what, severity: rule.severity, paths, cleaned: true });
-        }
+        again::prepare(guest, rule.again)?;
+        findings.push(Finding { what: rule.what, severity: rule.severity, paths, cleaned: true });
     }
-    host_keys_come_back(guest)?;
+    again::host_keys(guest)?;
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(findings)
 }
@@ -177,26 +185,6 @@ fn matches(pattern: &str, name: &str) -> bool {
             (0..=rest.len()).any(|at| rest.is_char_boundary(at) && matches(after, &rest[at..]))
         }
     }
-}
-
-/// Where sshd is started by systemd, and nothing of the guest itself makes its keys, a unit does it.
-fn host_keys_come_back(guest: &mut dyn Guest) -> Result<()> {
-    const UNIT: &str = "/etc/systemd/system/virt-maker-ssh-keys.service";
-    const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
-    for needed in ["/usr/sbin/sshd", "/usr/bin/ssh-keygen", "/usr/lib/systemd/systemd", "/etc/systemd/system"] {
-        if guest.stat(needed)?.is_none() {
-            return Ok(());
-        }
-    }
-    for own in ["sshd-keygen.target", "sshd-keygen.service", "sshdgenkeys.service"] {
-        if guest.stat(&format!("/usr/lib/systemd/system/{own}"))?.is_some() {
-            return Ok(());
-        }
-    }
-    let root = |mode| Attributes { mode: Some(mode), uid: Some(0), gid: Some(0) };
-    guest.write(UNIT, &mut include_str!("virt-maker-ssh-keys.service").as_bytes(), root(0o644))?;
-    guest.mkdir(WANTS, Attributes::default(), false)?;
-    guest.symlink(UNIT, &format!("{WANTS}/virt-maker-ssh-keys.service"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The table of what is looked for.
+//! The table of what is looked for, in two groups: what programs made for this one machine is removed, and what it needs of that
+//! comes back at its first boot; what people may have put there on purpose is reported and stays.
 
 use super::Severity::{self, Error, Note, Warning};
 
@@ -31,12 +32,30 @@ pub(super) struct Rule {
     /// Of these files, only those with a line that this likes.
     pub line: Option<fn(&[u8]) -> bool>,
     pub action: Action,
+    pub again: Again,
+}
+
+/// How what is removed comes back, where the guest needs it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Again {
+    /// By itself, or it is not needed.
+    Unneeded,
+    /// One of these files makes it. A guest that has none of them keeps it, and it is reported.
+    By(&'static [&'static str]),
+    /// By these commands at the first boot, which need this program. A guest without it, or without systemd, keeps it.
+    Commands(&'static str, &'static str),
+}
+
+/// Whether a line that is no comment has one of these words.
+fn says(line: &[u8], words: &[&[u8]]) -> bool {
+    let line = line.trim_ascii_start();
+    !line.starts_with(b"#") && words.iter().any(|word| line.windows(word.len()).any(|part| part == *word))
 }
 
 const ALL: fn(&str) -> bool = |_| true;
 
 const fn rule(what: &'static str, severity: Severity, action: Action, patterns: &'static [&'static str]) -> Rule {
-    Rule { what, severity, patterns, counts: ALL, line: None, action }
+    Rule { what, severity, patterns, counts: ALL, line: None, action, again: Again::Unneeded }
 }
 
 pub(super) static RULES: &[Rule] = &[
@@ -69,6 +88,87 @@ pub(super) static RULES: &[Rule] = &[
             "/boot/loader/random-seed",
         ],
     ),
+    // Credentials that were sealed with it are for this machine alone.
+    rule("key of sealed credentials", Error, Action::Remove, &["/var/lib/systemd/credential.secret"]),
+    Rule {
+        again: Again::Commands(
+            "nvme",
+            "[ -s /etc/nvme/hostnqn ] || nvme gen-hostnqn >/etc/nvme/hostnqn\n\
+             [ -s /etc/nvme/hostid ] || sed -n 's/.*uuid://p' /etc/nvme/hostnqn >/etc/nvme/hostid\n",
+        ),
+        ..rule("name of an NVMe host", Error, Action::Remove, &["/etc/nvme/hostnqn", "/etc/nvme/hostid"])
+    },
+    Rule {
+        // Packages put a file there that has no name yet.
+        line: Some(|line| line.trim_ascii_start().starts_with(b"InitiatorName=")),
+        again: Again::Commands(
+            "iscsi-iname",
+            "[ -s /etc/iscsi/initiatorname.iscsi ] ||\n\
+             (umask 077; echo \"InitiatorName=$(iscsi-iname)\" >/etc/iscsi/initiatorname.iscsi)\n",
+        ),
+        ..rule("name of an iSCSI initiator", Error, Action::Remove, &["/etc/iscsi/initiatorname.iscsi"])
+    },
+    Rule {
+        again: Again::Commands("zgenhostid", "[ -s /etc/hostid ] || zgenhostid\n"),
+        ..rule("host id", Error, Action::Remove, &["/etc/hostid"])
+    },
+    Rule {
+        again: Again::Commands(
+            "make-ssl-cert",
+            "[ -s /etc/ssl/private/ssl-cert-snakeoil.key ] || make-ssl-cert generate-default-snakeoil --force-overwrite\n",
+        ),
+        ..rule(
+            "self-signed certificate",
+            Warning,
+            Action::Remove,
+            &["/etc/ssl/certs/ssl-cert-snakeoil.pem", "/etc/ssl/private/ssl-cert-snakeoil.key"],
+        )
+    },
+    rule(
+        "registration with a vendor or a network",
+        Error,
+        Action::Remove,
+        &[
+            "/etc/pki/consumer/*.pem",
+            "/etc/pki/entitlement/*.pem",
+            "/var/lib/rhsm/facts/*",
+            "/etc/sysconfig/rhn/systemid",
+            "/etc/zypp/credentials.d/SCCcredentials",
+            "/var/lib/ubuntu-advantage/private/machine-token.json",
+            "/var/lib/tailscale/tailscaled.state",
+            "/var/lib/whoopsie/whoopsie-id",
+        ],
+    ),
+    rule(
+        "keys of an agent of configuration",
+        Error,
+        Action::Remove,
+        &[
+            "/etc/salt/pki/minion/minion.pem",
+            "/etc/salt/pki/minion/minion.pub",
+            "/etc/salt/minion_id",
+            "/etc/puppetlabs/puppet/ssl/*",
+            "/etc/puppet/ssl/*",
+            "/var/lib/puppet/ssl/*",
+            "/etc/chef/client.pem",
+        ],
+    ),
+    // LVM looks at all disks where it is not there.
+    rule("LVM's list of this machine's disks", Warning, Action::Remove, &["/etc/lvm/devices/system.devices"]),
+    Rule {
+        again: Again::By(&["/usr/bin/cloud-init", "/usr/local/bin/cloud-init"]),
+        ..rule(
+            "network that cloud-init wrote",
+            Warning,
+            Action::Remove,
+            &[
+                "/etc/netplan/50-cloud-init.yaml",
+                "/etc/network/interfaces.d/50-cloud-init*",
+                "/etc/NetworkManager/system-connections/cloud-init-*",
+                "/etc/systemd/network/10-cloud-init-*",
+            ],
+        )
+    },
     rule(
         "state of cloud-init",
         Warning,
@@ -98,6 +198,9 @@ pub(super) static RULES: &[Rule] = &[
             "/var/lib/dhcpcd/*.lease*",
             "/var/lib/NetworkManager/*lease",
             "/var/lib/wicked/lease-*",
+            "/var/lib/dhcpv6/dhcp6c_duid",
+            "/var/lib/dhcpcd/duid",
+            "/etc/dhcpcd.duid",
         ],
     ),
     rule(
@@ -125,6 +228,124 @@ pub(super) static RULES: &[Rule] = &[
         counts: |path| !path.ends_with(".pub"),
         ..rule("private SSH key", Warning, Action::Report, &["/root/.ssh/id_*", "/home/*/.ssh/id_*"])
     },
+    rule(
+        "key that stands for this machine or opens others",
+        Warning,
+        Action::Report,
+        &[
+            "/etc/krb5.keytab",
+            "/etc/*.keytab",
+            "/etc/samba/*.keytab",
+            "/etc/httpd/conf/*.keytab",
+            "/root/*.keytab",
+            "/home/*/*.keytab",
+            "/etc/wireguard/*",
+            "/etc/ipsec.secrets",
+            "/etc/ppp/chap-secrets",
+            "/etc/ppp/pap-secrets",
+            "/etc/munge/munge.key",
+            "/etc/corosync/authkey",
+        ],
+    ),
+    Rule {
+        counts: |path| !path.ends_with("/ssl-cert-snakeoil.key"),
+        ..rule(
+            "private key of a certificate",
+            Warning,
+            Action::Report,
+            &["/etc/ssl/private/*", "/etc/pki/tls/private/*.key", "/etc/letsencrypt/live/*/privkey.pem"],
+        )
+    },
+    Rule {
+        line: Some(|line| says(line, &[b"PrivateKey=", b"PresharedKey="])),
+        ..rule("key of a tunnel", Warning, Action::Report, &["/etc/systemd/network/*.netdev"])
+    },
+    Rule {
+        line: Some(|line| says(line, &[b"psk=", b"password=", b"private_key_passwd=", b"Passphrase="])),
+        ..rule(
+            "password of a network",
+            Warning,
+            Action::Report,
+            &["/etc/wpa_supplicant/*.conf", "/etc/wpa_supplicant.conf", "/var/lib/iwd/*.psk", "/var/lib/iwd/*.8021x"],
+        )
+    },
+    Rule {
+        counts: |path| !path.contains("/cloud-init-"),
+        ..rule(
+            "profile of a network",
+            Warning,
+            Action::Report,
+            &["/etc/NetworkManager/system-connections/*", "/etc/netplan/90-NM-*"],
+        )
+    },
+    Rule {
+        counts: |path| !path.ends_with("/50-cloud-init.yaml"),
+        line: Some(|line| says(line, &[b"macaddress:", b"password:", b"key:"])),
+        ..rule("network of one machine", Warning, Action::Report, &["/etc/netplan/*.yaml"])
+    },
+    rule(
+        "password or token of a person or a service",
+        Warning,
+        Action::Report,
+        &[
+            "/etc/apt/auth.conf",
+            "/etc/apt/auth.conf.d/*",
+            "/root/.netrc",
+            "/home/*/.netrc",
+            "/root/.git-credentials",
+            "/home/*/.git-credentials",
+            "/root/.config/git/credentials",
+            "/home/*/.config/git/credentials",
+            "/root/.aws/credentials",
+            "/home/*/.aws/credentials",
+            "/root/.azure/msal_token_cache.*",
+            "/home/*/.azure/msal_token_cache.*",
+            "/root/.config/gcloud/credentials.db",
+            "/home/*/.config/gcloud/credentials.db",
+            "/root/.config/gh/hosts.yml",
+            "/home/*/.config/gh/hosts.yml",
+            "/root/.kube/config",
+            "/home/*/.kube/config",
+            "/root/.vault-token",
+            "/home/*/.vault-token",
+            "/root/.pgpass",
+            "/home/*/.pgpass",
+            "/root/.my.cnf",
+            "/home/*/.my.cnf",
+            "/root/.pypirc",
+            "/home/*/.pypirc",
+        ],
+    ),
+    Rule {
+        line: Some(|line| says(line, &[b"\"auth\"", b"\"identitytoken\"", b"_authToken", b"_password"])),
+        ..rule(
+            "login at a registry",
+            Warning,
+            Action::Report,
+            &[
+                "/root/.docker/config.json",
+                "/home/*/.docker/config.json",
+                "/root/.config/containers/auth.json",
+                "/home/*/.config/containers/auth.json",
+                "/root/.npmrc",
+                "/home/*/.npmrc",
+            ],
+        )
+    },
+    rule(
+        "private key of GnuPG",
+        Warning,
+        Action::Report,
+        &[
+            "/root/.gnupg/private-keys-v1.d/*",
+            "/root/.gnupg/secring.gpg",
+            "/home/*/.gnupg/private-keys-v1.d/*",
+            "/home/*/.gnupg/secring.gpg",
+        ],
+    ),
+    rule("what a machine is said to be", Note, Action::Report, &["/etc/machine-info"]),
+    // Without it, no pool is imported at the boot of many guests.
+    rule("ZFS's list of pools and their disks", Warning, Action::Report, &["/etc/zfs/zpool.cache"]),
     Rule {
         line: Some(|line| line.trim_ascii_start().starts_with(b"nameserver")),
         ..rule("name servers of another network", Warning, Action::Report, &["/etc/resolv.conf"])

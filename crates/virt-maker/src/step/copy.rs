@@ -4,6 +4,9 @@
 //! checked the folder out. Without `chmod`, a file gets 0755 where its owner may execute it, else 0644; folders get
 //! 0755. Owner is root unless `chown` says otherwise. The bytes that are hashed are the bytes that are copied: a file
 //! that changes in between is an error.
+//!
+//! A folder of the guest stays as it is: neither its mode nor its owner becomes that of a folder that is copied onto it, and a
+//! link to a folder (`/lib`, `/var/run`) is followed within the guest and not replaced.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -12,11 +15,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::support::owner::{Looks, Owner};
-use super::support::{host_file, paths, words};
+use super::support::{folders, host_file, paths, words};
 use super::{Step, StepContext, StepKey, StepKind, first_line, firstboot};
 use crate::diagnostic::{Diagnostic, Note};
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::{Attributes, FileKind, Guest};
+use crate::guest::{Attributes, Guest};
 use crate::host::permit::HostPath;
 use crate::host::tree::{Entry, EntryKind, Walk, link_target};
 use crate::key::{Digest, HostInput};
@@ -28,7 +31,8 @@ pub(super) static KIND: StepKind = StepKind {
     arguments: arguments::<Arguments>,
     example: "copy: {dest: /etc/motd, content: 'Welcome', chmod: 0644}",
     needs: &[],
-    version: 1,
+    // 2: folders and links to folders that are there stay as they are.
+    version: 2,
     network: false,
     parse,
 };
@@ -212,10 +216,7 @@ impl CopyStep {
             let dest = if input.name.is_empty() { dest.to_owned() } else { format!("{dest}/{}", input.name) };
             match input.kind.as_str() {
                 "directory" => {
-                    if guest.stat(&dest)?.is_some_and(|there| there.kind != FileKind::Directory) {
-                        guest.remove(&dest)?;
-                    }
-                    guest.mkdir(&dest, attributes(input.mode), false)?;
+                    folders::make(guest, &dest, attributes(input.mode))?;
                 }
                 "symlink" => {
                     let target = link_target(&path)?;
@@ -244,13 +245,14 @@ impl CopyStep {
         let (from, to) = (words::quote(&data), words::quote(&self.dest));
         let parent = words::quote(paths::split(&self.dest).0);
         let mut script = format!("#!/bin/sh -e\necho copying to {to}\nmkdir -p {parent}\n");
+        let owned = |what: &str| match &self.owner {
+            Some(owner) => format!("chown -R -h {} {what}\n", words::quote(&owner.text())),
+            None => String::new(),
+        };
         script.push_str(&match whole_folder {
-            true => format!("mkdir -p {to}\ncp -a {from}/. {to}/\n"),
-            false => format!("rm -f {to}\ncp -a {from} {to}\n"),
+            true => format!("{}to={to}\ncd {from}\n{}cd /\n", owned(&from), include_str!("copy_folder.sh")),
+            false => format!("rm -f {to}\ncp -a {from} {to}\n{}", owned(&to)),
         });
-        if let Some(owner) = &self.owner {
-            script.push_str(&format!("chown -R -h {} {to}\n", words::quote(&owner.text())));
-        }
         script.push_str(&format!("rm -rf {from}\n"));
         place.finish(guest, &script)
     }

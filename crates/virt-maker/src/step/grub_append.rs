@@ -3,7 +3,7 @@
 //! Settings: a file of its own in `/etc/default/grub.d` where a guest has that folder (Debian's, whose files have the
 //! last word), else `GRUB_CMDLINE_LINUX` in `/etc/default/grub`. Menus: GRUB's own program looks for the disk under the
 //! root file system, which no engine shows to a guest, so menus are changed as that program would: the arguments are
-//! added to the kernel's line of each entry. The next `update-grub` or `grub2-mkconfig` of the guest makes the same.
+//! added to the kernel's line of each entry, and to what the entries of kernels to come are made of. The next `update-grub` or `grub2-mkconfig` of the guest makes the same.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use super::support::{paths, texts, words};
 use super::{Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::{Attributes, Guest};
+use crate::guest::Guest;
 use crate::template::{Node, OneOrMany, arguments};
 
 pub(super) static KIND: StepKind = StepKind {
@@ -20,7 +20,8 @@ pub(super) static KIND: StepKind = StepKind {
     arguments: arguments::<OneOrMany>,
     example: "grub_append: [console=ttyS0, quiet]",
     needs: &[],
-    version: 1,
+    // 2: what else the files have (ACL, extended attributes, other names) stays; kernels to come have the arguments too.
+    version: 2,
     network: false,
     parse,
 };
@@ -31,7 +32,10 @@ const OWN_SETTINGS: &str = "/etc/default/grub.d/90-virt-maker.cfg";
 const VARIABLE: &str = "GRUB_CMDLINE_LINUX";
 /// What new kernels get on guests that keep one file for each menu entry.
 const KERNEL_CMDLINE: &str = "/etc/kernel/cmdline";
-const ENTRIES: &str = "/boot/loader/entries";
+const KERNEL_CMDLINE_OF_PACKAGES: &str = "/usr/lib/kernel/cmdline";
+const ENTRIES: [&str; 3] = ["/boot/loader/entries", "/boot/efi/loader/entries", "/efi/loader/entries"];
+/// Where GRUB's environment is.
+const ENVIRONMENTS: [&str; 2] = ["/boot/grub2/grubenv", "/boot/grub/grubenv"];
 
 struct GrubAppendStep {
     arguments: Vec<String>,
@@ -80,8 +84,7 @@ impl GrubAppendStep {
             let old = texts::read(guest, OWN_SETTINGS)?;
             let text = old.as_deref().unwrap_or("GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX\"\n");
             let new = in_settings(text, &self.arguments);
-            let attributes = Attributes { mode: Some(0o644), uid: Some(0), gid: Some(0) };
-            guest.write(OWN_SETTINGS, &mut new.as_bytes(), attributes)?;
+            texts::write(guest, OWN_SETTINGS, old.as_deref(), &new)?;
             return Ok(true);
         }
         let Some(old) = texts::read(guest, SETTINGS)? else { return Ok(false) };
@@ -100,18 +103,80 @@ impl GrubAppendStep {
             found = true;
             texts::write(guest, &menu, Some(&old), &in_menu(&old, &["linux", "linux16", "linuxefi"], 2, &self.arguments))?;
         }
-        for entry in names(guest, ENTRIES)?.iter().filter(|name| name.ends_with(".conf")) {
-            let path = format!("{ENTRIES}/{entry}");
-            let Some(old) = texts::read(guest, &path)? else { continue };
-            found = true;
-            texts::write(guest, &path, Some(&old), &in_menu(&old, &["options"], 1, &self.arguments))?;
+        found |= self.entries(guest)?;
+        Ok(found)
+    }
+
+    /// Guests that keep one file for each entry: those that are there, and what entries of kernels to come are made of.
+    fn entries(&self, guest: &mut dyn Guest) -> Result<bool> {
+        // Some have the arguments of all entries in one variable of GRUB's.
+        let variable = self.in_environment(guest)?;
+        let (mut found, mut newest) = (false, None);
+        for folder in ENTRIES {
+            for entry in names(guest, folder)?.iter().filter(|name| name.ends_with(".conf")) {
+                let path = format!("{folder}/{entry}");
+                let Some(old) = texts::read(guest, &path)? else { continue };
+                found = true;
+                let by_variable = options_of(&old).any(|word| word == "$kernelopts");
+                if variable && by_variable {
+                    continue;
+                }
+                let new = in_menu(&old, &["options"], 1, &self.arguments);
+                texts::write(guest, &path, Some(&old), &new)?;
+                if !by_variable && !entry.contains("rescue") {
+                    // Names are sorted. What only the boot loader knows is not for others.
+                    let own = |word: &&str| !word.starts_with('$') && !word.starts_with("initrd=");
+                    newest = Some(options_of(&new).filter(own).collect::<Vec<_>>().join(" "));
+                }
+            }
         }
-        if let Some(old) = texts::read(guest, KERNEL_CMDLINE)? {
-            let new = format!("{}\n", with(old.trim_end(), &self.arguments));
-            texts::write(guest, KERNEL_CMDLINE, Some(&old), &new)?;
+        let there = texts::read(guest, KERNEL_CMDLINE)?;
+        let new = match (&there, newest) {
+            (Some(old), _) => old.trim_end().to_owned(),
+            // Without it, the next kernel would have what this machine was booted with.
+            (None, Some(newest)) => texts::read(guest, KERNEL_CMDLINE_OF_PACKAGES)?.map_or(newest, |text| text.trim_end().to_owned()),
+            (None, None) => return Ok(found),
+        };
+        let new = format!("{}\n", with(&new, &self.arguments));
+        texts::write(guest, KERNEL_CMDLINE, there.as_deref(), &new)?;
+        Ok(found)
+    }
+
+    /// Whether GRUB's environment has the arguments of all entries; they are added there.
+    fn in_environment(&self, guest: &mut dyn Guest) -> Result<bool> {
+        let mut found = false;
+        for path in ENVIRONMENTS {
+            let Some(old) = texts::read(guest, path)? else { continue };
+            if let Some(new) = in_block(&old, &self.arguments) {
+                found = true;
+                if new.len() != old.len() {
+                    let message = format!("{path} has no room for more arguments: it is a block of {} bytes", old.len());
+                    return Err(Error::new(ErrorKind::Step, message));
+                }
+                texts::write(guest, path, Some(&old), &new)?;
+            }
         }
         Ok(found)
     }
+}
+
+/// The words of the lines of an entry that begin with `options`.
+fn options_of(entry: &str) -> impl Iterator<Item = &str> {
+    let lines = entry.lines().filter_map(|line| line.trim_start().strip_prefix("options"));
+    lines.filter(|rest| rest.starts_with(char::is_whitespace)).flat_map(str::split_whitespace)
+}
+
+/// GRUB's environment, a block of fixed size filled with `#`, with the arguments added to `kernelopts`; `None` where it has none.
+fn in_block(block: &str, arguments: &[String]) -> Option<String> {
+    let is_it = |line: &&str| line.starts_with("kernelopts=");
+    let text = block.trim_end_matches('#');
+    text.lines().find(is_it)?;
+    let lines = text.lines().map(|line| if is_it(&line) { format!("{}\n", with(line, arguments)) } else { format!("{line}\n") });
+    let mut new: String = lines.collect();
+    while new.len() < block.len() {
+        new.push('#');
+    }
+    Some(new)
 }
 
 fn names(guest: &mut dyn Guest, folder: &str) -> Result<Vec<String>> {
@@ -189,6 +254,11 @@ mod tests {
         let menu = "set default=0\n\tlinux\t/vmlinuz root=UUID=1 ro quiet\n\tinitrd /initrd\n";
         let made = in_menu(menu, &["linux"], 2, &arguments);
         assert_eq!(made, "set default=0\n\tlinux\t/vmlinuz root=UUID=1 ro quiet a=1\n\tinitrd /initrd\n");
+        let block = format!("# GRUB Environment Block\nkernelopts=root=x ro \nsaved=1\n{}", "#".repeat(40));
+        let made = in_block(&block, &arguments).unwrap();
+        assert_eq!(made, format!("# GRUB Environment Block\nkernelopts=root=x ro a=1 quiet\nsaved=1\n{}", "#".repeat(31)));
+        assert_eq!(in_block(&made, &arguments).unwrap(), made);
+        assert_eq!(in_block("# GRUB Environment Block\n####", &arguments), None);
         assert_eq!(in_menu("options root=x\n", &["options"], 1, &arguments), "options root=x a=1 quiet\n");
     }
 }

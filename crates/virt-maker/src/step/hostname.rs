@@ -1,5 +1,8 @@
 //! `hostname`: the guest's name, in `/etc/hostname`, in `/etc/hosts` and, where a guest has it, in
 //! `/etc/sysconfig/network`.
+//!
+//! A guest with cloud-init takes the name that its cloud, or a NoCloud disk, has for it, at its first boot, and leaves
+//! `/etc/hosts` as it is. With `keep`, it does not.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -9,23 +12,48 @@ use super::support::{paths, texts};
 use super::{Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
-use crate::guest::{Attributes, Guest};
-use crate::template::{Node, arguments, from_node};
+use crate::guest::Guest;
+use crate::template::{Kind, Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
     name: "hostname",
     about: "Sets the guest's host name.",
-    arguments: arguments::<Name>,
+    arguments: arguments::<Schema>,
     example: "hostname: web1.example.org",
     needs: &[],
-    version: 2,
+    // 3: what else the files have (ACL, extended attributes, other names) stays.
+    version: 3,
     network: false,
     parse,
 };
 
 /// Old Red Hat guests read their name from here.
 const SYSCONFIG: &str = "/etc/sysconfig/network";
+const HOSTNAME: &str = "/etc/hostname";
 const HOSTS: &str = "/etc/hosts";
+
+/// Read by cloud-init after its own settings.
+const CLOUD_INIT: &str = "/etc/cloud/cloud.cfg.d/99-virt-maker-hostname.cfg";
+const KEEP: &str = "# Made by virt-maker: the name of the image stays.\npreserve_hostname: true\nmanage_etc_hosts: false\n";
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "for the schema: a name alone, or with what becomes of it")]
+enum Schema {
+    Name(Name),
+    /// With what becomes of it.
+    Full(Arguments),
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Arguments {
+    /// The name.
+    name: Name,
+    /// Keep it where cloud-init would replace it by the name that a cloud has for the machine.
+    #[serde(default)]
+    keep: bool,
+}
 
 /// A host name: letters, digits and inner hyphens, in parts of at most 63, joined by dots.
 #[derive(Deserialize, JsonSchema)]
@@ -34,10 +62,15 @@ struct Name(String);
 
 struct HostnameStep {
     name: String,
+    keep: bool,
 }
 
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
-    let Name(name) = from_node(node)?;
+    let Arguments { name: Name(name), keep } = match node.kind {
+        Kind::Map(_) => from_node(node)?,
+        _ => Arguments { name: from_node(node)?, keep: false },
+    };
+    let node = node.get("name").unwrap_or(node);
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -50,7 +83,7 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
         diagnostic.hint = Some("letters, digits and inner hyphens, in parts of at most 63, joined by dots".into());
         return Err(vec![diagnostic]);
     }
-    Ok(Box::new(HostnameStep { name }))
+    Ok(Box::new(HostnameStep { name, keep }))
 }
 
 impl Step for HostnameStep {
@@ -59,17 +92,24 @@ impl Step for HostnameStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "name": self.name }), inputs: Vec::new() })
+        let mut arguments = json!({ "name": self.name });
+        if self.keep {
+            arguments["keep"] = true.into();
+        }
+        Ok(StepKey { arguments, inputs: Vec::new() })
     }
 
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
-        let before = texts::read(guest, "/etc/hostname")?.unwrap_or_default();
+        let old = texts::read(guest, HOSTNAME)?;
+        let before = old.as_deref().unwrap_or_default();
         let before = before.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
         let hosts = texts::read(guest, HOSTS)?;
         let new = in_hosts(hosts.as_deref().unwrap_or("127.0.0.1 localhost\n"), before, &self.name);
         texts::write(guest, HOSTS, hosts.as_deref(), &new)?;
-        let text = format!("{}\n", self.name);
-        guest.write("/etc/hostname", &mut text.as_bytes(), Attributes::default())?;
+        texts::write(guest, HOSTNAME, old.as_deref(), &format!("{}\n", self.name))?;
+        if self.keep {
+            texts::write(guest, CLOUD_INIT, None, KEEP)?;
+        }
         if paths::exists(guest, SYSCONFIG)? {
             texts::change(guest, SYSCONFIG, |old| {
                 let others = old.lines().filter(|line| !line.trim_start().starts_with("HOSTNAME="));

@@ -22,7 +22,8 @@ pub(super) static KIND: StepKind = StepKind {
     arguments: arguments::<Wanted>,
     example: "selinux: permissive",
     needs: &[],
-    version: 1,
+    // 2: what else the file has (ACL, extended attributes, other names) stays.
+    version: 2,
     network: false,
     parse,
 };

@@ -2,9 +2,10 @@
 //!
 //! An archive is hostile until shown otherwise. Members whose names climb out (`..`, absolute) or that go through a link
 //! of the same archive, links that lead out of the folder, and devices are refused with an error, and no layer is made.
-//! Owners in the archive are those of another machine: everything belongs to root, or to `chown`.
+//! Owners in the archive are those of another machine: everything belongs to root, or to `chown`. Folders that the guest has
+//! stay as they are, and its own links to folders are followed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::support::host_file;
+use super::support::{folders, host_file};
 use super::support::owner::{Owner, keep};
 use super::support::paths;
 use super::{Step, StepContext, StepKey, StepKind};
@@ -21,7 +22,7 @@ use crate::diagnostic::Diagnostic;
 use crate::host::permit::HostPath;
 use crate::host::tree::leads_out;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, FileKind, Guest};
+use crate::guest::{Attributes, Guest};
 use crate::host::decompress::{Compression, SIGNATURE};
 use crate::template::{Node, arguments, from_node};
 
@@ -31,7 +32,8 @@ pub(super) static KIND: StepKind = StepKind {
     arguments: arguments::<Arguments>,
     example: "unpack: {source: site.tar.gz, dest: /srv/www, strip: 1}",
     needs: &[],
-    version: 2,
+    // 3: folders and links to folders that are there stay as they are.
+    version: 3,
     network: false,
     parse,
 };
@@ -108,7 +110,7 @@ impl Step for UnpackStep {
             let attributes = Attributes { mode: Some(0o755), uid: Some(owner.0), gid: Some(owner.1) };
             guest.mkdir(&self.dest, attributes, true)?;
         }
-        let mut into = Into { guest, step: self, owner, links: BTreeSet::new(), made: BTreeSet::new() };
+        let mut into = Into { guest, step: self, owner, links: BTreeSet::new(), folders: BTreeMap::new() };
         let failed = || format!("cannot unpack {}", self.source.display());
         let mut file = self.source.open().context(ErrorKind::Template, failed)?;
         let mut head = Vec::new();
@@ -201,8 +203,8 @@ struct Into<'a> {
     owner: (u32, u32),
     /// Links that came out of the archive: nothing goes through them.
     links: BTreeSet<String>,
-    /// Folders that are known to be there.
-    made: BTreeSet<String>,
+    /// Folders that are known to be there, and whether they came out of the archive.
+    folders: BTreeMap<String, bool>,
 }
 
 impl Into<'_> {
@@ -236,15 +238,17 @@ impl Into<'_> {
     /// Makes the folders above a place, as many as are missing.
     fn above(&mut self, place: &str) -> Result<()> {
         let Some((folder, _)) = place.rsplit_once('/') else { return Ok(()) };
-        if !self.made.contains(folder) {
-            self.above(folder)?;
-            let path = self.path(folder);
-            if self.guest.stat(&path)?.is_none() {
-                let attributes = self.attributes(0o755);
-                self.guest.mkdir(&path, attributes, false)?;
-            }
-            self.made.insert(folder.to_owned());
+        if self.folders.contains_key(folder) {
+            return Ok(());
         }
+        self.above(folder)?;
+        let path = self.path(folder);
+        let new = self.guest.stat(&path)?.is_none();
+        if new {
+            let attributes = self.attributes(0o755);
+            self.guest.mkdir(&path, attributes, false)?;
+        }
+        self.folders.insert(folder.to_owned(), new);
         Ok(())
     }
 
@@ -252,11 +256,19 @@ impl Into<'_> {
         let Some(place) = self.place(name)? else { return Ok(()) };
         self.above(&place)?;
         let (path, attributes) = (self.path(&place), self.attributes(mode));
-        if self.links.remove(&place) || self.guest.stat(&path)?.is_some_and(|stat| stat.kind == FileKind::File) {
+        if self.links.remove(&place) {
             self.guest.remove(&path)?;
         }
-        self.guest.mkdir(&path, attributes, false)?;
-        self.made.insert(place);
+        let new = match self.folders.get(&place) {
+            Some(new) => *new,
+            None => !folders::is_there(self.guest, &path)?,
+        };
+        match (new, self.folders.contains_key(&place)) {
+            (true, true) => self.guest.set_attributes(&path, attributes)?,
+            (true, false) => folders::make(self.guest, &path, attributes)?,
+            (false, _) => {}
+        }
+        self.folders.insert(place, new);
         Ok(())
     }
 

@@ -20,7 +20,8 @@ pub(super) static KIND: StepKind = StepKind {
     arguments: arguments::<Arguments>,
     example: "user: {name: admin, groups: [adm], shell: /bin/sh, sudo: true}",
     needs: &[],
-    version: 1,
+    // 2: a group of its name is its own; a home that is there is given to it; other files keep what they had.
+    version: 2,
     network: false,
     parse,
 };
@@ -34,6 +35,8 @@ struct Arguments {
     #[schemars(with = "Option<OneOrMany>")]
     #[expect(dead_code, reason = "read from the node: one text, or a list")]
     groups: Option<serde::de::IgnoredAny>,
+    /// Its primary group, which has to be there. Without it, the group of the user's own name, which is made where it is missing.
+    group: Option<String>,
     /// Its login shell, an absolute path.
     shell: Option<String>,
     /// Its number; the next free one by default.
@@ -56,6 +59,7 @@ struct Arguments {
 
 struct UserStep {
     name: String,
+    group: Option<String>,
     groups: Vec<String>,
     shell: Option<String>,
     uid: Option<u32>,
@@ -72,6 +76,9 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let mut problems = Vec::new();
     if let Err(message) = words::login(&arguments.name) {
         problems.push(at("name").diagnostic(message));
+    }
+    if let Some(Err(message)) = arguments.group.as_deref().map(words::login) {
+        problems.push(at("group").diagnostic(message));
     }
     let mut list = |name: &str, check: fn(&str) -> Result<(), String>| {
         let read = node.get(name).map_or(Ok(Vec::new()), |node| words::texts(node, check));
@@ -105,8 +112,8 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    let Arguments { name, uid, system, password_hash, sudo, .. } = arguments;
-    Ok(Box::new(UserStep { name, groups, shell, uid, home, system, password_hash, sudo, ssh_keys }))
+    let Arguments { name, group, uid, system, password_hash, sudo, .. } = arguments;
+    Ok(Box::new(UserStep { name, group, groups, shell, uid, home, system, password_hash, sudo, ssh_keys }))
 }
 
 fn is_hash(text: &str) -> bool {
@@ -136,10 +143,13 @@ impl Step for UserStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let arguments = json!({
+        let mut arguments = json!({
             "name": self.name, "groups": self.groups, "shell": self.shell, "uid": self.uid, "home": self.home,
             "system": self.system, "password_hash": self.password_hash, "sudo": self.sudo, "ssh_keys": self.ssh_keys,
         });
+        if let Some(group) = &self.group {
+            arguments["group"] = json!(group);
+        }
         Ok(StepKey { arguments, inputs: Vec::new() })
     }
 
@@ -150,15 +160,18 @@ impl Step for UserStep {
             let message = format!("the guest has no {}, which is to be the shell of `{}`", shell.escape_debug(), self.name);
             return Err(Error::new(ErrorKind::Step, message).with_hint("install it before, or name another shell"));
         }
-        for group in &self.groups {
+        for group in self.groups.iter().chain(&self.group) {
             accounts::group(guest, group)?;
         }
+        self.number_is_free(guest)?;
         let there = accounts::find(guest, "/etc/passwd", &self.name)?.is_some();
         let hint = "install the package with `useradd` (passwd, shadow-utils, shadow) before";
         if self.sudo {
             paths::require(guest, "sudo", "`install: sudo` before")?;
         }
         let changes = self.shell.is_some() || self.uid.is_some() || self.home.is_some() || !self.groups.is_empty();
+        let changes = changes || self.group.is_some();
+        let home = if there { None } else { self.home_before(guest)? };
         if there && !changes {
             // Only what files of the guest say of it.
         } else if paths::program(guest, "useradd")?.is_some() {
@@ -167,6 +180,9 @@ impl Step for UserStep {
             self.by_busybox(guest, there)?;
         } else {
             paths::require(guest, "useradd", hint)?;
+        }
+        if let Some(home) = home {
+            self.give_home(guest, &home)?;
         }
         if let Some(hash) = &self.password_hash {
             accounts::set_password(guest, &self.name, |_| hash.clone())?;
@@ -179,7 +195,54 @@ impl Step for UserStep {
 }
 
 impl UserStep {
+    /// An error that names the holder, where another user has the number.
+    fn number_is_free(&self, guest: &mut dyn Guest) -> Result<()> {
+        let Some(uid) = self.uid else { return Ok(()) };
+        match accounts::holder(guest, uid)? {
+            Some(holder) if holder != self.name => {
+                let message = format!("the number {uid} is taken: `{}` of the guest has it", holder.escape_debug());
+                Err(Error::new(ErrorKind::Step, message).with_hint("give another `uid`, or leave it out"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The group that is to be primary: the one that was said, or one of the user's name that is there.
+    fn primary(&self, guest: &mut dyn Guest, there: bool) -> Result<Option<String>> {
+        match &self.group {
+            Some(group) => Ok(Some(group.clone())),
+            None if there => Ok(None),
+            None => Ok(accounts::find(guest, "/etc/group", &self.name)?.map(|_| self.name.clone())),
+        }
+    }
+
+    /// Its home folder, where an earlier step made that. One at the top (`/srv`, `/var`) is nobody's alone.
+    fn home_before(&self, guest: &mut dyn Guest) -> Result<Option<String>> {
+        let home = match &self.home {
+            Some(home) => paths::follow(guest, home)?,
+            None if self.system => return Ok(None),
+            None => paths::follow(guest, &format!("/home/{}", self.name))?,
+        };
+        let is_folder = guest.stat(&home)?.is_some_and(|stat| stat.kind == FileKind::Directory);
+        Ok((is_folder && home.matches('/').count() > 1).then_some(home))
+    }
+
+    /// Gives the folder to the user, and what root has in it; of a service's, the folder alone.
+    fn give_home(&self, guest: &mut dyn Guest, home: &str) -> Result<()> {
+        let account = accounts::account(guest, &self.name)?;
+        let owner = Attributes { mode: None, uid: Some(account.uid), gid: Some(account.gid) };
+        let depth = if self.system { Some(0) } else { None };
+        for entry in guest.walk(home, depth)? {
+            let path = String::from_utf8(entry.path).ok().filter(|_| (entry.uid, entry.gid) == (0, 0));
+            if let Some(path) = path {
+                guest.set_attributes(&path, owner)?;
+            }
+        }
+        Ok(())
+    }
+
     fn by_shadow(&self, guest: &mut dyn Guest, there: bool) -> Result<()> {
+        let primary = self.primary(guest, there)?;
         let program = if there { "usermod" } else { "useradd" };
         let mut argv = vec![program.to_owned()];
         let mut option = |name: &str, value: &str| argv.extend([name.to_owned(), value.to_owned()]);
@@ -191,6 +254,9 @@ impl UserStep {
         }
         if let Some(home) = &self.home {
             option("-d", home);
+        }
+        if let Some(group) = &primary {
+            option("-g", group);
         }
         if !self.groups.is_empty() {
             option("-G", &self.groups.join(","));
@@ -210,7 +276,7 @@ impl UserStep {
             let what = format!("`{}`", argv[0]);
             run_checked(guest, &Run { argv, ..Run::default() }, &what)
         };
-        if there && (self.shell.is_some() || self.uid.is_some() || self.home.is_some()) {
+        if there && (self.shell.is_some() || self.uid.is_some() || self.home.is_some() || self.group.is_some()) {
             let message = format!("`{}` is there already, and this guest has no `usermod` to change it", self.name);
             return Err(Error::new(ErrorKind::Step, message).with_hint("install the package `shadow` before"));
         }
@@ -223,6 +289,9 @@ impl UserStep {
             }
             if let Some(home) = &self.home {
                 option("-h", home.clone());
+            }
+            if let Some(group) = self.primary(guest, there)? {
+                argv.extend(["-G".to_owned(), group]);
             }
             if self.system {
                 argv.extend(["-S", "-H"].map(str::to_owned));
@@ -255,7 +324,9 @@ impl UserStep {
         let folder = format!("{}/.ssh", home.trim_end_matches('/'));
         guest.mkdir(&folder, owned(0o700), false)?;
         let path = format!("{folder}/authorized_keys");
-        let old = texts::read(guest, &path)?.unwrap_or_default();
+        let there = texts::read(guest, &path)?;
+        let new_file = there.is_none();
+        let old = there.unwrap_or_default();
         let mut new = old.clone();
         for key in self.ssh_keys.iter().map(|key| key.trim()) {
             if new.lines().any(|line| line.trim() == key) {
@@ -269,6 +340,10 @@ impl UserStep {
         }
         texts::write(guest, &path, Some(&old), &new)?;
         let path = paths::follow(guest, &path)?;
-        guest.set_attributes(&path, owned(0o600))
+        // One that is the user's own and that nobody else may write stays as it is: a mode would undo an ACL.
+        match guest.stat(&path)? {
+            Some(stat) if !new_file && stat.uid == account.uid && stat.mode & 0o022 == 0 => Ok(()),
+            _ => guest.set_attributes(&path, owned(0o600)),
+        }
     }
 }

@@ -11,11 +11,29 @@ pub fn make(bench: &Bench) -> [(&'static str, String); 2] {
     let folder = bench.path("host");
     fs::create_dir_all(&folder).unwrap();
     archives(&folder);
+    onto(&folder);
     fs::write(folder.join("motd.j2"), "Hello {{ who }}: {{ list | join(',') }}\n").unwrap();
     fs::write(folder.join("payload"), "payload\n").unwrap();
     fs::write(folder.join("key.asc"), "-----BEGIN PGP PUBLIC KEY BLOCK-----\nx\n").unwrap();
     fs::write(folder.join("password"), "another one 4711\n").unwrap();
     [("host", folder.display().to_string()), ("payload", super::sha256(b"payload\n"))]
+}
+
+/// Folders, and an archive with folders, that a guest has already, with other modes and owners; some of them are links there.
+fn onto(folder: &Path) {
+    let tree = folder.join("onto");
+    for file in
+        ["var/run/a", "var/late/b", "var/tmp/c", "home/tiny/new/d", "tar/etc/private/e", "tar/lib/f", "tar/tmp/g"]
+    {
+        let path = tree.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x\n").unwrap();
+    }
+    for name in ["tar/etc", "tar/tmp", "tar/lib"] {
+        testkit::run(Command::new("chmod").arg("0750").arg(tree.join(name)));
+    }
+    let mut tar = Command::new("tar");
+    testkit::run(tar.arg("-C").arg(tree.join("tar")).arg("-cf").arg(folder.join("onto.tar")).arg("."));
 }
 
 /// Archives that a host has, made by its own programs.

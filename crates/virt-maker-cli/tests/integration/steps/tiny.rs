@@ -5,7 +5,7 @@ use std::fs;
 use testkit::{HostState, TinyOptions, appliance_lock, tiny_guest};
 
 use super::{Case, check, fixtures, host_files};
-use crate::common::Bench;
+use crate::common::{Bench, Ran};
 
 on_chroot_and_vm!(firstboot_with_scripts_of_init_d);
 
@@ -39,6 +39,57 @@ fn guest() -> TinyOptions {
     }
 }
 
+/// The guest, whose files have what a step that changes them must not take away: an ACL, attributes, a label, capabilities; and
+/// whose `resolv.conf` cannot be changed.
+fn bench() -> Bench {
+    let mut bench = Bench::new(tiny_guest(&guest()));
+    let image = bench.path("base.raw");
+    fs::copy(&bench.base, &image).unwrap();
+    // u::rw-, u:1000:rw-, g::r--, m::rw-, o::r--, in the form of the kernel's attribute.
+    let mut acl = vec![2, 0, 0, 0];
+    for (tag, rights, id) in
+        [(1u16, 6u16, u32::MAX), (2, 6, 1000), (4, 4, u32::MAX), (16, 6, u32::MAX), (32, 4, u32::MAX)]
+    {
+        acl.extend([tag.to_le_bytes(), rights.to_le_bytes()].concat());
+        acl.extend(id.to_le_bytes());
+    }
+    let capability: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let label = b"system_u:object_r:etc_t:s0\0";
+    let mut commands = String::new();
+    let files = [
+        ("/etc/hostname", "user.note", &b"x"[..]),
+        ("/etc/hosts", "system.posix_acl_access", &acl),
+        ("/etc/default/grub", "user.note", b"x"),
+        ("/boot/grub/grub.cfg", "security.selinux", label),
+        ("/boot/loader/entries/a.conf", "user.note", b"x"),
+        ("/etc/selinux/config", "security.selinux", label),
+        ("/etc/shadow", "system.posix_acl_access", &acl),
+        ("/var/log/messages", "system.posix_acl_access", &acl),
+        ("/usr/bin/ssh-keygen", "security.capability", &capability),
+    ];
+    for (number, (path, name, value)) in files.into_iter().enumerate() {
+        let file = bench.path(&format!("value-{number}"));
+        fs::write(&file, value).unwrap();
+        commands.push_str(&format!("ea_set -f {} {path} {name}\n", file.display()));
+    }
+    // Its extents, and that it is immutable.
+    commands.push_str("set_inode_field /etc/resolv.conf flags 0x80010\n");
+    let script = bench.path("debugfs");
+    fs::write(&script, commands).unwrap();
+    testkit::run(std::process::Command::new("debugfs").args(["-w", "-f"]).arg(&script).arg(&image));
+    testkit::fsck_clean(&image, "raw");
+    bench.base = image;
+    bench
+}
+
+/// What was said on the screen of the step that changed `resolv.conf` in vain.
+fn told(ran: &Ran) {
+    let told = |event: &serde_json::Value| {
+        event["message"].as_str().is_some_and(|text| text.contains("/etc/resolv.conf is not kept"))
+    };
+    assert_eq!(ran.of("warning").into_iter().filter(|event| told(event)).count(), 1, "{:?}", ran.of("warning"));
+}
+
 fn cases(bench: &Bench) -> Vec<Case> {
     fixtures::load("steps/tiny", &host_files::make(bench))
 }
@@ -46,8 +97,9 @@ fn cases(bench: &Bench) -> Vec<Case> {
 #[test]
 fn tiny_steps_change_what_they_say_with_chroot() {
     let before = HostState::capture();
-    let bench = Bench::new(tiny_guest(&guest()));
+    let bench = bench();
     let ran = check(&bench, "chroot", &cases(&bench), &[]);
+    told(&ran);
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
     assert!(said.contains("The password of root is "), "{said}");
     // Neither the events nor the records of layers have a password.
@@ -69,8 +121,8 @@ fn tiny_steps_change_what_they_say_with_chroot() {
 fn tiny_steps_change_what_they_say_with_libguestfs() {
     let _lock = appliance_lock();
     let before = HostState::capture();
-    let bench = Bench::new(tiny_guest(&guest()));
-    check(&bench, "libguestfs", &cases(&bench), &[]);
+    let bench = bench();
+    told(&check(&bench, "libguestfs", &cases(&bench), &[]));
     before.assert_nothing_left();
 }
 
@@ -78,8 +130,8 @@ fn tiny_steps_change_what_they_say_with_libguestfs() {
 fn tiny_steps_change_what_they_say_with_vm_appliance() {
     let _lock = appliance_lock();
     let before = HostState::capture();
-    let bench = Bench::new(tiny_guest(&guest()));
-    check(&bench, "vm", &cases(&bench), &[]);
+    let bench = bench();
+    told(&check(&bench, "vm", &cases(&bench), &[]));
     before.assert_nothing_left();
 }
 

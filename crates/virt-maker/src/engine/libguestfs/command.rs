@@ -90,7 +90,11 @@ impl LibguestfsSession {
             self.appliance.cancel.check()?;
             return Err(Error::new(ErrorKind::Internal, "the appliance ended while a command ran"));
         }
-        parse_answer(&answer)
+        let (notes, answer) = split_notes(&answer);
+        for note in notes {
+            self.events.warn(crate::host::escape::escape(note).to_string());
+        }
+        parse_answer(answer)
     }
 
     fn answer(&mut self, run: &Run, job: &str, token: &str) -> Result<String> {
@@ -233,6 +237,16 @@ pub(super) fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
+/// The notes of an answer, and what is behind them.
+fn split_notes(mut answer: &str) -> (Vec<&str>, &str) {
+    let mut notes = Vec::new();
+    while let Some((note, rest)) = answer.strip_prefix("note=").and_then(|rest| rest.split_once('\n')) {
+        notes.push(note);
+        answer = rest;
+    }
+    (notes, answer)
+}
+
 /// `status=N`, `guest=...`, `timeout=N` or `error=...`, as `appliance/run.sh` prints it.
 fn parse_answer(answer: &str) -> Result<Exit> {
     match answer.trim_end().split_once('=') {
@@ -287,6 +301,7 @@ mod tests {
         assert_eq!(parse_answer("guest=full\n").unwrap_err().kind(), ErrorKind::Guest);
         assert!(parse_answer("timeout=7").unwrap_err().to_string().contains("after 7 s"));
         assert_eq!(parse_answer("").unwrap_err().kind(), ErrorKind::Internal);
+        assert_eq!(split_notes("note=a b\nnote=c\nstatus=0\n"), (vec!["a b", "c"], "status=0\n"));
     }
 
     #[test]

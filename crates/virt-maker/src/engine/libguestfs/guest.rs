@@ -19,13 +19,23 @@ use crate::guest::{Attributes, Entry, Exit, FileKind, Guest, Labelled, OsRelease
 const INLINE: usize = 1 << 20;
 
 impl LibguestfsSession {
-    fn call<T>(&mut self, what: &str, call: impl FnOnce(&mut Handle) -> Result<T, CallError>) -> Result<T> {
+    pub(super) fn call<T>(&mut self, what: &str, call: impl FnOnce(&mut Handle) -> Result<T, CallError>) -> Result<T> {
         let done = call(&mut self.appliance.handle);
         done.map_err(|error| self.appliance.error(ErrorKind::Step, what, error))
     }
 
+    /// As [`Self::call`], for a change of `path`: says why the system does not permit it.
+    fn change<T>(
+        &mut self,
+        path: &str,
+        what: &str,
+        call: impl FnOnce(&mut Handle) -> Result<T, CallError>,
+    ) -> Result<T> {
+        call(&mut self.appliance.handle).map_err(|error| self.denied(path, what, error))
+    }
+
     /// Checks a path and splits off its last name.
-    fn split<'a>(&self, path: &'a str) -> Result<(&'a str, &'a str)> {
+    pub(super) fn split<'a>(&self, path: &'a str) -> Result<(&'a str, &'a str)> {
         self.appliance.cancel.check()?;
         let path = path.trim_end_matches('/');
         match path.rsplit_once('/') {
@@ -44,7 +54,8 @@ impl LibguestfsSession {
 
     /// Puts `temporary` in the place of `path`, or removes it where something failed.
     fn settle(&mut self, made: Result<()>, temporary: &str, path: &str) -> Result<()> {
-        let placed = made.and_then(|()| self.call(&format!("cannot replace {path}"), |g| g.rename(temporary, path)));
+        let placed =
+            made.and_then(|()| self.change(path, &format!("cannot replace {path}"), |g| g.rename(temporary, path)));
         if placed.is_err() {
             let _ = self.appliance.handle.rm(temporary);
         }
@@ -97,7 +108,7 @@ impl LibguestfsSession {
         let moved = (uid, gid) != (now.uid, now.gid);
         let what = format!("cannot set owner and mode of {path}");
         if moved {
-            self.call(&what, |g| g.lchown(uid as i32, gid as i32, path))?;
+            self.change(path, &what, |g| g.lchown(uid as i32, gid as i32, path))?;
         }
         let mode = wanted.mode.unwrap_or(now.mode);
         if now.link {
@@ -106,7 +117,7 @@ impl LibguestfsSession {
             }
             return Ok(());
         }
-        if moved || mode != now.mode { self.call(&what, |g| g.chmod(mode as i32, path)) } else { Ok(()) }
+        if moved || mode != now.mode { self.change(path, &what, |g| g.chmod(mode as i32, path)) } else { Ok(()) }
     }
 
     fn now(&mut self, path: &str, follow: bool) -> Result<Option<(Now, u32)>> {
@@ -202,6 +213,18 @@ impl Guest for LibguestfsSession {
         self.settle(made, &temporary, path)
     }
 
+    fn rewrite(&mut self, path: &str, content: &mut dyn Read) -> Result<()> {
+        match self.now(path, false)? {
+            Some((_, libc::S_IFREG)) => {
+                let temporary = self.beside(path)?;
+                let done = self.put(&temporary, content).and_then(|()| self.replace_content(&temporary, path));
+                let _ = self.appliance.handle.rm(&temporary);
+                done
+            }
+            _ => self.write(path, content, Attributes::default()),
+        }
+    }
+
     fn mkdir(&mut self, path: &str, attributes: Attributes, parents: bool) -> Result<()> {
         let (folder, _) = self.split(path)?;
         let what = format!("cannot make the folder {path}");
@@ -278,16 +301,16 @@ impl Guest for LibguestfsSession {
             Some((_, libc::S_IFDIR)) => {
                 let folder = self.call(&what, |g| g.realpath(folder))?;
                 let real = format!("{}/{name}", folder.trim_end_matches('/'));
-                self.call(&what, |g| g.rm_rf(&real))
+                self.change(path, &what, |g| g.rm_rf(&real))
             }
-            Some(_) => self.call(&what, |g| g.rm(path)),
+            Some(_) => self.change(path, &what, |g| g.rm(path)),
         }
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Result<()> {
         self.split(from)?;
         self.split(to)?;
-        self.call(&format!("cannot rename {from} to {to}"), |g| g.rename(from, to))
+        self.change(from, &format!("cannot rename {from} to {to}"), |g| g.rename(from, to))
     }
 
     fn archive(&mut self, target: &Path) -> Result<()> {

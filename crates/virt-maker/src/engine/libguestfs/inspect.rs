@@ -221,9 +221,7 @@ fn mount_by_fstab(
             }
             Err(error) => {
                 let what = format!("the guest's /etc/fstab wants {source} at {mount_point}, which cannot be mounted");
-                return Err(appliance
-                    .error(ErrorKind::Guest, what, error)
-                    .with_hint(MEND));
+                return Err(appliance.error(ErrorKind::Guest, what, error).with_hint(MEND));
             }
         }
     }

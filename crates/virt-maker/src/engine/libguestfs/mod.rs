@@ -25,6 +25,7 @@
 //! Before a checkpoint ext3/4 and btrfs are frozen; all others are remounted read-only, because a frozen xfs still has
 //! a log to replay and vfat has no freeze.
 
+mod change;
 mod command;
 mod ffi;
 mod guest;

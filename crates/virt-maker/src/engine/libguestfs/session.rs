@@ -16,6 +16,7 @@ use crate::engine::block::BlockGraph;
 use crate::engine::user_network::proxies_behind_it;
 use crate::engine::{OpenRequest, Session};
 use crate::error::{Context, ErrorKind, Result};
+use crate::event::Events;
 use crate::guest::Guest;
 
 /// An open guest.
@@ -33,6 +34,7 @@ pub(super) struct LibguestfsSession {
     pub(super) disk_shown: bool,
     /// Whether there are any to unmount.
     caches: bool,
+    pub(super) events: Events,
 }
 
 impl LibguestfsSession {
@@ -69,6 +71,7 @@ impl LibguestfsSession {
             network_env: proxies_behind_it(request.network_env),
             disk_shown: false,
             caches: !request.caches.is_empty(),
+            events: request.events.clone(),
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! In the guest: `/usr/lib/virt-maker/firstboot.d/NNNN` are the scripts, `/usr/lib/virt-maker/firstboot` runs them in
 //! their order, started by a unit of systemd or a script of `/etc/init.d`. What they say is in
-//! `/var/log/virt-maker-firstboot.log`. A script that fails does not keep the next one from running.
+//! `/var/log/virt-maker-firstboot.log`. They wait for the network (`network-online.target`), but not longer than 90 s. A script that fails does not keep the next one from running.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,7 +21,8 @@ pub(super) static KIND: StepKind = StepKind {
     arguments: arguments::<Script>,
     example: "firstboot: systemd-machine-id-setup --print",
     needs: &[],
-    version: 1,
+    // 2: scripts begin when the network is there, or after 90 s.
+    version: 2,
     network: false,
     parse,
 };

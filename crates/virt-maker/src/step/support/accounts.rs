@@ -38,6 +38,14 @@ pub(in crate::step) fn find(guest: &mut dyn Guest, file: &str, name: &str) -> Re
     Ok(entries.find(|fields| fields.first().is_some_and(|first| first == name)))
 }
 
+/// Who has a number.
+pub(in crate::step) fn holder(guest: &mut dyn Guest, uid: u32) -> Result<Option<String>> {
+    let text = guest.read("/etc/passwd", DATABASE_MAX)?;
+    let text = String::from_utf8_lossy(&text);
+    let mut fields = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    Ok(fields.find(|fields| fields.get(2) == Some(&&*uid.to_string())).map(|fields| fields[0].to_owned()))
+}
+
 fn known(guest: &mut dyn Guest, file: &str, name: &str) -> Result<Vec<String>> {
     find(guest, file, name)?
         .ok_or_else(|| Error::new(ErrorKind::Step, format!("the guest's {file} has no `{}`", name.escape_debug())))

@@ -3,6 +3,7 @@
 
 pub(super) mod accounts;
 pub(super) mod crypt;
+pub(super) mod folders;
 pub(super) mod host_file;
 pub(super) mod inject;
 pub(super) mod owner;

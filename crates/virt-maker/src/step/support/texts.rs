@@ -1,8 +1,9 @@
-//! Changing a text file of the guest in its place: links followed within the guest, mode and owner kept.
+//! Changing a text file of the guest in its place: links followed within the guest, all but its content kept. Every step that
+//! changes a file of the guest does it here.
 
 use super::paths;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, FileKind, Guest};
+use crate::guest::{FileKind, Guest};
 
 /// Configuration files are not larger.
 const TEXT_MAX: u64 = 64 << 20;
@@ -29,7 +30,7 @@ pub(in crate::step) fn write(guest: &mut dyn Guest, path: &str, old: Option<&str
     }
     let path = paths::follow(guest, path)?;
     paths::make_parent(guest, &path)?;
-    guest.write(&path, &mut new.as_bytes(), Attributes::default())
+    guest.rewrite(&path, &mut new.as_bytes())
 }
 
 /// Changes a file that has to be there.

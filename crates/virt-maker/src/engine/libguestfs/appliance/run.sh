@@ -1,23 +1,78 @@
 # Runs one command of a step. Sourced by the appliance's /bin/sh after a job has set VM_TOKEN, VM_NETWORK, VM_INPUT,
 # VM_PORT, VM_TIMEOUT and written the files "command" and, as wanted, "script", "resolv.conf" and "secrets/*" into /run/virt-maker.
 #
-# Prints `status=N` (as gawk's system() has it: 256 and more are signals), `guest=SENTENCE` where the guest is at fault
+# Prints `note=SENTENCE` for what the person should know, any number, then `status=N` (as gawk's system() has it: 256 and more are signals), `guest=SENTENCE` where the guest is at fault
 # or `error=SENTENCE`, or `timeout=SECONDS` where it was stopped. The output of the command goes to the port, then, when no process of it is left, the token.
 
 here=/run/virt-maker
 root=/sysroot
 aside=virt-maker-aside
 placed=
+locked=
+growing=
 exec 9>&1 <"$VM_INPUT" >"$VM_PORT" 2>&1
 
 # Every program that starts costs 5 to 20 ms under TCG, so this file does with the shell's own means what it can.
 finish() {
-    # The guest's own files get their names back; what the command did to the stand-ins is not kept.
-    rm -rf $placed $here/secrets $here/job $here/command $here/script $here/resolv.conf $here/status $here/error $here/first $here/late $here/words $here/binds
+    # The guest's own files get their names back; what the command did to the stand-ins is not kept, but for a link.
     for path in $placed; do
-        if [ -e "$path.$aside" ] || [ -L "$path.$aside" ]; then mv -T "$path.$aside" "$path"; fi
+        case $path in */resolv.conf) own_up "$path" ;; esac
+        settle "$path"
     done
+    rm -rf $here/secrets $here/job $here/command $here/script $here/resolv.conf $here/status $here/error $here/first $here/late $here/words $here/binds
     printf '%s' "$VM_TOKEN"
+}
+
+note() {
+    echo "virt-maker: $1"
+    echo "note=$1" >&9
+}
+
+# Sets $text to what a small file says.
+slurp() {
+    text=
+    while IFS= read -r line || [ -n "$line" ]; do text="$text$line/"; done <"$1"
+}
+
+# Copies that the command made of the stand-in for resolv.conf become copies of the guest's own, or go where it has none: they
+# tell of the building machine.
+own_up() {
+    slurp $here/resolv.conf
+    ours=$text
+    for copy in "${1%/*}"/*resolv* "${1%/*}"/.*resolv* $root/etc/resolvconf/resolv.conf.d/*; do
+        case $copy in "$1" | "$1.$aside") continue ;; esac
+        [ -f "$copy" ] && [ ! -L "$copy" ] || continue
+        slurp "$copy"
+        [ "$text" = "$ours" ] || continue
+        if [ -f "$1.$aside" ] && [ ! -L "$1.$aside" ]; then cat "$1.$aside" >"$copy"; else rm -f "$copy"; fi
+    done
+}
+
+# Gives a name back to the guest. A link that the command put in the place of resolv.conf stays.
+settle() {
+    name=${1##*/}
+    case $name in 00-virt-maker.conf) name=dracut.conf ;; esac
+    changed=1
+    if [ -f "$1" ] && [ ! -L "$1" ]; then
+        slurp "$1"
+        now=$text
+        slurp "$here/$name"
+        [ "$now" != "$text" ] || changed=
+    fi
+    if [ "$name" = resolv.conf ] && [ -L "$1" ]; then
+        if [ ! -L "$1.$aside" ] || [ "$(readlink "$1")" != "$(readlink "$1.$aside")" ]; then
+            rm -rf "$1.$aside"
+            return
+        fi
+        changed=
+    fi
+    [ -z "$changed" ] || note "the change that the command made to ${1#$root} is not kept: a temporary file is there while \
+commands run; write it with a \`copy\` step instead"
+    # Somebody may have made it immutable.
+    rm -rf "$1" 2>/dev/null || { chattr -i -a "$1" && rm -rf "$1"; }
+    if [ -e "$1.$aside" ] || [ -L "$1.$aside" ]; then mv -T "$1.$aside" "$1"; fi
+    case $locked in *" $1 "*) chattr +i "$1" ;; esac
+    case $growing in *" $1 "*) chattr +a "$1" ;; esac
 }
 
 fail() {
@@ -64,12 +119,23 @@ entry() {
     echo "$1 $2 $3 $4 0 0" >>$here/fstab
 }
 
+# Puts aside what is immutable or may only grow, and remembers it.
+unlocked() {
+    flags=$(lsattr -d "$1") || return 1
+    flags=${flags%% *}
+    case $flags in *i*) locked="$locked $1 " ;; esac
+    case $flags in *a*) growing="$growing $1 " ;; esac
+    chattr -i -a "$1" && mv -T "$1" "$1.$aside"
+}
+
 # Puts a file of ours where the guest has one or none, for as long as the command runs. The guest's own is renamed: a
 # mount over it would make programs fail that replace it by a rename.
 stand_in() {
     resolve "${2%/*}" && [ -d "$found" ] || return 0
     path=$found/${2##*/}
-    if [ -e "$path" ] || [ -L "$path" ]; then mv -T "$path" "$path.$aside" || fail "error=cannot put $2 aside"; fi
+    if [ -e "$path" ] || [ -L "$path" ]; then
+        mv -T "$path" "$path.$aside" 2>/dev/null || unlocked "$path" || fail "guest=cannot put $2 aside"
+    fi
     placed="$placed $path"
     cp $here/$1 "$path" || fail "guest=cannot put a temporary $2 in place: is the guest's disk full?"
 }

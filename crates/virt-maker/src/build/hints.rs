@@ -1,0 +1,111 @@
+//! What helps where a program of the guest fails for a reason that lies in how steps run: there is no init system, nobody to ask,
+//! and no way to more rights. The programs say so in words that tell nobody what to do.
+
+use crate::error::{Error, ErrorKind, Result, chain};
+use crate::guest::Guest;
+
+/// What a program says (any of these), a word of the script that has to be there, and what helps. The first that fits counts.
+const HINTS: &[(&[&str], &str, &str)] = &[
+    (
+        &["end of file on stdin at conffile prompt"],
+        "",
+        "dpkg asks about a configuration file, and nobody answers: say `apt-get -o Dpkg::Options::=--force-confdef -o \
+         Dpkg::Options::=--force-confold` (the steps `install` and `update` do)",
+    ),
+    (NO_INIT, "hostnamectl", "nothing of the guest runs while it is built: use the step `hostname`"),
+    (NO_INIT, "timedatectl", "nothing of the guest runs while it is built: use the step `timezone`"),
+    (NO_INIT, "localectl", "nothing of the guest runs while it is built: use the step `locale`"),
+    (
+        NO_INIT,
+        "systemctl",
+        "no service runs while a guest is built: `systemctl enable` without `--now`, or the step `service`, has it start at the \
+         boot; `firstboot` is for what needs it to run",
+    ),
+    (
+        NO_INIT,
+        "",
+        "nothing of the guest runs while it is built: what needs its services belongs into a `firstboot` step",
+    ),
+    (
+        &[
+            "effective uid is not 0",
+            "\"no new privileges\" flag is set",
+            "must be owned by uid 0 and have the setuid bit set",
+            "must be suid to work properly",
+            "must be setuid root",
+        ],
+        "",
+        "a step runs as root, and no program in it gets more rights than who starts it: do as root what needs root, and go to \
+         another user with `su USER -c ...` or `runuser`, without `sudo` behind it",
+    ),
+];
+/// What programs say that look for an init system.
+const NO_INIT: &[&str] = &[
+    "System has not been booted with systemd",
+    "Failed to connect to bus",
+    "Failed to connect to system scope bus",
+    "Failed to create bus connection",
+    "Failed to get D-Bus connection",
+    "Could not connect: No such file or directory",
+    "sd_bus_open_system",
+];
+/// What the system says of a program of another processor.
+const OTHER_PROCESSOR: &str = "exec format error";
+/// Programs that a guest has.
+const PROGRAMS: [&str; 4] = ["/bin/sh", "/usr/bin/env", "/bin/busybox", "/usr/bin/true"];
+const PROGRAM_MAX: u64 = 32 << 20;
+
+/// The error with what helps, where it is known. `said` are the last lines of the step, `script` what it ran.
+pub(super) fn explain(error: Error, guest: &mut dyn Guest, said: &[String], script: &str) -> Error {
+    if !matches!(error.kind(), ErrorKind::Step | ErrorKind::Internal | ErrorKind::Guest) {
+        return error;
+    }
+    let refused = |text: &str| text.to_ascii_lowercase().contains(OTHER_PROCESSOR);
+    if refused(&chain(&error)) || said.iter().any(|line| refused(line)) {
+        return match processor_of(guest) {
+            Ok(Some(guests)) if guests != std::env::consts::ARCH => {
+                let here = std::env::consts::ARCH;
+                let message = format!("the guest's programs are for {guests}, and this machine is {here}");
+                Error::new(ErrorKind::Step, message)
+                    .with_source(error)
+                    .with_hint(format!("build it on a machine that is {guests}, or take a base for {here}"))
+            }
+            _ => error,
+        };
+    }
+    if error.kind() != ErrorKind::Step || error.hint().is_some() {
+        return error;
+    }
+    let fits = |(words, of_script, _): &&(&[&str], &str, &str)| {
+        script.contains(of_script) && said.iter().any(|line| words.iter().any(|word| line.contains(word)))
+    };
+    match HINTS.iter().find(fits) {
+        Some((_, _, hint)) => error.with_hint(*hint),
+        None => error,
+    }
+}
+
+/// The processor that the guest's programs are for, by the head of one of them.
+fn processor_of(guest: &mut dyn Guest) -> Result<Option<&'static str>> {
+    for path in PROGRAMS {
+        let Ok(bytes) = guest.read(path, PROGRAM_MAX) else { continue };
+        if !bytes.starts_with(b"\x7fELF") || bytes.len() < 20 {
+            continue;
+        }
+        let pair = [bytes[18], bytes[19]];
+        let machine = if bytes[5] == 2 { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) };
+        return Ok(match machine {
+            3 => Some("x86"),
+            20 => Some("powerpc"),
+            21 => Some("powerpc64"),
+            22 => Some("s390x"),
+            40 => Some("arm"),
+            62 => Some("x86_64"),
+            183 => Some("aarch64"),
+            243 => Some("riscv64"),
+            258 => Some("loongarch64"),
+            _ => None,
+        });
+    }
+    Ok(None)
+}

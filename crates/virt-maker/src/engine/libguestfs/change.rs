@@ -1,0 +1,78 @@
+//! Changes of a file of the guest for which libguestfs has no call: its content alone, and why one is not permitted.
+//!
+//! Paths that the appliance's shell gets have a folder that was resolved within the guest, so that no link leads out of it.
+
+use super::command::quote;
+use super::ffi::CallError;
+use super::session::LibguestfsSession;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Gives `$new`'s content to `$old`, whose capabilities a write takes away. Room for it is made first.
+const REPLACE: &str = r#"
+set -e
+size=$(stat -c %s "$new")
+mode=$(stat -c %a "$old")
+rights=$(getfattr --absolute-names -h -e hex -n security.capability "$old" 2>/dev/null | sed -n 's/^security.capability=//p')
+if [ "$size" -gt "$(stat -c %s "$old")" ]; then
+    said=$(fallocate -n -l "$size" "$old" 2>&1) || case $said in *'No space'*) echo "$said" >&2; exit 1 ;; esac
+fi
+dd "if=$new" "of=$old" bs=1M conv=notrunc status=none
+truncate -s "$size" "$old"
+[ "$(stat -c %a "$old")" = "$mode" ] || chmod "$mode" "$old"
+[ -z "$rights" ] || setfattr -h -n security.capability -v "$rights" "$old"
+"#;
+
+impl LibguestfsSession {
+    /// A path of the guest as the appliance's shell has it.
+    pub(super) fn in_appliance(&mut self, path: &str) -> Result<String> {
+        let (folder, name) = self.split(path)?;
+        let real = self.call(&format!("cannot find {folder}"), |g| g.realpath(folder))?;
+        Ok(format!("/sysroot{}/{name}", real.trim_end_matches('/')))
+    }
+
+    /// Gives a regular file the content of another one, and leaves all else of it.
+    pub(super) fn replace_content(&mut self, new: &str, old: &str) -> Result<()> {
+        let (from, to) = (self.in_appliance(new)?, self.in_appliance(old)?);
+        let command = format!("new={} old={}\n{REPLACE}", quote(&from), quote(&to));
+        let done = self.appliance.handle.appliance_sh(&command);
+        done.map(drop).map_err(|mut error| {
+            if error.message.contains("No space left") {
+                error.errno = libc::ENOSPC;
+            }
+            self.denied(old, &format!("cannot write {old}"), error)
+        })
+    }
+
+    /// The error of a change that failed. What is immutable, may only grow, or has no owners refuses with the words of a missing
+    /// right.
+    pub(super) fn denied(&mut self, path: &str, what: &str, error: CallError) -> Error {
+        let not_permitted = error.errno == libc::EPERM || error.message.contains("Operation not permitted");
+        let place = if not_permitted { self.in_appliance(path).ok() } else { None };
+        if let Some(place) = place {
+            let folder = place.rsplit_once('/').map_or("/sysroot", |(folder, _)| folder);
+            let look = format!(
+                "for one in {} {}; do lsattr -d \"$one\" 2>/dev/null | cut -d' ' -f1; echo; done; stat -f -c %T {}",
+                quote(&place),
+                quote(folder),
+                quote(folder),
+            );
+            let said = self.appliance.handle.appliance_sh(&look).unwrap_or_default();
+            let lines: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
+            for (line, subject) in lines.iter().zip(["it", "its folder"]) {
+                let locked = [('i', "immutable"), ('a', "append-only")];
+                if let Some((sign, how)) =
+                    locked.into_iter().find(|(sign, _)| line.contains('-') && line.contains(*sign))
+                {
+                    let why = format!("{subject} is {how}; `chattr -{sign}` in a `run` step before would allow it");
+                    return Error::new(ErrorKind::Guest, format!("{what}: {why}"));
+                }
+            }
+            if matches!(lines.last(), Some(&("msdos" | "exfat"))) {
+                let why =
+                    "it lies on a FAT file system, which has no owners: all there belongs to root; leave the owner out";
+                return Error::new(ErrorKind::Guest, format!("{what}: {why}"));
+            }
+        }
+        self.appliance.error(ErrorKind::Step, what, error)
+    }
+}
