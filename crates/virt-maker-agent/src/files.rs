@@ -5,7 +5,7 @@
 //! be made to run away by what the guest's tree looks like (depth, loops, special files).
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
@@ -16,6 +16,8 @@ use crate::denied::denied;
 use crate::failure::{Result, cannot, refused};
 use crate::guest::{GuestPath, folder_of, open_folder, open_in, temporary_name};
 
+/// Zeroes of so many bytes become a hole.
+const HOLE: usize = 4096;
 /// The longest list of names that is sent, in bytes: JSON may make six of each.
 const MAX_NAMES: usize = MAX_FRAME / 8;
 /// How deep a tree may be that is removed: one descriptor is open for each level, and 1024 is the usual limit.
@@ -67,12 +69,16 @@ impl NewFile {
         Ok(NewFile { path, folder, temporary, file: Some(File::from(file)), attributes, old })
     }
 
-    /// Appends bytes.
+    /// Appends bytes. A block of zeroes becomes a hole.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let path = &self.path;
+        let hole = bytes.len() >= HOLE && bytes.iter().all(|byte| *byte == 0);
         self.file
             .as_mut()
-            .map_or(Ok(()), |file| file.write_all(bytes))
+            .map_or(Ok(()), |file| match hole {
+                true => file.seek(std::io::SeekFrom::Current(bytes.len() as i64)).map(drop),
+                false => file.write_all(bytes),
+            })
             .map_err(|error| cannot(format_args!("write {path}"), error))
     }
 
@@ -80,6 +86,10 @@ impl NewFile {
     pub fn finish(mut self) -> Result<()> {
         let path = self.path.to_string();
         let what = format!("write {path}");
+        if let Some(file) = &mut self.file {
+            // A hole at its end.
+            file.stream_position().and_then(|length| file.set_len(length)).map_err(|error| cannot(&what, error))?;
+        }
         if let (Some(old), Some(new)) = (self.old.take(), self.file.as_mut()) {
             return replace_content(old, new).map_err(|error| cannot(&what, error));
         }
@@ -87,7 +97,7 @@ impl NewFile {
             let (uid, gid) = (self.attributes.uid.unwrap_or(0), self.attributes.gid.unwrap_or(0));
             rustix::fs::fchown(&file, Some(user(uid)), Some(group(gid)))
                 .and_then(|()| rustix::fs::fchmod(&file, Mode::from_raw_mode(self.attributes.mode.unwrap_or(0o644))))
-                .map_err(|error| cannot(&what, error))?;
+                .map_err(|error| denied(&what, error, &[(&self.folder, self.temporary.as_str())]))?;
         }
         let (_, name) = self.path.split().ok_or_else(|| refused("the root is no file"))?;
         rustix::fs::renameat(&self.folder, self.temporary.as_str(), &self.folder, name)

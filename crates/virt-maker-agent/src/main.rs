@@ -40,6 +40,7 @@ mod limits;
 mod link;
 mod loopdev;
 mod lvm;
+mod marks;
 mod mounts;
 mod naming;
 mod node;

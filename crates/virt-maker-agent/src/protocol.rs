@@ -107,6 +107,20 @@ pub enum Request {
         /// Absolute path of the link.
         path: String,
     },
+    /// Gives a file a second name, in the place of a file or a link. Across file systems, a failure of kind
+    /// [`FailureKind::Unsupported`]. Answer: [`Reply::Done`].
+    HardLink {
+        /// Absolute path of the file; a final symlink is not followed.
+        target: String,
+        /// Absolute path of the second name.
+        path: String,
+    },
+    /// Sets times and extended attributes, without following a final symlink; those that a file system cannot hold are left
+    /// out. Answer: [`Reply::Done`].
+    SetMarks {
+        /// Of these files.
+        marks: Vec<Marks>,
+    },
     /// Sets mode and owner without following a final symlink. Answer: [`Reply::Done`].
     SetAttributes {
         /// Absolute path in the guest.
@@ -270,6 +284,17 @@ pub struct Attributes {
     pub uid: Option<u32>,
     /// Group id in the guest.
     pub gid: Option<u32>,
+}
+
+/// What a file has besides content, mode and owner.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Marks {
+    /// Absolute path in the guest.
+    pub path: String,
+    /// When its content changed: seconds since 1970 and nanoseconds.
+    pub modified: Option<(i64, u32)>,
+    /// Extended attributes by their names.
+    pub attributes: BTreeMap<String, Vec<u8>>,
 }
 
 /// What the agent answers.

@@ -22,6 +22,7 @@ use crate::init;
 use crate::labels::{self, Labeller};
 use crate::limits::Limits;
 use crate::link::{Broken, Link};
+use crate::marks;
 use crate::mounts::Guest;
 use crate::sandbox::Plan;
 use crate::walker;
@@ -199,6 +200,8 @@ fn answer(
         Request::Mkdir { path, attributes, parents } => done(files::mkdir(root, &path, attributes, parents)),
         Request::Symlink { target, path } => done(files::symlink(root, &target, &path)),
         Request::SetAttributes { path, attributes } => done(files::set_attributes(root, &path, attributes)),
+        Request::HardLink { target, path } => done(marks::hard_link(root, &target, &path)),
+        Request::SetMarks { marks } => done(marks.iter().try_for_each(|marks| marks::set(root, marks))),
         Request::Stat { path } => Ok(files::stat(root, &path).map(|stat| Reply::Stat { stat })),
         Request::Space { path } => Ok(files::space(root, &path).map(Reply::Space)),
         Request::ReadDir { path } => Ok(files::read_dir(root, &path).map(|names| Reply::Names { names })),

@@ -6,7 +6,9 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use crate::error::Result;
-use crate::guest::{Attributes, CacheFolder, Entry, Exit, Guest, Labelled, OsRelease, Run, Secrets, Space, Stat};
+use crate::guest::{
+    Attributes, CacheFolder, Entry, Exit, Guest, Labelled, Marks, OsRelease, Run, Secrets, Space, Stat,
+};
 use crate::host::Limit;
 use crate::spec::StepEntry;
 use crate::template::StepOptions;
@@ -98,6 +100,14 @@ impl Guest for Optioned<'_> {
 
     fn symlink(&mut self, target: &str, path: &str) -> Result<()> {
         self.guest()?.symlink(target, path)
+    }
+
+    fn hard_link(&mut self, target: &str, path: &str) -> Result<()> {
+        self.guest.hard_link(target, path)
+    }
+
+    fn set_marks(&mut self, marks: &[Marks]) -> Result<()> {
+        self.guest.set_marks(marks)
     }
 
     fn set_attributes(&mut self, path: &str, attributes: Attributes) -> Result<()> {

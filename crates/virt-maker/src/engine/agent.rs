@@ -14,7 +14,7 @@ use virt_maker_agent::protocol::{Failure, FailureKind, Mounted, Request};
 use super::LogSink;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::guest::{Attributes, Entry, Exit, Guest, Labelled, OsRelease, Run, Space, Stat};
+use crate::guest::{Attributes, Entry, Exit, Guest, Labelled, Marks, OsRelease, Run, Space, Stat};
 use crate::host::{Guard, RawTerminal};
 
 /// How much later than the agent's own timeout the helper is killed: an agent that is well answers long before.
@@ -22,6 +22,8 @@ const GRACE: Duration = Duration::from_secs(15);
 /// How long the helper may take for what waits for the guest's disk alone.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
+/// How many bytes of times and attributes go with one request.
+const MARKS_AT_ONCE: usize = 512 << 10;
 /// What helps where a guest's fstab names what is not there.
 pub const MEND: &str = "give the entry the option `nofail`, or mend it: `virt-maker shell LAYER --keep-as NAME` opens the guest without it";
 
@@ -231,6 +233,27 @@ impl Guest for AgentGuest {
 
     fn symlink(&mut self, target: &str, path: &str) -> Result<()> {
         self.done(&Request::Symlink { target: target.into(), path: path.into() })
+    }
+
+    fn hard_link(&mut self, target: &str, path: &str) -> Result<()> {
+        self.done(&Request::HardLink { target: target.into(), path: path.into() })
+    }
+
+    fn set_marks(&mut self, marks: &[Marks]) -> Result<()> {
+        // As many as fit into a message, in which a byte takes up to four.
+        let size = |marks: &Marks| {
+            100 + marks.path.len() * 6 + marks.attributes.values().map(|value| value.len() * 4 + 300).sum::<usize>()
+        };
+        let (mut part, mut bytes) = (Vec::new(), 0);
+        for one in marks {
+            if bytes + size(one) > MARKS_AT_ONCE && !part.is_empty() {
+                self.done(&Request::SetMarks { marks: std::mem::take(&mut part) })?;
+                bytes = 0;
+            }
+            bytes += size(one);
+            part.push(one.clone());
+        }
+        if part.is_empty() { Ok(()) } else { self.done(&Request::SetMarks { marks: part }) }
     }
 
     fn set_attributes(&mut self, path: &str, attributes: Attributes) -> Result<()> {

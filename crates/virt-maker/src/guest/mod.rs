@@ -10,7 +10,9 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 pub use virt_maker_agent::label::Labelled;
-pub use virt_maker_agent::protocol::{Attributes, CacheFolder, Exit, FileKind, OsRelease, Run, Secrets, Space, Stat};
+pub use virt_maker_agent::protocol::{
+    Attributes, CacheFolder, Exit, FileKind, Marks, OsRelease, Run, Secrets, Space, Stat,
+};
 pub use virt_maker_agent::walk::Entry;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -42,6 +44,13 @@ pub trait Guest {
 
     /// Creates a symbolic link, replacing a file or link of that name.
     fn symlink(&mut self, target: &str, path: &str) -> Result<()>;
+
+    /// Gives a file a second name, in the place of a file or a link. An error of kind `Unsupported` where the two lie on
+    /// different file systems.
+    fn hard_link(&mut self, target: &str, path: &str) -> Result<()>;
+
+    /// Sets times and extended attributes, of links too, in this order. What a file system cannot hold is left out.
+    fn set_marks(&mut self, marks: &[Marks]) -> Result<()>;
 
     /// Sets mode and owner.
     fn set_attributes(&mut self, path: &str, attributes: Attributes) -> Result<()>;

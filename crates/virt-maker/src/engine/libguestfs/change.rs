@@ -2,10 +2,19 @@
 //!
 //! Paths that the appliance's shell gets have a folder that was resolved within the guest, so that no link leads out of it.
 
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+
 use super::command::quote;
 use super::ffi::CallError;
+use super::label::quoted;
 use super::session::LibguestfsSession;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::guest::Marks;
+
+/// Where the appliance keeps times and attributes that are to be set, and the line that ends a list of them.
+const MARKS: &str = "/tmp/virt-maker-marks";
+const END: &str = "virt-maker-end-of-attributes";
 
 /// Gives `$new`'s content to `$old`, whose capabilities a write takes away. Room for it is made first.
 const REPLACE: &str = r#"
@@ -41,6 +50,61 @@ impl LibguestfsSession {
             }
             self.denied(old, &format!("cannot write {old}"), error)
         })
+    }
+
+    /// Sets times and extended attributes.
+    pub(super) fn write_marks(&mut self, marks: &[Marks]) -> Result<()> {
+        self.appliance.cancel.check()?;
+        let what = "cannot set times and attributes of the guest's files";
+        let mut folders: HashMap<String, String> = HashMap::new();
+        let mut times: BTreeMap<(i64, u32), Vec<String>> = BTreeMap::new();
+        let mut attributes = String::new();
+        for one in marks {
+            let (folder, name) = self.split(&one.path)?;
+            let folder = match folders.get(folder) {
+                Some(known) => known.clone(),
+                None => {
+                    let real = self.call(what, |g| g.realpath(folder))?;
+                    let real = format!("/sysroot{}", real.trim_end_matches('/'));
+                    folders.insert(folder.to_owned(), real.clone());
+                    real
+                }
+            };
+            let place = format!("{folder}/{name}");
+            if !one.attributes.is_empty() {
+                let _ = write!(attributes, "# file: {}\n", quoted(place.as_bytes()));
+                for (name, value) in &one.attributes {
+                    let digits: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+                    let _ = write!(attributes, "{name}=0x{digits}\n");
+                }
+                attributes.push('\n');
+            }
+            if let Some(time) = one.modified {
+                times.entry(time).or_default().push(place);
+            }
+        }
+        let mut text = format!("cat >{MARKS}.x <<'{END}'\n{attributes}{END}\n");
+        let _ =
+            write!(text, "setfattr -h --restore={MARKS}.x 2>&1 | grep -v ': Operation not supported$' | head -n 3\n");
+        for ((seconds, nanoseconds), places) in times {
+            // So many words fit into an argument list.
+            for places in places.chunks(200) {
+                let words: Vec<String> = places.iter().map(|place| quote(place)).collect();
+                let _ = write!(text, "touch -h -c -m -d @{seconds}.{nanoseconds:09} -- {}\n", words.join(" "));
+            }
+        }
+        let path = self.work_dir.join("marks");
+        std::fs::write(&path, text).context(ErrorKind::Host, || format!("cannot write {}", path.display()))?;
+        let name = path.to_string_lossy().into_owned();
+        let uploaded = self.appliance.handle.debug_upload(&name, MARKS, 0o600);
+        let command = format!("sh {MARKS} 2>&1; rm -f {MARKS} {MARKS}.x");
+        let said = uploaded.and_then(|()| self.appliance.handle.appliance_sh(&command));
+        let _ = std::fs::remove_file(&path);
+        let said = said.map_err(|error| self.appliance.error(ErrorKind::Step, what, error))?;
+        if said.trim().is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Step, format!("{what}: {}", said.trim().escape_debug())))
     }
 
     /// The error of a change that failed. What is immutable, may only grow, or has no owners refuses with the words of a missing

@@ -146,6 +146,7 @@ library! {
     lchown = "lchown": fn(*mut Raw, c_int, c_int, *const c_char) -> c_int;
     mkdir = "mkdir": fn(*mut Raw, *const c_char) -> c_int;
     mkdir_p = "mkdir_p": fn(*mut Raw, *const c_char) -> c_int;
+    ln = "ln": fn(*mut Raw, *const c_char, *const c_char) -> c_int;
     ln_s = "ln_s": fn(*mut Raw, *const c_char, *const c_char) -> c_int;
     lstatns = "lstatns": fn(*mut Raw, *const c_char) -> *mut RawStat;
     statns = "statns": fn(*mut Raw, *const c_char) -> *mut RawStat;
@@ -405,6 +406,8 @@ impl Handle {
         mkdir(path: str);
         /// Makes a folder and its parents.
         mkdir_p(path: str);
+        /// Makes a hard link.
+        ln(target: str, path: str);
         /// Makes a symbolic link; fails if there is something.
         ln_s(target: str, path: str);
         /// Renames, replacing.

@@ -13,7 +13,7 @@ use super::command::random_token;
 use super::ffi::{CallError, Handle};
 use super::session::LibguestfsSession;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, Entry, Exit, FileKind, Guest, Labelled, OsRelease, Run, Space, Stat};
+use crate::guest::{Attributes, Entry, Exit, FileKind, Guest, Labelled, Marks, OsRelease, Run, Space, Stat};
 
 /// What goes with one call, in bytes; more is streamed.
 const INLINE: usize = 1 << 20;
@@ -249,6 +249,21 @@ impl Guest for LibguestfsSession {
         let temporary = self.beside(path)?;
         let made = self.call(&format!("cannot make the link {path}"), |g| g.ln_s(target, &temporary));
         self.settle(made, &temporary, path)
+    }
+
+    fn hard_link(&mut self, target: &str, path: &str) -> Result<()> {
+        self.remove(path)?;
+        match self.appliance.handle.ln(target, path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.errno == libc::EXDEV => {
+                Err(Error::new(ErrorKind::Unsupported, format!("{target} and {path} lie on different file systems")))
+            }
+            Err(error) => Err(self.denied(target, &format!("cannot make {path} a second name of {target}"), error)),
+        }
+    }
+
+    fn set_marks(&mut self, marks: &[Marks]) -> Result<()> {
+        self.write_marks(marks)
     }
 
     fn set_attributes(&mut self, path: &str, attributes: Attributes) -> Result<()> {

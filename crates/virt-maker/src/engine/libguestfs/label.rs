@@ -81,7 +81,7 @@ fn label(digits: &[u8]) -> Option<Vec<u8>> {
     Some(bytes_of(digits)?.split(|byte| *byte == 0).next()?.to_vec())
 }
 
-fn quoted(path: &[u8]) -> String {
+pub(super) fn quoted(path: &[u8]) -> String {
     let mut text = String::new();
     for byte in path {
         match byte {

@@ -3,7 +3,11 @@
 //! An archive is hostile until shown otherwise. Members whose names climb out (`..`, absolute) or that go through a link
 //! of the same archive, links that lead out of the folder, and devices are refused with an error, and no layer is made.
 //! Owners in the archive are those of another machine: everything belongs to root, or to `chown`. Folders that the guest has
-//! stay as they are, and its own links to folders are followed.
+//! stay as they are, and its own links to folders are followed. Files keep their times, their other names, and the attributes that
+//! give nobody a right. With `dest: /` there is no folder to lead out of: links are what they are in any root.
+
+mod pax;
+
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -14,6 +18,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+use self::pax::Facts;
 use super::support::{folders, host_file};
 use super::support::owner::{Owner, keep};
 use super::support::paths;
@@ -22,7 +27,7 @@ use crate::diagnostic::Diagnostic;
 use crate::host::permit::HostPath;
 use crate::host::tree::leads_out;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, Guest};
+use crate::guest::{Attributes, Guest, Marks};
 use crate::host::decompress::{Compression, SIGNATURE};
 use crate::template::{Node, arguments, from_node};
 
@@ -32,7 +37,7 @@ pub(super) static KIND: StepKind = StepKind {
     arguments: arguments::<Arguments>,
     example: "unpack: {source: site.tar.gz, dest: /srv/www, strip: 1}",
     needs: &[],
-    // 3: folders and links to folders that are there stay as they are.
+    // 3: folders and links to folders that are there stay as they are; times, attributes and other names of files are kept.
     version: 3,
     network: false,
     parse,
@@ -50,7 +55,7 @@ struct Arguments {
     strip: usize,
     /// `user` or `user:group`, by name or number; root by default.
     chown: Option<String>,
-    /// Keep set-user-id and set-group-id bits. Without it they are dropped: whoever runs such a file has the rights of its owner.
+    /// Keep set-user-id and set-group-id bits, and capabilities. Without it they are dropped: whoever runs such a file has the rights of its owner.
     #[serde(default)]
     setid: bool,
 }
@@ -66,6 +71,13 @@ struct UnpackStep {
 /// What a link in a zip may say, and the largest file that is linked twice in a tar, in bytes.
 const TARGET_MAX: u64 = 4096;
 const LINKED_MAX: u64 = 1 << 30;
+/// Times and attributes of so many files go with one call.
+const MARKS_AT_ONCE: usize = 4096;
+/// An attribute that gives rights, as set-id bits do, and those that are kept: labels are the business of the guest's own policy.
+const CAPABILITY: &str = "security.capability";
+const KEPT: [&str; 3] = ["user.", "system.posix_acl_", CAPABILITY];
+/// Extended attributes by their names.
+type Attributed = BTreeMap<String, Vec<u8>>;
 /// Set-user-id and set-group-id.
 const SET_ID: u32 = 0o6000;
 
@@ -110,7 +122,7 @@ impl Step for UnpackStep {
             let attributes = Attributes { mode: Some(0o755), uid: Some(owner.0), gid: Some(owner.1) };
             guest.mkdir(&self.dest, attributes, true)?;
         }
-        let mut into = Into { guest, step: self, owner, links: BTreeSet::new(), folders: BTreeMap::new() };
+        let mut into = Into { guest, step: self, owner, links: BTreeSet::new(), folders: BTreeMap::new(), marks: Vec::new(), of_folders: Vec::new(), dropped: 0 };
         let failed = || format!("cannot unpack {}", self.source.display());
         let mut file = self.source.open().context(ErrorKind::Template, failed)?;
         let mut head = Vec::new();
@@ -120,7 +132,11 @@ impl Step for UnpackStep {
             true => from_zip(file, &mut into, context),
             false => from_tar(file, &head, &mut into, context),
         };
-        unpacked.map_err(|error| Error::new(error.kind(), failed()).with_source(error))?;
+        unpacked.and_then(|()| into.finish()).map_err(|error| Error::new(error.kind(), failed()).with_source(error))?;
+        if into.dropped > 0 {
+            let count = into.dropped;
+            (context.output)(format!("capabilities of {count} files are left away; `setid: true` keeps them\n").as_bytes());
+        }
         // The layer is not sealed after an error, so wrong bytes go nowhere.
         match host_file::input(&self.source, "source", 0)? == key.inputs[0] {
             true => Ok(()),
@@ -140,18 +156,34 @@ fn from_tar(file: File, head: &[u8], into: &mut Into<'_>, context: &StepContext<
         let mut entry = entry.context(ErrorKind::Template, damaged)?;
         any = true;
         let mode = entry.header().mode().unwrap_or(0o644) & 0o7777;
-        let name = text(&entry.path_bytes())?;
+        let facts = Facts::of(&mut entry)?;
+        let name = match &facts.name {
+            Some(name) => text(name)?,
+            None => text(&entry.path_bytes())?,
+        };
         let target = match entry.link_name_bytes() {
             Some(target) => Some(text(&target)?),
             None => None,
         };
         match (entry.header().entry_type(), target) {
             (tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse, _) => {
-                into.file(&name, mode, &mut entry)?;
+                let Facts { modified, attributes, sparse, .. } = facts;
+                match sparse {
+                    Some(sparse) => into.file(&name, mode, &mut sparse.reader(&mut entry)?)?,
+                    None => into.file(&name, mode, &mut entry)?,
+                }
+                into.mark(&name, modified, attributes)?;
             }
-            (tar::EntryType::Directory, _) => into.folder(&name, mode)?,
-            (tar::EntryType::Symlink, Some(target)) => into.symlink(&name, &target)?,
-            (tar::EntryType::Link, Some(target)) => into.copy(&name, &target, mode)?,
+            (tar::EntryType::Directory, _) => {
+                if into.folder(&name, mode)? {
+                    into.mark_folder(&name, facts.modified, facts.attributes)?;
+                }
+            }
+            (tar::EntryType::Symlink, Some(target)) => {
+                into.symlink(&name, &target)?;
+                into.mark(&name, facts.modified, Default::default())?;
+            }
+            (tar::EntryType::Link, Some(target)) => into.twin(&name, &target, mode)?,
             (tar::EntryType::XGlobalHeader, _) => {}
             _ => return Err(refused(&name, "is a device, or something else that is no file, folder or link")),
         }
@@ -169,6 +201,10 @@ fn from_zip(file: File, into: &mut Into<'_>, context: &StepContext<'_>) -> Resul
         let mode = entry.unix_mode();
         let kind = mode.unwrap_or(0) & 0o170_000;
         let bits = mode.map(|mode| mode & 0o7777);
+        // Written by programs of Windows, whose folders it separates.
+        if name.contains('\\') {
+            return Err(refused(&name, "has a name that leads out of the folder"));
+        }
         if entry.is_dir() {
             into.folder(&name, bits.unwrap_or(0o755))?;
         } else if kind == 0o120_000 {
@@ -205,6 +241,12 @@ struct Into<'a> {
     links: BTreeSet<String>,
     /// Folders that are known to be there, and whether they came out of the archive.
     folders: BTreeMap<String, bool>,
+    /// Times and attributes that are still to be set.
+    marks: Vec<Marks>,
+    /// Those of folders, which change as long as something is put into them.
+    of_folders: Vec<Marks>,
+    /// How many files had rights that they do not get.
+    dropped: usize,
 }
 
 impl Into<'_> {
@@ -216,7 +258,7 @@ impl Into<'_> {
     /// The name below the folder, with its leading parts left away; `None` where nothing is left.
     fn place(&self, name: &str) -> Result<Option<String>> {
         let parts: Vec<&str> = name.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-        if name.starts_with('/') || parts.contains(&"..") || name.contains(['\0', '\\']) {
+        if name.starts_with('/') || parts.contains(&"..") || name.contains('\0') {
             return Err(refused(name, "has a name that leads out of the folder"));
         }
         if parts.len() <= self.step.strip {
@@ -252,8 +294,9 @@ impl Into<'_> {
         Ok(())
     }
 
-    fn folder(&mut self, name: &str, mode: u32) -> Result<()> {
-        let Some(place) = self.place(name)? else { return Ok(()) };
+    /// Gives whether it came out of the archive.
+    fn folder(&mut self, name: &str, mode: u32) -> Result<bool> {
+        let Some(place) = self.place(name)? else { return Ok(false) };
         self.above(&place)?;
         let (path, attributes) = (self.path(&place), self.attributes(mode));
         if self.links.remove(&place) {
@@ -269,7 +312,7 @@ impl Into<'_> {
             (false, _) => {}
         }
         self.folders.insert(place, new);
-        Ok(())
+        Ok(new)
     }
 
     fn file(&mut self, name: &str, mode: u32, content: &mut dyn Read) -> Result<()> {
@@ -282,7 +325,7 @@ impl Into<'_> {
 
     fn symlink(&mut self, name: &str, target: &str) -> Result<()> {
         let Some(place) = self.place(name)? else { return Ok(()) };
-        if leads_out(&place, target) {
+        if !self.step.dest.is_empty() && leads_out(&place, target) {
             return Err(refused(name, &format!("links to `{}`, outside of the folder", target.escape_debug())));
         }
         self.above(&place)?;
@@ -294,13 +337,49 @@ impl Into<'_> {
         Ok(())
     }
 
-    /// A second name of a member, as a copy.
-    fn copy(&mut self, name: &str, target: &str, mode: u32) -> Result<()> {
-        let (Some(_), Some(source)) = (self.place(name)?, self.place(target)?) else { return Ok(()) };
+    /// A second name of a member; a copy of it where the two are on different file systems.
+    fn twin(&mut self, name: &str, target: &str, mode: u32) -> Result<()> {
+        let (Some(place), Some(source)) = (self.place(name)?, self.place(target)?) else { return Ok(()) };
         if self.links.contains(&source) {
             return Err(refused(name, "is another name of a symbolic link"));
         }
-        let content = self.guest.read(&self.path(&source), LINKED_MAX)?;
-        self.file(name, mode, &mut &*content)
+        self.above(&place)?;
+        self.links.remove(&place);
+        match self.guest.hard_link(&self.path(&source), &self.path(&place)) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                let content = self.guest.read(&self.path(&source), LINKED_MAX)?;
+                self.file(name, mode, &mut &*content)
+            }
+            linked => linked,
+        }
+    }
+
+    fn marks_of(&mut self, name: &str, modified: Option<(i64, u32)>, attributes: Attributed) -> Result<Option<Marks>> {
+        let Some(place) = self.place(name)? else { return Ok(None) };
+        let mut attributes = attributes;
+        let setid = self.step.setid;
+        let before = attributes.len();
+        attributes.retain(|name, _| setid || name != CAPABILITY);
+        self.dropped += before - attributes.len();
+        attributes.retain(|name, _| KEPT.iter().any(|kept| name.starts_with(kept)));
+        Ok(Some(Marks { path: self.path(&place), modified, attributes }))
+    }
+
+    fn mark(&mut self, name: &str, modified: Option<(i64, u32)>, attributes: Attributed) -> Result<()> {
+        let marks = self.marks_of(name, modified, attributes)?;
+        self.marks.extend(marks);
+        if self.marks.len() < MARKS_AT_ONCE { Ok(()) } else { self.guest.set_marks(&std::mem::take(&mut self.marks)) }
+    }
+
+    fn mark_folder(&mut self, name: &str, modified: Option<(i64, u32)>, attributes: Attributed) -> Result<()> {
+        let marks = self.marks_of(name, modified, attributes)?;
+        self.of_folders.extend(marks);
+        Ok(())
+    }
+
+    /// Sets what is left to be set, folders last.
+    fn finish(&mut self) -> Result<()> {
+        self.marks.append(&mut self.of_folders);
+        self.guest.set_marks(&std::mem::take(&mut self.marks))
     }
 }
