@@ -51,7 +51,8 @@ impl<'a> Surroundings<'a> {
         }
         let ours = |path, content, mode| Temporary { path, content, mode, foreign: false };
         this.stand_ins.extend(StandIn::place(root, ours("/usr/sbin/policy-rc.d", POLICY, 0o755))?);
-        this.stand_ins.extend(StandIn::place(root, ours("/etc/dracut.conf.d/00-virt-maker.conf", DRACUT.as_bytes(), 0o644))?);
+        this.stand_ins
+            .extend(StandIn::place(root, ours("/etc/dracut.conf.d/00-virt-maker.conf", DRACUT.as_bytes(), 0o644))?);
         if let (true, Some(text)) = (run.network, &run.resolv_conf) {
             let names = Temporary { path: "/etc/resolv.conf", content: text.as_bytes(), mode: 0o644, foreign: true };
             this.stand_ins.extend(StandIn::place(root, names)?);

@@ -17,7 +17,7 @@ use crate::template::{Kind, Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
     name: "hostname",
-    about: "Sets the guest's host name.",
+    about: "Sets the guest's host name; `{name: NAME, keep: true}` makes it stay where cloud-init would replace it.",
     arguments: arguments::<Schema>,
     example: "hostname: web1.example.org",
     needs: &[],
