@@ -76,7 +76,7 @@ impl ChrootSession {
         let (qmp, daemon) = start_daemon(request.work_dir, directory, agent.pid(), waits)?;
         guard.waits_for(daemon.pid())?;
         let processes = Processes { agent, daemon };
-        let (agent, daemon) = (&processes.agent, &processes.daemon);
+        let daemon = &processes.daemon;
         let words = |error: Error, daemon: &Helper| {
             let said = daemon.last_words();
             if said.is_empty() { error } else { Error::new(error.kind(), said).with_source(error) }
