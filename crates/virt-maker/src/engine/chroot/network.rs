@@ -58,8 +58,6 @@ struct Begun {
 struct Running {
     gate: Gate,
     helper: Helper,
-    /// The interface once more.
-    interface: OwnedFd,
 }
 
 impl Network {
@@ -90,7 +88,7 @@ impl Network {
             };
             self.running = Some(self.join(begun)?);
         }
-        let Some(Running { gate, helper, .. }) = &self.running else { return Ok(()) };
+        let Some(Running { gate, helper }) = &self.running else { return Ok(()) };
         gate.switch(on);
         if gate.is_broken() && !self.cancel.is_cancelled() {
             let said = helper.last_words();
@@ -150,9 +148,8 @@ impl Network {
         })?;
         // It has served.
         let _ = fs::remove_file(self.work_dir.join(SOCKET));
-        let tap = interface.try_clone().context(ErrorKind::Host, failed)?;
-        let gate = Gate::new(End::Interface(tap), End::Packets(socket), self.reach.clone(), self.events.clone())?;
-        Ok(Running { gate, helper, interface })
+        let gate = Gate::new(End::Interface(interface), End::Packets(socket), self.reach.clone(), self.events.clone())?;
+        Ok(Running { gate, helper })
     }
 
     /// Waits until it listens, and connects to it.
@@ -177,8 +174,7 @@ impl Drop for Network {
     /// takes away its namespace, and all that is in it, by itself.
     fn drop(&mut self) {
         if let Some(running) = &self.running {
-            // Where that is refused, it goes now.
-            let _ = interface::leave(&running.interface);
+            running.gate.leave_interface();
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use virt_maker_agent::interface;
 
 /// The longest frame that anybody here passes on.
 const LONGEST: usize = 64 << 10;
@@ -131,6 +132,13 @@ impl Source {
 pub(super) struct Target(End);
 
 impl Target {
+    /// Leaves an interface to its network namespace.
+    pub(super) fn leave(&self) {
+        if let Target(End::Interface(device)) = self {
+            let _ = interface::leave(device);
+        }
+    }
+
     /// Sends a frame; `false` when none can be sent any more. A frame that there is no room for may be lost.
     pub(super) fn write(&self, frame: &Frame) -> bool {
         match &self.0 {

@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 
 pub use frames::End;
@@ -42,6 +42,8 @@ pub struct Gate {
     events: Events,
     /// Those that are shut down when it is dropped.
     sockets: Vec<End>,
+    /// The commands' side, as long as frames are passed on to it: nothing else may hold an interface that is to end with that.
+    interface: Weak<Mutex<Target>>,
     /// Ends the reading of an interface, which cannot be shut down.
     stop: Arc<UnixStream>,
     threads: Vec<JoinHandle<()>>,
@@ -65,10 +67,17 @@ impl Gate {
         let sockets = [&interface, &network].into_iter().filter(|end| !matches!(end, End::Interface(_)));
         let sockets = sockets.map(End::try_clone).collect::<Result<_, _>>().context(ErrorKind::Host, failed)?;
         let (state, stop) = (Arc::new(State::default()), Arc::new(stop));
-        let mut gate =
-            Gate { state: Arc::clone(&state), reach, events, sockets, stop: Arc::clone(&stop), threads: Vec::new() };
         // Both threads write to the interface: one what comes in, the other what is refused.
         let to_interface = Arc::new(Mutex::new(interface.target()));
+        let mut gate = Gate {
+            state: Arc::clone(&state),
+            reach,
+            events,
+            sockets,
+            interface: Arc::downgrade(&to_interface),
+            stop: Arc::clone(&stop),
+            threads: Vec::new(),
+        };
         let to_network = network.target();
         let (own, answer) = (Arc::clone(&state), Arc::clone(&to_interface));
         gate.start("network out", move || own.pass_out(from_interface, &to_network, &answer))?;
@@ -95,6 +104,14 @@ impl Gate {
                 "a command tried to reach {address}, which is {why}: refused; `--allow host-network` allows it, and where the \
                  step succeeds all the same, `--force-from STEP` has it run again with that"
             ));
+        }
+    }
+
+    /// Leaves an interface of the kernel to its network namespace, which takes it away when it ends, instead of having this
+    /// process wait for that. Where that is refused, it goes with the gate.
+    pub fn leave_interface(&self) {
+        if let Some(target) = self.interface.upgrade() {
+            target.lock().unwrap_or_else(PoisonError::into_inner).leave();
         }
     }
 
