@@ -97,7 +97,10 @@ fn broken(project: &Project<'_>) -> usize {
         ("a journal on another device", [at(96, &0x0008u32.to_le_bytes()), at(208, &[7; 16])].concat()),
         ("features of the future", at(96, &u32::MAX.to_le_bytes())),
         ("a path where it was mounted last", at(136, &[&short[..], &[0]].concat())),
-        ("options by which it is mounted", at(512, &[&b"errors=panic,usrjquota="[..], &short[..20], &[0]].concat())),
+        (
+            "options by which it is mounted",
+            at(512, &[&b"errors=panic,usrjquota="[..], &short[..short.len().min(20)], &[0]].concat()),
+        ),
         ("errors that panic", at(58, &[2, 0, 3, 0])),
     ];
     let count = members.len();
