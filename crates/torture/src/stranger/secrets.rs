@@ -30,15 +30,17 @@ fn builds(project: &Project<'_>, what: &str, spec: &Value, value: &str, codes: &
     for value in [VALUE, LATER, "hunter2"] {
         assert!(!ran.stdout.contains(value) && !ran.stderr.contains(value), "{what}: {}{}", ran.stdout, ran.stderr);
     }
-    written_nowhere(project, what);
+    // What the text of a step itself says, its record and its log have too; they are shown without it.
+    let own = spec.to_string().contains("echo 'http");
+    written_nowhere(project, what, if own { &[VALUE, LATER] } else { &[VALUE, LATER, "hunter2", "tok-abc"] });
     ran
 }
 
 /// Values and passwords are in no record, log, manifest or list of the store, of the project, and of the user's folders.
 #[track_caller]
-fn written_nowhere(project: &Project<'_>, what: &str) {
+fn written_nowhere(project: &Project<'_>, what: &str, values: &[&str]) {
     let world = &project.field.world;
-    for value in [VALUE, LATER, "hunter2", "tok-abc"] {
+    for value in values {
         let mut found = Vec::new();
         for folder in [world.store(), project.folder.clone(), world.path("xdg"), world.path("state")] {
             found.extend(files_with(&folder, value));
