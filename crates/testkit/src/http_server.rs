@@ -32,6 +32,8 @@ pub struct Request {
     pub range: Option<String>,
     /// `If-Range`, as it came.
     pub if_range: Option<String>,
+    /// What the client tells a proxy of itself.
+    pub proxy_authorization: Option<String>,
 }
 
 #[derive(Default)]
@@ -112,6 +114,7 @@ impl Server {
             match line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned())) {
                 Some((name, value)) if name == "range" => request.range = Some(value),
                 Some((name, value)) if name == "if-range" => request.if_range = Some(value),
+                Some((name, value)) if name == "proxy-authorization" => request.proxy_authorization = Some(value),
                 Some(_) => {}
                 None => request.line = line,
             }

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use virt_maker::engine::select::EngineChoice;
-use virt_maker::host::Cancel;
+use virt_maker::host::{Cancel, Certificates};
 use virt_maker::spec::{SecretSource, Spec};
 use virt_maker::store::{Limits, Owner, Store};
 
@@ -110,6 +110,16 @@ pub fn jobs(argument: Option<NonZeroUsize>) -> Result<Option<NonZeroUsize>, Fail
 pub fn proxies() -> BTreeMap<String, String> {
     let names = PROXIES.iter().flat_map(|name| [(*name).to_owned(), name.to_uppercase()]);
     names.filter_map(|name| Some((name.clone(), env::var(&name).ok()?))).collect()
+}
+
+/// Whom downloads believe: what the usual variables name, and what the user's settings do.
+pub fn certificates() -> Result<Certificates, Failure> {
+    let folders = env::var_os("SSL_CERT_DIR").filter(|value| !value.is_empty());
+    Ok(Certificates {
+        file: path("SSL_CERT_FILE"),
+        folders: folders.map(|value| env::split_paths(&value).collect()).unwrap_or_default(),
+        more: config::certificates()?.value,
+    })
 }
 
 /// How much to say: the number of `-v`, or what `VERBOSE` or `VERBOSITY` says.

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use virt_maker::build::{Settings, build};
 use virt_maker::event::{Event, Events};
 use virt_maker::host::Cancel;
-use virt_maker::import::{self, ImportContext};
+use virt_maker::import;
 use virt_maker::spec::{self, Spec};
 use virt_maker::store::Store;
 
@@ -43,6 +43,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         fail_fast: arguments.fail_fast,
         on_failure: arguments.on_failure.into(),
         network_env: settings::proxies(),
+        certificates: settings::certificates()?,
         host_network: loading::host_network(arguments.templates.allowed())?,
         secret_env: Default::default(),
         cancel,
@@ -106,8 +107,7 @@ fn sources(arguments: &Build, specs: &mut [Spec], settings: &Settings, events: &
         return Ok(());
     }
     let cache_dir = Store::open(&settings.store, &settings.owner)?.cache_dir();
-    let (env, host_network) = (&settings.network_env, settings.host_network);
-    let context = ImportContext { cache_dir: &cache_dir, events, cancel: &settings.cancel, env, host_network };
+    let context = settings.import_context(&cache_dir, events);
     if arguments.pull {
         let named = specs.iter().filter_map(|spec| spec.import.runner.mutable_source());
         named.for_each(|source| import::forget(source, &context));

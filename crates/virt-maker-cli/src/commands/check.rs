@@ -44,6 +44,7 @@ pub fn run(arguments: &Check) -> Result<(), Failure> {
         fail_fast: false,
         on_failure: OnFailure::Discard,
         network_env: settings::proxies(),
+        certificates: Default::default(),
         host_network: false,
         secret_env: Default::default(),
         cancel,

@@ -76,6 +76,7 @@ fn rows() -> Result<Vec<Row>, Failure> {
         row("engine", Value { value: word, origin: engine.origin }),
         row("jobs", config::jobs(None)?),
         row("kernel", config::kernel(None)?),
+        row("certificates", config::certificates()?),
     ];
     let allowed = config::allowed()?;
     if allowed.is_empty() {

@@ -30,6 +30,7 @@ pub fn options(templates: &Templates, events: &Events, cancel: &Cancel) -> Resul
         permissions,
         homes: settings::homes(),
         env: settings::proxies(),
+        certificates: settings::certificates()?,
         events: events.clone(),
         cancel: cancel.clone(),
     };

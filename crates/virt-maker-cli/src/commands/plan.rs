@@ -33,9 +33,16 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     loading::warn(&loaded.notes, &events);
     let store = settings::open_store(arguments.store.store.clone())?;
     let cache_dir = store.cache_dir();
-    let env = settings::proxies();
+    let (env, certificates) = (settings::proxies(), settings::certificates()?);
     let host_network = loading::host_network(arguments.templates.allowed())?;
-    let import = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network };
+    let import = ImportContext {
+        cache_dir: &cache_dir,
+        events: &events,
+        cancel: &cancel,
+        env: &env,
+        certificates: &certificates,
+        host_network,
+    };
     lock::releases(&mut loaded.specs, lock::Wanted::default(), &import)?;
     let context = PlanContext {
         store: &store,

@@ -28,6 +28,7 @@ pub fn run(arguments: &arguments::Runners) -> Result<(), Failure> {
                 permissions: Permissions::default(),
                 homes: settings::homes(),
                 env: settings::proxies(),
+                certificates: settings::certificates()?,
                 events: Events::none(),
                 cancel: Cancel::default(),
             };

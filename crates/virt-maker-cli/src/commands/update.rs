@@ -34,10 +34,17 @@ pub fn run(arguments: &arguments::Update) -> Result<(), Failure> {
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
     let store = settings::open_store(arguments.store.store.clone())?.waiting(crate::report::waits(&cancel));
-    let (cache_dir, env) = (store.cache_dir(), settings::proxies());
+    let (cache_dir, env, certificates) = (store.cache_dir(), settings::proxies(), settings::certificates()?);
     let events = Events::new(crate::report::warnings_only);
     let host_network = loading::host_network(&arguments.allow)?;
-    let context = ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network };
+    let context = ImportContext {
+        cache_dir: &cache_dir,
+        events: &events,
+        cancel: &cancel,
+        env: &env,
+        certificates: &certificates,
+        host_network,
+    };
     let (short, sources): (Vec<_>, Vec<_>) = sources.into_iter().partition(|source| url::is_short(source));
     for source in sources {
         let now = lock::shown(look_again(&source, &context)?);

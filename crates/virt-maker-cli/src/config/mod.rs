@@ -125,6 +125,9 @@ impl Files {
         if let Some(kernel) = project.kernel.take() {
             refuse(&kernel.node, "the kernel of the appliance".into());
         }
+        if let Some(file) = project.certificates.take() {
+            refuse(&file.node, "whom downloads believe".into());
+        }
         if let Some(engine) = project.engine.take_if(|engine| matches!(engine.value, Engine::Chroot)) {
             refuse(&engine.node, "that this host's kernel mounts what is in a guest (engine chroot)".into());
         }
@@ -232,6 +235,12 @@ pub fn kernel(given: Option<PathBuf>) -> Result<Value<Option<PathBuf>>, Failure>
         .or_else(variable)
         .or_else(|| of_files(files.project.kernel.as_ref(), files.user.kernel.as_ref()));
     Ok(or_default(found))
+}
+
+/// A file of certificates that downloads believe besides the host's.
+pub fn certificates() -> Result<Value<Option<PathBuf>>, Failure> {
+    let files = files()?;
+    Ok(or_default(of_files(files.project.certificates.as_ref(), files.user.certificates.as_ref())))
 }
 
 /// What templates may do without being asked on the command line: all that a file which is obeyed says.

@@ -21,7 +21,7 @@ use crate::arguments::Engine;
 use crate::error::Failure;
 
 /// Settings of both files.
-const KEYS: [&str; 6] = ["store", "engine", "jobs", "kernel", "allow", "cache"];
+const KEYS: [&str; 7] = ["store", "engine", "jobs", "kernel", "certificates", "allow", "cache"];
 /// Those of `[cache]`.
 const CACHE_KEYS: [&str; 4] = ["max_size", "min_free", "max_age", "max_depth"];
 /// What only the user's own file may have.
@@ -49,6 +49,7 @@ pub struct File {
     pub engine: Option<Located<Engine>>,
     pub jobs: Option<Located<NonZeroUsize>>,
     pub kernel: Option<Located<PathBuf>>,
+    pub certificates: Option<Located<PathBuf>>,
     pub allow: Vec<Located<Permission>>,
     pub trust: Vec<Located<PathBuf>>,
     pub max_size: Option<Located<u64>>,
@@ -116,6 +117,7 @@ impl Reader {
         match key.text().unwrap_or_default() {
             "store" => self.file.store = self.path(value),
             "kernel" => self.file.kernel = self.path(value),
+            "certificates" => self.file.certificates = self.path(value),
             "engine" => self.file.engine = self.engine(value),
             "jobs" => {
                 let jobs = match value.kind {

@@ -73,6 +73,7 @@ fn every_snippet_of_the_template_page_loads() {
         let access = virt_maker::spec::HostAccess {
             cache_dir: folder.path().join("cache"),
             permissions: Permissions { env: ["REGISTRY_TOKEN".to_owned()].into(), ..Permissions::default() },
+            certificates: Default::default(),
             homes: Vec::new(),
             env: Default::default(),
             events: virt_maker::event::Events::none(),

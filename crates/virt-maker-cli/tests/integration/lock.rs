@@ -169,13 +169,20 @@ impl Suite {
             permissions: Default::default(),
             homes: Vec::new(),
             env: Default::default(),
+            certificates: Default::default(),
             events: events.clone(),
             cancel: cancel.clone(),
         };
         let mut loaded = load_all(&[self.bench.path("t.yml")], &load_options(&[], None, &access)).unwrap();
         loaded.specs[0].import.release = release;
-        let import =
-            ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network: true };
+        let import = ImportContext {
+            cache_dir: &cache_dir,
+            events: &events,
+            cancel: &cancel,
+            env: &env,
+            certificates: &Default::default(),
+            host_network: true,
+        };
         let context = PlanContext {
             store: &store,
             import,
@@ -253,8 +260,14 @@ fn a_pulled_suite_is_made_again_when_it_changed() {
     assert!(suite.run("build", &["--pull"]).exits(1).stderr.contains("cannot bootstrap"));
     let (events, cancel, env) = (Events::none(), Cancel::default(), Default::default());
     let cache_dir = suite.bench.store().join("cache");
-    let context =
-        ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network: true };
+    let context = ImportContext {
+        cache_dir: &cache_dir,
+        events: &events,
+        cancel: &cancel,
+        env: &env,
+        certificates: &Default::default(),
+        host_network: true,
+    };
     let key = LayerKey(Digest::parse(&suite.key()).unwrap());
     import::note_release(key, Digest::of(b"one"), &context);
     suite.looked();

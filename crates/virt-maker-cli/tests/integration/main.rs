@@ -11,6 +11,7 @@ mod bad_input;
 mod bootstrap_rpm;
 mod cache;
 mod caches;
+mod certificates;
 mod config;
 mod corpus;
 mod crash;

@@ -52,7 +52,7 @@ use crate::engine::select::{EngineChoice, Selector};
 use crate::error::Result;
 use crate::event::{Event, Events, ImageName, ImageState};
 use crate::export::Published;
-use crate::host::{Cancel, url};
+use crate::host::{Cancel, Certificates, url};
 use crate::import::ImportContext;
 use crate::key::LayerKey;
 use crate::plan::{NodeState, PlanContext, PlanNode};
@@ -109,6 +109,8 @@ pub struct Settings {
     pub on_failure: OnFailure,
     /// Variables for commands and tools with a network: proxies. No part of a key.
     pub network_env: BTreeMap<String, String>,
+    /// Whom downloads over https believe; nothing of it enters a guest. No part of a key.
+    pub certificates: Certificates,
     /// Whether steps and downloads may reach the host's own addresses, too.
     pub host_network: bool,
     /// Variables that hold secrets, as `secrets: {NAME: {env: VARIABLE}}` names them.
@@ -119,9 +121,9 @@ pub struct Settings {
 
 impl Settings {
     /// What imports may use; `cache_dir` is the store's.
-    fn import_context<'a>(&'a self, cache_dir: &'a Path, events: &'a Events) -> ImportContext<'a> {
-        let (env, host_network) = (&self.network_env, self.host_network);
-        ImportContext { cache_dir, events, cancel: &self.cancel, env, host_network }
+    pub fn import_context<'a>(&'a self, cache_dir: &'a Path, events: &'a Events) -> ImportContext<'a> {
+        let Settings { network_env: env, certificates, host_network, cancel, .. } = self;
+        ImportContext { cache_dir, events, cancel, env, certificates, host_network: *host_network }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod address;
 mod cancel;
+mod certificates;
 pub mod checked;
 pub(crate) mod decompress;
 pub mod digest;
@@ -30,6 +31,7 @@ pub mod waiting;
 pub mod walls;
 
 pub use cancel::{Cancel, Limit};
+pub use certificates::Certificates;
 pub(crate) use emulation::guestfs_settings;
 pub use emulation::no_kvm;
 pub use guard::Guard;

@@ -24,7 +24,7 @@ use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 use super::ImportContext;
-use super::http::{agent, refusal, shown};
+use super::http::{self, agent, refusal, shown};
 use crate::disk::VIRTUAL_SIZE_MAX;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
@@ -230,7 +230,9 @@ fn transfer(agent: &Agent, url: &str, fetched: &mut Fetched, context: &ImportCon
             return Broken::ForGood(error);
         }
         let for_good = is_final(&source);
+        let believed = !http::is_not_believed(&source);
         let error = Error::new(ErrorKind::Base, cannot()).with_source(source);
+        let error = if believed { error } else { error.with_hint(http::CERTIFICATES) };
         if for_good { Broken::ForGood(error) } else { Broken::Maybe(error) }
     })?;
     let new = note_of(&response, url);
@@ -276,7 +278,8 @@ fn complete(note: Note, fetched: &Fetched) -> Result<()> {
 fn is_final(error: &ureq::Error) -> bool {
     use ureq::Error as E;
     match error {
-        E::Io(error) => error.kind() == io::ErrorKind::InvalidInput,
+        // Of TLS: what the server says is wrong, or it is not believed.
+        E::Io(error) => matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData),
         E::Timeout(_) | E::HostNotFound | E::ConnectionFailed | E::ConnectProxyFailed(_) | E::BodyStalled => false,
         E::Protocol(_) => false,
         _ => true,

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use ureq::config::Config;
 use ureq::http::Uri;
+use ureq::tls::TlsConfig;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::NextTimeout;
 use ureq::{Agent, Proxy};
 
 use super::ImportContext;
+use super::forward::Forwarding;
 use crate::error::{Error, ErrorKind, Result};
 pub(super) use crate::host::url::shown;
 use crate::host::waiting::Waits;
@@ -36,22 +38,28 @@ pub(super) fn agent(url: &str, context: &ImportContext<'_>) -> Result<Agent> {
         Some(proxy) => Free::Proxy(proxy.host().to_owned(), proxy.port()),
         None => Free::Others,
     };
-    let config = Agent::config_builder()
-        .proxy(proxy)
-        .http_status_as_error(false)
-        // A redirect must not take away what the author asked for.
-        .https_only(https)
-        .timeout_connect(Some(CONNECT))
-        .timeout_recv_response(Some(SILENCE))
-        .timeout_per_read(Some(SILENCE))
-        .timeout_per_write(Some(SILENCE))
-        .user_agent(concat!("virt-maker/", env!("CARGO_PKG_VERSION")))
-        .build();
-    Ok(judging(config, free, context.events.waits(context.cancel)))
+    // An `http://` that leads to `https://` needs them, too.
+    let roots = context.certificates.roots()?;
+    let config = |proxy| {
+        Agent::config_builder()
+            .proxy(proxy)
+            .tls_config(TlsConfig::builder().root_certs(roots.clone()).build())
+            .http_status_as_error(false)
+            // A redirect must not take away what the author asked for.
+            .https_only(https)
+            .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE))
+            .timeout_per_write(Some(SILENCE))
+            .user_agent(concat!("virt-maker/", env!("CARGO_PKG_VERSION")))
+            .build()
+    };
+    Ok(judging(config(proxy), config(None), free, context.events.waits(context.cancel)))
 }
 
-fn judging(config: Config, free: Free, waits: Waits) -> Agent {
-    Agent::with_parts(config, DefaultConnector::default(), Judging { waits, free })
+/// `direct` is how a proxy itself is reached.
+fn judging(config: Config, direct: Config, free: Free, waits: Waits) -> Agent {
+    Agent::with_parts(config, Forwarding::new(direct), Judging { waits, free })
 }
 
 /// Which addresses a download may connect to.
@@ -151,6 +159,15 @@ pub(super) fn judge(url: &str, context: &ImportContext<'_>) -> Result<()> {
     Err(Error::new(ErrorKind::Base, format!("cannot use {}: {refused}", shown(url))).with_hint(HINT))
 }
 
+/// Whether a server was not believed: it will not be at another attempt.
+pub(super) fn is_not_believed(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Io(error) if error.to_string().contains("invalid peer certificate"))
+}
+
+/// What to do about a server that is not believed.
+pub(super) const CERTIFICATES: &str = "where your network has certificates of its own, name their file with \
+     SSL_CERT_FILE, or as `certificates` in your settings, or add it to the system's";
+
 /// What to do about an address that is the host's own affair.
 pub(super) const HINT: &str = "`--allow host-network` lets templates reach the host's own addresses";
 
@@ -162,7 +179,7 @@ pub(super) fn refusal(cannot: &str, error: &ureq::Error) -> Option<Error> {
     Some(error.with_hint(HINT))
 }
 
-/// The proxy for `url` by the usual variables, which the caller passed on. It has to allow `CONNECT`, also to port 80.
+/// The proxy for `url` by the usual variables, which the caller passed on.
 pub(super) fn proxy(url: &str, env: &BTreeMap<String, String>) -> Result<Option<Proxy>> {
     let variable = |name: &str| {
         let value = env.get(name).or_else(|| env.get(&name.to_uppercase()));
@@ -208,11 +225,8 @@ mod tests {
             }
         });
         // Nothing but the host itself can be asked here, so this one place is declared to be elsewhere.
-        let agent = judging(
-            Agent::config_builder().proxy(None).build(),
-            Free::Proxy("127.0.0.1".into(), port),
-            Waits::default(),
-        );
+        let config = || Agent::config_builder().proxy(None).build();
+        let agent = judging(config(), config(), Free::Proxy("127.0.0.1".into(), port), Waits::default());
         let error = agent.get(format!("http://127.0.0.1:{port}/image")).call().unwrap_err();
         let error = refusal("cannot fetch it", &error).unwrap();
         let text = error.to_string();

@@ -1,6 +1,7 @@
 //! Imports: where a base comes from, one file per kind. Adding one works as for steps.
 
 mod fetch;
+mod forward;
 mod http;
 mod relay;
 mod resize;
@@ -15,7 +16,7 @@ use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::host::temporary::{self, Durability};
-use crate::host::{Cancel, digest};
+use crate::host::{Cancel, Certificates, digest};
 use crate::key::{Digest, HostInput, LayerKey};
 use crate::template::{Need, Parse};
 
@@ -67,6 +68,8 @@ pub struct ImportContext<'a> {
     pub cancel: &'a Cancel,
     /// Variables for programs and downloads that use the network: `http_proxy`, `https_proxy`, `no_proxy`.
     pub env: &'a std::collections::BTreeMap<String, String>,
+    /// Whom downloads over https believe.
+    pub certificates: &'a Certificates,
     /// Whether downloads may reach the host's own addresses, too.
     pub host_network: bool,
 }

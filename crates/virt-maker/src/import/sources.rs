@@ -154,6 +154,7 @@ mod tests {
             events: &events,
             cancel: &cancel,
             env: &env,
+            certificates: &Default::default(),
             host_network: false,
         };
         let path = folder.path().join("image");

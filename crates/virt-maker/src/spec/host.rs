@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::error::chain;
 use crate::event::Events;
 use crate::host::permit::Permissions;
-use crate::host::{Cancel, Tool, digest};
+use crate::host::{Cancel, Certificates, Tool, digest};
 use crate::import::{self, ImportContext};
 use crate::step;
 use crate::template::LoadOptions;
@@ -23,6 +23,8 @@ pub struct HostAccess {
     pub homes: Vec<PathBuf>,
     /// Variables for programs and downloads that use the network.
     pub env: BTreeMap<String, String>,
+    /// Whom downloads over https believe.
+    pub certificates: Certificates,
     /// Progress of downloads.
     pub events: Events,
     /// Asked regularly.
@@ -54,6 +56,7 @@ fn fetch(host: &HostAccess, url: &str, target: &Path) -> Result<(), String> {
         events: &host.events,
         cancel: &host.cancel,
         env: &host.env,
+        certificates: &host.certificates,
         host_network: host.permissions.host_network,
     };
     import::download(url, target, &context).map_err(|error| chain(&error))

@@ -41,6 +41,7 @@ spec:
         fail_fast: false,
         on_failure: OnFailure::Discard,
         network_env: Default::default(),
+        certificates: Default::default(),
         host_network: false,
         secret_env: Default::default(),
         cancel: Default::default(),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use virt_maker::diagnostic::Diagnostic;
 use virt_maker::error::Error;
 use virt_maker::event::{Event, Events};
-use virt_maker::host::Cancel;
 use virt_maker::host::permit::Permissions;
+use virt_maker::host::{Cancel, Certificates};
 use virt_maker::import::{self, Import, ImportContext, ImportKey};
 
 /// For what hangs, not for what is slow.
@@ -28,6 +28,7 @@ pub struct Bench {
     pub host_network: bool,
     /// What the command line passes on.
     pub env: BTreeMap<String, String>,
+    pub certificates: Certificates,
 }
 
 impl Bench {
@@ -35,7 +36,15 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a b,c");
         fs::create_dir(&path).unwrap();
-        Bench { path, folder, cancel: Cancel::default(), unverified: true, host_network: true, env: BTreeMap::new() }
+        Bench {
+            path,
+            folder,
+            cancel: Cancel::default(),
+            unverified: true,
+            host_network: true,
+            env: BTreeMap::new(),
+            certificates: Certificates::default(),
+        }
     }
 
     pub fn image(&self) -> PathBuf {
@@ -56,7 +65,14 @@ impl Bench {
     }
 
     fn context<'a>(&'a self, cache_dir: &'a Path, events: &'a Events) -> ImportContext<'a> {
-        ImportContext { cache_dir, events, cancel: &self.cancel, env: &self.env, host_network: self.host_network }
+        ImportContext {
+            cache_dir,
+            events,
+            cancel: &self.cancel,
+            env: &self.env,
+            certificates: &self.certificates,
+            host_network: self.host_network,
+        }
     }
 
     pub fn key(&self, arguments: &str) -> Result<ImportKey, Error> {
