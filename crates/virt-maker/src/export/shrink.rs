@@ -7,20 +7,17 @@
 //! The layer is not touched: all of this happens on a copy, which the export then reads in its place.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::ExportContext;
 use super::convert::{Removed, Target, convert};
-use crate::disk::table::{SECTOR, Table, copy_data, is_ext, number as number_of};
+use crate::disk::table::{SECTOR, Table, content, copy_data, is_ext};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::walls::Walls;
 
 /// What stays free in the file system: a guest writes at its first boot (its identity, logs), before anything grows.
 const ROOM: u64 = 32 << 20;
 const MIB: u64 = 1 << 20;
-/// Code in the first sector, before what is the table's own.
-const BOOT_CODE: usize = 440;
 
 /// A smaller disk.
 pub(super) struct Shrunk {
@@ -54,7 +51,8 @@ pub(super) fn shrink(place: PathBuf, context: &ExportContext<'_>) -> Result<Shru
     };
     if !is_ext(&file, start).context(ErrorKind::Export, failed)? {
         let number = last.map_or(0, |last| last.number);
-        let kind = kind_of(&disk.0, start, context);
+        let kind = last.map_or(Ok(String::new()), |last| content(&disk.0, last, context.cancel))?;
+        let kind = if kind.is_empty() { "nothing that is known".into() } else { kind.escape_debug().to_string() };
         return cannot(format!(
             "its last partition, {number}, holds {kind}, and only ext2, ext3 and ext4 can be made smaller"
         ));
@@ -71,13 +69,13 @@ pub(super) fn shrink(place: PathBuf, context: &ExportContext<'_>) -> Result<Shru
         (Some(table), Some(last)) => {
             // The second table of a GPT lies behind the last partition, which ends at a whole MiB.
             let size = start + kept + if table.gpt { MIB } else { 0 };
-            let mut code = [0; BOOT_CODE];
-            file.read_exact_at(&mut code, 0).context(ErrorKind::Export, failed)?;
-            let dump = dump_table(&disk.0, last.number, kept / SECTOR, context)?;
+            let mut places = table.partitions.clone();
+            let last = places.iter_mut().find(|place| place.number == last.number);
+            last.into_iter().for_each(|last| last.sectors = kept / SECTOR);
+            let change = table.change(places, &disk.0, context.cancel)?;
             // All behind the start of the partition becomes a hole first.
             file.set_len(start).and_then(|()| file.set_len(size)).context(ErrorKind::Export, failed)?;
-            write_table(&disk.0, dump, context)?;
-            file.write_all_at(&code, 0).context(ErrorKind::Export, failed)?;
+            change.write(&disk.0, context.cancel)?;
             size
         }
         _ => {
@@ -114,45 +112,4 @@ fn shrink_ext(part: &Path, length: u64, context: &ExportContext<'_>) -> Result<u
     // What was moved left its old blocks as they were.
     check("-E discard")?;
     Ok(kept)
-}
-
-/// The table of a disk as text for `sfdisk`, with a partition of another size and without what depends on the disk's.
-fn dump_table(disk: &Path, number: u32, sectors: u64, context: &ExportContext<'_>) -> Result<String> {
-    let dump = Walls::for_data().read(disk)?.tool("sfdisk", "fdisk").arg("--dump").arg(disk).run(context.cancel)?;
-    let mut script = String::new();
-    for line in String::from_utf8_lossy(&dump).lines() {
-        let is_the_one = line.split_once(" : ").is_some_and(|(name, _)| number_of(name) == Some(number));
-        match line.split_once("size=") {
-            _ if line.starts_with("last-lba:") || line.starts_with("device:") => continue,
-            Some((before, after)) if is_the_one => {
-                let rest = after.trim_start().trim_start_matches(|digit: char| digit.is_ascii_digit());
-                script.push_str(&format!("{before}size={sectors}{rest}"));
-            }
-            _ => script.push_str(line),
-        }
-        script.push('\n');
-    }
-    Ok(script)
-}
-
-fn write_table(disk: &Path, script: String, context: &ExportContext<'_>) -> Result<()> {
-    Walls::for_data()
-        .write(disk)?
-        .tool("sfdisk", "fdisk")
-        .args(["--quiet", "--no-reread", "--no-tell-kernel", "--wipe=never", "--wipe-partitions=never"])
-        .arg(disk)
-        .input(script)
-        .run(context.cancel)?;
-    Ok(())
-}
-
-/// What is at a place of a disk, for an error.
-fn kind_of(disk: &Path, start: u64, context: &ExportContext<'_>) -> String {
-    let blkid = |walls: Walls| {
-        let blkid = walls.tool("blkid", "util-linux");
-        blkid.args(["-p", "-s", "TYPE", "-o", "value", "-O", &start.to_string()]).arg(disk).run(context.cancel)
-    };
-    let said = Walls::for_data().read(disk).and_then(blkid);
-    let said = said.map(|said| String::from_utf8_lossy(&said).trim().escape_debug().to_string()).unwrap_or_default();
-    if said.is_empty() { "nothing that is known".into() } else { said }
 }

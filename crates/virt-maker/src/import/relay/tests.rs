@@ -14,8 +14,14 @@ use crate::host::Cancel;
 fn relay(env: &[(&str, String)], host_network: bool, near: Option<&str>) -> (Relay, TcpStream) {
     let env: BTreeMap<String, String> = env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     let (events, cancel) = (Events::none(), Cancel::default());
-    let context =
-        ImportContext { cache_dir: Path::new("/"), events: &events, cancel: &cancel, env: &env, host_network };
+    let context = ImportContext {
+        cache_dir: Path::new("/"),
+        events: &events,
+        cancel: &cancel,
+        env: &env,
+        certificates: &Default::default(),
+        host_network,
+    };
     let relay = Relay::new(&context, near);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
