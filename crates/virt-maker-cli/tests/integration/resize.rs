@@ -218,11 +218,55 @@ fn an_empty_disk_has_its_partitions_and_file_systems() {
         let said = blkid.args(["-p", "-s", "TYPE", "-o", "value", "-O", &offset]).arg(&image).output().unwrap();
         assert_eq!(String::from_utf8(said.stdout).unwrap().trim(), kind.unwrap_or(""), "{part}");
     }
+    // Features are those that older programs know, whatever the host's programs add by default; more can be said.
+    let features = |image: &Path, part: &Value| {
+        let part_file = bench.path("part");
+        let _ = fs::remove_file(&part_file);
+        let (start, size) = (part["start"].as_u64().unwrap(), part["size"].as_u64().unwrap());
+        let mut dd = Command::new("dd");
+        let place = [format!("skip={}", start / 2048), format!("count={}", size.div_ceil(2048))];
+        dd.arg(format!("if={}", image.display())).arg(format!("of={}", part_file.display()));
+        testkit::run(dd.args(["bs=1M", "conv=sparse", "status=none"]).args(place));
+        part_file
+    };
+    let ext = |image: &Path, part: &Value| {
+        let said = testkit::run(Command::new("dumpe2fs").arg("-h").arg(features(image, part))).stdout;
+        let said = String::from_utf8(said).unwrap();
+        let line = said.lines().find_map(|line| line.strip_prefix("Filesystem features:")).unwrap();
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let xfs = |image: &Path, part: &Value| {
+        let mut xfs_db = Command::new("xfs_db");
+        let said = testkit::run(xfs_db.args(["-r", "-f", "-c", "version"]).arg(features(image, part))).stdout;
+        String::from_utf8(said).unwrap()
+    };
+    let found = ext(&image, &table[0]);
+    let newer = ["orphan_file", "metadata_csum_seed"].map(str::to_owned);
+    assert!(newer.iter().all(|feature| !found.contains(feature)), "{found:?}");
+    assert!(["64bit", "metadata_csum", "extent"].iter().all(|name| found.contains(&(*name).to_owned())), "{found:?}");
+    let found = xfs(&image, &table[4]);
+    assert!(found.contains("REFLINK") && !found.contains("BIGTIME") && !found.contains("INOBTCNT"), "{found}");
+    disk(
+        "{size: 700M, partitions: [{size: 300M, fs: ext4, mkfs: {features: [^64bit, ^metadata_csum, quota], block_size: 1024}}, \
+         {fs: xfs, mkfs: {features: [bigtime=1, reflink=0]}}]}",
+    )
+    .exits(0);
+    let said = self::table(&image);
+    let found = ext(&image, &said[0]);
+    assert!(found.contains(&"quota".to_owned()) && !found.contains(&"64bit".to_owned()), "{found:?}");
+    let found = xfs(&image, &said[1]);
+    assert!(found.contains("BIGTIME") && !found.contains("REFLINK"), "{found}");
+    assert_eq!(table[5]["name"], "rest_1");
     for (arguments, expected) in [
         ("{size: 1}", "at least 2M"),
         ("{size: 10M, partitions: [{size: 20M}]}", "does not fit"),
         ("{size: 10M, partitions: [{}, {}]}", "only the last"),
         ("{size: 10M, partitions: [{fs: zfs}]}", "unknown value `zfs`"),
+        ("{size: 10M, partitions: [{fs: xfs, mkfs: {features: [orphan_file]}}]}", "expected `NAME=0` or `NAME=1`"),
+        ("{size: 10M, partitions: [{fs: ext4, mkfs: {features: ['-x']}}]}", "expected a name, with `^`"),
+        ("{size: 10M, partitions: [{fs: vfat, mkfs: {features: [x]}}]}", "only ext4, xfs and btrfs"),
+        ("{size: 10M, partitions: [{fs: ext4, mkfs: {block_size: 3}}]}", "1024, 2048 or 4096"),
+        ("{size: 10M, partitions: [{fs: btrfs, mkfs: {block_size: 4096}}]}", "only ext4 and xfs"),
         ("{size: 10M, partitions: [{label: \"a, name=b\"}]}", "at most 11"),
     ] {
         let ran = disk(arguments).exits(1);

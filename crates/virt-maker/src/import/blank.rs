@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::mkfs::{Fs, Mkfs};
 use super::text::parse_size;
 use super::{Import, ImportContext, ImportKey, ImportKind, Made};
 use crate::diagnostic::Diagnostic;
@@ -26,7 +27,8 @@ pub(super) static KIND: ImportKind = ImportKind {
     arguments: arguments::<Arguments>,
     example: "blank: {size: 4G, partitions: [{size: 1G, fs: swap}, {fs: ext4, label: data}]}",
     needs: &[Need::new("sfdisk", "fdisk")],
-    version: 1,
+    // 2: the features of file systems are pinned.
+    version: 2,
     parse,
 };
 
@@ -49,48 +51,8 @@ struct PartitionArguments {
     fs: Option<Fs>,
     /// Label of the file system, and name of the partition: letters, digits, `-` and `_`, at most 11.
     label: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Fs {
-    Ext4,
-    Xfs,
-    Btrfs,
-    Vfat,
-    Swap,
-}
-
-impl Fs {
-    fn name(self) -> &'static str {
-        match self {
-            Fs::Ext4 => "ext4",
-            Fs::Xfs => "xfs",
-            Fs::Btrfs => "btrfs",
-            Fs::Vfat => "vfat",
-            Fs::Swap => "swap",
-        }
-    }
-
-    /// The type of a partition that holds it, as `sfdisk` names it.
-    fn partition_type(self) -> &'static str {
-        match self {
-            Fs::Swap => "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F",
-            Fs::Vfat => "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7",
-            _ => "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
-        }
-    }
-
-    /// The program that makes it, with its package, its arguments, and the option for a label.
-    fn maker(self) -> (&'static str, &'static str, &'static [&'static str], &'static str) {
-        match self {
-            Fs::Ext4 => ("mke2fs", "e2fsprogs", &["-q", "-F", "-t", "ext4"], "-L"),
-            Fs::Xfs => ("mkfs.xfs", "xfsprogs", &["-q", "-f"], "-L"),
-            Fs::Btrfs => ("mkfs.btrfs", "btrfs-progs", &["-q", "-f"], "-L"),
-            Fs::Vfat => ("mkfs.vfat", "dosfstools", &[], "-n"),
-            Fs::Swap => ("mkswap", "util-linux", &["-q"], "-L"),
-        }
-    }
+    /// What its file system has otherwise than by default; see the text.
+    mkfs: Option<Mkfs>,
 }
 
 struct Blank {
@@ -104,6 +66,7 @@ struct Part {
     length: u64,
     fs: Option<Fs>,
     label: Option<String>,
+    mkfs: Option<Mkfs>,
 }
 
 const MIB: u64 = 1 << 20;
@@ -150,7 +113,10 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
         }) {
             problems.push(at("label").diagnostic("expected at most 11 letters, digits, `-` and `_`"));
         }
-        partitions.push(Part { start, length, fs: part.fs, label: part.label });
+        if let (Some(mkfs), Some(node)) = (&part.mkfs, node.get("mkfs")) {
+            problems.extend(mkfs.check(part.fs, node));
+        }
+        partitions.push(Part { start, length, fs: part.fs, label: part.label, mkfs: part.mkfs });
         start += length;
     }
     if problems.is_empty() { Ok(Box::new(Blank { size, partitions })) } else { Err(problems) }
@@ -163,7 +129,13 @@ impl Import for Blank {
     }
 
     fn key_inputs(&self, _: &ImportContext<'_>) -> Result<ImportKey> {
-        let part = |part: &Part| json!({ "length": part.length, "fs": part.fs.map(Fs::name), "label": part.label });
+        let part = |part: &Part| {
+            let mut key = json!({ "length": part.length, "fs": part.fs.map(Fs::name), "label": part.label });
+            if let Some(mkfs) = &part.mkfs {
+                key["mkfs"] = json!(mkfs);
+            }
+            key
+        };
         let parts: Vec<_> = self.partitions.iter().map(part).collect();
         let arguments = json!({ "size": self.size, "partitions": parts });
         Ok(ImportKey { arguments, inputs: Vec::new(), fetched: None })
@@ -208,12 +180,8 @@ impl Blank {
             let file = File::options().read(true).write(true).create_new(true).open(&place.0);
             let file = file.context(ErrorKind::Store, failed)?;
             file.set_len(part.length).context(ErrorKind::Store, failed)?;
-            let (program, package, options, label) = kind.maker();
-            let mut tool = Tool::new(program, package).env("PATH", SYSTEM_PATH).args(options.iter().copied()).log_to(log);
-            if let Some(text) = &part.label {
-                tool = tool.args([label, text.as_str()]);
-            }
-            tool.arg(&place.0).run(context.cancel)?;
+            let mkfs = part.mkfs.clone().unwrap_or_default();
+            kind.make(&place.0, part.label.as_deref(), &mkfs, log, context.cancel)?;
             copy_data(&file, 0, part.length, &disk, part.start).context(ErrorKind::Store, failed)?;
         }
         Ok(())

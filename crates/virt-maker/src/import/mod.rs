@@ -3,6 +3,7 @@
 mod fetch;
 mod forward;
 mod http;
+mod mkfs;
 mod relay;
 mod resize;
 mod signed;

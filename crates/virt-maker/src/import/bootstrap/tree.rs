@@ -13,8 +13,8 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::enclosed::Enclosed;
 use crate::host::subordinate::remove_tree;
 use crate::host::walls::{SCRATCH, TREE, Walls};
-use crate::import::ImportContext;
 use crate::import::relay::Relay;
+use crate::import::{ImportContext, mkfs};
 
 /// The hook; `mmdebstrap` runs it as `sh -c HOOK exec ROOT`, behind the same walls as itself.
 const FINISH: &str = concat!(include_str!("common.sh"), include_str!("debian.sh"));
@@ -38,10 +38,6 @@ const LISTS: &str = "var/lib/apt/lists";
 const ARCHIVES: &str = "var/cache/apt/archives";
 /// Where the hook finds the file that it may write to.
 const OUT: &str = "/out";
-/// What GRUB 2.06 and the `e2fsck` of every suite know. Said in full: what the host's `mke2fs.conf` adds by default
-/// (`metadata_csum_seed`, `orphan_file`) is refused by older ones.
-pub(in crate::import) const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,\
-                        large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 
 /// A folder beside the image for everything that is gone at the end, whatever that is. Its user's alone: what packages
 /// leave in a tree, such as device nodes and programs with rights, is for nobody on the host.
@@ -156,7 +152,7 @@ pub(super) fn file_system(
     let listener = complaints.listener("mke2fs", |_| false, context.events);
     let made = walls
         .tool("mke2fs", "e2fsprogs")
-        .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", FEATURES, "-U", uuid, "-E"])
+        .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", mkfs::EXT4, "-U", uuid, "-E"])
         .arg(format!("offset={},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard", grub::ROOT_START))
         .args(["-d", TREE])
         .arg(absolute(image)?)

@@ -25,7 +25,7 @@ use self::kernel::{Kernel, KernelArguments};
 use self::tree::Tree;
 use super::bootstrap::tree::absolute;
 use super::bootstrap::{self, grub};
-use super::{Import, ImportContext, ImportKey, ImportKind, Made, sources, text};
+use super::{Import, ImportContext, ImportKey, ImportKind, Made, mkfs, sources, text};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -203,7 +203,7 @@ impl Rootfs {
             .env("GUEST_TREE", TREE)
             .env("GUEST_IMAGE", absolute(target)?)
             .env("GUEST_UUID", uuid.trim())
-            .env("GUEST_FEATURES", bootstrap::tree::FEATURES)
+            .env("GUEST_FEATURES", mkfs::EXT4)
             .env("GUEST_OFFSET", grub::ROOT_START.to_string())
             .env("GUEST_KIB", ((self.size - grub::OVERHEAD) / 1024).to_string())
             .log_to(log)
