@@ -1,7 +1,8 @@
 //! The guest's whole tree as one tar stream: POSIX.1-2001 (pax), which `tar` of GNU and of BSD read.
 //!
 //! What must hold: no symlink of the guest is followed; owners are numbers; extended attributes come along (as
-//! `SCHILY.xattr.*`, the way that both programs know); a file with several names is stored once; holes of a sparse file
+//! `SCHILY.xattr.*`, the way that both programs know; ACLs in their own form, too, since `tar --acls` looks at nothing
+//! else, and takes the rights of a mask for those of the group where there is none); a file with several names is stored once; holes of a sparse file
 //! cost nothing (GNU's sparse format 1.0). The order is that of the names, so the same tree gives the same bytes.
 
 use std::collections::HashMap;
@@ -310,6 +311,35 @@ fn block(
     block
 }
 
+/// Attributes that are ACLs, and the names of their texts.
+const ACLS: [(&[u8], &str); 2] =
+    [(b"system.posix_acl_access", "SCHILY.acl.access"), (b"system.posix_acl_default", "SCHILY.acl.default")];
+
+/// An ACL as a text, by the form that acl(5) gives; users and groups are numbers. None for bytes that are no ACL.
+///
+/// The kernel's form: a version in 4 bytes, then entries of a tag, rights (2 bytes each) and a number (4 bytes).
+fn acl_text(value: &[u8]) -> Option<String> {
+    let entries = value.strip_prefix(&2_u32.to_le_bytes())?.chunks_exact(8);
+    let lines: Option<Vec<String>> = entries
+        .map(|entry| {
+            let half = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
+            let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+            let who = match half(0) {
+                0x01 => "user:".to_owned(),
+                0x02 => format!("user:{id}"),
+                0x04 => "group:".to_owned(),
+                0x08 => format!("group:{id}"),
+                0x10 => "mask:".to_owned(),
+                0x20 => "other:".to_owned(),
+                _ => return None,
+            };
+            let right = |bit: u16, letter: char| if half(2) & bit == 0 { '-' } else { letter };
+            Some(format!("{who}:{}{}{}", right(4, 'r'), right(2, 'w'), right(1, 'x')))
+        })
+        .collect();
+    lines.map(|lines| lines.join(",")).filter(|text| !text.is_empty())
+}
+
 /// Where a file has data: start and length of each piece. A hole at the end is told by an empty piece there.
 fn pieces(file: &OwnedFd, size: u64) -> rustix::io::Result<Vec<(u64, u64)>> {
     let mut pieces = Vec::new();
@@ -350,6 +380,11 @@ fn attributes(folder: &OwnedFd, name: &[u8]) -> Result<Vec<Record>> {
         match rustix::fs::lgetxattr(&*path, key, &mut value[..]) {
             Ok(count) => {
                 value.truncate(count);
+                let text = ACLS.iter().find(|(acl, _)| *acl == key).and_then(|(_, name)| {
+                    let text = acl_text(&value)?;
+                    Some(record(name, text.as_bytes()))
+                });
+                records.extend(text);
                 records.push((format!("SCHILY.xattr.{}", String::from_utf8_lossy(key)), value));
             }
             // What a file system made up and does not give.

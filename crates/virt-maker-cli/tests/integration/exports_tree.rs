@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::{Bench, run};
-use testkit::tree::{difference, tree_of_folder, tree_of_image};
+use testkit::tree::{difference, root_offset, tree_of_folder, tree_of_image};
 use testkit::{HostState, TinyOptions, appliance_lock, tiny_guest};
 
 /// What an archive may get wrong: owners, set-id bits, links, devices, long and odd names, holes, attributes.
@@ -17,10 +17,32 @@ const ODD: &str = "mkdir -p /odd/dir; cd /odd; echo one > file; ln file second; 
     dd if=/dev/zero of=holes bs=1 count=1 seek=30000000; echo middle | dd of=holes bs=1 seek=9000000 conv=notrunc; \
     printf 'bytes' > \"$(printf 'latin\\351')\"; touch empty; chmod 1750 dir";
 
+/// Puts ACLs into the root file system of a tiny guest, which is the last partition, without a mount.
+fn with_acls(bench: &Bench) -> PathBuf {
+    let disk = bench.path("acl.raw");
+    testkit::copy_image(&bench.base, &disk);
+    let entry = |tag: u8, rights: u8, id: u32| [&[tag, 0, rights, 0][..], &id.to_le_bytes()].concat();
+    let none = u32::MAX;
+    let [owner, group, mask, other] = [(1, 6), (4, 4), (16, 6), (32, 0)].map(|(tag, rights)| entry(tag, rights, none));
+    let acl = [&[2, 0, 0, 0][..], &owner, &entry(2, 6, 70001), &group, &entry(8, 6, 33), &mask, &other].concat();
+    fs::write(bench.path("acl"), acl).unwrap();
+    let script = format!(
+        "ea_set -f {0} /etc/hostname system.posix_acl_access\nset_inode_field /etc/hostname mode 0100660\n\
+         ea_set -f {0} /etc system.posix_acl_default\n",
+        bench.path("acl").display()
+    );
+    fs::write(bench.path("script"), script).unwrap();
+    let place = format!("{}?offset={}", disk.display(), root_offset(&disk));
+    testkit::run(Command::new("debugfs").arg("-w").arg("-f").arg(bench.path("script")).arg(place));
+    testkit::fsck_clean(&disk, "raw");
+    disk
+}
+
 fn archived(engine: &str) {
     let before = HostState::capture();
     let options = TinyOptions { partitioned: true, separate_home: true, ..TinyOptions::default() };
-    let bench = Bench::new(tiny_guest(&options));
+    let mut bench = Bench::new(tiny_guest(&options));
+    bench.base = with_acls(&bench);
     let steps = [run(ODD), run("echo home > /home/tiny/file; chown -R 1000:1000 /home/tiny")];
     let export = "[{tar: {path: a.tar, manifest: true}}, {tar: {path: a.tar.zst, compress: zstd, level: 1}}, {dir: {path: tree}}, {raw: {path: a.img}}]";
     let template = bench.template("t.yml", &steps, export);
@@ -28,6 +50,8 @@ fn archived(engine: &str) {
     let mut wanted = tree_of_image(&bench.path("a.img"), "raw");
     // Only the last partition is looked into by that; the other one is at its place in the tree.
     wanted.retain(|path, _| !path.starts_with("/home"));
+    let acl = |path: &str, name: &str| wanted[path].xattrs.contains_key(name);
+    assert!(acl("/etc/hostname", "system.posix_acl_access") && acl("/etc", "system.posix_acl_default"));
     let without_home = |folder: &Path| {
         let mut tree = tree_of_folder(folder);
         let home = tree.get("/home/tiny/file").map(|file| (file.uid, file.content.clone()));
@@ -40,7 +64,13 @@ fn archived(engine: &str) {
     let mut tar = Command::new("tar");
     tar.args(["-xpf"]).arg(bench.path("a.tar")).args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "-C"]);
     testkit::run(tar.arg(&unpacked));
-    for (name, folder) in [("tar", &unpacked), ("dir", &bench.path("tree"))] {
+    // Whoever unpacks ACLs in their own form has them, too.
+    let with_acls = bench.path("unpacked with acls");
+    fs::create_dir(&with_acls).unwrap();
+    let mut tar = Command::new("tar");
+    tar.args(["-xpf"]).arg(bench.path("a.tar")).args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls"]);
+    testkit::run(tar.arg("-C").arg(&with_acls));
+    for (name, folder) in [("tar", &unpacked), ("tar --acls", &with_acls), ("dir", &bench.path("tree"))] {
         let found = without_home(folder);
         let changed = difference(&wanted, &found);
         assert!(changed.is_empty(), "{engine}, {name}: {changed:?}");

@@ -24,7 +24,8 @@ pub(super) static KIND: ExportKind = ExportKind {
     arguments: arguments::<DirArguments>,
     example: "dir: {path: web-root}",
     needs: &[Need::new("tar", "tar")],
-    version: 1,
+    // 2: ACLs as texts, too.
+    version: 2,
     parse,
 };
 

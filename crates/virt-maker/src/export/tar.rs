@@ -19,7 +19,8 @@ pub(super) static KIND: ExportKind = ExportKind {
     arguments: arguments::<TarArguments>,
     example: "tar: {path: web.tar.zst, compress: zstd}",
     needs: &[],
-    version: 1,
+    // 2: ACLs as texts, too.
+    version: 2,
     parse,
 };
 
