@@ -42,7 +42,8 @@ fn every_format_holds_the_bytes_of_the_layer() {
     bench.base = odd;
     let export = "[{vmdk: {path: a.vmdk}}, {vhd: {path: a.vhd}}, {vhdx: {path: a.vhdx}}, {vdi: {path: a.vdi}}, \
         {ova: {path: new/a b.ova, cpus: 2, memory: 2048, create_dir: true, checksum: true}}, \
-        {qcow2: {path: a.qcow2, compress: zstd}}, {raw: {path: a.gz, compress: gzip, level: 1}}, \
+        {qcow2: {path: a.qcow2, compress: zstd}}, {qcow2: {path: zlib.qcow2, compress: zlib}}, \
+        {qcow2: {path: old.qcow2, compress: zlib, compat: 0.10}}, {qcow2: {path: older.qcow2, compat: '0.10'}}, {raw: {path: a.gz, compress: gzip, level: 1}}, \
         {raw: {path: a.lz4, compress: lz4}}, {vdi: {path: a.vdi.xz, compress: xz, level: 1}}]";
     let template = bench.template("t.yml", &[run("head -c 3000000 /dev/urandom > /data")], export);
     let ran = bench.build("chroot", &template, &[]).exits(0);
@@ -50,12 +51,38 @@ fn every_format_holds_the_bytes_of_the_layer() {
     assert_eq!(disk.len() as u64, length);
 
     let out = bench.path("out.raw");
-    for (name, format) in [("a.vmdk", "vmdk"), ("a.vhdx", "vhdx"), ("a.vdi", "vdi"), ("a.qcow2", "qcow2")] {
+    let images = [
+        ("a.vmdk", "vmdk"),
+        ("a.vhdx", "vhdx"),
+        ("a.vdi", "vdi"),
+        ("a.qcow2", "qcow2"),
+        ("zlib.qcow2", "qcow2"),
+        ("old.qcow2", "qcow2"),
+        ("older.qcow2", "qcow2"),
+    ];
+    for (name, format) in images {
         let found = convert(&bench.path(name), format, &out);
         // vhdx has whole MiB, vdi too; what is beyond the disk is empty.
         assert!(found.len() >= disk.len() && found[..disk.len()] == disk[..], "{name}");
         assert!(found[disk.len()..].iter().all(|byte| *byte == 0), "{name}");
     }
+    // What older programs read: the form in the header, and clusters that are compressed with the one way they know.
+    for (name, compat, compressed) in [
+        ("a.qcow2", "1.1", "zstd"),
+        ("zlib.qcow2", "1.1", "zlib"),
+        ("old.qcow2", "0.10", ""),
+        ("older.qcow2", "0.10", ""),
+    ] {
+        let mut qemu_img = Command::new("qemu-img");
+        let said = testkit::run(qemu_img.args(["info", "--output=json"]).arg(bench.path(name))).stdout;
+        let info: Value = serde_json::from_slice(&said).unwrap();
+        let data = &info["format-specific"]["data"];
+        assert_eq!(data["compat"], compat, "{name}: {info}");
+        assert_eq!(data["compression-type"].as_str().unwrap_or(""), if compat == "1.1" { compressed } else { "zlib" });
+    }
+    let size = |name: &str| fs::metadata(bench.path(name)).unwrap().len();
+    assert!(size("old.qcow2") < size("older.qcow2"), "clusters are compressed");
+
     // A fixed vhd is the disk and a footer.
     let vhd = fs::read(bench.path("a.vhd")).unwrap();
     let size = length.next_multiple_of(1 << 20) as usize;
@@ -66,6 +93,11 @@ fn every_format_holds_the_bytes_of_the_layer() {
 
     let vmdk = fs::read(bench.path("a.vmdk")).unwrap();
     assert!(vmdk.windows(15).take(4096).any(|text| text == b"streamOptimized"));
+    let descriptor_of = |vmdk: &[u8]| {
+        let text = String::from_utf8_lossy(&vmdk[512..21 * 512]).into_owned();
+        text.trim_end_matches('\0').to_owned()
+    };
+    assert!(descriptor_of(&vmdk).contains("SPARSE \"a.vmdk\"\n"), "{}", descriptor_of(&vmdk));
 
     // The ova: its own files, in the order that the format wants, with digests that are right.
     let folder = bench.path("ova");
@@ -86,7 +118,10 @@ fn every_format_holds_the_bytes_of_the_layer() {
     let said = testkit::run(Command::new("python3").args(["-c", script]).arg(folder.join("a b.ovf"))).stdout;
     assert_eq!(String::from_utf8(said).unwrap().trim(), length.to_string());
     assert!(descriptor.contains("<rasd:VirtualQuantity>2048<") && !descriptor.contains('@'), "{descriptor}");
+    assert!(descriptor.contains("ovf:href=\"a%20b-disk1.vmdk\""), "{descriptor}");
     assert!(convert(&folder.join("a b-disk1.vmdk"), "vmdk", &out)[..disk.len()] == disk[..]);
+    let in_ova = descriptor_of(&fs::read(folder.join("a b-disk1.vmdk")).unwrap());
+    assert!(in_ova.contains("SPARSE \"a b-disk1.vmdk\"\n"), "{in_ova}");
     testkit::run(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(bench.path("new")));
 
     for (name, program) in [("a.gz", "gzip"), ("a.lz4", "lz4")] {
@@ -100,6 +135,14 @@ fn every_format_holds_the_bytes_of_the_layer() {
     // All are still current.
     let again = bench.build("chroot", &template, &[]).exits(0);
     assert!(again.of("export_finished").iter().all(|event| event["current"] == true), "{}", again.stdout);
+
+    // Names, identities and times of formats follow from the layer: the same bytes each time.
+    let names = ["a.vmdk", "a.vhd", "new/a b.ova"];
+    let bytes = names.map(|name| fs::read(bench.path(name)).unwrap());
+    bench.build("chroot", &template, &["--force-export"]).exits(0);
+    for (name, old) in names.iter().zip(bytes) {
+        assert!(fs::read(bench.path(name)).unwrap() == old, "{name} has other bytes than before");
+    }
     before.assert_nothing_left();
 }
 
@@ -109,6 +152,10 @@ fn wrong_arguments_of_exports_are_refused() {
     for (export, expected) in [
         ("vmdk: {path: a, compress: xz}", "compressed already"),
         ("vhd: {path: a, level: 3}", "`level` needs `compress`"),
+        ("vhd: {path: a, compress: zlib}", "unknown value `zlib`"),
+        ("qcow2: {path: a, compress: zlib, level: 3}", "at a level of its own"),
+        ("qcow2: {path: a, compress: zstd, compat: '0.10'}", "cannot be compressed with zstd"),
+        ("qcow2: {path: a, compat: 2}", "expected `0.10` or `1.1`"),
         ("vhdx: {path: a, subformat: x}", "unknown argument `subformat`"),
         ("vdi: {}", "`path` is missing"),
         ("ova: {path: a.ova, name: 'a\"b'}", "expected a name"),

@@ -31,6 +31,7 @@ impl Build<'_> {
             let workspace = self.store.workspace()?;
             let context = ExportContext {
                 layer: &image,
+                key: tip.record.key,
                 virtual_size: tip.record.virtual_size,
                 overlay: None,
                 tree: None,

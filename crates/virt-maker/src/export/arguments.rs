@@ -21,9 +21,9 @@ pub(super) struct Arguments {
     /// Make missing folders.
     #[serde(default)]
     pub create_dir: bool,
-    /// `zstd` compresses inside a qcow2; the others, and `zstd` for other formats, compress the whole file.
+    /// Compress the whole file.
     pub compress: Option<Compress>,
-    /// From 1 to 9, for `gzip`, `xz`, and `zstd` of a whole file.
+    /// From 1 to 9, for `gzip`, `xz` and `zstd`.
     pub level: Option<u32>,
     /// Drop the blocks that no file system of the guest uses, by trimming them.
     #[serde(default)]
@@ -53,7 +53,7 @@ pub struct Common {
     pub target: Output,
     /// Whether a missing folder of the target is made.
     pub create_dir: bool,
-    /// How the whole file is compressed, or the data inside.
+    /// How the whole file is compressed.
     pub(super) compress: Option<Compress>,
     /// At which level.
     pub(super) level: Option<u32>,
@@ -62,12 +62,8 @@ pub struct Common {
 }
 
 impl Common {
-    /// Checks arguments; `inside` is the compression that a format does by itself, without a level.
-    pub(super) fn check(
-        node: &Node,
-        arguments: Arguments,
-        inside: Option<Compress>,
-    ) -> Result<Common, Vec<Diagnostic>> {
+    /// Checks arguments.
+    pub(super) fn check(node: &Node, arguments: Arguments) -> Result<Common, Vec<Diagnostic>> {
         let at = |name: &str| node.get(name).unwrap_or(node);
         let mut problems = Vec::new();
         let name = arguments.path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -88,8 +84,6 @@ impl Common {
         }
         match (arguments.level, arguments.compress) {
             (Some(_), None) => problems.push(at("level").diagnostic("`level` needs `compress`")),
-            (Some(_), Some(_)) if arguments.compress == inside => problems
-                .push(at("level").diagnostic("qemu-img compresses with zstd at a level of its own; leave `level` out")),
             (Some(_), Some(Compress::Lz4)) => {
                 problems.push(at("level").diagnostic("lz4 is written at one level; leave `level` out, or take zstd"));
             }
@@ -124,8 +118,8 @@ impl Common {
     }
 
     /// Reads and checks them.
-    pub(super) fn read(node: &Node, inside: Option<Compress>) -> Result<Common, Vec<Diagnostic>> {
-        Common::check(node, from_node(node)?, inside)
+    pub(super) fn read(node: &Node) -> Result<Common, Vec<Diagnostic>> {
+        Common::check(node, from_node(node)?)
     }
 
     /// All files that the export writes: the artifact, and what is written beside it.

@@ -52,6 +52,10 @@ pub(super) fn compress_file(
     done.context(ErrorKind::Export, failed)
 }
 
+/// The level of xz where none is said. Of 500 MB of a Debian, level 1 makes 46.5 MB in 23 s of one core, 2 makes 43.6 MB in
+/// 34 s, 3 makes 41.7 MB in 50 s, and 6, the default of the program, makes 38.2 MB in 99 s.
+const XZ_LEVEL: u32 = 2;
+
 fn stream(compress: Compress, level: Option<u32>, input: &mut impl Read, output: impl Write) -> io::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
     let mut output = match compress {
@@ -62,7 +66,7 @@ fn stream(compress: Compress, level: Option<u32>, input: &mut impl Read, output:
         })?,
         Compress::Xz => {
             let stream = liblzma::stream::MtStreamBuilder::new()
-                .preset(level.unwrap_or(6))
+                .preset(level.unwrap_or(XZ_LEVEL))
                 .check(liblzma::stream::Check::Crc64)
                 .threads(threads)
                 .encoder()?;

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::arguments::Common;
-use super::compress::{Compress, compress_file};
-use super::{Export, ExportContext};
+use super::compress::compress_file;
+use super::{Export, ExportContext, identity};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::disk::overlay::{self, Backing};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
 use crate::host::Tool;
 use crate::template::Node;
@@ -19,7 +19,7 @@ use crate::template::Node;
 /// A format that qemu-img writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
-    Qcow2,
+    Qcow2(Qcow),
     Raw,
     /// For VMware: compressed, to be read from its beginning.
     VmdkStream,
@@ -29,10 +29,19 @@ pub(super) enum Target {
     Vdi,
 }
 
+/// What a qcow2 is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Qcow {
+    /// How its data are compressed, as qemu calls it.
+    pub inside: Option<&'static str>,
+    /// In the form of 0.10, which has no room for newer features.
+    pub old: bool,
+}
+
 impl Target {
     fn name(self) -> &'static str {
         match self {
-            Target::Qcow2 => "qcow2",
+            Target::Qcow2(_) => "qcow2",
             Target::Raw => "raw",
             Target::VmdkStream => "vmdk",
             Target::VhdFixed => "vpc",
@@ -40,21 +49,17 @@ impl Target {
             Target::Vdi => "vdi",
         }
     }
-
-    /// What it compresses by itself.
-    fn inside(self) -> Option<Compress> {
-        (self == Target::Qcow2).then_some(Compress::Zstd)
-    }
 }
 
-struct ImageExport {
-    format: Target,
-    common: Common,
+/// An export of a disk image.
+pub(super) struct ImageExport {
+    pub format: Target,
+    pub common: Common,
 }
 
 /// Reads the arguments of an export of this format.
 pub(super) fn parse(node: &Node, format: Target) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
-    let common = Common::read(node, format.inside())?;
+    let common = Common::read(node)?;
     if format == Target::VmdkStream && common.compress.is_some() {
         let problem = node.get("compress").unwrap_or(node).diagnostic("a vmdk for streams is compressed already");
         return Err(vec![problem]);
@@ -67,14 +72,34 @@ impl Export for ImageExport {
         &self.common
     }
 
-    fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()> {
-        match self.common.compress {
-            Some(compress) if self.format.inside() != Some(compress) => {
-                let plain = Removed(temporary.with_extension("plain"));
-                convert(self.format, false, &plain.0, context)?;
-                compress_file(compress, self.common.level, &plain.0, temporary, context)
+    fn arguments(&self) -> serde_json::Value {
+        let mut key = self.common.key();
+        if let Target::Qcow2(Qcow { inside, old }) = self.format {
+            if let Some(inside) = inside {
+                key["compress"] = inside.into();
             }
-            compress => convert(self.format, compress.is_some(), temporary, context),
+            // Only then, so that artifacts of earlier versions are still current.
+            if old {
+                key["compat"] = "0.10".into();
+            }
+        }
+        key
+    }
+
+    fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()> {
+        let failed = || "cannot write the artifact";
+        let plain = self.common.compress.map(|_| Removed(temporary.with_extension("plain")));
+        let image = plain.as_ref().map_or(temporary, |plain| &plain.0);
+        convert(self.format, image, context)?;
+        let name = self.common.target.path().file_name().unwrap_or_default().to_string_lossy();
+        match self.format {
+            Target::VmdkStream => identity::vmdk(image, &name, context.key).context(ErrorKind::Export, failed)?,
+            Target::VhdFixed => identity::vhd(image, context.key).context(ErrorKind::Export, failed)?,
+            _ => {}
+        }
+        match self.common.compress {
+            Some(compress) => compress_file(compress, self.common.level, image, temporary, context),
+            None => Ok(()),
         }
     }
 }
@@ -89,7 +114,7 @@ impl Drop for Removed {
 }
 
 /// Writes the disk of the context to `target`, which does not exist yet.
-pub(super) fn convert(format: Target, zstd: bool, target: &Path, context: &ExportContext<'_>) -> Result<()> {
+pub(super) fn convert(format: Target, target: &Path, context: &ExportContext<'_>) -> Result<()> {
     const MIB: u64 = 1 << 20;
     let mut tool = Tool::new("qemu-img", "qemu-utils").confined().args(["convert", "-p"]);
     tool = match format {
@@ -102,7 +127,15 @@ pub(super) fn convert(format: Target, zstd: bool, target: &Path, context: &Expor
         Target::VmdkStream => tool.args(["-o", "subformat=streamOptimized"]),
         // Without `force_size` the disk would have a size of the geometry of old disks.
         Target::VhdFixed => tool.args(["-o", "subformat=fixed,force_size=on"]),
-        _ if zstd => tool.args(["-c", "-o", "compression_type=zstd"]),
+        Target::Qcow2(Qcow { inside, old }) => {
+            let tool = if inside.is_some() { tool.arg("-c") } else { tool };
+            match (old, inside) {
+                // Its only way to compress.
+                (true, _) => tool.args(["-o", "compat=0.10"]),
+                (false, Some(inside)) => tool.args(["-o", &format!("compression_type={inside}")]),
+                (false, None) => tool,
+            }
+        }
         _ => tool,
     };
     // Azure takes only disks of whole MiB; what is added at the end is empty.

@@ -59,7 +59,7 @@ fn parse(node: &Node) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
     let (compress, level, sparsify, shrink, checksum) = (None, None, false, false, false);
     let shared =
         Arguments { path, create_dir, compress, level, sparsify, shrink, clean, checksum, manifest, pre_script, post_script };
-    let mut common = Common::check(node, shared, None)?;
+    let mut common = Common::check(node, shared)?;
     common.extras.tree = true;
     Ok(Box::new(DirExport { common }))
 }

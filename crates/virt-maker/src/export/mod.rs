@@ -5,6 +5,7 @@ mod beside;
 mod compress;
 mod convert;
 mod folder;
+mod identity;
 mod pieces;
 mod place;
 mod publish;
@@ -20,6 +21,7 @@ use crate::disk::Image;
 use crate::error::Result;
 use crate::event::Events;
 use crate::host::Cancel;
+use crate::key::LayerKey;
 use crate::store::Workspace;
 use crate::template::{Need, Parse};
 
@@ -67,6 +69,8 @@ pub struct ExportKind {
 pub struct ExportContext<'a> {
     /// The image of the sealed layer; its chain is looked at when somebody asks.
     pub layer: &'a dyn Fn() -> Result<Image>,
+    /// The layer's key.
+    pub key: LayerKey,
     /// Size of the disk in bytes.
     pub virtual_size: u64,
     /// A qcow2 overlay of the layer, where the export is to have what [`Extras`] asked for.

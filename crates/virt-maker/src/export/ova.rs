@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::arguments::{Arguments, Common};
 use super::convert::{Removed, Target, convert};
-use super::{Export, ExportContext, ExportKind};
+use super::{Export, ExportContext, ExportKind, identity};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::digest;
@@ -24,7 +24,8 @@ pub(super) static KIND: ExportKind = ExportKind {
     arguments: arguments::<OvaArguments>,
     example: "ova: {path: web.ova, cpus: 2, memory: 2048}",
     needs: &[Need::new("qemu-img", "qemu-utils")],
-    version: 1,
+    // 2: the disk's descriptor names the disk, and `href` is a URI.
+    version: 2,
     parse,
 };
 
@@ -113,7 +114,7 @@ fn parse(node: &Node) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
         pre_script: arguments.pre_script,
         post_script: arguments.post_script,
     };
-    match Common::check(node, shared, None) {
+    match Common::check(node, shared) {
         Ok(common) if problems.is_empty() => Ok(Box::new(OvaExport { common, name, cpus, memory })),
         Ok(_) => Err(problems),
         Err(more) => Err(problems.into_iter().chain(more).collect()),
@@ -134,11 +135,12 @@ impl Export for OvaExport {
     fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()> {
         let failed = || "cannot write the ova";
         let disk = Removed(temporary.with_extension("plain"));
-        convert(Target::VmdkStream, false, &disk.0, context)?;
+        convert(Target::VmdkStream, &disk.0, context)?;
+        let disk_name = format!("{}-disk1.vmdk", self.name);
+        identity::vmdk(&disk.0, &disk_name, context.key).context(ErrorKind::Export, failed)?;
         let length = fs::metadata(&disk.0).context(ErrorKind::Export, failed)?.len();
         let digest = digest::of_file(&disk.0).context(ErrorKind::Export, failed)?;
         context.cancel.check()?;
-        let disk_name = format!("{}-disk1.vmdk", self.name);
         let descriptor = self.descriptor(&disk_name, length, context.virtual_size);
         let manifest = format!(
             "SHA256({0}.ovf)= {1}\nSHA256({disk_name})= {digest}\n",
@@ -176,7 +178,8 @@ impl OvaExport {
     fn descriptor(&self, disk: &str, length: u64, capacity: u64) -> String {
         include_str!("ova.xml")
             .replace("@NAME@", &self.name)
-            .replace("@DISK@", disk)
+            // A reference is a URI; nothing else of what a name may have would be wrong in one.
+            .replace("@DISK@", &disk.replace(' ', "%20"))
             .replace("@LENGTH@", &length.to_string())
             .replace("@CAPACITY@", &capacity.to_string())
             .replace("@CPUS@", &self.cpus.to_string())

@@ -30,7 +30,7 @@ pub(super) struct Shrunk {
 /// Copies the disk of the context to `place`, a path that does not exist yet, and makes it as small as it can be.
 pub(super) fn shrink(place: PathBuf, context: &ExportContext<'_>) -> Result<Shrunk> {
     let disk = Removed(place);
-    convert(Target::Raw, false, &disk.0, context)?;
+    convert(Target::Raw, &disk.0, context)?;
     let failed = || "cannot shrink the disk";
     let file = File::options().read(true).write(true).open(&disk.0).context(ErrorKind::Export, failed)?;
     let cannot = |what: String| {

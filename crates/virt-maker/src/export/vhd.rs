@@ -10,6 +10,7 @@ pub(super) static KIND: ExportKind = ExportKind {
     arguments: arguments::<Arguments>,
     example: "vhd: {path: web.vhd}",
     needs: &[Need::new("qemu-img", "qemu-utils")],
-    version: 1,
+    // 2: time and identity follow from the layer.
+    version: 2,
     parse: |node| convert::parse(node, Target::VhdFixed),
 };

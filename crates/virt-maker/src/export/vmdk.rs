@@ -10,6 +10,7 @@ pub(super) static KIND: ExportKind = ExportKind {
     arguments: arguments::<Arguments>,
     example: "vmdk: {path: web.vmdk}",
     needs: &[Need::new("qemu-img", "qemu-utils")],
-    version: 1,
+    // 2: the descriptor names the artifact.
+    version: 2,
     parse: |node| convert::parse(node, Target::VmdkStream),
 };

@@ -72,6 +72,7 @@ impl Place {
         let key = LayerKey(Digest::of(b"layer"));
         let context = ExportContext {
             layer: &|| Image::chained(&self.layer, ImageFormat::Qcow2, |_, _| Ok(())),
+            key,
             virtual_size: 64 << 20,
             overlay: None,
             tree: None,
