@@ -146,6 +146,34 @@ fn every_format_holds_the_bytes_of_the_layer() {
     before.assert_nothing_left();
 }
 
+/// What is made of one image needs nothing of the rest: it is begun before the one before it has ended. What runs scripts
+/// finds all before it.
+#[test]
+fn exports_of_an_image_are_made_side_by_side() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let export = "[{raw: {path: a.xz, compress: xz}}, {raw: {path: b.xz, compress: xz}}, {qcow2: {path: c.qcow2}}, \
+        {raw: {path: d.img, pre_script: 'test -s a.xz && test -s b.xz && test -s c.qcow2 && test ! -e e.img'}}, \
+        {raw: {path: e.img}}]";
+    let template = bench.template("t.yml", &[run("head -c 20000000 /dev/urandom > /data")], export);
+    let ran = bench.build("chroot", &template, &["--allow", "host-exec", "--jobs", "2"]).exits(0);
+    let order: Vec<(String, bool)> = ran
+        .events
+        .iter()
+        .filter_map(|event| match event["type"].as_str()? {
+            "export_started" => Some((event["path"].as_str()?.to_owned(), false)),
+            "export_finished" => Some((event["path"].as_str()?.to_owned(), true)),
+            _ => None,
+        })
+        .collect();
+    let place = |name: &str, finished: bool| {
+        order.iter().position(|(path, end)| path.ends_with(name) && *end == finished).unwrap()
+    };
+    assert!(place("b.xz", false) < place("a.xz", true) && place("a.xz", false) < place("b.xz", true), "{order:?}");
+    assert!(place("d.img", true) < place("e.img", false), "{order:?}");
+    let workers: Vec<_> = ran.of("export_started").iter().map(|event| event["worker"].as_u64()).collect();
+    assert!(workers[0] != workers[1], "each has a worker of its own: {workers:?}");
+}
+
 #[test]
 fn wrong_arguments_of_exports_are_refused() {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));

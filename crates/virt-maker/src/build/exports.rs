@@ -1,5 +1,6 @@
 //! Writing the artifacts of a spec.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
@@ -12,15 +13,21 @@ use crate::plan::Plan;
 use crate::store::Layer;
 
 impl Build<'_> {
-    /// Writes what the spec asks for of the layer `tip`, one after another; skips what is there already.
-    pub(super) fn export(&self, plan: &Plan, index: usize, tip: &Layer) -> Result<Vec<Published>> {
+    /// Writes some of what the spec asks for of the layer `tip`, one after another; skips what is there already.
+    pub(super) fn export(
+        &self,
+        plan: &Plan,
+        index: usize,
+        entries: Range<usize>,
+        tip: &Layer,
+    ) -> Result<Vec<Published>> {
         let (specs, events, settings) = (self.specs, self.events, self.settings);
         let records = self.store.exports_dir();
         let layers = manifest::layers(self, plan, index);
         let spec = &specs[index];
         let image = || self.store.image(tip);
         let mut published = Vec::new();
-        for entry in &specs[index].exports {
+        for entry in &spec.exports[entries] {
             let begin = Instant::now();
             let kind = entry.kind.name.to_owned();
             events.send(Event::ExportStarted {

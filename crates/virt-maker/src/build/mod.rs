@@ -258,6 +258,9 @@ fn run(
     }
 
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let alone = |spec: &Spec| -> Vec<bool> { spec.exports.iter().map(|entry| entry.runner.runs_on_host()).collect() };
+    let stages: Vec<_> = specs.iter().map(|spec| schedule::stages(&alone(spec))).collect();
+    let side_by_side = stages.iter().flatten().map(Vec::len).max().unwrap_or(1);
     let shared = Shared {
         selector: Selector::new(
             settings.engine,
@@ -266,7 +269,7 @@ fn run(
             settings.kernel.clone(),
         ),
         slots: Slots::new(settings.jobs, cores),
-        schedule: Arc::new(Schedule::new(&plan)),
+        schedule: Arc::new(Schedule::new(&plan, stages)),
         sessions: AtomicU32::new(0),
         fresh: Fresh::default(),
         spent,
@@ -275,7 +278,7 @@ fn run(
         flattener: Arc::new(Flattener::new(&store, events, settings.max_depth)),
     };
     let results = Results::default();
-    let workers = settings.jobs.map_or(cores, NonZeroUsize::get).min(specs.len()).max(1);
+    let workers = settings.jobs.map_or(cores, NonZeroUsize::get).min(specs.len().max(side_by_side)).max(1);
     let streams: Vec<Events> = (1..=workers as u32).map(|number| events.of_worker(number)).collect();
     let worker = |number: u32| {
         let events = &streams[number as usize - 1];

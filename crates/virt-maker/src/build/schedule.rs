@@ -4,10 +4,13 @@
 //! the most steps before it. As soon as the layer at a fork is sealed, its other branches may be taken by other
 //! workers, each with a session of its own. So a common prefix is built once, and the longest branch never waits.
 //!
+//! The exports of an image are made side by side, but for those that run scripts.
+//!
 //! This only decides who begins with what. That a layer is made once is the work of the keys' locks, which hold between
 //! processes too.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::key::LayerKey;
@@ -18,8 +21,8 @@ use crate::plan::Plan;
 pub(super) enum Task {
     /// The nodes from the base to the end of a chain, of which the last ones are missing.
     Chain(Vec<usize>),
-    /// The exports of the spec with this index, whose layers are all there.
-    Export(usize),
+    /// Some of the exports of the spec with this index, whose layers are all there.
+    Export(usize, Range<usize>),
 }
 
 /// What has become of a spec.
@@ -40,13 +43,17 @@ pub(super) struct Schedule {
     nodes: HashMap<LayerKey, usize>,
     /// The specs that end at a node.
     specs: Vec<Vec<usize>>,
+    /// Of each spec: its exports in stages, one after another. Those of a stage are made side by side.
+    stages: Vec<Vec<Vec<Range<usize>>>>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
     chains: Vec<usize>,
-    exports: Vec<usize>,
+    exports: Vec<(usize, Range<usize>)>,
+    /// Of each spec: how many of its stages are done, and how many exports of the next one are not.
+    stage: Vec<(usize, usize)>,
     /// The layer of a node is in the store.
     there: Vec<bool>,
     /// A worker has a node, or had it.
@@ -57,7 +64,8 @@ struct State {
 }
 
 impl Schedule {
-    pub(super) fn new(plan: &Plan) -> Schedule {
+    /// `stages` are those of the exports of each spec; see [`stages`].
+    pub(super) fn new(plan: &Plan, stages: Vec<Vec<Vec<Range<usize>>>>) -> Schedule {
         let count = plan.nodes.len();
         let parents: Vec<_> = plan.nodes.iter().map(|node| node.parent).collect();
         let (mut children, mut heights) = (vec![Vec::new(); count], vec![1; count]);
@@ -77,6 +85,7 @@ impl Schedule {
         let state = State {
             chains: Vec::new(),
             exports: Vec::new(),
+            stage: vec![(0, 0); plan.tips.len()],
             there: vec![false; count],
             taken: vec![false; count],
             running: 0,
@@ -84,8 +93,8 @@ impl Schedule {
             stopped: false,
         };
         let nodes = plan.nodes.iter().enumerate().map(|(index, node)| (node.info.key, index)).collect();
-        let schedule =
-            Schedule { parents, children, heights, nodes, specs, state: Mutex::new(state), changed: Condvar::new() };
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        let schedule = Schedule { parents, children, heights, nodes, specs, stages, state, changed };
         {
             let mut state = schedule.state();
             for (index, node) in plan.nodes.iter().enumerate() {
@@ -110,7 +119,8 @@ impl Schedule {
             }
             if !state.exports.is_empty() {
                 state.running += 1;
-                return Some(Task::Export(state.exports.remove(0)));
+                let (spec, entries) = state.exports.remove(0);
+                return Some(Task::Export(spec, entries));
             }
             if let Some(start) = self.longest(&mut state) {
                 state.running += 1;
@@ -142,8 +152,19 @@ impl Schedule {
                     self.fail(&mut state, *first, error);
                 }
             }
-            (Task::Export(spec), None) => state.fates[*spec] = Some(Fate::Made),
-            (Task::Export(spec), Some(error)) => state.fates[*spec] = Some(Fate::Failed(error)),
+            (Task::Export(spec, _), None) => {
+                state.stage[*spec].1 -= 1;
+                if state.stage[*spec].1 == 0 && state.fates[*spec].is_none() {
+                    state.stage[*spec].0 += 1;
+                    self.begin_stage(&mut state, *spec);
+                }
+            }
+            (Task::Export(spec, _), Some(error)) => {
+                // What is being made beside it goes on, and nothing of this image is begun any more.
+                state.fates[*spec].get_or_insert(Fate::Failed(error));
+                state.stage[*spec].1 -= 1;
+                state.exports.retain(|(other, _)| other != spec);
+            }
         }
         self.changed.notify_all();
     }
@@ -168,11 +189,24 @@ impl Schedule {
             return;
         }
         state.taken[node] = true;
-        state.exports.extend(&self.specs[node]);
-        state.exports.sort_unstable();
+        for spec in &self.specs[node] {
+            self.begin_stage(state, *spec);
+        }
         let waiting = self.children[node].iter().filter(|child| !state.taken[**child]);
         let waiting: Vec<_> = waiting.copied().collect();
         state.chains.extend(waiting);
+    }
+
+    /// Gives out the exports of the next stage of a spec; where there is none, the image is made.
+    fn begin_stage(&self, state: &mut State, spec: usize) {
+        match self.stages[spec].get(state.stage[spec].0) {
+            Some(stage) => {
+                state.stage[spec].1 = stage.len();
+                state.exports.extend(stage.iter().map(|entries| (spec, entries.clone())));
+                state.exports.sort_unstable_by_key(|(spec, entries)| (*spec, entries.start));
+            }
+            None => state.fates[spec] = Some(Fate::Made),
+        }
     }
 
     /// Takes the start of the chain with the most layers before it; of equals, the first of the plan.
@@ -210,9 +244,34 @@ impl Schedule {
     }
 }
 
+/// The stages of exports of which `alone` says, in their order, which run scripts: such a script may rely on all that
+/// stands before it and may change what comes after it, so it runs by itself. Where there are none, one task still looks after
+/// the layer.
+pub(super) fn stages(alone: &[bool]) -> Vec<Vec<Range<usize>>> {
+    let mut stages: Vec<Vec<Range<usize>>> = Vec::new();
+    let mut open = false;
+    for (at, alone) in alone.iter().enumerate() {
+        let entry = at..at + 1;
+        match stages.last_mut() {
+            Some(stage) if open && !alone => stage.push(entry),
+            _ => stages.push(vec![entry]),
+        }
+        open = !alone;
+    }
+    if stages.is_empty() {
+        stages.push(vec![Range { start: 0, end: 0 }]);
+    }
+    stages
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[expect(clippy::single_range_in_vec_init, reason = "one task with one range of exports")]
+    fn one() -> Vec<Vec<Range<usize>>> {
+        vec![vec![0..1]]
+    }
 
     /// base 0 - 1 - 2 - 3, and on 1 also 4 - 5 - 6 - 7, and on 4 also 8. Specs end at 3, 7, 8.
     fn forked() -> Schedule {
@@ -227,6 +286,7 @@ mod tests {
         let state = State {
             chains: vec![0],
             exports: Vec::new(),
+            stage: vec![(0, 0); 3],
             there: vec![false; 9],
             taken: vec![false; 9],
             running: 0,
@@ -239,6 +299,7 @@ mod tests {
             heights: vec![6, 5, 2, 1, 4, 3, 2, 1, 1],
             nodes: (0..9).map(|node| (key(node), node)).collect(),
             specs,
+            stages: vec![one(); 3],
             state: Mutex::new(state),
             changed: Condvar::new(),
         }
@@ -261,14 +322,14 @@ mod tests {
         let third = schedule.next().unwrap();
         assert_eq!(third, Task::Chain(vec![0, 1, 4, 8]));
         schedule.done(&third, None);
-        assert_eq!(schedule.next(), Some(Task::Export(2)));
-        schedule.done(&Task::Export(2), None);
+        assert_eq!(schedule.next(), Some(Task::Export(2, 0..1)));
+        schedule.done(&Task::Export(2, 0..1), None);
         schedule.done(&second, None);
         schedule.done(&first, None);
-        assert_eq!(schedule.next(), Some(Task::Export(0)));
-        assert_eq!(schedule.next(), Some(Task::Export(1)));
-        schedule.done(&Task::Export(0), None);
-        schedule.done(&Task::Export(1), Some(0));
+        assert_eq!(schedule.next(), Some(Task::Export(0, 0..1)));
+        assert_eq!(schedule.next(), Some(Task::Export(1, 0..1)));
+        schedule.done(&Task::Export(0, 0..1), None);
+        schedule.done(&Task::Export(1, 0..1), Some(0));
         assert_eq!(schedule.next(), None);
         assert_eq!(schedule.fates(), [Some(Fate::Made), Some(Fate::Failed(0)), Some(Fate::Made)]);
     }
@@ -283,10 +344,53 @@ mod tests {
         schedule.done(&first, Some(7));
         assert_eq!(schedule.next(), Some(Task::Chain(vec![0, 1, 2, 3])));
         schedule.done(&Task::Chain(vec![0, 1, 2, 3]), None);
-        assert_eq!(schedule.next(), Some(Task::Export(0)));
-        schedule.done(&Task::Export(0), None);
+        assert_eq!(schedule.next(), Some(Task::Export(0, 0..1)));
+        schedule.done(&Task::Export(0, 0..1), None);
         assert_eq!(schedule.next(), None);
         assert_eq!(schedule.fates(), [Some(Fate::Made), Some(Fate::Failed(7)), Some(Fate::Failed(7))]);
+    }
+
+    #[test]
+    fn exports_with_scripts_are_made_by_themselves() {
+        assert_eq!(stages(&[]), [[0..0]]);
+        assert_eq!(stages(&[false, false, true, true, false]), [vec![0..1, 1..2], vec![2..3], vec![3..4], vec![4..5]]);
+
+        let mut schedule = forked();
+        schedule.stages[2] = stages(&[false, false, true]);
+        let first = schedule.next().unwrap();
+        [0, 1, 4].into_iter().for_each(|node| schedule.sealed(key(node)));
+        let tasks = [schedule.next().unwrap(), schedule.next().unwrap()];
+        assert_eq!(tasks, [Task::Chain(vec![0, 1, 2, 3]), Task::Chain(vec![0, 1, 4, 8])]);
+        schedule.done(&tasks[1], None);
+        // Both at once, the script's only when both are there.
+        assert_eq!(schedule.next(), Some(Task::Export(2, 0..1)));
+        assert_eq!(schedule.next(), Some(Task::Export(2, 1..2)));
+        schedule.done(&Task::Export(2, 1..2), None);
+        assert!(schedule.state().exports.is_empty());
+        schedule.done(&Task::Export(2, 0..1), None);
+        assert_eq!(schedule.next(), Some(Task::Export(2, 2..3)));
+        assert_eq!(schedule.fates()[2], None);
+        schedule.done(&Task::Export(2, 2..3), Some(5));
+        assert_eq!(schedule.fates()[2], Some(Fate::Failed(5)));
+        schedule.done(&tasks[0], Some(5));
+        schedule.done(&first, Some(5));
+    }
+
+    #[test]
+    fn an_export_that_fails_ends_those_that_wait() {
+        let mut schedule = forked();
+        schedule.stages[0] = stages(&[false, false, false]);
+        let first = schedule.next().unwrap();
+        [0, 1].into_iter().for_each(|node| schedule.sealed(key(node)));
+        let second = schedule.next().unwrap();
+        schedule.done(&second, None);
+        assert_eq!(schedule.next(), Some(Task::Export(0, 0..1)));
+        assert_eq!(schedule.next(), Some(Task::Export(0, 1..2)));
+        schedule.done(&Task::Export(0, 0..1), Some(3));
+        schedule.done(&Task::Export(0, 1..2), None);
+        assert_eq!(schedule.fates()[0], Some(Fate::Failed(3)));
+        schedule.done(&first, Some(4));
+        assert_eq!(schedule.next(), None);
     }
 
     #[test]

@@ -14,15 +14,15 @@ use crate::store::Layer;
 /// What the workers bring home.
 #[derive(Default)]
 pub(super) struct Results {
-    /// With the number of the spec.
-    artifacts: Mutex<Vec<(usize, Vec<Published>)>>,
+    /// With the numbers of the spec and of the export.
+    artifacts: Mutex<Vec<((usize, usize), Vec<Published>)>>,
     errors: Mutex<Vec<Error>>,
 }
 
 impl Results {
     pub(super) fn end(self) -> (Vec<Published>, Vec<Error>) {
         let mut artifacts = self.artifacts.into_inner().unwrap_or_else(PoisonError::into_inner);
-        artifacts.sort_by_key(|(spec, _)| *spec);
+        artifacts.sort_by_key(|(place, _)| *place);
         let errors = self.errors.into_inner().unwrap_or_else(PoisonError::into_inner);
         (artifacts.into_iter().flat_map(|(_, published)| published).collect(), errors)
     }
@@ -46,9 +46,10 @@ impl Build<'_> {
         while let Some(task) = self.shared.schedule.next() {
             let done = match &task {
                 Task::Chain(path) => path::ensure(self, plan, path).map(|_| ()),
-                Task::Export(spec) => self.spec_layer(plan, *spec).and_then(|tip| {
-                    let published = self.export(plan, *spec, &tip)?;
-                    results.artifacts.lock().unwrap_or_else(PoisonError::into_inner).push((*spec, published));
+                Task::Export(spec, entries) => self.spec_layer(plan, *spec).and_then(|tip| {
+                    let published = self.export(plan, *spec, entries.clone(), &tip)?;
+                    let mut artifacts = results.artifacts.lock().unwrap_or_else(PoisonError::into_inner);
+                    artifacts.push(((*spec, entries.start), published));
                     Ok(())
                 }),
             };
