@@ -23,11 +23,13 @@
 //! - There is one thread, so that descriptors can be inheritable while a child is started and only then.
 
 mod archive;
+mod btrfs;
 mod caches;
 mod command;
 mod denied;
 mod devices;
 mod erase;
+mod ext_features;
 mod facade;
 mod failure;
 mod files;

@@ -14,6 +14,7 @@ use virt_maker_agent::fstab::{self, Device, Entry};
 use virt_maker_agent::probe::{Content, Found};
 use virt_maker_agent::protocol::{FailureKind, FileSystem, Mounted};
 
+use crate::btrfs;
 use crate::failure::{Result, failure, system};
 use crate::guest::{GuestPath, open_in, read_small};
 use crate::os_release;
@@ -21,7 +22,7 @@ use crate::own_disk::OwnDisk;
 use crate::volume::{Disk, Mount};
 
 /// More than any real fstab has.
-const FSTAB_LIMIT: u64 = 1 << 20;
+pub const FSTAB_LIMIT: u64 = 1 << 20;
 
 /// A guest whose file systems are mounted below a folder of the agent's own mount namespace.
 #[derive(Debug)]
@@ -61,7 +62,8 @@ impl Guest {
         guest.attached = true;
         let mut file_systems = vec![guest.describe(&root, "/")];
         guest.mounts.push(root);
-        guest.mounts[0].thaw()?;
+        let volume = guest.mounts[0].volume;
+        guest.mounts[0].thaw().map_err(|problem| guest.disk.why_read_only(volume, problem))?;
 
         let mut warnings = Vec::new();
         let text = read_small(guest.root(), "etc/fstab", FSTAB_LIMIT)
@@ -294,46 +296,18 @@ fn find_root(disk: &mut Disk) -> Result<Mount> {
     }
 }
 
-/// The Linux roots within one file system, each with its name for messages: at most one, except on btrfs, where each
-/// subvolume at the top may be one if the default subvolume is none.
+/// The Linux roots within one file system, each with its name for messages: at most one, but for btrfs.
 fn candidates(disk: &mut Disk, index: usize) -> Result<Vec<(String, Mount)>> {
+    if disk.volumes()[index].content() == "btrfs" {
+        return btrfs::roots(disk, index);
+    }
     let name = disk.volumes()[index].name();
     let top = disk.mount(index, &[], false)?;
-    if is_root(&top.top) {
-        return Ok(vec![(name, top)]);
-    }
-    let mut found = Vec::new();
-    if top.kind == "btrfs" {
-        let all = disk.mount(index, &[("subvolid".to_string(), "5".to_string())], false)?;
-        for subvolume in
-            subvolumes(&all.top).map_err(|error| system(format_args!("list the subvolumes of {name}"), error))?
-        {
-            let mount = disk.mount(index, &[("subvol".to_string(), format!("/{subvolume}"))], false)?;
-            if is_root(&mount.top) {
-                found.push((format!("subvolume {subvolume} of {name}"), mount));
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Names of the subvolumes in the top folder of a btrfs: folders with the inode number that every subvolume has.
-fn subvolumes(top: &OwnedFd) -> rustix::io::Result<Vec<String>> {
-    let folder = open_in(top, ".", OFlags::RDONLY | OFlags::DIRECTORY)?;
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&folder)? {
-        let entry = entry?;
-        let Ok(name) = entry.file_name().to_str() else { continue };
-        if !matches!(name, "." | "..") && rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino == 256 {
-            names.push(name.to_string());
-        }
-    }
-    names.sort();
-    Ok(names)
+    Ok(if is_root(&top.top) { vec![(name, top)] } else { Vec::new() })
 }
 
 /// Whether this looks like the root of a Linux system. A separate `/usr`, `/boot` or `/home` must not.
-fn is_root(top: &OwnedFd) -> bool {
+pub fn is_root(top: &OwnedFd) -> bool {
     let has = |path: &str| match path.rsplit_once('/') {
         // The folder may be a link; the name itself may be a link that leads nowhere as long as nothing else is mounted.
         Some((folder, name)) => open_in(top, folder, OFlags::PATH | OFlags::DIRECTORY)

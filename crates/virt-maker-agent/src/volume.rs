@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, fsconfig_reconfigure, fsconfig_set_flag,
@@ -21,6 +21,7 @@ use virt_maker_agent::probe::{Content, Found, probe};
 use virt_maker_agent::protocol::{Failure, FailureKind};
 
 use crate::erase;
+use crate::ext_features;
 use crate::failure::{Result, failure, refused, system};
 use crate::loopdev::{LoopDevice, attach};
 use crate::lvm::{self, Groups, Logical};
@@ -223,6 +224,24 @@ impl Disk {
         Ok(device.path().to_string())
     }
 
+    /// A failure to write to the file system at a place, with the features that are why, where they are.
+    pub fn why_read_only(&self, index: usize, problem: Failure) -> Failure {
+        let volume = &self.volumes[index];
+        let features = match volume.logical {
+            Some(_) => Vec::new(),
+            None => ext_features::unwritable(&self.file, volume.start),
+        };
+        if features.is_empty() {
+            return problem;
+        }
+        let list = features.join(", ");
+        let message = format!(
+            "{}; it has the feature {list}, with which this kernel only reads it (`tune2fs -O ^{}` takes it away, where it can be)",
+            problem.message, features[0]
+        );
+        Failure { message, ..problem }
+    }
+
     /// Mounts what is at a place without attaching it to a folder. A file system that is writable by nature is mounted
     /// for writing if `writable`.
     pub fn mount(&mut self, index: usize, options: &[(String, String)], writable: bool) -> Result<Mount> {
@@ -254,7 +273,13 @@ impl Disk {
             MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOATIME;
         let top = configured
             .and_then(|()| fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes))
-            .map_err(|error| refusal(&name, kind, error, &context))?;
+            .map_err(|error| refusal(&name, kind, error, &context))
+            .map_err(|problem| if writable { self.why_read_only(index, problem) } else { problem })?;
+        let is_read_only = || rustix::fs::fstatvfs(&top).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY));
+        if writable && !read_only && is_read_only() {
+            // The kernel mounts some without a word, and the first step that writes would wonder.
+            return Err(self.why_read_only(index, refused(format!("cannot mount {name}, {kind}, for writing"))));
+        }
         Ok(Mount { top, volume: index, kind, read_only, frozen: !writable && !read_only })
     }
 }

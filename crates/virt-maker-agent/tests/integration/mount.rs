@@ -309,15 +309,16 @@ fn broken_tables_are_refused() {
     assert!(failure.message.contains("partition table is broken"), "{failure:?}");
 }
 
-/// A btrfs whose root is in a subvolume, as several distributions make it.
-fn btrfs(lab: &Lab, subvolumes: &[&str], default: Option<&str>) -> String {
+/// A btrfs whose root is in a subvolume, as several distributions make it; `root` is the option by which the fstab names
+/// it, `subvol=@` for one. Subvolumes are made in their order, each with the root's tree, those that end in `/` empty.
+fn btrfs(lab: &Lab, subvolumes: &[&str], default: Option<&str>, root: &str) -> String {
     let disk = lab.text("btrfs-disk");
     fs::File::create(&disk).unwrap().set_len(300 * MIB).unwrap();
     tool("mkfs.btrfs", &["-q", "-L", "pool", &disk]);
     let tree = lab.tree(|at| {
         fs::write(
             at.join("etc/fstab"),
-            "LABEL=pool / btrfs subvol=@ 0 0\nLABEL=pool /srv btrfs subvol=/@srv,noatime 0 0\n",
+            format!("LABEL=pool / btrfs {root} 0 0\nLABEL=pool /srv btrfs subvol=/@srv,noatime 0 0\n"),
         )
         .unwrap();
         fs::create_dir(at.join("srv")).unwrap();
@@ -326,7 +327,12 @@ fn btrfs(lab: &Lab, subvolumes: &[&str], default: Option<&str>) -> String {
     fs::create_dir(&point).unwrap();
     let mut script = "set -e; mount -o loop \"$0\" \"$1\"; cd \"$1\"; btrfs subvolume create @srv; echo srv >@srv/mark; mkdir plain;".to_string();
     for name in subvolumes {
-        script += &format!("btrfs subvolume create {name}; cp -a \"$2\"/. {name};");
+        script += &match name.strip_suffix('/') {
+            Some(name) => format!("mkdir -p $(dirname {name}); btrfs subvolume create {name};"),
+            None => format!(
+                "mkdir -p $(dirname {name}); btrfs subvolume create {name}; cp -a \"$2\"/. {name}; echo {name} > {name}/which;"
+            ),
+        };
     }
     if let Some(name) = default {
         script += &format!("btrfs subvolume set-default {name};");
@@ -343,7 +349,7 @@ fn btrfs(lab: &Lab, subvolumes: &[&str], default: Option<&str>) -> String {
 fn subvolumes_of_btrfs() {
     for (subvolumes, default) in [(&["@"][..], None), (&["@", "snapshot"], Some("@"))] {
         let lab = Lab::new();
-        let disk = btrfs(&lab, subvolumes, default);
+        let disk = btrfs(&lab, subvolumes, default, "subvol=@");
         let (mut agent, mounted) = lab.mounted(&disk);
         assert_eq!(mounted.file_systems.len(), 2, "{mounted:?}");
         assert_eq!(mounted.warnings, [""; 0]);
@@ -357,11 +363,59 @@ fn subvolumes_of_btrfs() {
         agent.client.done(&Request::Unmount).unwrap();
         assert_eq!(loops_on(&disk), "");
     }
+}
+
+/// Snapshots look like roots, and are none: what the guest boots is what its fstab says, else the default subvolume.
+#[test]
+fn snapshots_beside_a_root_are_none() {
+    let layouts: &[(&[&str], Option<&str>, &str, &str)] = &[
+        // One that somebody made by hand, beside the root.
+        (&["@", "a-snapshot"], None, "subvol=@", "@"),
+        (&["@", "a-snapshot"], None, "subvol=/@,compress=zstd:1", "@"),
+        // The first subvolume has the number 257, since `@srv` has 256.
+        (&["@", "a-snapshot"], None, "subvolid=257", "@"),
+        // timeshift's.
+        (&["timeshift-btrfs/snapshots/2026-01-01_10-00-01/@", "@", "@home/"], None, "defaults,subvol=@", "@"),
+        // snapper's, as openSUSE has it: the root is itself a snapshot, and the fstab does not name it.
+        (
+            &["@/", "@/.snapshots/", "@/.snapshots/1/snapshot", "@/.snapshots/2/snapshot"],
+            Some("@/.snapshots/1/snapshot"),
+            "defaults",
+            "@/.snapshots/1/snapshot",
+        ),
+        // After a rollback.
+        (
+            &["@/", "@/.snapshots/", "@/.snapshots/1/snapshot", "@/.snapshots/2/snapshot"],
+            Some("@/.snapshots/2/snapshot"),
+            "defaults",
+            "@/.snapshots/2/snapshot",
+        ),
+        // The fstab has the word, also where the default subvolume is a root.
+        (&["@", "old"], Some("old"), "subvol=@", "@"),
+    ];
+    for (subvolumes, default, root, which) in layouts {
+        let lab = Lab::new();
+        let disk = btrfs(&lab, subvolumes, *default, root);
+        let (mut agent, _) = lab.mounted(&disk);
+        assert_eq!(agent.ok("cat /which").trim_end(), *which, "{subvolumes:?}, {root}");
+        agent.client.done(&Request::Unmount).unwrap();
+    }
     let lab = Lab::new();
-    let disk = btrfs(&lab, &["@", "snapshot"], None);
+    let disk = btrfs(&lab, &["@", "snapshot"], None, "defaults");
     let failure = refused(&lab, &disk);
     assert_eq!(failure.kind, FailureKind::SeveralRoots);
     assert!(failure.message.contains("subvolume @") && failure.message.contains("subvolume snapshot"), "{failure:?}");
+}
+
+/// Who has to mend it wants the name of the feature.
+#[test]
+fn a_feature_that_makes_an_ext_read_only_is_named() {
+    let lab = Lab::new();
+    let disk = lab.guest();
+    tool("tune2fs", &["-O", "read-only", &disk]);
+    let failure = refused(&lab, &disk);
+    assert!(failure.message.contains("the feature read-only"), "{failure:?}");
+    assert!(failure.message.contains("tune2fs -O ^read-only"), "{failure:?}");
 }
 
 /// As in an appliance, where the disk is a device and not a file.

@@ -283,7 +283,10 @@ fn mount_by_inspection(appliance: &mut Appliance, devices: &[Device], to_mend: b
     let root = match roots.as_slice() {
         [root] => root,
         [] => return Err(no_root(devices)),
-        several => return Err(several_roots(several.iter().map(String::as_str))),
+        several => match itself(appliance, several)? {
+            Some(root) => root,
+            None => return Err(several_roots(several.iter().map(String::as_str))),
+        },
     };
     let mut mounts = appliance
         .handle
@@ -301,6 +304,21 @@ fn mount_by_inspection(appliance: &mut Appliance, devices: &[Device], to_mend: b
         events.warn(format!("{what} and is left out: {error}").escape_debug().to_string());
     }
     Ok(())
+}
+
+/// The one of several roots whose fstab mounts it as `/`: a snapshot's fstab names what the snapshot was taken of.
+fn itself<'a>(appliance: &mut Appliance, roots: &'a [String]) -> Result<Option<&'a String>> {
+    let mut own = Vec::new();
+    for root in roots {
+        let mounts = appliance.handle.inspect_get_mountpoints(root).map_err(|error| {
+            appliance.error(ErrorKind::Guest, format!("libguestfs could not read the fstab in {root}"), error)
+        })?;
+        let is_btrfs = root.starts_with("btrfsvol:");
+        if is_btrfs && mounts.iter().any(|(place, mountable)| place == "/" && mountable == root) {
+            own.push(root);
+        }
+    }
+    Ok(if let [one] = own[..] { Some(one) } else { None })
 }
 
 fn no_root(devices: &[Device]) -> Error {
