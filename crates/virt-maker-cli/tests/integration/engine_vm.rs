@@ -178,14 +178,15 @@ fn ext4_xfs_btrfs_and_vfat_of_one_guest_in_the_appliance() {
     add_partitions(&bench, &disk);
     let text = format!(
         "spec:\n  import:\n    download: {{url: 'file://{}'}}\n  steps:\n    - run: 'set -e; for d in / /srv /mnt /boot; do echo $d > $d/mark; done; df -T | sort > /seen; cat /seen'\n    \
-         - run: 'cat /srv/mark /mnt/mark /boot/mark > /all'\n  export:\n    raw: {{path: out.img}}\n",
+         - run: 'cat /srv/mark /mnt/mark /boot/mark > /all; grep -w overlay /proc/filesystems'\n  export:\n    raw: {{path: out.img}}\n",
         disk.display()
     );
     let template = bench.path("t.yml");
     fs::write(&template, text).unwrap();
     let ran = bench.build("vm", &template, &[]).exits(0);
     let seen = said(&ran);
-    for kind in ["ext4", "xfs", "btrfs", "vfat"] {
+    // The last for containers.
+    for kind in ["ext4", "xfs", "btrfs", "vfat", "overlay"] {
         assert!(seen.contains(kind), "{seen}");
     }
     assert_eq!(read_file_from_image(&bench.path("out.img"), "/all"), b"/srv\n/mnt\n/boot\n");

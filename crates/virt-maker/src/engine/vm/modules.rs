@@ -29,6 +29,8 @@ const WANTED: &[&str] = &[
     "vfat",
     "isofs",
     "loop",
+    // What containers are made on: `podman`, `docker` and the like in a step.
+    "overlay",
 ];
 /// What LVM needs: linear and striped volumes. Others (thin, mirrored, cached, snapshots) need more programs besides.
 const LVM: &str = "dm_mod";
