@@ -22,6 +22,29 @@ fn a_cleaned_and_shrunk_image_boots_as_a_new_machine() {
     before.assert_nothing_left();
 }
 
+/// A guest that speaks on its display only is waited for no longer than one that speaks on its serial console, and the
+/// silence of the latter is told.
+#[test]
+fn boot_check_sees_what_boots_with_a_display_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    // A first sector that has the BIOS write a text, letter by letter, and then stands still.
+    let mut disk = vec![0; 1 << 20];
+    let code = [
+        0x31, 0xc0, 0x8e, 0xd8, 0xbe, 0x40, 0x7c, 0xb4, 0x0e, 0xbb, 0x07, 0x00, 0xac, 0x08, 0xc0, 0x74, 0x04, 0xcd,
+        0x10, 0xeb, 0xf7, 0xf4, 0xeb, 0xfd,
+    ];
+    disk[..code.len()].copy_from_slice(&code);
+    disk[0x40..0x54].copy_from_slice(b"\r\nthis-guest login: ");
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let image = folder.path().join("display.img");
+    fs::write(&image, disk).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/boot-check");
+    let said = Command::new(script).arg(&image).arg("200").output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    assert!(said.status.success() && text.contains("this-guest login:"), "{text}");
+    assert!(text.contains("that was on its display"), "{text}");
+}
+
 fn boots_as_a_new_machine(bench: &Bench, engine: &str, format: &str) {
     let template = bench.path("t.yml");
     let text = "spec:
