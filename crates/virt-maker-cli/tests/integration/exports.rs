@@ -154,7 +154,7 @@ fn exports_of_an_image_are_made_side_by_side() {
     let export = "[{raw: {path: a.xz, compress: xz}}, {raw: {path: b.xz, compress: xz}}, {qcow2: {path: c.qcow2}}, \
         {raw: {path: d.img, pre_script: 'test -s a.xz && test -s b.xz && test -s c.qcow2 && test ! -e e.img'}}, \
         {raw: {path: e.img}}]";
-    let template = bench.template("t.yml", &[run("head -c 20000000 /dev/urandom > /data")], export);
+    let template = bench.template("t.yml", &[run("head -c 8000000 /dev/urandom > /data")], export);
     let ran = bench.build("chroot", &template, &["--allow", "host-exec", "--jobs", "2"]).exits(0);
     let order: Vec<(String, bool)> = ran
         .events
@@ -243,7 +243,7 @@ fn finished(engine: &str) {
     let options = TinyOptions { partitioned: true, separate_home: true, files, ..TinyOptions::with_fs(Fs::Xfs) };
     let bench = Bench::new(tiny_guest(&options));
     let steps = [
-        run("head -c 20000000 /dev/urandom > /big; head -c 20000000 /dev/urandom > /home/big; sync"),
+        run("head -c 8000000 /dev/urandom > /big; head -c 20000000 /dev/urandom > /home/big; sync"),
         run("rm /big /home/big"),
     ];
     let export = "[{raw: {path: plain.img}}, {raw: {path: small.img, sparsify: true, clean: true, manifest: true}}]";

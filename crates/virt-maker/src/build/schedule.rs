@@ -265,10 +265,10 @@ pub(super) fn stages(alone: &[bool]) -> Vec<Vec<Range<usize>>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "a stage of one task, which is one range of exports")]
 mod tests {
     use super::*;
 
-    #[expect(clippy::single_range_in_vec_init, reason = "one task with one range of exports")]
     fn one() -> Vec<Vec<Range<usize>>> {
         vec![vec![0..1]]
     }

@@ -11,11 +11,13 @@ use crate::plan::Plan;
 use crate::spec::Spec;
 use crate::store::Layer;
 
+/// The numbers of a spec, and of the first of some of its exports.
+type Place = (usize, usize);
+
 /// What the workers bring home.
 #[derive(Default)]
 pub(super) struct Results {
-    /// With the numbers of the spec and of the export.
-    artifacts: Mutex<Vec<((usize, usize), Vec<Published>)>>,
+    artifacts: Mutex<Vec<(Place, Vec<Published>)>>,
     errors: Mutex<Vec<Error>>,
 }
 
