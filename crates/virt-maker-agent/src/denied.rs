@@ -30,7 +30,7 @@ pub fn denied(what: impl Display, error: Errno, places: &[(&OwnedFd, &str)]) -> 
             let why = format!("{subject} is {how}; `chattr -{sign}` in a `run` step before it would allow it");
             return failure(FailureKind::Obstructed, format!("cannot {what}: {why}"));
         }
-        if rustix::fs::fstatfs(folder).is_ok_and(|found| WITHOUT_OWNERS.contains(&i64::from(found.f_type))) {
+        if rustix::fs::fstatfs(folder).is_ok_and(|found| WITHOUT_OWNERS.contains(&found.f_type)) {
             let why =
                 "it lies on a FAT file system, which has no owners: all there belongs to root; leave the owner out";
             return failure(FailureKind::Obstructed, format!("cannot {what}: {why}"));

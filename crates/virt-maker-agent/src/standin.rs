@@ -281,11 +281,8 @@ impl StandIn {
     }
 
     fn rename_back(&self) -> rustix::io::Result<()> {
-        match &self.aside {
-            Some((aside, _)) => {
-                rustix::fs::renameat(&self.folder, aside.as_str(), &self.folder, self.name.as_str())?;
-            }
-            None => {}
+        if let Some((aside, _)) = &self.aside {
+            rustix::fs::renameat(&self.folder, aside.as_str(), &self.folder, self.name.as_str())?;
         }
         match &self.locked {
             Some((file, flags)) => rustix::fs::ioctl_setflags(file, *flags),

@@ -72,10 +72,10 @@ impl LibguestfsSession {
             };
             let place = format!("{folder}/{name}");
             if !one.attributes.is_empty() {
-                let _ = write!(attributes, "# file: {}\n", quoted(place.as_bytes()));
+                let _ = writeln!(attributes, "# file: {}", quoted(place.as_bytes()));
                 for (name, value) in &one.attributes {
                     let digits: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
-                    let _ = write!(attributes, "{name}=0x{digits}\n");
+                    let _ = writeln!(attributes, "{name}=0x{digits}");
                 }
                 attributes.push('\n');
             }
@@ -85,12 +85,12 @@ impl LibguestfsSession {
         }
         let mut text = format!("cat >{MARKS}.x <<'{END}'\n{attributes}{END}\n");
         let _ =
-            write!(text, "setfattr -h --restore={MARKS}.x 2>&1 | grep -v ': Operation not supported$' | head -n 3\n");
+            writeln!(text, "setfattr -h --restore={MARKS}.x 2>&1 | grep -v ': Operation not supported$' | head -n 3");
         for ((seconds, nanoseconds), places) in times {
             // So many words fit into an argument list.
             for places in places.chunks(200) {
                 let words: Vec<String> = places.iter().map(|place| quote(place)).collect();
-                let _ = write!(text, "touch -h -c -m -d @{seconds}.{nanoseconds:09} -- {}\n", words.join(" "));
+                let _ = writeln!(text, "touch -h -c -m -d @{seconds}.{nanoseconds:09} -- {}", words.join(" "));
             }
         }
         let path = self.work_dir.join("marks");

@@ -38,8 +38,8 @@ pub(super) struct Sparse {
 impl Facts {
     /// Those of a member, by its records and its header. A record that cannot be read ends them.
     pub(super) fn of(entry: &mut tar::Entry<'_, impl Read>) -> Result<Facts> {
-        let mut facts = Facts::default();
-        facts.modified = entry.header().mtime().ok().and_then(|seconds| i64::try_from(seconds).ok()).map(|at| (at, 0));
+        let seconds = entry.header().mtime().ok().and_then(|seconds| i64::try_from(seconds).ok());
+        let mut facts = Facts { modified: seconds.map(|at| (at, 0)), ..Facts::default() };
         let Ok(Some(records)) = entry.pax_extensions() else { return Ok(facts) };
         let (mut map, mut size, mut major) = (None, None, None);
         for record in records.map_while(io::Result::ok) {
