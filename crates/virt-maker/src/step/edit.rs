@@ -1,7 +1,8 @@
 //! `edit`: replaces what a regular expression finds in a text file of the guest.
 //!
 //! `^` and `$` are the ends of a line. A pattern that finds nothing is an error, because an image without the change
-//! that was meant is found out late; `optional: true` allows it.
+//! that was meant is found out late; `optional: true` allows it. A replacement that names a group which the pattern does
+//! not have would erase text in silence, so it is an error of the template.
 
 use regex_lite::{Regex, RegexBuilder};
 use schemars::JsonSchema;
@@ -22,7 +23,7 @@ pub(super) static KIND: StepKind = StepKind {
     arguments: arguments::<Arguments>,
     example: "edit: {path: /etc/ssh/sshd_config, match: '^#?PermitRootLogin .*$', replace: 'PermitRootLogin no', optional: true}",
     needs: &[],
-    // 2: what else the file has (ACL, extended attributes, other names) stays.
+    // 2: what else the file has (ACL, extended attributes, other names) stays; the end of a line is before its `\r\n`, too.
     version: 2,
     network: false,
     parse,
@@ -35,7 +36,7 @@ struct Arguments {
     path: String,
     /// A regular expression; `^` and `$` are the ends of a line.
     r#match: String,
-    /// What takes the place of each match; `$1` or `${name}` is a group of it, `$$` a dollar.
+    /// What takes the place of each match; `$1` or `${name}` is a group of it, `${1}2` one before more digits or letters, `$$` a dollar.
     replace: String,
     /// No match, or no file, is no error.
     #[serde(default)]
@@ -54,9 +55,12 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let at = |name: &str| node.get(name).unwrap_or(node);
     let mut problems = Vec::new();
     let path = keep(Some(paths::guest_path(&arguments.path, at("path"))), &mut problems).unwrap_or_default();
-    let pattern = RegexBuilder::new(&arguments.r#match).multi_line(true).build();
+    let pattern = RegexBuilder::new(&arguments.r#match).multi_line(true).crlf(true).build();
     let pattern = pattern.map_err(|error| at("match").diagnostic(format!("not a regular expression: {error}")));
     let pattern = keep(Some(pattern), &mut problems);
+    if let Some(pattern) = &pattern {
+        problems.extend(unknown_groups(pattern, &arguments.replace, at("replace")));
+    }
     match pattern {
         Some(pattern) if problems.is_empty() => {
             let Arguments { replace, optional, .. } = arguments;
@@ -64,6 +68,55 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
         }
         _ => Err(problems),
     }
+}
+
+/// What is wrong with the groups that a replacement names, as `regex` reads it: `$name` takes all letters, digits and `_`.
+fn unknown_groups(pattern: &Regex, replace: &str, node: &Node) -> Vec<Diagnostic> {
+    let has = |name: &str| match name.parse::<usize>() {
+        Ok(number) => number < pattern.captures_len(),
+        Err(_) => pattern.capture_names().flatten().any(|known| known == name),
+    };
+    let mut problems = Vec::new();
+    let mut rest = replace;
+    while let Some(at) = rest.find(['$', '\\']) {
+        let (mark, behind) = (&rest[at..at + 1], &rest[at + 1..]);
+        rest = behind;
+        if mark == "\\" {
+            let digit = &behind[..behind.len().min(1)];
+            if digit.parse::<usize>().is_ok_and(|number| number > 0 && number < pattern.captures_len()) {
+                let mut note = node.diagnostic(format!("`\\{digit}` is text in a replacement, and no group"));
+                note.hint = Some(format!("a group is `${{{digit}}}`"));
+                node.note(note);
+            }
+            continue;
+        }
+        if let Some(behind) = behind.strip_prefix('$') {
+            rest = behind;
+            continue;
+        }
+        let plain = behind.len() - behind.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_').len();
+        let name = match behind.strip_prefix('{').and_then(|inside| inside.split_once('}')) {
+            Some((name, _)) => name,
+            None => &behind[..plain],
+        };
+        // A `$` with nothing behind it is a dollar.
+        if name.is_empty() || has(name) {
+            continue;
+        }
+        let shown = if behind.starts_with('{') { format!("${{{name}}}") } else { format!("${name}") };
+        let shown = shown.escape_debug();
+        let mut problem = node.diagnostic(format!("the pattern has no group `{name}`", name = name.escape_debug()));
+        let digits = name.len() - name.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let group = (1..=digits).rev().map(|end| &name[..end]).find(|group| has(group));
+        problem.hint = Some(match group.filter(|_| !behind.starts_with('{')) {
+            Some(group) => {
+                format!("`{shown}` is one name: `${{{group}}}{}` is a group with text behind it", &name[group.len()..])
+            }
+            None => format!("a dollar that is text is `$$`: `${shown}`"),
+        });
+        problems.push(problem);
+    }
+    problems
 }
 
 impl Step for EditStep {
