@@ -122,6 +122,15 @@ impl Import for Rootfs {
     fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey> {
         // A layout names all its parts by their digests, so its index stands for them.
         let file = if self.source.is_dir() { self.source.join(source::INDEX) } else { self.source.clone() };
+        if self.source.is_dir() && !file.exists() {
+            let (folder, index) = (self.source.display(), source::INDEX);
+            let message = format!("the folder {folder} is no OCI layout: it has no `{index}`");
+            let hint = format!(
+                "of a folder with the files of a guest, give a tar: tar -C {folder} --numeric-owner --xattrs -cf root.tar . \
+                 (an image of podman or docker is saved by: podman save --format oci-dir -o FOLDER IMAGE)"
+            );
+            return Err(Error::new(ErrorKind::Base, message).with_hint(hint));
+        }
         let digest = sources::of_file(&file, context);
         context.cancel.check()?;
         let digest = digest.context(ErrorKind::Base, || format!("cannot read {}", file.display()))?;
