@@ -102,6 +102,11 @@ fn a_signed_list_says_what_a_download_is() {
     fs::write(bench.path("SUMS"), &sums).unwrap();
     gpg(&bench, &["--local-user", "publisher@example.org", "--output", "SUMS.signed", "--clearsign", "SUMS"]);
     gpg(&bench, &["--local-user", "publisher@example.org", "--output", "SUMS.sig", "--detach-sign", "SUMS"]);
+    // As others write them: SHA-512, a tab, folders before the name.
+    let sums = testkit::run(Command::new("sha512sum").args(["image.raw"]).current_dir(bench.folder.path())).stdout;
+    let sums = String::from_utf8_lossy(&sums).replace("  image.raw", "\timages/12/image.raw");
+    fs::write(bench.path("SUMS512"), format!("\u{feff}{sums}")).unwrap();
+    gpg(&bench, &["--local-user", "publisher@example.org", "--output", "SUMS512.sig", "--detach-sign", "SUMS512"]);
     let text = fs::read_to_string(bench.path("SUMS.signed")).unwrap();
     // A line in front of what is signed is no part of it.
     let forged = format!("{}  image.raw\n{text}", "0".repeat(64));
@@ -121,6 +126,7 @@ fn a_signed_list_says_what_a_download_is() {
     build(&format!("{{url: '{}', gpg: publisher.gpg}}", file("SUMS.signed"))).exits(0);
     build("{url: SUMS, signature: SUMS.sig, gpg: publisher.gpg}").exits(0);
     build("{url: SUMS.forged, gpg: publisher.gpg}").exits(0);
+    build("{url: SUMS512, signature: SUMS512.sig, gpg: publisher.gpg}").exits(0);
     for (checksums, expected) in [
         // As long as the first text above, so in the store that remembers what the list said: but not by this key.
         ("{url: SUMS.signed, gpg: stranger.asc }", "is not signed by a key of"),

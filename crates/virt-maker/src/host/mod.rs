@@ -4,6 +4,7 @@ pub mod address;
 mod cancel;
 mod certificates;
 pub mod checked;
+pub mod checksum;
 pub(crate) mod decompress;
 pub mod digest;
 pub mod durable;

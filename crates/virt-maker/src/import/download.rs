@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -22,6 +22,7 @@ use crate::disk::VIRTUAL_SIZE_MAX;
 use crate::disk::inspect::{inspect, is_disk};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
+use crate::host::checksum::{self, Checksum};
 use crate::host::permit::HostPath;
 use crate::host::url_path as decode;
 use crate::host::digest::{Digesting, copy_with_digest, write_sparse};
@@ -44,7 +45,7 @@ struct Arguments {
     /// `http://`, `https://` or `file://`, or a path: a qcow2 or raw image, plain or compressed with gzip, bzip2, xz,
     /// zstd or lz4 (told by its bytes, not by its name).
     url: String,
-    /// `sha256:` and 64 digits, of the file as it is downloaded.
+    /// `sha256:` and 64 digits, or `sha512:` and 128, of the file as it is downloaded.
     checksum: Option<String>,
     /// A signed list of checksums in place of `checksum`: `{url: ..., signature: ..., gpg: keys.gpg}`.
     checksums: Option<Checksums>,
@@ -59,7 +60,7 @@ struct Arguments {
 struct Download {
     resize: Option<Resize>,
     source: Source,
-    checksum: Option<Digest>,
+    checksum: Option<Checksum>,
     /// With what stands for this download where sources are named.
     checksums: Option<(SignedList, String)>,
     format: Option<ImageFormat>,
@@ -67,6 +68,9 @@ struct Download {
 
 /// How much of a compressed file is looked at to see whether it is a disk image, in bytes.
 const IMAGE_HEAD: u64 = 1 << 20;
+
+/// What to do about a wrong checksum.
+const WRONG: &str = "the image changed, or was damaged on the way; compare with what its publisher says";
 
 enum Source {
     File(HostPath),
@@ -100,11 +104,11 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
         }
     };
     let checksum = arguments.checksum.and_then(|text| {
-        let digest = text.strip_prefix("sha256:").and_then(Digest::parse);
-        if digest.is_none() {
-            problems.push(at("checksum").diagnostic("expected `sha256:` and 64 hexadecimal digits"));
+        let checksum = Checksum::parse(&text);
+        if checksum.is_none() {
+            problems.push(at("checksum").diagnostic(checksum::EXPECTED));
         }
-        digest
+        checksum
     });
     if let (Some(_), Some(checksums)) = (&arguments.checksums, node.get("checksum")) {
         problems.push(checksums.diagnostic("either `checksum` or `checksums`, not both"));
@@ -192,9 +196,9 @@ impl Import for Download {
     }
 
     fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey> {
-        let (digest, fetched) = match (&self.source, self.checksum) {
-            (_, Some(digest)) => (digest, None),
-            _ if self.checksums.is_some() => (self.signed_digest(context)?, None),
+        let (digest, fetched) = match (&self.source, &self.checksum) {
+            (_, Some(checksum)) => self.digest_of(checksum, context)?,
+            _ if self.checksums.is_some() => self.signed_digest(context)?,
             (Source::File(path), None) => {
                 let digest = sources::of_file(path.real(), context);
                 context.cancel.check()?;
@@ -274,12 +278,12 @@ impl Download {
     }
 
     /// What the signed list says of this file, which is remembered until somebody asks to look again.
-    fn signed_digest(&self, context: &ImportContext<'_>) -> Result<Digest> {
+    fn signed_digest(&self, context: &ImportContext<'_>) -> Result<(Digest, Option<PathBuf>)> {
         let Some((checksums, source)) = &self.checksums else {
             return Err(Error::new(ErrorKind::Internal, "a download without a list of checksums"));
         };
         if let Some(digest) = checksums.remembered(source, context)? {
-            return Ok(digest);
+            return Ok((digest, None));
         }
         let name = match &self.source {
             Source::File(path) => path.name(),
@@ -289,9 +293,54 @@ impl Download {
                 decode(last).unwrap_or_else(|| last.to_owned())
             }
         };
-        let digest = checksums.digest_of(&name, context)?;
+        let checksum = checksums.checksum_of(&name, context)?;
+        let (digest, fetched) = self.digest_of(&checksum, context)?;
         checksums.remember(source, digest, context)?;
-        Ok(digest)
+        Ok((digest, fetched))
+    }
+
+    /// The SHA-256 of the bytes with a checksum, and where they lie if they had to be fetched to know it. What was found
+    /// once is remembered: the checksum says which bytes they are.
+    fn digest_of(&self, checksum: &Checksum, context: &ImportContext<'_>) -> Result<(Digest, Option<PathBuf>)> {
+        if let Checksum::Sha256(digest) = checksum {
+            return Ok((*digest, None));
+        }
+        let name = checksum.to_string();
+        if let Some(digest) = sources::of_url(&name, context) {
+            return Ok((digest, None));
+        }
+        let wrong = |found: Checksum| {
+            let message = format!("{}: wrong checksum: expected {checksum}, found {found}", self.name());
+            Error::new(ErrorKind::Base, message).with_hint(WRONG)
+        };
+        loop {
+            let failed = || self.cannot_read();
+            let (file, fetched) = match &self.source {
+                Source::File(path) => (path.open(), None),
+                Source::Url(url) => {
+                    let fetched = fetch::fetch(url, context)?;
+                    (File::open(fetched.path()), Some(fetched))
+                }
+            };
+            let (digest, checked) =
+                file.and_then(|file| super::checked(&file, checksum)).context(ErrorKind::Base, failed)?;
+            context.cancel.check()?;
+            match (checked, fetched) {
+                (Ok(()), fetched) => {
+                    sources::note_url(&name, digest, context);
+                    return Ok((digest, fetched.map(|fetched| fetched.path().to_owned())));
+                }
+                (Err(found), None) => return Err(wrong(found)),
+                (Err(found), Some(fetched)) => {
+                    let fresh = fetched.fresh;
+                    fetched.discard();
+                    // What an earlier run left may be older than what the server has now.
+                    if fresh {
+                        return Err(wrong(found));
+                    }
+                }
+            }
+        }
     }
 
     fn cannot_read(&self) -> String {
@@ -405,7 +454,7 @@ impl Download {
         if self.checksum.is_some() || self.checksums.is_some() {
             let message = format!("{}: wrong checksum: expected sha256:{wanted}, found sha256:{found}", self.name());
             return Error::new(ErrorKind::Base, message)
-                .with_hint("the image changed, or was damaged on the way; compare with what its publisher says");
+                .with_hint(WRONG);
         }
         let message = format!("{} is no longer what it was when its digest was taken", self.name());
         Error::new(ErrorKind::Base, message).with_hint("build again to take what is there now")

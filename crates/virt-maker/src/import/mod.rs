@@ -4,6 +4,7 @@ mod fetch;
 mod forward;
 mod http;
 mod mkfs;
+mod lists;
 mod relay;
 mod resize;
 mod signed;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Events;
+use crate::host::checksum::{Checking, Checksum};
 use crate::host::temporary::{self, Durability};
 use crate::host::{Cancel, Certificates, digest};
 use crate::key::{Digest, HostInput, LayerKey};
@@ -188,6 +190,17 @@ pub fn download(url: &str, target: &Path, context: &ImportContext<'_>) -> Result
     Ok(())
 }
 
+/// The SHA-256 of a file that was opened just now, and whether it has the checksum that is wanted: that of it where it has another one.
+fn checked(file: &File, wanted: &Checksum) -> std::io::Result<(Digest, std::result::Result<(), Checksum>)> {
+    match wanted {
+        Checksum::Sha256(wanted) => {
+            let found = digest::of_open_file(file)?;
+            Ok((found, if found == *wanted { Ok(()) } else { Err(Checksum::Sha256(found)) }))
+        }
+        Checksum::Sha512(_) => Checking::new(file, wanted).read_all(),
+    }
+}
+
 /// What enters the key of an import.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImportKey {
@@ -199,26 +212,26 @@ pub struct ImportKey {
     pub fetched: Option<PathBuf>,
 }
 
-/// Fetches a URL (http, https) whose bytes have to have this digest, for a step. The file is open at its start;
+/// Fetches a URL (http, https) whose bytes have to have this checksum, for a step. The file is open at its start;
 /// nothing of it is left when it is closed, but what an attempt that broke off had fetched is kept for the next one.
-pub fn fetch_checked(url: &str, wanted: Digest, context: &ImportContext<'_>) -> Result<File> {
+pub fn fetch_checked(url: &str, wanted: &Checksum, context: &ImportContext<'_>) -> Result<File> {
     let failed = || format!("cannot read {}", http::shown(url));
-    let wrong = |found: Digest| {
-        let message = format!("{}: wrong checksum: expected sha256:{wanted}, found sha256:{found}", http::shown(url));
+    let wrong = |found: Checksum| {
+        let message = format!("{}: wrong checksum: expected {wanted}, found {found}", http::shown(url));
         Error::new(ErrorKind::Template, message).with_hint("compare with what its publisher says")
     };
     loop {
         let fetched = fetch::fetch(url, context)?;
-        let found = digest::of_file(fetched.path()).context(ErrorKind::Host, failed)?;
+        let (_, checked) =
+            File::open(fetched.path()).and_then(|file| checked(&file, wanted)).context(ErrorKind::Host, failed)?;
         let fresh = fetched.fresh;
         let file = File::open(fetched.path()).context(ErrorKind::Host, failed)?;
         fetched.discard();
-        if found == wanted {
-            return Ok(file);
-        }
-        // What an earlier run left may be older than what the server has now.
-        if fresh {
-            return Err(wrong(found));
+        match checked {
+            Ok(()) => return Ok(file),
+            Err(found) if fresh => return Err(wrong(found)),
+            // What an earlier run left may be older than what the server has now.
+            Err(_) => {}
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Signed lists of checksums: what a publisher says that a file of theirs is.
 //!
 //! A list is signed in itself (`gpg --clearsign`) or by a file beside it. `gpgv` verifies, with the keys of one file and
-//! with no others; of a list that is signed in itself only the signed text counts. Lines of `sha256sum` and of BSD's
-//! `sha256` are known.
+//! with no others; of a list that is signed in itself only the signed text counts. How lists are read: [`lists`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,9 +9,10 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ImportContext, fetch, http, sources};
+use super::{ImportContext, fetch, http, lists, sources};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::checksum::Checksum;
 use crate::host::permit::HostPath;
 use crate::host::{Tool, temporary, url_path};
 use crate::key::Digest;
@@ -129,16 +129,21 @@ impl SignedList {
         self.keys.read(MAX).context(ErrorKind::Template, || format!("cannot read the keys in {}", self.keys.display()))
     }
 
-    /// The digest that the list has for a file of this name. Fetches the list, and verifies it.
-    pub(super) fn digest_of(&self, name: &str, context: &ImportContext<'_>) -> Result<Digest> {
+    /// The checksum that the list has for a file of this name. Fetches the list, and verifies it.
+    pub(super) fn checksum_of(&self, name: &str, context: &ImportContext<'_>) -> Result<Checksum> {
         let list = get(&self.list, context)?;
         let signature = self.signature.as_ref().map(|place| get(place, context)).transpose()?;
         let text = self.verify(&list, signature.as_deref(), context)?;
         let text = String::from_utf8_lossy(&text).into_owned();
-        text.lines().find_map(|line| digest_in(line, name)).ok_or_else(|| {
-            let message = format!("{} has no SHA-256 of `{}`", self.list.shown(), name.escape_debug());
-            Error::new(ErrorKind::Base, message).with_hint("it is looked for by the last part of the image's URL")
-        })
+        let failed = |what: String| Error::new(ErrorKind::Base, format!("{} {what}", self.list.shown()));
+        let shown = name.escape_debug();
+        match lists::checksum_of(&text, name) {
+            Ok(Some(checksum)) => Ok(checksum),
+            Ok(None) => Err(failed(format!("has no SHA-256 or SHA-512 of `{shown}`"))
+                .with_hint("it is looked for by the last part of the image's URL")),
+            Err((one, other)) => Err(failed(format!("says two things of `{shown}`: {one} and {other}"))
+                .with_hint("name the file by the end of its path, as the list does, or give its `checksum`")),
+        }
     }
 
     /// The text that is signed.
@@ -205,18 +210,6 @@ fn get(place: &Place, context: &ImportContext<'_>) -> Result<Vec<u8>> {
     bytes
 }
 
-/// The digest in a line of a list, if it is about this file: `DIGEST  NAME`, `DIGEST *NAME`, `SHA256 (NAME) = DIGEST`.
-fn digest_in(line: &str, name: &str) -> Option<Digest> {
-    let line = line.trim_end();
-    if let Some(rest) = line.strip_prefix("SHA256 (") {
-        let (found, digest) = rest.rsplit_once(") = ")?;
-        return if found == name { Digest::parse(digest) } else { None };
-    }
-    let (digest, rest) = line.split_once(' ')?;
-    let found = rest.strip_prefix([' ', '*'])?;
-    if found.strip_prefix("./").unwrap_or(found) == name { Digest::parse(digest) } else { None }
-}
-
 /// A folder that is removed when this is dropped.
 struct Folder(PathBuf);
 
@@ -231,23 +224,5 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_lists_are_read() {
-        let digest = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
-        for line in [format!("{digest}  a b.img"), format!("{digest} *a b.img"), format!("SHA256 (a b.img) = {digest}")]
-        {
-            assert_eq!(digest_in(&line, "a b.img").unwrap().to_string(), digest, "{line}");
-            assert_eq!(digest_in(&line, "b.img"), None, "{line}");
-        }
-        for line in ["", "Hash: SHA256", "123  a", "SHA512 (a) = 12"] {
-            assert_eq!(digest_in(line, "a"), None, "{line}");
-        }
     }
 }

@@ -7,16 +7,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::support::host_file::Hashed;
 use super::support::owner::{Looks, keep};
 use super::support::paths;
 use super::{Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::{Attributes, Guest};
+use crate::host::checksum::{self, Checking, Checksum};
 use crate::host::permit::HostPath;
 use crate::host::url_path as decode;
-use crate::key::Digest;
 use crate::template::{Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
@@ -38,7 +37,7 @@ pub(super) static KIND: StepKind = StepKind {
 struct Arguments {
     /// `http://`, `https://` or `file://`.
     url: String,
-    /// `sha256:` and 64 digits. Needed, because it is what the key covers: a URL may give something else tomorrow.
+    /// `sha256:` and 64 digits, or `sha512:` and 128. Needed, because it is what the key covers: a URL may give something else tomorrow.
     checksum: String,
     /// An absolute path in the guest; folders above it are made.
     dest: String,
@@ -55,7 +54,7 @@ enum Source {
 
 struct DownloadToStep {
     source: Source,
-    digest: Digest,
+    checksum: Checksum,
     dest: String,
     looks: Looks,
 }
@@ -74,15 +73,15 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
         _ => Err(expected()),
     };
     let source = keep(Some(source), &mut problems);
-    let digest = arguments.checksum.strip_prefix("sha256:").and_then(Digest::parse);
-    if digest.is_none() {
-        problems.push(at("checksum").diagnostic("expected `sha256:` and 64 hexadecimal digits"));
+    let checksum = Checksum::parse(&arguments.checksum);
+    if checksum.is_none() {
+        problems.push(at("checksum").diagnostic(checksum::EXPECTED));
     }
     let dest = keep(Some(paths::guest_path(&arguments.dest, at("dest"))), &mut problems);
     let looks = Looks::read(node, arguments.chmod.as_deref(), arguments.chown.as_deref(), &mut problems);
-    match (source, digest, dest) {
-        (Some(source), Some(digest), Some(dest)) if problems.is_empty() => {
-            Ok(Box::new(DownloadToStep { source, digest, dest, looks }))
+    match (source, checksum, dest) {
+        (Some(source), Some(checksum), Some(dest)) if problems.is_empty() => {
+            Ok(Box::new(DownloadToStep { source, checksum, dest, looks }))
         }
         _ => Err(problems),
     }
@@ -98,7 +97,11 @@ impl Step for DownloadToStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let arguments = json!({ "dest": self.dest, "digest": self.digest, "looks": self.looks.key() });
+        let digest = match &self.checksum {
+            Checksum::Sha256(digest) => json!(digest),
+            other => json!(other.to_string()),
+        };
+        let arguments = json!({ "dest": self.dest, "digest": digest, "looks": self.looks.key() });
         Ok(StepKey { arguments, inputs: Vec::new() })
     }
 
@@ -111,19 +114,18 @@ impl Step for DownloadToStep {
         };
         paths::make_parent(guest, &self.dest)?;
         let mut file = match &self.source {
-            Source::Url(url) => (context.fetch)(url, self.digest)?,
+            Source::Url(url) => (context.fetch)(url, &self.checksum)?,
             Source::File(path) => path.open().context(ErrorKind::Template, || format!("cannot read {}", path.display()))?,
         };
         file.rewind().context(ErrorKind::Host, || "cannot read what was fetched")?;
-        let mut reader = Hashed::new(file);
+        let mut reader = Checking::new(file, &self.checksum);
         guest.write(&self.dest, &mut reader as &mut dyn Read, attributes)?;
-        let found = reader.digest();
+        let Err(found) = reader.finish().1 else { return Ok(()) };
         match &self.source {
-            _ if found == self.digest => Ok(()),
             Source::Url(_) => Err(Error::new(ErrorKind::Host, "what was fetched changed on its way into the guest")),
             Source::File(path) => {
-                let (path, wanted) = (path.display(), self.digest);
-                let message = format!("{path}: wrong checksum: expected sha256:{wanted}, found sha256:{found}");
+                let (path, wanted) = (path.display(), &self.checksum);
+                let message = format!("{path}: wrong checksum: expected {wanted}, found {found}");
                 Err(Error::new(ErrorKind::Template, message).with_hint("compare with what its publisher says"))
             }
         }

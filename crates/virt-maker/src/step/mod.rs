@@ -8,8 +8,9 @@ use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Exit, Guest, Run};
+use crate::host::checksum::Checksum;
 use crate::host::{Cancel, Output};
-use crate::key::{Digest, HostInput};
+use crate::key::HostInput;
 use crate::template::{Need, Parse};
 
 /// The table: declares the module of each kind and lists what it is.
@@ -78,6 +79,7 @@ pub trait Step: Send + Sync {
     /// One line for people, without secrets: the text of the template, shortened.
     fn summary(&self) -> String;
 
+
     /// The arguments in normal form and digests of all bytes that it takes from the host.
     fn key_inputs(&self) -> Result<StepKey>;
 
@@ -117,8 +119,8 @@ pub struct StepContext<'a> {
     pub cancel: &'a Cancel,
     /// A private folder on the host.
     pub scratch: &'a Path,
-    /// Fetches a URL whose bytes have to have this digest; the file is open at its start, and gone when it is closed.
-    pub fetch: &'a dyn Fn(&str, Digest) -> Result<File>,
+    /// Fetches a URL whose bytes have to have this checksum; the file is open at its start, and gone when it is closed.
+    pub fetch: &'a dyn Fn(&str, &Checksum) -> Result<File>,
     /// Names of the caches that its commands use (`mounts`).
     pub caches: &'a [String],
 }

@@ -165,6 +165,7 @@ fn wrong_arguments_are_named_with_their_line() {
         ("url: 'file:///a%2'", "1: expected two hexadecimal digits"),
         ("url: x\nchecksum: md5:abc", "2: expected `sha256:`"),
         ("url: x\nchecksum: sha256:abc", "2: expected `sha256:`"),
+        ("url: x\nchecksum: sha512:abc", "or `sha512:` and 128"),
         ("url: x\nformat: vmdk", "2: unknown value `vmdk`"),
         ("checksum: x", "the argument `url` is missing"),
         ("url: x\nchecksumz: y", "2: unknown argument `checksumz`"),
@@ -254,6 +255,19 @@ fn the_key_covers_the_bytes_and_nothing_else() {
     assert_eq!(one, key(&format!("url: {}/other\nchecksum: {}", server.url(), checksum(&disk()))));
     assert!(server.requests().is_empty());
     assert_ne!(one, key("url: one.img\nformat: raw"));
+
+    // A SHA-512 says which bytes are meant as well; what they are is asked once.
+    let sums = Command::new("sha512sum").arg(place.path("one.img")).output().unwrap();
+    let sha512 = String::from_utf8(sums.stdout).unwrap()[..128].to_owned();
+    let by_url = format!("url: {}/third\nchecksum: sha512:{sha512}", server.url());
+    assert_eq!(one, key(&by_url));
+    assert_eq!(server.requests().len(), 1);
+    assert_eq!(one, key(&by_url));
+    assert_eq!(one, key(&format!("url: two.img\nchecksum: sha512:{}", sha512.to_uppercase())));
+    assert!(server.requests().is_empty());
+    assert!(place.import(&by_url).unwrap() == (disk(), ImageFormat::Raw));
+    let wrong = format!("url: two.img\nchecksum: sha512:{}", "0".repeat(128));
+    assert!(place.fails(&wrong).to_string().contains("wrong checksum: expected sha512:000"));
 }
 
 #[test]
