@@ -61,7 +61,7 @@ pub enum Command {
     Schema,
     /// Write a first template, with comments.
     Init(Init),
-    /// Turn a template of the 2015 format (.vbp) into YAML, on standard output.
+    /// Turn an older template, or one of the 2015 format (.vbp), into one of today's that means the same.
     Migrate(Migrate),
     /// Make, show or remove the saved machine of engine vm.
     Appliance(Appliance),
@@ -290,8 +290,11 @@ pub struct Init {
 
 #[derive(Debug, Args)]
 pub struct Migrate {
-    /// A template of the 2015 format.
+    /// A template without `format: 2`, or one of the 2015 format.
     pub file: PathBuf,
+    /// Change the file, instead of printing what it would be.
+    #[arg(long, short)]
+    pub write: bool,
 }
 
 #[derive(Debug, Args)]

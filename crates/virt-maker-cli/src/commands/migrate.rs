@@ -1,13 +1,18 @@
-//! `virt-maker migrate`: a template of the 2015 format (`.vbp`) as YAML.
+//! `virt-maker migrate`: an older template as one of today's format that means the same.
 //!
-//! `KEY=VALUE` lines at the top are parameters, `<[KEY]>` is a reference to one, `@provider arguments` begins a step whose
+//! A YAML file is changed only where the formats differ ([`virt_maker::template::migrate`]). One of the 2015 format (`.vbp`)
+//! becomes YAML: `KEY=VALUE` lines at the top are parameters, `<[KEY]>` is a reference to one, `@provider arguments` begins a step whose
 //! body is the lines up to the next `@`. What has no counterpart becomes a `local_run` with a comment that says so.
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use virt_maker::error::{Context, Error, ErrorKind};
+use virt_maker::host::temporary::{Durability, replace_with};
+use virt_maker::template;
 
 use crate::arguments;
 use crate::error::Failure;
@@ -19,11 +24,41 @@ pub fn run(arguments: &arguments::Migrate) -> Result<(), Failure> {
     let bytes = fs::read(path).context(ErrorKind::Template, || format!("cannot read {}", path.display()))?;
     let text = String::from_utf8(bytes)
         .map_err(|_| Error::new(ErrorKind::Template, format!("{} is not UTF-8 text", path.display())))?;
-    if !text.lines().any(|line| line.starts_with('@')) {
-        let message = format!("{} is no template of the 2015 format: no line of it begins with `@`", path.display());
-        return Err(Error::new(ErrorKind::Template, message).into());
+    let oldest = text.lines().any(|line| line.starts_with('@'));
+    if oldest && arguments.write {
+        let message = "a template of the 2015 format is printed as YAML, and not changed: leave `--write` out";
+        return Err(Failure::Usage(message.into()));
     }
-    std::io::stdout().write_all(convert(&text).as_bytes())?;
+    let yaml = match oldest {
+        true => convert(&text),
+        false => {
+            template::parse(path)?;
+            text
+        }
+    };
+    let is_file = |name: &str| {
+        let beside = path.parent().unwrap_or(Path::new("")).join(name);
+        beside.is_file() || Path::new(name).is_file()
+    };
+    let migrated = template::migrate(&yaml, &is_file)
+        .map_err(|problem| Error::new(ErrorKind::Template, format!("{}: {problem}", path.display())))?;
+    if arguments.write {
+        let failed = || format!("cannot write {}", path.display());
+        let real = path.canonicalize().context(ErrorKind::Host, failed)?;
+        let mode = fs::metadata(&real).context(ErrorKind::Host, failed)?.permissions();
+        replace_with(&real, mode.mode() & 0o777, Durability::Synced, |file| {
+            file.set_permissions(mode)?;
+            file.write_all(migrated.text.as_bytes())
+        })
+        .context(ErrorKind::Host, failed)?;
+    } else {
+        std::io::stdout().write_all(migrated.text.as_bytes())?;
+    }
+    for (line, note) in migrated.notes {
+        let place =
+            if oldest { String::new() } else { format!("{}:{line}: ", path.display().to_string().escape_debug()) };
+        eprintln!("note: {place}{note}");
+    }
     Ok(())
 }
 

@@ -63,8 +63,28 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// What a template asks for, whatever its scripts are run by; a runner takes `4` and `'4'`, `true` and `True` for the same.
+fn alike(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let kept = members.iter().filter(|(name, value)| *name != "shell" || *value != "/bin/sh");
+            Value::Object(kept.map(|(name, value)| (name.clone(), alike(value))).collect())
+        }
+        Value::Array(items) => items.iter().map(alike).collect(),
+        Value::Number(number) => number.to_string().into(),
+        Value::Bool(value) => if *value { "True" } else { "False" }.into(),
+        other => other.clone(),
+    }
+}
+
+/// All cases, as they stand here and as `migrate` writes them.
 #[test]
 fn old_templates_mean_what_they_meant() {
+    check(false);
+    check(true);
+}
+
+fn check(migrated: bool) {
     let cases = cases();
     assert!(cases.len() >= LEAST, "only {} cases", cases.len());
     let mut wrong = Vec::new();
@@ -74,7 +94,11 @@ fn old_templates_mean_what_they_meant() {
         for (name, text) in &case.files {
             let path = bench.path(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
+            // A file that is only a part of a template's folder is no template.
+            let new = name.ends_with(".yml") && name != "data.yml" && migrated;
+            let is_file = |path: &str| bench.path(path).is_file();
+            let new = new.then(|| virt_maker::template::migrate(text, &is_file).unwrap().text);
+            fs::write(path, new.as_ref().unwrap_or(text)).unwrap();
         }
         // Older templates name files relative to the working folder, which is asked for now.
         let mut arguments = vec!["render", "--json", "--allow", "read=."];
@@ -92,9 +116,13 @@ fn old_templates_mean_what_they_meant() {
                 .iter()
                 .map(|text| serde_json::from_str(text).unwrap_or_else(|error| panic!("{}: {error}", case.name)))
                 .collect();
+            let (found, expected) = match migrated {
+                true => (found.iter().map(alike).collect(), expected.iter().map(alike).collect()),
+                false => (found, expected),
+            };
             if found != expected {
                 wrong.push(format!(
-                    "{}:\n  expected {expected:?}\n  found    {found:?}\n{}{}",
+                    "{} (migrated: {migrated}):\n  expected {expected:?}\n  found    {found:?}\n{}{}",
                     case.name, ran.stdout, ran.stderr
                 ));
             }

@@ -88,7 +88,7 @@ fn every_snippet_of_the_template_page_loads() {
             lists += 1;
             let steps: String = text.lines().map(|line| format!("    {line}\n")).collect();
             let path = folder.path().join(format!("list-{lists}.yml"));
-            let head = "params: {with_app: true}\nspec:\n  import: {download: {url: x.img}}\n  steps:\n";
+            let head = "format: 2\nparams: {with_app: true}\nspec:\n  import: {download: {url: x.img}}\n  steps:\n";
             std::fs::write(&path, format!("{head}{steps}")).unwrap();
             path
         } else {

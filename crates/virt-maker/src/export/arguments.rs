@@ -10,7 +10,7 @@ use super::compress::Compress;
 use super::{Extras, beside};
 use crate::diagnostic::Diagnostic;
 use crate::host::permit::Output;
-use crate::template::{Node, from_node};
+use crate::template::{Node, Script, from_node};
 
 /// Arguments of the exports that write a disk image.
 #[derive(Deserialize, JsonSchema)]
@@ -111,6 +111,9 @@ impl Common {
             post_script,
             ..
         } = arguments;
+        // They end where a step's script would.
+        let script = |name: &str, text: Option<String>| text.map(|text| Script::new(text, at(name)).text().to_owned());
+        let (pre_script, post_script) = (script("pre_script", pre_script), script("post_script", post_script));
         let folder = node.source.folder.clone();
         let extras =
             Extras { sparsify, shrink, clean, tree: false, checksum, manifest, pre_script, post_script, folder };

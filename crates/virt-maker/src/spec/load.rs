@@ -254,7 +254,15 @@ fn entry(
     let own: Vec<&str> = template::library_steps().map(|definition| definition.name.as_str()).collect();
     let before = problems.len();
     let found = find(step::KINDS, |kind| kind.name, key, "step", &own, problems);
-    let runner = found.and_then(|kind| parsed((kind.parse)(&step.arguments), problems));
+    let mut runner = found.and_then(|kind| parsed((kind.parse)(&step.arguments), problems));
+    if let Some(shell) = &step.options.shell
+        && let Some(runner) = &mut runner
+        && !runner.set_shell(shell)
+        && step.own_shell
+    {
+        let name = key.text().unwrap_or_default().escape_debug();
+        problems.push(key.diagnostic(format!("`{name}` runs no script, so it has no use for `shell`")));
+    }
     if let Some(runner) = &runner {
         if runner.runs_on_host() {
             allowed(key, options, problems);

@@ -17,7 +17,7 @@ use crate::template::{Definitions, OneOrMany, arguments};
 #[schemars(deny_unknown_fields)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Template {
-    /// The format of this file: 2, or that of the older tool, 1, where it says nothing. In format 2 a `content` is always text.
+    /// The format of this file: 2, or that of the older tool, 1, where it says nothing. [What differs](#formats).
     #[schemars(range(min = 1, max = 2))]
     format: Option<u8>,
     /// What people call it.
@@ -125,6 +125,8 @@ struct Defaults {
     cache: Option<Cache>,
     /// How often it is tried again after it failed, from 0 to 100. The guest is as the failed attempt left it.
     retries: Option<u32>,
+    /// What runs a script without a `#!` line, such as `/bin/bash -eu`. Without it, `/bin/sh`, which ends at the first command that fails.
+    shell: Option<String>,
 }
 
 /// What may stand beside a runner.

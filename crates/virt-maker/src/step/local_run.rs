@@ -9,13 +9,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+
 use super::{Step, StepContext, StepKey, StepKind, first_line};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, ErrorKind, Result};
 use crate::guest::Guest;
 use crate::host::Script;
 use crate::key::Digest;
-use crate::template::{Node, arguments, from_node};
+use crate::template::{self, Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
     name: "local_run",
@@ -28,13 +29,13 @@ pub(super) static KIND: StepKind = StepKind {
     parse,
 };
 
-/// A script. It runs on the host, in the template's folder, as whoever builds.
+/// A script. It runs on the host, in the template's folder, as whoever builds. Without a `#!` line, one of `/bin/sh`, which fails when one of its commands does; in a template without `format: 2`, when its last one does.
 #[derive(Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Text(String);
 
 struct LocalRunStep {
-    script: String,
+    script: template::Script,
     folder: PathBuf,
 }
 
@@ -43,19 +44,24 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     if script.trim().is_empty() {
         return Err(vec![node.diagnostic("the script is empty")]);
     }
-    Ok(Box::new(LocalRunStep { script, folder: node.source.folder.clone() }))
+    Ok(Box::new(LocalRunStep { script: template::Script::new(script, node), folder: node.source.folder.clone() }))
 }
 
 impl Step for LocalRunStep {
     fn summary(&self) -> String {
-        first_line(&self.script)
+        first_line(self.script.written())
+    }
+
+    fn set_shell(&mut self, shell: &str) -> bool {
+        self.script.set_shell(shell);
+        true
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
         // What it does, it does to this host: one of the same words in another folder is another one.
         let folder = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
         let folder = Digest::of(folder.as_os_str().as_encoded_bytes());
-        Ok(StepKey { arguments: json!({ "script": self.script, "folder": folder }), inputs: Vec::new() })
+        Ok(StepKey { arguments: json!({ "script": self.script.text(), "folder": folder }), inputs: Vec::new() })
     }
 
     fn runs_on_host(&self) -> bool {
@@ -63,7 +69,7 @@ impl Step for LocalRunStep {
     }
 
     fn run(&self, _: &StepKey, _: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
-        let script = Script { text: &self.script, folder: &self.folder, env: &[], scratch: context.scratch };
+        let script = Script { text: self.script.text(), folder: &self.folder, env: &[], scratch: context.scratch };
         script.run(context.cancel, context.output.clone()).context(ErrorKind::Step, || "the script on the host failed")
     }
 }

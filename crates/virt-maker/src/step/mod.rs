@@ -79,6 +79,10 @@ pub trait Step: Send + Sync {
     /// One line for people, without secrets: the text of the template, shortened.
     fn summary(&self) -> String;
 
+    /// Has a shell, with its options, run its script (`shell`); false where the step has none.
+    fn set_shell(&mut self, _shell: &str) -> bool {
+        false
+    }
 
     /// The arguments in normal form and digests of all bytes that it takes from the host.
     fn key_inputs(&self) -> Result<StepKey>;

@@ -1,17 +1,17 @@
 //! `run`: a script, as root, in the guest.
 //!
-//! A text without `#!` is a shell script and fails when its last command does, as a script of `/bin/sh` always did;
-//! who wants it to end at the first failure writes `set -e`.
+//! What runs a text without `#!`, and when that fails, is in [`template::Script`].
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+
 use super::{Step, StepContext, StepKey, StepKind, first_line, run_checked};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::guest::{Guest, Run};
-use crate::template::{Node, arguments, from_node};
+use crate::template::{self, Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
     name: "run",
@@ -24,13 +24,13 @@ pub(super) static KIND: StepKind = StepKind {
     parse,
 };
 
-/// A script. Without a `#!` line, one of `/bin/sh`, which fails when its last command does.
+/// A script. Without a `#!` line, one of `/bin/sh`, which fails when one of its commands does; in a template without `format: 2`, when its last one does.
 #[derive(Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Script(String);
 
 struct RunStep {
-    script: String,
+    script: template::Script,
 }
 
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
@@ -38,21 +38,25 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     if script.trim().is_empty() {
         return Err(vec![node.diagnostic("the script is empty")]);
     }
-    Ok(Box::new(RunStep { script }))
+    Ok(Box::new(RunStep { script: template::Script::new(script, node) }))
 }
 
 impl Step for RunStep {
     fn summary(&self) -> String {
-        first_line(&self.script)
+        first_line(self.script.written())
+    }
+
+    fn set_shell(&mut self, shell: &str) -> bool {
+        self.script.set_shell(shell);
+        true
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "script": self.script }), inputs: Vec::new() })
+        Ok(StepKey { arguments: json!({ "script": self.script.text() }), inputs: Vec::new() })
     }
 
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
-        let script = if self.script.starts_with("#!") { self.script.clone() } else { format!("#!/bin/sh\n{}", self.script) };
-        let run = Run { script: Some(script), network: KIND.network, ..Run::default() };
+        let run = Run { script: Some(self.script.whole()), network: KIND.network, ..Run::default() };
         run_checked(guest, &run, "the script")
     }
 }

@@ -10,6 +10,7 @@ use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, Visitor}
 
 use super::node::{Kind, Node};
 use super::suggest;
+use super::truth::says;
 use crate::diagnostic::Diagnostic;
 
 /// Reads a runner's arguments.
@@ -104,9 +105,9 @@ impl<'a> Arguments<'a> {
 macro_rules! numbers {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
-            match self.0.kind {
-                Kind::Integer { value, .. } => visitor.visit_i64(value).map_err(|problem: Problem| problem.at(self.0)),
-                _ => Err(self.wrong("an integer")),
+            match self.0.integer() {
+                Some(value) => visitor.visit_i64(value).map_err(|problem: Problem| problem.at(self.0)),
+                None => Err(self.wrong("an integer")),
             }
         }
     )*};
@@ -133,10 +134,9 @@ impl<'de> Deserializer<'de> for Arguments<'_> {
         match self.0.kind {
             Kind::Bool(value) => visitor.visit_bool(value),
             // What YAML 1.1 called booleans.
-            _ => match self.0.text() {
-                Some("yes" | "Yes" | "on" | "On" | "true") => visitor.visit_bool(true),
-                Some("no" | "No" | "off" | "Off" | "false") => visitor.visit_bool(false),
-                _ => Err(self.wrong("true or false")),
+            _ => match self.0.text().and_then(says) {
+                Some(value) => visitor.visit_bool(value),
+                None => Err(self.wrong("true or false")),
             },
         }
     }
@@ -152,7 +152,11 @@ impl<'de> Deserializer<'de> for Arguments<'_> {
         match self.0.kind {
             Kind::Float { value, .. } => visitor.visit_f64(value),
             Kind::Integer { value, .. } => visitor.visit_f64(value as f64),
-            _ => Err(self.wrong("a number")),
+            _ => match self.0.text().and_then(|text| text.trim().parse::<f64>().ok()).filter(|value| value.is_finite())
+            {
+                Some(value) => visitor.visit_f64(value),
+                None => Err(self.wrong("a number")),
+            },
         }
     }
 

@@ -9,6 +9,7 @@ use super::node::{Kind, Node};
 use super::options::OPTIONS;
 use super::scope::Scope;
 use super::suggest;
+use super::truth::says;
 use crate::diagnostic::Diagnostic;
 
 /// Types that a parameter may have.
@@ -308,12 +309,22 @@ fn typed(parameter: &Parameter, value: &Node) -> Result<Node, Diagnostic> {
             };
         }
         ("integer", Kind::Integer { .. }) => true,
+        // Text that a number is written in, as `-p` and quotes have it from format 2 on.
+        ("integer", Kind::String(text)) => {
+            let kind = text.trim().parse().ok().map(|number| Kind::Integer { value: number, text: text.clone() });
+            return kind.map(|kind| value.with(kind)).ok_or_else(|| wrong(parameter, value));
+        }
+        ("number", Kind::String(text)) => {
+            let number = text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
+            let kind = number.map(|number| Kind::Float { value: number, text: text.clone() });
+            return kind.map(|kind| value.with(kind)).ok_or_else(|| wrong(parameter, value));
+        }
         ("number", Kind::Integer { .. } | Kind::Float { .. }) => true,
         ("boolean", Kind::Bool(_)) => true,
-        ("boolean", Kind::String(text)) if matches!(text.as_str(), "on" | "yes") => {
+        ("boolean", Kind::String(text)) if says(text) == Some(true) => {
             return Ok(value.with(Kind::Bool(true)));
         }
-        ("boolean", Kind::String(text)) if matches!(text.as_str(), "off" | "no") => {
+        ("boolean", Kind::String(text)) if says(text) == Some(false) => {
             return Ok(value.with(Kind::Bool(false)));
         }
         ("list", Kind::List(_)) => true,

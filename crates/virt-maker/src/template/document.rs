@@ -117,6 +117,8 @@ pub struct Loaded {
 pub struct ResolvedSpec {
     /// The file that the user named, or that one of these names with `before` or `after`.
     pub template: PathBuf,
+    /// The format of that file.
+    pub format: u8,
     /// `name`.
     pub name: Option<String>,
     /// `description`.
@@ -150,12 +152,13 @@ impl ResolvedSpec {
         use serde_json::{Map, Value, json};
         let mut spec = Map::new();
         if let Some(import) = &self.import {
-            spec.insert("import".into(), import.to_json());
+            spec.insert("import".into(), import.to_json_as_written());
         }
         spec.insert("steps".into(), self.steps.iter().map(ResolvedStep::to_json).collect());
-        spec.insert("export".into(), self.exports.iter().map(Node::to_json).collect());
+        spec.insert("export".into(), self.exports.iter().map(Node::to_json_as_written).collect());
         let mut whole = Map::new();
         let mut add = |name: &str, value: Option<Value>| whole.extend(value.map(|value| (name.to_owned(), value)));
+        add("format", (self.format > 1).then(|| self.format.into()));
         add("name", self.name.as_deref().map(Value::from));
         add("description", self.description.as_deref().map(Value::from));
         add("template", Some(json!(self.template)));
@@ -239,15 +242,15 @@ impl Loader<'_> {
             ]);
         }
         check_mapping(&node)?;
-        let path = node.source.path.clone();
+        let (path, format) = (node.source.path.clone(), node.source.format());
         let mut outside = Scope::default();
         for (name, text) in &self.options.parameters {
-            outside.set_from_outside(name, &command_line_value(name, text));
+            outside.set_from_outside(name, &command_line_value(name, text, format));
         }
         let template = follow(node, self.engine, &outside)?;
         let mut problems: Vec<_> =
             template.members().iter().filter_map(|(key, _)| unknown_key(key, &KEYS, "a template")).collect();
-        let scope = match self.command_line(&template) {
+        let scope = match self.command_line(&template, format) {
             Ok(scope) => scope,
             Err(problem) => {
                 problems.push(problem);
@@ -265,7 +268,7 @@ impl Loader<'_> {
                     for combination in combinations {
                         let mut found = Vec::new();
                         let title = matrix::title(&combination);
-                        let made = self.spec(&path, &template, spec, &scope, combination, &mut found);
+                        let made = self.spec((&path, format), &template, spec, &scope, combination, &mut found);
                         self.loaded.specs.extend(made);
                         all.add(&title, found);
                     }
@@ -279,7 +282,7 @@ impl Loader<'_> {
     }
 
     /// The parameters of the command line that this template knows.
-    fn command_line(&mut self, template: &Node) -> Result<Scope, Diagnostic> {
+    fn command_line(&mut self, template: &Node, format: u8) -> Result<Scope, Diagnostic> {
         let params = declared(template.get("params"))?;
         self.known.extend(params.iter().filter_map(|(key, _)| key.text()).map(str::to_owned));
         let mut scope = Scope::default();
@@ -299,7 +302,7 @@ impl Loader<'_> {
             if is_axis || used.contains(name) || params.iter().any(|(key, _)| key.text() == Some(name)) {
                 self.loaded.known.insert(name.clone());
                 if !is_axis {
-                    scope.set_from_outside(name, &command_line_value(name, text));
+                    scope.set_from_outside(name, &command_line_value(name, text, format));
                 }
             }
         }
@@ -335,7 +338,7 @@ impl Loader<'_> {
 
     fn spec(
         &self,
-        path: &Path,
+        (path, format): (&Path, u8),
         template: &Node,
         spec: &Node,
         scope: &Scope,
@@ -418,6 +421,7 @@ impl Loader<'_> {
         Some(ResolvedSpec {
             parameters,
             template: path.to_owned(),
+            format,
             name,
             description,
             matrix,

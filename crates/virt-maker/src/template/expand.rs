@@ -36,6 +36,8 @@ pub struct ResolvedStep {
     pub arguments: Node,
     /// How it runs.
     pub options: StepOptions,
+    /// `shell` stands right beside it.
+    pub own_shell: bool,
     /// The step of one's own that it is a part of, with the place where that stands; the outermost first.
     pub within: Vec<(String, crate::diagnostic::Position)>,
 }
@@ -43,7 +45,7 @@ pub struct ResolvedStep {
 impl ResolvedStep {
     /// The step as it could stand in a template.
     pub fn to_json(&self) -> serde_json::Value {
-        let runner = (self.runner.text().unwrap_or_default().to_owned(), self.arguments.to_json());
+        let runner = (self.runner.text().unwrap_or_default().to_owned(), self.arguments.to_json_as_written());
         let options = self.options.members().into_iter().map(|(name, value)| (name.to_owned(), value));
         serde_json::Value::Object(std::iter::once(runner).chain(options).collect())
     }
@@ -67,6 +69,8 @@ pub(super) struct Expander<'a> {
 struct At<'s> {
     scope: &'s Scope,
     options: StepOptions,
+    /// `shell` stands right beside the runner.
+    own_shell: bool,
     within: Vec<(String, crate::diagnostic::Position)>,
     /// The node was rendered already.
     data: bool,
@@ -77,7 +81,7 @@ impl Expander<'_> {
     /// Expands a list of steps.
     /// `data` says that the list was rendered already.
     pub(super) fn expand(&mut self, node: &Node, scope: &Scope, options: &StepOptions, data: bool) {
-        self.list(node, &At { scope, options: options.clone(), within: Vec::new(), data, depth: 0 });
+        self.list(node, &At { scope, options: options.clone(), own_shell: false, within: Vec::new(), data, depth: 0 });
     }
 
     fn list(&mut self, node: &Node, at: &At<'_>) {
@@ -150,7 +154,8 @@ impl Expander<'_> {
         if self.problems.len() > before {
             return;
         }
-        let at = At { options: at.options.around(own), ..at.clone() };
+        let own_shell = own.shell.is_some();
+        let at = At { options: at.options.around(own), own_shell, ..at.clone() };
         match &rest[..] {
             [(key, value)] if key.text() == Some("steps") => self.list(value, &At { depth: at.depth.max(1), ..at }),
             [(key, value)] if key.text() == Some("include") => self.include(key, value, None, &at),
@@ -276,8 +281,8 @@ impl Expander<'_> {
                 if self.steps.len() >= STEPS {
                     return self.stop(key.diagnostic(format!("the template has more than {STEPS} steps")));
                 }
-                let (options, within) = (at.options.clone(), at.within.clone());
-                self.steps.push(ResolvedStep { runner: key.clone(), arguments, options, within });
+                let (options, own_shell, within) = (at.options.clone(), at.own_shell, at.within.clone());
+                self.steps.push(ResolvedStep { runner: key.clone(), arguments, options, own_shell, within });
             }
         }
     }

@@ -12,12 +12,13 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 
+use super::braces;
 use super::functions::{self, Shared};
 use super::literal::typed;
 use super::node::{Kind, Node, Origin};
 use super::scope::Scope;
-use super::suggest;
 use super::value::{Made, from_value, python_text};
+use super::{suggest, truth};
 use crate::diagnostic::Diagnostic;
 
 /// Instructions that one expression may take, so that none runs for ever.
@@ -67,6 +68,7 @@ impl Engine {
         // Each text is compiled once, however often it is evaluated.
         environment.set_loader(|name| Ok(name.strip_prefix(OWN).map(str::to_owned)));
         functions::add_to(&mut environment, &shared);
+        environment.add_filter(truth::FILTER, truth::filter);
         Engine { environment, shared, names: RefCell::default(), made: Made::default(), failures: Cell::new(0) }
     }
 
@@ -113,7 +115,7 @@ impl Engine {
 
     /// Renders one text.
     pub(super) fn string(&self, text: &str, node: &Node, scope: &Scope) -> Result<Node, Failed> {
-        if !is_expression(text) {
+        if !is_expression(text, node) {
             return Ok(typed(text.to_owned(), node));
         }
         check_length(text, node)?;
@@ -131,6 +133,7 @@ impl Engine {
         };
         let mut made = evaluated?;
         made.origin = Some(Arc::new(self.origin(text, &made, scope)));
+        self.warn(text, node, &made, scope);
         // `{{ file }}` and `{{ folder }}/name` are paths beside the file that says what `file` and `folder` are.
         let first = leading_name(text).and_then(|name| scope.variable(name));
         if let Some(written) = first.and_then(|variable| variable.written.as_ref()) {
@@ -142,7 +145,7 @@ impl Engine {
     /// The value of a bare expression (`size == '4G'`), as `when` has it.
     pub(super) fn bare(&self, expression: &str, node: &Node, scope: &Scope) -> Result<Value, Failed> {
         check_length(expression, node)?;
-        self.evaluate(&format!("{{{{ {expression} }}}}"), expression, node, scope)
+        self.evaluate(&format!("{{{{ {expression} }}}}"), &truth::guarded(expression), node, scope)
     }
 
     fn evaluate(&self, text: &str, expression: &str, node: &Node, scope: &Scope) -> Result<Value, Failed> {
@@ -160,7 +163,8 @@ impl Engine {
 
     fn text(&self, text: &str, node: &Node, scope: &Scope) -> Result<String, Failed> {
         self.begin(node);
-        let run = || self.environment.get_template(&format!("{OWN}{text}"))?.render(scope.context());
+        let source = format!("{OWN}{}", braces::for_engine(text, is_modern(node)));
+        let run = || self.environment.get_template(&source)?.render(scope.context());
         let made = run().map_err(|error| self.diagnose(node, text, &error, scope))?;
         self.made.add(made.len()).map_err(|problem| told(node, problem.to_string()))?;
         Ok(made)
@@ -176,7 +180,7 @@ impl Engine {
     fn origin(&self, text: &str, made: &Node, scope: &Scope) -> Origin {
         let mut volatile = std::mem::take(&mut self.shared.state().volatile);
         let mut parameters = Vec::new();
-        for name in self.names_of(text).iter() {
+        for name in self.names_of(text, is_modern(made)).iter() {
             let Some(variable) = scope.variable(name) else { continue };
             volatile.extend(&variable.volatile);
             parameters.extend(variable.position.clone().map(|position| (name.clone(), position)));
@@ -190,8 +194,48 @@ impl Engine {
         Origin { expression: quote(text), value: quote(&value), parameters, volatile }
     }
 
+    /// Says where the older format makes something else of a text than what stands there.
+    fn warn(&self, text: &str, node: &Node, made: &Node, scope: &Scope) {
+        if is_modern(node) {
+            return;
+        }
+        for range in braces::eaten(text) {
+            let mut place = Node { origin: None, ..node.clone() };
+            place_at_line(&mut place, text, text[..range.start].matches('\n').count() + 1);
+            let shown = quote(&text[range.start - 1..range.end]);
+            let mut note = place.diagnostic(format!("Jinja takes this for a comment and leaves it out: `{shown}`"));
+            note.hint = Some(
+                "with `format: 2` at the file's begin it is text; or put it between {% raw %} and {% endraw %}".into(),
+            );
+            node.note(note);
+        }
+        for name in self.names_of(text, false).iter() {
+            let Some(variable) = scope.variable(name) else { continue };
+            for (place, given) in &variable.changed {
+                let (Some(written), Some(arrived)) = (place.text(), made.text()) else { continue };
+                if arrived.contains(given.as_str()) && !arrived.contains(written) {
+                    let mut note = place.diagnostic(format!("`{}` arrives as `{given}`", quote(written)));
+                    note.hint = Some("with `format: 2` at the file's begin it arrives as it was written".into());
+                    node.note(note);
+                }
+            }
+        }
+    }
+
+    /// What to do where a text of the template stands in the place of a number.
+    fn text_for_number(&self, text: &str, node: &Node, scope: &Scope) -> Option<String> {
+        let names = self.names_of(text, is_modern(node));
+        let mut texts = names.iter().filter(|name| {
+            let value = scope.variable(name).and_then(|variable| variable.value.as_str().map(str::to_owned));
+            value.is_some_and(|value| value.trim().parse::<f64>().is_ok())
+        });
+        let name = texts.next()?;
+        Some(format!("`{name}` is text; `{name} | int` and `{name} | float` are numbers"))
+    }
+
     /// Names that an expression uses, sorted; functions are among them.
-    fn names_of(&self, text: &str) -> Arc<[String]> {
+    fn names_of(&self, text: &str, modern: bool) -> Arc<[String]> {
+        let text = &*braces::for_engine(text, modern);
         if let Some(names) = self.names.borrow().get(text) {
             return names.clone();
         }
@@ -219,7 +263,9 @@ impl Engine {
 
     fn collect_names(&self, node: &Node, names: &mut Vec<String>) {
         match &node.kind {
-            Kind::String(text) if is_expression(text) => names.extend(self.names_of(text).iter().cloned()),
+            Kind::String(text) if is_expression(text, node) => {
+                names.extend(self.names_of(text, is_modern(node)).iter().cloned());
+            }
             Kind::List(items) => items.iter().for_each(|item| self.collect_names(item, names)),
             Kind::Map(members) => members.iter().for_each(|(key, value)| {
                 self.collect_names(key, names);
@@ -239,7 +285,7 @@ impl Engine {
             diagnostic.hint = hint;
             return Some(Box::new(diagnostic));
         }
-        let names = self.names_of(text);
+        let names = self.names_of(text, is_modern(node));
         let unknown = |name: &&String| scope.variable(name).is_none() && !self.is_global(name);
         let mut unknown = names.iter().filter(unknown);
         let hinted = |message: String, hint: String| {
@@ -272,7 +318,13 @@ impl Engine {
             }
             _ => {
                 let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
-                Some(Box::new(place.diagnostic(format!("this expression has an error: {}{detail}", error.kind()))))
+                let mut problem = place.diagnostic(format!("this expression has an error: {}{detail}", error.kind()));
+                problem.hint = match braces::foreign(text, is_modern(node)) {
+                    Some(braces) => Some(raw_hint(braces)),
+                    None if error.kind() == ErrorKind::InvalidOperation => self.text_for_number(text, node, scope),
+                    None => None,
+                };
+                Some(Box::new(problem))
             }
         }
     }
@@ -335,13 +387,24 @@ fn too_large(text: &str) -> bool {
     false
 }
 
-/// Whether a text has anything to evaluate.
-pub(super) fn is_expression(text: &str) -> bool {
-    ["{{", "{%", "{#"].iter().any(|mark| text.contains(mark))
+/// Whether a text at this node has anything to evaluate.
+pub(super) fn is_expression(text: &str, node: &Node) -> bool {
+    braces::is_expression(text, is_modern(node))
+}
+
+/// Whether the text of a node means what it means from format 2 on.
+fn is_modern(node: &Node) -> bool {
+    node.source.format() >= 2
+}
+
+/// What to do about braces that are not Jinja's.
+fn raw_hint(braces: &str) -> String {
+    let shown = quote(braces);
+    format!("where `{shown}` is meant for the shell or for another program: {{% raw %}}{shown}{{% endraw %}}")
 }
 
 /// The inside of a text that is one `{{ expression }}` and nothing else.
-fn whole_expression(text: &str) -> Option<&str> {
+pub(super) fn whole_expression(text: &str) -> Option<&str> {
     let inside = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;
     let inside = inside.strip_prefix('-').unwrap_or(inside);
     let inside = inside.strip_suffix('-').unwrap_or(inside);
@@ -367,7 +430,14 @@ pub(super) fn quote(text: &str) -> String {
 
 /// Moves a place to the line of the error, where the text has several.
 fn place_in(place: &mut Node, text: &str, error: &minijinja::Error) {
-    let wanted = error.line().and_then(|line| text.lines().nth(line.saturating_sub(1))).map(str::trim);
+    if let Some(line) = error.line() {
+        place_at_line(place, text, line);
+    }
+}
+
+/// Moves a place to a line of its text, from 1.
+fn place_at_line(place: &mut Node, text: &str, line: usize) {
+    let wanted = text.lines().nth(line.saturating_sub(1)).map(str::trim);
     let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) else { return };
     let lines = place.source.text.lines().enumerate().skip(place.line.saturating_sub(1));
     let mut found = lines.filter_map(|(index, line)| Some((index, line, line.find(wanted)?)));
@@ -397,7 +467,7 @@ mod tests {
     /// The engine goes down a level of the stack for each operator of a chain, and for each list in a list.
     #[test]
     fn nothing_is_nested_without_a_bound() {
-        let place = command_line_value("x", "\"\"");
+        let place = command_line_value("x", "\"\"", 1);
         let message = |text: &str| {
             let problem = engine().string(text, &place, &Scope::default()).err()?;
             Some(problem.unwrap().message)
@@ -430,7 +500,7 @@ mod tests {
     /// The engine's repeated lists are lazy: only what is made of them shows their size.
     #[test]
     fn repeated_lists_are_bounded() {
-        let place = command_line_value("x", "\"\"");
+        let place = command_line_value("x", "\"\"", 1);
         for text in [
             "{{ ['text' * 10000] * 99999 }}",
             "{{ enumerate([1] * 99999999) }}",
@@ -446,7 +516,7 @@ mod tests {
     /// The engine counts columns with 16 bits, and its errors count one further.
     #[test]
     fn texts_that_are_too_long_are_errors() {
-        let place = command_line_value("x", "\"\"");
+        let place = command_line_value("x", "\"\"", 1);
         for text in [format!("{}{{{{ 1 + }}}}", "x".repeat(70_000)), format!("{}{{{{ 1", "\n".repeat(70_000))] {
             let problem = engine().string(&text, &place, &Scope::default()).unwrap_err().unwrap();
             assert!(problem.message.contains("60000 lines"), "{problem:?}");

@@ -3,11 +3,15 @@
 //! A relative path is relative to the file that holds it. Older templates meant the working directory of whoever ran
 //! the program: that is tried where nothing lies beside the file, and leaves a note.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::diagnostic::Diagnostic;
 use crate::host::permit::Door;
+
+/// Most notes that are kept of one template: nobody reads more.
+const NOTES: usize = 500;
 
 /// Where else files may be, who may reach them, and what there is to say about it. By default nothing can be reached.
 #[derive(Debug, Default)]
@@ -15,12 +19,14 @@ pub struct Files {
     working_dir: Option<PathBuf>,
     door: Arc<Door>,
     notes: Mutex<Vec<Diagnostic>>,
+    /// What was said that is said once for a file.
+    said: Mutex<BTreeSet<(PathBuf, &'static str)>>,
 }
 
 impl Files {
     /// With a working directory as the second place.
     pub fn new(working_dir: Option<PathBuf>, door: Arc<Door>) -> Files {
-        Files { working_dir, door, notes: Mutex::default() }
+        Files { working_dir, door, notes: Mutex::default(), said: Mutex::default() }
     }
 
     /// The door between these templates and the host.
@@ -38,13 +44,20 @@ impl Files {
 
     /// Keeps what there is to say.
     pub(super) fn note(&self, note: Diagnostic) {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        // The same text is evaluated again in each combination and each turn of a loop.
+        if notes.len() < NOTES && !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+
+    /// Whether this was not said of the file yet; now it was.
+    pub(super) fn is_first(&self, file: &Path, what: &'static str) -> bool {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).insert((file.to_owned(), what))
     }
 
     /// What there was to say; each note once.
     pub fn take_notes(&self) -> Vec<Diagnostic> {
-        let mut notes = std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner));
-        notes.dedup();
-        notes
+        std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

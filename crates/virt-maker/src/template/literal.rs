@@ -6,8 +6,11 @@ use super::node::{Kind, Node};
 /// Deepest nesting; deeper text stays text.
 const DEPTH: usize = 50;
 
-/// A text as a node at `place`: a value where it reads as one.
+/// A text as a node at `place`: in the older format, a value where it reads as one.
 pub(super) fn typed(text: String, place: &Node) -> Node {
+    if place.source.format() >= 2 {
+        return place.with(Kind::String(text));
+    }
     let trimmed = text.trim();
     let digits = trimmed.strip_prefix('-').unwrap_or(trimmed);
     if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -183,7 +186,7 @@ mod tests {
     use crate::template::value::command_line_value;
 
     fn read(text: &str) -> Value {
-        let place = command_line_value("x", "\"\"");
+        let place = command_line_value("x", "\"\"", 1);
         let node = typed(text.to_owned(), &place);
         assert_eq!(node.text(), Some(text), "the text stays");
         node.to_json()

@@ -89,7 +89,7 @@ pub(super) fn combinations(
         return Err(vec![node.diagnostic(format!("the matrix has more than {COMBINATIONS} combinations"))]);
     }
     for (name, text) in command_line {
-        let wanted = command_line_value(name, text);
+        let wanted = command_line_value(name, text, node.source.format());
         if !found.iter().any(|combination| combination.iter().any(|(axis, _)| axis == name)) {
             continue;
         }

@@ -7,6 +7,7 @@
 //! rendered exactly once: what they yield is data and is never rendered again.
 
 mod arguments;
+mod braces;
 mod define;
 mod document;
 mod expand;
@@ -18,6 +19,7 @@ mod inherit;
 mod library;
 mod literal;
 mod matrix;
+mod migrate;
 mod node;
 mod options;
 mod parameters;
@@ -25,7 +27,9 @@ mod parse;
 mod problems;
 mod schema;
 mod scope;
+mod shell;
 mod suggest;
+mod truth;
 mod value;
 
 pub use arguments::{Spanned, from_node};
@@ -35,11 +39,13 @@ pub use document::{KEYS, LoadOptions, Loaded, ResolvedSpec, SPEC_KEYS, definitio
 pub use expand::{Exec, ResolvedStep};
 pub use functions::Fetch;
 pub use library::{library_step, library_steps};
+pub use migrate::{Migrated, migrate};
 pub use node::{Kind, Node, SourceFile};
 pub use options::{CacheMount, DEFAULTS, OPTIONS, StepOptions};
 pub use parse::{parse, parse_allowing};
 pub(crate) use problems::{Problems, in_order};
 pub use schema::{Arguments, Need, OneOrMany, arguments};
+pub use shell::Script;
 pub use suggest::closest;
 
 /// What reads a runner's arguments from a template.

@@ -1,6 +1,6 @@
 //! A YAML value that knows where it stands.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::files::Files;
@@ -177,19 +177,44 @@ impl Node {
 
     /// The value as JSON. A number whose text is not how JSON writes it (`0644`) is its text.
     pub fn to_json(&self) -> serde_json::Value {
+        self.json(&|node, value, text| node.is_written_otherwise(value, text))
+    }
+
+    /// The same as a runner gets it where it wants text: each number that is written otherwise than printed is its text.
+    pub fn to_json_as_written(&self) -> serde_json::Value {
+        self.json(&|_, value, text| !prints_as(value, text))
+    }
+
+    fn json(&self, is_text: &dyn Fn(&Node, f64, &str) -> bool) -> serde_json::Value {
         use serde_json::Value;
         match &self.kind {
             Kind::Null => Value::Null,
             Kind::Bool(value) => (*value).into(),
             Kind::Integer { value, text } if value.to_string() == text.trim() => (*value).into(),
-            Kind::Float { value, .. } if value.is_finite() => (*value).into(),
+            Kind::Float { value, text } if value.is_finite() && !is_text(self, *value, text) => (*value).into(),
             Kind::Integer { text, .. } | Kind::Float { text, .. } => text.as_str().into(),
             Kind::String(text) => text.as_str().into(),
-            Kind::List(items) => items.iter().map(Node::to_json).collect(),
+            Kind::List(items) => items.iter().map(|item| item.json(is_text)).collect(),
             Kind::Map(members) => {
-                let member = |(key, value): &(Node, Node)| (key.text().unwrap_or_default().to_owned(), value.to_json());
+                let member =
+                    |(key, value): &(Node, Node)| (key.text().unwrap_or_default().to_owned(), value.json(is_text));
                 Value::Object(members.iter().map(member).collect())
             }
+        }
+    }
+
+    /// Whether a number's own text would be lost with its value (`1.10`, `12e3`, more digits than a number holds), so
+    /// that from format 2 on the text counts.
+    pub(super) fn is_written_otherwise(&self, value: f64, text: &str) -> bool {
+        self.written().format() >= 2 && !prints_as(value, text)
+    }
+
+    /// An integer, also one that is written as text.
+    pub fn integer(&self) -> Option<i64> {
+        match &self.kind {
+            Kind::Integer { value, .. } => Some(*value),
+            Kind::String(text) => text.trim().parse().ok(),
+            _ => None,
         }
     }
 
@@ -235,6 +260,8 @@ impl Node {
     /// A file or folder of the host that this value names and that the template may read ([`Door::read`]). A relative
     /// path is relative to the file in which the value was written.
     pub fn host_path(&self, path: impl AsRef<Path>) -> Result<HostPath, Diagnostic> {
+        let path = path.as_ref();
+        self.not_a_url(path)?;
         self.door().read(&self.absolute(path)).map_err(|refusal| self.refused(refusal))
     }
 
@@ -244,7 +271,25 @@ impl Node {
         path: impl AsRef<Path>,
         is_image: impl FnOnce(&HostPath) -> bool,
     ) -> Result<HostPath, Diagnostic> {
+        let path = path.as_ref();
+        self.not_a_url(path)?;
         self.door().read_image(&self.absolute(path), is_image).map_err(|refusal| self.refused(refusal))
+    }
+
+    /// An error where a path is written as URLs are, and so is missing.
+    fn not_a_url(&self, path: &Path) -> Result<(), Diagnostic> {
+        let folder = &self.written().folder;
+        let plain = |path: &str| Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+        let decoded = path.to_str().filter(|path| path.contains('%')).and_then(crate::host::url_path);
+        let Some(meant) = decoded.filter(|meant| {
+            plain(meant) && Path::new(meant) != path && !folder.join(path).exists() && folder.join(meant).exists()
+        }) else {
+            return Ok(());
+        };
+        let (written, meant) = (path.display().to_string(), meant.escape_debug().to_string());
+        let mut problem = self.diagnostic(format!("`{}` is not there, but `{meant}` is", written.escape_debug()));
+        problem.hint = Some("a path is written as it is; `%20` and the like are those of URLs (`file:///...`)".into());
+        Err(problem)
     }
 
     /// Where an export that this value names may write ([`Door::write`]).
@@ -327,6 +372,12 @@ impl Node {
             _ => Kind::String(text.into()),
         }
     }
+}
+
+/// Whether a number is printed as it was written.
+pub(super) fn prints_as(value: f64, text: &str) -> bool {
+    let printed = minijinja::Value::from(value).to_string();
+    printed == text || serde_json::Value::from(value).to_string() == text
 }
 
 #[cfg(test)]

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::expression::{Engine, is_expression};
+use super::expression::{Engine, is_expression, whole_expression};
 use super::node::{Kind, Node};
 use super::scope::Scope;
 use super::suggest;
+use super::truth::{says, text_holds, value_holds};
 use crate::diagnostic::Diagnostic;
 
 /// The names of all options, as they stand beside a runner.
-pub const OPTIONS: [&str; 10] =
-    ["name", "when", "env", "network", "timeout", "cache", "cache_key", "retries", "secrets", "mounts"];
+pub const OPTIONS: [&str; 11] =
+    ["name", "when", "env", "network", "timeout", "cache", "cache_key", "retries", "secrets", "mounts", "shell"];
 /// Those that `defaults` may set for a whole template.
-pub const DEFAULTS: [&str; 5] = ["env", "network", "timeout", "cache", "retries"];
+pub const DEFAULTS: [&str; 6] = ["env", "network", "timeout", "cache", "retries", "shell"];
 
 /// How a step runs, beyond its runner.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
@@ -47,6 +48,9 @@ pub struct StepOptions {
     /// Caches that its commands use.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<CacheMount>,
+    /// What runs its script, where that does not say it itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shell: Option<String>,
     /// Digests of the programs that made it, by the names of their steps.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub made_by: BTreeMap<String, String>,
@@ -79,6 +83,7 @@ impl StepOptions {
             retries: inner.retries.or(self.retries),
             secrets: joined(&self.secrets, inner.secrets),
             mounts: if inner.mounts.is_empty() { self.mounts.clone() } else { inner.mounts },
+            shell: inner.shell.or_else(|| self.shell.clone()),
             made_by,
         }
     }
@@ -118,6 +123,9 @@ impl StepOptions {
         if !self.mounts.is_empty() {
             add("mounts", serde_json::json!(self.mounts));
         }
+        if let Some(shell) = &self.shell {
+            add("shell", shell.as_str().into());
+        }
         members
     }
 
@@ -137,6 +145,13 @@ impl StepOptions {
                 }
             }
             "network" => self.network = Some(on_or_off(node)?),
+            "shell" => {
+                let shell = text(node, "the path of a shell")?.trim().to_owned();
+                if !shell.starts_with('/') || shell.contains(['\n', '\0']) {
+                    return Err(wrong(node, "the path of a shell, such as `/bin/bash -eu`"));
+                }
+                self.shell = Some(shell);
+            }
             "timeout" => self.timeout = Some(seconds(node)?),
             "cache" => match &node.kind {
                 Kind::Map(members) => {
@@ -163,8 +178,8 @@ impl StepOptions {
                 }
                 _ => self.cache_key.push(text(node, "a text")?),
             },
-            "retries" => match node.kind {
-                Kind::Integer { value, .. } if (0..=100).contains(&value) => self.retries = Some(value as u32),
+            "retries" => match node.integer() {
+                Some(value @ 0..=100) => self.retries = Some(value as u32),
                 _ => return Err(wrong(node, "a number from 0 to 100")),
             },
             "secrets" => {
@@ -316,20 +331,26 @@ pub(super) fn holds(node: &Node, data: bool, engine: &Engine, scope: &Scope, pro
     let told = |problem: Option<Box<Diagnostic>>, problems: &mut Vec<Diagnostic>| problems.extend(problem.map(|p| *p));
     match &node.kind {
         Kind::Bool(value) => *value,
-        Kind::String(text) if !data && is_expression(text) => match engine.string(text, node, scope) {
-            Ok(rendered) => truth(&rendered),
-            Err(problem) => {
-                told(problem, problems);
-                false
+        Kind::String(text) if !data && is_expression(text, node) && whole_expression(text).is_none() => {
+            match engine.string(text, node, scope) {
+                Ok(rendered) => truth(&rendered),
+                Err(problem) => {
+                    told(problem, problems);
+                    false
+                }
             }
-        },
-        Kind::String(text) if !data && !text.trim().is_empty() => match engine.bare(text, node, scope) {
-            Ok(value) => value.is_true(),
-            Err(problem) => {
-                told(problem, problems);
-                false
+        }
+        // `when: no` is what YAML's booleans look like to whoever writes it; a parameter of that name is another thing.
+        Kind::String(text) if says(text).is_some() && scope.variable(text.trim()).is_none() => says(text) == Some(true),
+        Kind::String(text) if !data && !text.trim().is_empty() => {
+            match engine.bare(whole_expression(text).unwrap_or(text), node, scope) {
+                Ok(value) => value_holds(&value),
+                Err(problem) => {
+                    told(problem, problems);
+                    false
+                }
             }
-        },
+        }
         Kind::Integer { value, .. } => *value != 0,
         Kind::String(_) if data && node.origin.is_some() => truth(node),
         _ => {
@@ -345,7 +366,8 @@ fn truth(node: &Node) -> bool {
         Kind::Bool(value) => *value,
         Kind::Integer { value, .. } => *value != 0,
         Kind::Float { value, .. } => *value != 0.0,
-        Kind::String(text) => !matches!(text.trim(), "" | "false" | "False"),
+        // Never true where it says no: it may come from the command line, or from YAML, which knows `no` as a text.
+        Kind::String(text) => text_holds(text),
         Kind::List(items) => !items.is_empty(),
         Kind::Map(members) => !members.is_empty(),
     }

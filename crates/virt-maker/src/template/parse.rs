@@ -106,6 +106,43 @@ fn take_format(mut file: Node) -> Result<Node> {
     Ok(file)
 }
 
+/// The key by which a mapping takes in the members of others (YAML's merge keys).
+const MERGE: &str = "<<";
+
+/// What a merge key brings: the members of a mapping, or of each of a list, of which the first that has a name counts.
+fn merge_key(key: &Node, value: Node) -> Result<Vec<(Node, Node)>, Diagnostic> {
+    let wrong = |node: &Node| {
+        let mut problem = node.diagnostic(format!("expected a mapping to merge in, found {}", node.describe()));
+        problem.hint =
+            Some(format!("`{MERGE}` takes in a mapping, such as an alias: `{MERGE}: *name`; quoted, it is a name"));
+        problem
+    };
+    match value.kind {
+        Kind::Map(members) => Ok(members),
+        Kind::List(items) => {
+            let mut all = Vec::new();
+            for item in items {
+                match item.kind {
+                    Kind::Map(members) => all.extend(members),
+                    _ => return Err(wrong(&item)),
+                }
+            }
+            Ok(all)
+        }
+        _ => Err(wrong(key)),
+    }
+}
+
+/// The members of a mapping with those that came in by merge keys; its own win, then the first.
+fn with_merged(mut members: Vec<(Node, Node)>, merged: Vec<(Node, Node)>) -> Vec<(Node, Node)> {
+    for (key, value) in merged {
+        if members.iter().all(|(own, _)| own.text() != key.text()) {
+            members.push((key, value));
+        }
+    }
+    members
+}
+
 pub(super) fn parse_text(source: &Arc<SourceFile>) -> Result<Node, Diagnostic> {
     let mut reader = Reader { parser: Parser::new_from_str(&source.text), source, anchors: HashMap::new(), nodes: 0 };
     reader.document()
@@ -181,9 +218,17 @@ impl<'a> Reader<'a> {
             }
             Event::MappingStart(anchor, _) => {
                 let mut members: Vec<(Node, Node)> = Vec::new();
+                let mut merged: Vec<(Node, Node)> = Vec::new();
                 loop {
                     let key = match self.next()? {
-                        (Event::MappingEnd, _) => break (Kind::Map(members), anchor),
+                        (Event::MappingEnd, _) => break (Kind::Map(with_merged(members, merged)), anchor),
+                        (Event::Scalar(text, ScalarStyle::Plain, _, _), span) if text == MERGE => {
+                            let key = self.at(span, Kind::String(text.into_owned()));
+                            let (event, span) = self.next()?;
+                            let value = self.node(event, span, depth + 1)?;
+                            merged.extend(merge_key(&key, value)?);
+                            continue;
+                        }
                         (event, span) => self.node(event, span, depth + 1)?,
                     };
                     let Some(name) = key.text() else {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use minijinja::value::{Value, ValueKind};
 
-use super::node::{Node, SourceFile};
+use super::node::{Kind, Node, SourceFile, prints_as};
 use super::value::to_value;
 use crate::diagnostic::Position;
 
@@ -29,6 +29,8 @@ pub(super) struct Variable {
     pub written: Option<Arc<SourceFile>>,
     /// Changing functions that had a part in it.
     pub volatile: Vec<&'static str>,
+    /// Numbers in it that are written otherwise than they arrive (`1.10`), with what arrives.
+    pub changed: Vec<(Node, String)>,
 }
 
 impl Scope {
@@ -39,6 +41,7 @@ impl Scope {
             position: Some(node.position()),
             written: Some(node.written().clone()),
             volatile: node.volatile(),
+            changed: changed(node),
         };
         self.variables.insert(name.to_owned(), variable);
         self.context.take();
@@ -46,7 +49,13 @@ impl Scope {
 
     /// The same for something that comes from no file.
     pub(super) fn set_from_outside(&mut self, name: &str, node: &Node) {
-        let variable = Variable { value: to_value(node), position: None, written: None, volatile: Vec::new() };
+        let variable = Variable {
+            value: to_value(node),
+            position: None,
+            written: None,
+            volatile: Vec::new(),
+            changed: changed(node),
+        };
         self.variables.insert(name.to_owned(), variable);
         self.context.take();
     }
@@ -79,6 +88,24 @@ impl Scope {
             || Value::from_pairs(self.variables.iter().map(|(name, variable)| (name.as_str(), variable.value.clone())));
         context.get_or_insert_with(make).clone()
     }
+}
+
+/// Numbers below a node whose text is lost with their value: in the older format, all that is not written as numbers are
+/// printed.
+fn changed(node: &Node) -> Vec<(Node, String)> {
+    let mut found = Vec::new();
+    let mut nodes = vec![node];
+    while let Some(node) = nodes.pop() {
+        match &node.kind {
+            Kind::Float { value, text } if node.written().format() < 2 && !prints_as(*value, text) => {
+                found.push((node.clone(), Value::from(*value).to_string()));
+            }
+            Kind::List(items) => nodes.extend(items),
+            Kind::Map(members) => nodes.extend(members.iter().map(|(_, value)| value)),
+            _ => {}
+        }
+    }
+    found
 }
 
 /// The same value for a document.

@@ -72,15 +72,15 @@ fn extent(value: &Value, made: &Made, depth: usize) -> Result<(), Excess> {
     Ok(())
 }
 
-/// A value of the command line: JSON where it is JSON, text otherwise.
-pub(super) fn command_line_value(name: &str, text: &str) -> Node {
+/// A value of the command line for a template of this format: JSON where it is JSON, text otherwise.
+pub(super) fn command_line_value(name: &str, text: &str, format: u8) -> Node {
     let source = Arc::new(SourceFile {
         path: Arc::new(PathBuf::from(format!("-p {name}"))),
         folder: PathBuf::new(),
         text: text.to_owned(),
         via: None,
         files: Arc::default(),
-        format: Default::default(),
+        format: format.into(),
     });
     if serde_json::from_str::<serde_json::Value>(text).is_ok()
         && let Ok(node) = parse_text(&source)
@@ -98,6 +98,8 @@ pub(super) fn to_value(node: &Node) -> Value {
         // `0644` stays text in an expression, so that it arrives as it was written.
         Kind::Integer { value, text } if value.to_string() == *text => Value::from(*value),
         Kind::Integer { text, .. } => Value::from(text.as_str()),
+        // So does `1.10` in a template of format 2.
+        Kind::Float { value, text } if node.is_written_otherwise(*value, text) => Value::from(text.as_str()),
         Kind::Float { value, .. } => Value::from(*value),
         Kind::String(text) => Value::from(text.as_str()),
         Kind::List(items) => Value::from(items.iter().map(to_value).collect::<Vec<_>>()),

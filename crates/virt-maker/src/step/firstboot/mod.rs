@@ -13,7 +13,7 @@ use super::{Step, StepContext, StepKey, StepKind, first_line};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Attributes, Guest};
-use crate::template::{Node, arguments, from_node};
+use crate::template::{self, Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
     name: "firstboot",
@@ -27,13 +27,13 @@ pub(super) static KIND: StepKind = StepKind {
     parse,
 };
 
-/// A script. Without a `#!` line, one of `/bin/sh`. Its output goes to `/var/log/virt-maker-firstboot.log`.
+/// A script. Without a `#!` line, one of `/bin/sh`, which ends at the first command that fails; in a template without `format: 2` it goes on. Its output goes to `/var/log/virt-maker-firstboot.log`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Script(String);
 
 struct FirstbootStep {
-    script: String,
+    script: template::Script,
 }
 
 const HERE: &str = "/usr/lib/virt-maker";
@@ -45,21 +45,26 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     if script.trim().is_empty() {
         return Err(vec![node.diagnostic("the script is empty")]);
     }
-    Ok(Box::new(FirstbootStep { script }))
+    Ok(Box::new(FirstbootStep { script: template::Script::new(script, node) }))
 }
 
 impl Step for FirstbootStep {
     fn summary(&self) -> String {
-        first_line(&self.script)
+        first_line(self.script.written())
+    }
+
+    fn set_shell(&mut self, shell: &str) -> bool {
+        self.script.set_shell(shell);
+        true
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "script": self.script }), inputs: Vec::new() })
+        Ok(StepKey { arguments: json!({ "script": self.script.text() }), inputs: Vec::new() })
     }
 
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
         let place = Place::next(guest)?;
-        place.finish(guest, &self.script)
+        place.finish(guest, &self.script.whole())
     }
 }
 
