@@ -100,9 +100,9 @@ fn retries_try_again(engine: &str) {
     let bench = bench();
     // The guest is as the attempt before left it.
     let step = "run: 'echo x >> /tries; test $(wc -l < /tries) = 3'";
-    let ran = build(engine, &bench, "", &format!("    - {{{step}, retries: 1}}\n"), &[]).exits(4);
+    let ran = build(engine, &bench, "format: 2", &format!("    - {{{step}, retries: 1}}\n"), &[]).exits(4);
     assert_eq!(ran.of("warning").len(), 1);
-    let ran = build(engine, &bench, "", &format!("    - {{{step}, retries: 2}}\n"), &[]).exits(0);
+    let ran = build(engine, &bench, "format: 2", &format!("    - {{{step}, retries: 2}}\n"), &[]).exits(0);
     assert_eq!(ran.of("warning").len(), 2);
 }
 

@@ -271,7 +271,7 @@ impl Work<'_> {
         if !text.contains("{#") {
             return;
         }
-        let kept: Vec<_> = braces::parts(text, true).into_iter().collect();
+        let kept = braces::parts(text, true);
         for part in braces::parts(text, false) {
             let braces::Part::Comment(comment) = &part else { continue };
             let shown = &text[comment.clone()];

@@ -288,7 +288,7 @@ impl Node {
         };
         let (written, meant) = (path.display().to_string(), meant.escape_debug().to_string());
         let mut problem = self.diagnostic(format!("`{}` is not there, but `{meant}` is", written.escape_debug()));
-        problem.hint = Some("a path is written as it is; `%20` and the like are those of URLs (`file:///...`)".into());
+        problem.hint = Some("a path is written plainly; `%20` and the like are those of URLs (`file:///...`)".into());
         Err(problem)
     }
 
