@@ -321,6 +321,7 @@ fn check_tells_what_an_image_carries(engine: &str) {
         file("/etc/wpa_supplicant/wpa.conf", "# psk=\n  psk=x"),
         file("/home/tiny/.docker/config.json", "{\"auths\": {\"x\": {\"auth\": \"y\"}}}"),
         file("/etc/krb5.keytab", "x"),
+        file("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n"),
         file("/root/.netrc", "x"),
         file("/etc/apt/auth.conf.d/x.conf", "x"),
     ];
@@ -351,6 +352,7 @@ fn check_tells_what_an_image_carries(engine: &str) {
         "password of a network: /etc/wpa_supplicant/wpa.conf",
         "login at a registry: /home/tiny/.docker/config.json",
         "key that stands for this machine or opens others: /etc/krb5.keytab",
+        "packages do not start their services: /usr/sbin/policy-rc.d",
         "password or token of a person or a service: /etc/apt/auth.conf.d/x.conf, /root/.netrc",
     ] {
         assert!(stays.contains(&format!("  {line}\n")), "no `{line}` in {}", ran.stdout);
@@ -365,7 +367,7 @@ fn check_tells_what_an_image_carries(engine: &str) {
     let template = bench.template(
         "t.yml",
         &["delete: [/root/.ssh/authorized_keys, /etc/resolv.conf, /etc/nvme, /etc/netplan, /etc/wpa_supplicant, \
-           /home/tiny/.docker, /etc/krb5.keytab, /root/.netrc, /etc/apt]"
+           /home/tiny/.docker, /etc/krb5.keytab, /root/.netrc, /etc/apt, /usr/sbin/policy-rc.d]"
             .to_owned()],
         "qcow2: {path: a.qcow2, clean: true}",
     );

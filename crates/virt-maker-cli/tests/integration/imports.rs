@@ -156,6 +156,7 @@ fn tiny_tree(bench: &Bench) {
         &[
             "run: rm -f /sbin/init; ln -s /bin/busybox /sbin/init; printf '%s\\n' '::sysinit:/etc/start' '::wait:/bin/sleep 1000' > /etc/inittab".to_owned(),
             "file: {path: /etc/start, content: \"#!/bin/sh\\nexec > /dev/ttyS0 2>&1\\necho @boots $(cat /etc/hostname) $(df -m / | tail -n 1)\\n\", chmod: '0755'}".to_owned(),
+            "file: {path: /usr/sbin/policy-rc.d, content: \"#!/bin/sh\\nexit 101\\n\", chmod: '0755'}".to_owned(),
             "run: dd if=/dev/zero of=/holes bs=1 count=1 seek=400000; echo end >> /holes; ln /etc/passwd /etc/second".to_owned(),
         ],
         "tar: {path: tree.tar}",
@@ -187,6 +188,8 @@ fn a_root_file_system_boots() {
         "{said}"
     );
     testkit::fsck_clean(&bench.path("a.img"), "raw");
+    // What a container image says to its packages is not said to a machine's.
+    assert!(testkit::find_file_in_image(&bench.path("a.img"), "/usr/sbin/policy-rc.d").is_none());
     let machine = testkit::Machine::boot(&bench.path("a.img"), "raw");
     machine.wait_for("@boots rooted", std::time::Duration::from_secs(300));
     drop(machine);

@@ -350,6 +350,11 @@ pub(super) static RULES: &[Rule] = &[
         line: Some(|line| line.trim_ascii_start().starts_with(b"nameserver")),
         ..rule("name servers of another network", Warning, Action::Report, &["/etc/resolv.conf"])
     },
+    Rule {
+        // Container images have it. One that says something else may be wanted.
+        line: Some(|line| line.trim_ascii() == b"exit 101"),
+        ..rule("packages do not start their services", Warning, Action::Report, &["/usr/sbin/policy-rc.d"])
+    },
     rule(
         "package cache",
         Note,

@@ -24,6 +24,13 @@ put() {
   cat >"$root/$1"
 }
 
+# A container image has this, so that packages start no service. In a machine they have to.
+policy=$root/usr/sbin/policy-rc.d
+if [ ! -L "$root/usr" ] && [ ! -L "$root/usr/sbin" ] && [ ! -L "$policy" ] && [ -f "$policy" ] &&
+  grep -qx '[[:space:]]*exit 101[[:space:]]*' "$policy"; then
+  rm "$policy"
+fi
+
 for name in boot boot/grub etc dev proc run sys tmp; do folder $name; done
 if [ -n "$GUEST_KERNEL" ]; then
   for file in "$kernel_tree"/boot/*; do

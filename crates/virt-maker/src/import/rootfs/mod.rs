@@ -43,7 +43,7 @@ pub(super) static KIND: ImportKind = ImportKind {
         Need::new("grub-mkimage", "grub-common"),
         Need::new("tar", "tar"),
     ],
-    version: 1,
+    version: 2,
     parse,
 };
 
