@@ -4,12 +4,15 @@
 //! the handful of harmless devices; nothing of the host is within reach. Each line of the table below says why it is
 //! there, since the defaults of bubblewrap are made for unprivileged callers and leave root too much.
 
+use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{MemfdFlags, SeekFrom};
+use virt_maker_agent::machine::{KERNEL, newest_kernel};
 use virt_maker_agent::protocol::{FailureKind, Run};
 
 use crate::failure::{Result, failure, refused, system};
+use crate::files;
 use crate::guest::read_small;
 use crate::hold::Cover;
 use crate::mounts::Guest;
@@ -149,6 +152,10 @@ pub fn arguments(
         list.extend(["--setenv", name, value]);
     }
     list.extend(["--setenv", "TERM", if run.terminal.is_some() { "linux" } else { "dumb" }]);
+    let kernel = kernel(guest);
+    if let Some(release) = &kernel {
+        list.extend(["--setenv", KERNEL, release]);
+    }
     for (name, value) in &run.env {
         list.extend(["--setenv", name, value]);
     }
@@ -158,6 +165,13 @@ pub fn arguments(
         bytes.push(0);
     }
     Ok(bytes)
+}
+
+/// The release of the guest's newest kernel, which an earlier step may have brought.
+fn kernel(guest: &Guest) -> Option<String> {
+    let names = |path| files::read_dir(guest.root(), path).unwrap_or_default();
+    let (boot, modules) = (names("/boot"), OnceCell::new());
+    newest_kernel(&boot, || modules.get_or_init(|| names("/lib/modules"))).map(str::to_string)
 }
 
 /// How much memory there is, in bytes.

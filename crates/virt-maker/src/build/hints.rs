@@ -12,6 +12,12 @@ const HINTS: &[(&[&str], &str, &str)] = &[
         "dpkg asks about a configuration file, and nobody answers: say `apt-get -o Dpkg::Options::=--force-confdef -o \
          Dpkg::Options::=--force-confold` (the steps `install` and `update` do)",
     ),
+    (
+        &["Unable to locate package linux-", "No match for argument: kernel-", "Unable to find a match: kernel-"],
+        "uname -r",
+        "`uname -r` tells the release of the kernel that builds; the guest's own newest is in `$GUEST_KERNEL`, as in \
+         `linux-headers-$GUEST_KERNEL`",
+    ),
     (NO_INIT, "hostnamectl", "nothing of the guest runs while it is built: use the step `hostname`"),
     (NO_INIT, "timedatectl", "nothing of the guest runs while it is built: use the step `timezone`"),
     (NO_INIT, "localectl", "nothing of the guest runs while it is built: use the step `locale`"),

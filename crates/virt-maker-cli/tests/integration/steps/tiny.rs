@@ -15,6 +15,8 @@ fn guest() -> TinyOptions {
         files: vec![
             file("/etc/default/grub", "GRUB_TIMEOUT=1\nGRUB_CMDLINE_LINUX=\"quiet\"\n", 0o644),
             file("/boot/grub/grub.cfg", "menuentry 'x' {\n\tlinux /vmlinuz root=/dev/sda ro quiet\n}\n", 0o600),
+            file("/boot/vmlinuz-6.1.0-9-tiny", "", 0o644),
+            file("/boot/vmlinuz-6.1.0-10-tiny", "", 0o644),
             file("/boot/loader/entries/a.conf", "title a\noptions root=/dev/sda\n", 0o644),
             file("/etc/selinux/config", "# mode\nSELINUX=enforcing\nSELINUXTYPE=targeted\n", 0o640),
             file("/usr/lib/systemd/systemd", "", 0o755),

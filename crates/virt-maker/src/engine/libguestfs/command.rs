@@ -3,12 +3,13 @@
 //! A job is shell text that this room makes; whatever comes from a template is in it only as a quoted word. Small jobs go with the call, larger ones (a shell's argument may have 128 KiB)
 //! and, so that no log shows them, those of verbose sessions are uploaded.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 
-use virt_maker_agent::machine::{DRACUT, EMPTY, FILES, SHOWN, SKELETON};
+use virt_maker_agent::machine::{DRACUT, EMPTY, FILES, KERNEL, SHOWN, SKELETON, newest_kernel};
 use virt_maker_agent::protocol::{CacheFolder, Exit, Failure, Run, TerminalSize};
 
 use super::ffi::CallError;
@@ -16,6 +17,7 @@ use super::session::LibguestfsSession;
 use super::terminal;
 use crate::engine::user_network::resolv_conf;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::guest::Guest as _;
 
 /// Where the appliance keeps what is ours.
 const HERE: &str = "/run/virt-maker";
@@ -69,15 +71,11 @@ impl LibguestfsSession {
             self.disk_shown = true;
         }
         let token = random_token()?;
-        let job = match run.network {
-            true => {
-                // What the step says itself goes before.
-                let mut env = self.network_env.clone();
-                env.extend(run.env.clone());
-                job(&Run { env, ..run.clone() }, &token)?
-            }
-            false => job(run, &token)?,
-        };
+        // What the step says itself goes before.
+        let mut env = if run.network { self.network_env.clone() } else { BTreeMap::new() };
+        env.extend(self.kernel().map(|release| (KERNEL.to_owned(), release)));
+        env.extend(run.env.clone());
+        let job = job(&Run { env, ..run.clone() }, &token)?;
         if run.network {
             self.appliance.gate.switch(true);
         }
@@ -95,6 +93,14 @@ impl LibguestfsSession {
             self.events.warn(crate::host::escape::escape(note).to_string());
         }
         parse_answer(answer)
+    }
+
+    /// The release of the guest's newest kernel, which an earlier step may have brought.
+    fn kernel(&mut self) -> Option<String> {
+        let boot = self.read_dir("/boot").unwrap_or_default();
+        let modules = OnceCell::new();
+        newest_kernel(&boot, || modules.get_or_init(|| self.read_dir("/lib/modules").unwrap_or_default()))
+            .map(str::to_owned)
     }
 
     fn answer(&mut self, run: &Run, job: &str, token: &str) -> Result<String> {
