@@ -55,13 +55,19 @@ impl Machine {
         Machine::start(bus, image, format, None)
     }
 
+    /// Like [`Machine::boot`], with a kernel, an initrd and a command line in the place of a boot loader, as an entry of the guest names them.
+    pub fn boot_entry(kernel: &Path, initrd: &Path, options: &str, image: &Path, format: &str) -> Machine {
+        Machine::start(Bus::Virtio, image, format, Some((kernel, initrd, options)))
+    }
+
     /// Like [`Machine::boot`], with a kernel and an initrd of the host in the place of a boot loader, for a guest that has
     /// none; the root is the partition with this number.
     pub fn boot_kernel(kernel: &Path, initrd: &Path, root: u32, image: &Path, format: &str) -> Machine {
-        Machine::start(Bus::Virtio, image, format, Some((kernel, initrd, root)))
+        let options = format!("root=/dev/vda{root} rw console=ttyS0 quiet panic=-1");
+        Machine::start(Bus::Virtio, image, format, Some((kernel, initrd, &options)))
     }
 
-    fn start(bus: Bus, image: &Path, format: &str, kernel: Option<(&Path, &Path, u32)>) -> Machine {
+    fn start(bus: Bus, image: &Path, format: &str, kernel: Option<(&Path, &Path, &str)>) -> Machine {
         let dir = tempfile::tempdir_in(crate::cache_dir()).expect("a temporary folder");
         let packets = dir.path().join("packets.pcap");
         let mut drive = std::ffi::OsString::from(format!("format={format},snapshot=on,if=none,id=disk,file="));
@@ -80,9 +86,8 @@ impl Machine {
         command.args(["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net"]);
         command.args(["-device", "virtio-rng-pci", "-object"]);
         command.arg(format!("filter-dump,id=dump,netdev=net,file={}", packets.display()));
-        if let Some((kernel, initrd, root)) = kernel {
-            let append = format!("root=/dev/vda{root} rw console=ttyS0 quiet panic=-1");
-            command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd).args(["-append", &append]);
+        if let Some((kernel, initrd, options)) = kernel {
+            command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd).args(["-append", options]);
         }
         // Temporary overlays of snapshot=on.
         command.env("TMPDIR", dir.path());

@@ -28,6 +28,7 @@ mod first_boot;
 mod flatten;
 mod format;
 mod imports;
+mod kernels;
 mod library;
 mod lock;
 mod look;
