@@ -27,13 +27,21 @@ pub fn fill(folder: &Path, store: &str) -> Result<Vec<LayerRecord>, Box<dyn std:
         permissions: Default::default(),
         homes: Vec::new(),
         env: Default::default(),
+        certificates: Default::default(),
         events: events.clone(),
         cancel: cancel.clone(),
     };
     let loaded = load_all(&[folder.join("matrix.yml")], &load_options(&[], None, &access))?;
     let cache_dir = store.cache_dir();
-    let import =
-        ImportContext { cache_dir: &cache_dir, events: &events, cancel: &cancel, env: &env, host_network: false };
+    let certificates = Default::default();
+    let import = ImportContext {
+        cache_dir: &cache_dir,
+        events: &events,
+        cancel: &cancel,
+        env: &env,
+        certificates: &certificates,
+        host_network: false,
+    };
     let context = PlanContext {
         store: &store,
         import,

@@ -76,6 +76,7 @@ impl Bench {
             permissions: Default::default(),
             homes: Vec::new(),
             env: Default::default(),
+            certificates: Default::default(),
             events: Events::none(),
             cancel: Default::default(),
         };

@@ -86,7 +86,7 @@ fn guests(engine: &str) {
     // A disk that a step names, and that is not there: it is said, and the guest goes on to be opened.
     let one = run("mkdir /data; for i in UUID=00000000-1111-2222-3333-444444444444 /dev/sdb1 /dev/disk/by-id/x; do \
                    echo $i /data ext4 defaults 0 2 >> /etc/fstab; done");
-    bench.build(engine, &bench.template("t.yml", &[one.clone()], ""), &[]).exits(0);
+    bench.build(engine, &bench.template("t.yml", std::slice::from_ref(&one), ""), &[]).exits(0);
     let ran = bench.build(engine, &bench.template("t.yml", &[one.clone(), run("true")], ""), &[]).exits(0);
     for name in ["UUID=00000000-1111-2222-3333-444444444444", "/dev/sdb1", "/dev/disk/by-id/x"] {
         assert!(warned(&ran, &format!("{name} on /data")), "{name} {:?}", ran.of("warning"));

@@ -3,8 +3,8 @@
 mod fetch;
 mod forward;
 mod http;
-mod mkfs;
 mod lists;
+mod mkfs;
 mod relay;
 mod resize;
 mod signed;
