@@ -377,7 +377,7 @@ impl Node {
 /// Whether a number is printed as it was written.
 pub(super) fn prints_as(value: f64, text: &str) -> bool {
     let printed = minijinja::Value::from(value).to_string();
-    printed == text || serde_json::Value::from(value).to_string() == text
+    printed == text || serde_json::to_string(&value).is_ok_and(|json| json == text)
 }
 
 #[cfg(test)]
