@@ -63,7 +63,7 @@ impl World {
             spec["export"] = json!({ "raw": { "path": self.place.join(artifact) } });
         }
         let path = self.path(name);
-        fs::write(&path, json!({ "spec": spec }).to_string()).expect("the folder is ours");
+        fs::write(&path, json!({ "format": 2, "spec": spec }).to_string()).expect("the folder is ours");
         path
     }
 
