@@ -192,6 +192,17 @@ fn a_network_that_breaks_down_is_told_and_made_again_and_none_outlives_the_progr
 }
 
 /// A host without the device says what to do, and never gives its own network instead.
+/// What the network is made of starts with the session and outlives the end of a command that has none.
+#[test]
+fn a_step_with_a_network_may_follow_one_without() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let without = "{run: 'grep -c : /proc/net/dev', network: off}".to_owned();
+    let with = run("grep -c : /proc/net/dev");
+    let template = bench.template("t.yml", &[without.clone(), with.clone(), without, with], "");
+    let ran = bench.build("chroot", &template, &[]).exits(0);
+    assert_eq!(said(&ran), "1\n2\n1\n2\n");
+}
+
 #[test]
 fn without_the_device_for_interfaces_only_steps_without_a_network_run() {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));

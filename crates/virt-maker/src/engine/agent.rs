@@ -108,9 +108,8 @@ impl AgentGuest {
             env.append(&mut run.env);
             run.env = env;
             run.resolv_conf = self.setup.resolv_conf.clone();
-            (self.setup.switch)(true)?;
         }
-        Ok(())
+        (self.setup.switch)(run.network)
     }
 
     /// Has something done that must be over in a given time.

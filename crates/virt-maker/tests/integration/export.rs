@@ -259,7 +259,7 @@ fn a_place_where_no_artifact_can_be_is_named() {
         ("folder", "no regular file"),
         ("pipe", "no regular file"),
         // Not even root may write there.
-        ("locked/out.img", "cannot write in"),
+        ("locked/out.img", "no artifact can be written in"),
     ] {
         let error = place.fails("qcow2", &format!("path: {path}"));
         assert_eq!(error.kind(), ErrorKind::Export, "{path}");

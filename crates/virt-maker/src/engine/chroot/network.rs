@@ -81,12 +81,15 @@ impl Network {
 
     /// Lets a command's traffic through, or none.
     pub fn switch(&mut self, on: bool) -> Result<()> {
+        // What was begun is joined before any command runs: at the end of each the agent clears its process namespace, where
+        // a child of `slirp4netns` waits until then. One that cannot be joined is made anew when a command needs it.
+        match self.begun.take().map(|begun| self.join(begun)) {
+            Some(Ok(running)) => self.running = Some(running),
+            Some(Err(error)) if on => return Err(error),
+            Some(Err(_)) | None => {}
+        }
         if on && self.running.is_none() {
-            let begun = match self.begun.take() {
-                Some(begun) => begun,
-                None => self.start()?,
-            };
-            self.running = Some(self.join(begun)?);
+            self.running = Some(self.join(self.start()?)?);
         }
         let Some(Running { gate, helper }) = &self.running else { return Ok(()) };
         gate.switch(on);
