@@ -300,7 +300,8 @@ fn commands(bench: &Bench, s: &mut dyn Session) {
         bench.sh(s, "ls -A /run; ls /dev; grep -o '[a-z0-9]*:' /proc/net/dev; hostname; grep CapBnd /proc/self/status");
     assert_eq!(
         seen,
-        "lock\nfd\nfull\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\nlo:\ntiny-host\nCapBnd:\t00000000a80407fb\n"
+        "lock\nudev\nblock\ndisk\nfd\nfull\nnull\nptmx\npts\nrandom\nsda\nsda1\nsda2\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n\
+         lo:\ntiny-host\nCapBnd:\t00000000a80407fb\n"
     );
     assert_eq!(bench.sh(s, "/usr/sbin/policy-rc.d; echo $?").1, "101\n");
     let (exit, said) = bench.run(s, &Run { argv: vec!["/no/such/program".into()], ..Run::default() });
