@@ -76,7 +76,11 @@ impl World {
         let settings = self.path("config/virt-maker");
         fs::create_dir_all(&settings).expect("the folder is ours");
         let allow = format!("allow = ['write={}']\n", self.place.display());
-        fs::write(settings.join("config.toml"), allow).expect("the folder is ours");
+        // Once, for others may be reading it.
+        let settings = settings.join("config.toml");
+        if fs::read(&settings).ok().as_deref() != Some(allow.as_bytes()) {
+            fs::write(settings, allow).expect("the folder is ours");
+        }
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         command
     }

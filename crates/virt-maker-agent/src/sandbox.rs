@@ -6,8 +6,10 @@
 
 use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{MemfdFlags, SeekFrom};
+use rustix::fs::{MemfdFlags, SeekFrom, StatVfsMountFlags};
+use rustix::mount::MountFlags;
 use virt_maker_agent::machine::{KERNEL, newest_kernel};
 use virt_maker_agent::protocol::{FailureKind, Run};
 
@@ -95,6 +97,44 @@ pub fn check(run: &Run) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes the file of bubblewrap one that cannot be written by the name that commands have for it.
+///
+/// It is the first process that a command sees, so `/proc/1/exe` is that file, and a command is root. While bubblewrap runs the
+/// kernel lets nobody write its file; but it ends before the last of the command's processes do, and one of those could then
+/// write what the next command, or the host, starts as root. What a process was started from keeps its mount, and that one is
+/// read-only. The mount is in the agent's own namespace; a command cannot change it.
+pub fn protect(program: &str) -> Result<()> {
+    let wrong = |error: rustix::io::Errno| system(format_args!("protect {program}"), error);
+    // One that is not there is told when it is to be started.
+    let Some(path) = find(program) else { return Ok(()) };
+    let kept = rustix::fs::statvfs(&path).map_err(wrong)?.f_flag;
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+    for (is, flag) in [
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+    ] {
+        if kept.contains(is) {
+            flags |= flag;
+        }
+    }
+    rustix::mount::mount_bind(&path, &path).map_err(wrong)?;
+    rustix::mount::mount_remount(&path, flags, c"").map_err(wrong)
+}
+
+/// A program as the system finds it, without links.
+fn find(program: &str) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    let name = Path::new(program);
+    let found = match name.components().count() {
+        1 => std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file()),
+        _ => Some(name.to_owned()),
+    };
+    found?.canonicalize().ok()
 }
 
 /// Bubblewrap's arguments, each ended by a NUL, without the program to run.

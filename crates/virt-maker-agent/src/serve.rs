@@ -24,7 +24,7 @@ use crate::limits::Limits;
 use crate::link::{Broken, Link};
 use crate::marks;
 use crate::mounts::Guest;
-use crate::sandbox::Plan;
+use crate::sandbox::{self, Plan};
 use crate::walker;
 
 /// Bytes in a data frame of a transfer.
@@ -95,6 +95,10 @@ pub fn serve(link: &mut Link, folders: &Folders) -> std::result::Result<(), Brok
         };
         if let Request::Hello { version, sandbox } = request {
             let Sandbox::Bubblewrap { program: path } = sandbox;
+            if let Err(problem) = sandbox::protect(&path) {
+                link.reply(&Reply::Failed(problem))?;
+                continue;
+            }
             link.reply(&Reply::Welcome { version: VERSION })?;
             if version != VERSION {
                 return Err(Broken::Protocol("it speaks another version"));

@@ -98,3 +98,15 @@ fn the_guests_own_disk_can_be_read_and_not_written() {
     agent.client.done(&Request::Thaw).unwrap();
     assert_eq!(agent.ok(look), "1\n");
 }
+
+/// A command is root, and the first process that it sees was started from a file of the host. That one is read-only by this
+/// name at all times, and not just while somebody runs it. It has these rights already, so nothing is changed in any case; to
+/// open it for writing is refused before that question, while it runs.
+#[test]
+fn a_command_cannot_write_the_program_of_its_walls() {
+    let lab = Lab::new();
+    let disk = disk(&lab);
+    let (mut agent, _) = lab.mounted(&disk);
+    let said = agent.ok("exec 3</proc/1/exe; chmod 755 /proc/1/exe 2>&1; chmod 755 /proc/self/fd/3 2>&1; true");
+    assert_eq!(said.matches("Read-only file system").count(), 2, "{said}");
+}

@@ -68,8 +68,14 @@ const SCRIPTS: [&str; 7] = ["AUDIT_WRITE", "KILL", "NET_BIND_SERVICE", "SETGID",
 const READ_ONLY_PROC: [&str; 5] = ["sys", "sysrq-trigger", "fs", "scsi", "acpi"];
 
 /// What `sh` runs before bubblewrap, in a mount namespace of its own: device nodes that are not the host's, where this
-/// user may make some, in the folder $1.
-const DEVICES: &str = "mount -t tmpfs -o mode=755,nosuid,noexec tmpfs \"$1\"
+/// user may make some, in the folder $1. And bubblewrap's own file, which scripts see as `/proc/1/exe`, is on a read-only mount,
+/// for its end comes before that of the scripts' last process; where this user cannot write it there is nothing to protect.
+const DEVICES: &str = "bwrap=$(command -v bwrap)
+{ mount --bind \"$bwrap\" \"$bwrap\" && mount -o remount,bind,ro \"$bwrap\"; } 2>/dev/null || test ! -w \"$bwrap\" || {
+  echo \"cannot protect $bwrap by a read-only mount\" >&2
+  exit 1
+}
+mount -t tmpfs -o mode=755,nosuid,noexec tmpfs \"$1\"
 for device in null:1:3 zero:1:5 full:1:7 random:1:8 urandom:1:9 tty:5:0; do
   name=${device%%:*} number=${device#*:}
   mknod -m 666 \"$1/$name\" c \"${number%:*}\" \"${number#*:}\" 2>/dev/null || {
@@ -361,10 +367,10 @@ mod tests {
         let said = shell(
             walls,
             "echo x >/tree/dev/null && chmod 600 /dev/null && rm /tree/dev/zero && ls /dev/zero 2>/dev/null; ls /tree/sys; \
-             cat /tree/proc/1/comm; ls -d /root /home 2>/dev/null; echo 1 2>/dev/null >/tree/proc/sys/kernel/sysrq && echo w; \
+             cat /tree/proc/1/comm; chmod 755 /tree/proc/1/exe 2>&1 | grep -c 'Read-only file system'; ls -d /root /home 2>/dev/null; echo 1 2>/dev/null >/tree/proc/sys/kernel/sysrq && echo w; \
              echo owner >/tree/file",
         );
-        assert_eq!(said, "bwrap\n");
+        assert_eq!(said, "bwrap\n1\n");
         let after = fs::metadata("/dev/null").unwrap();
         assert_eq!((before.mode(), before.ino(), before.dev()), (after.mode(), after.ino(), after.dev()));
         assert_eq!(fs::read(tree.join("file")).unwrap(), b"owner\n");
