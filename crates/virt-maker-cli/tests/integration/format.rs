@@ -267,6 +267,29 @@ fn a_script_that_goes_on_after_a_failure_is_told() {
     assert_eq!(notes("", "    - run: |\n        set -e\n        a\n        b\n"), "");
 }
 
+/// Case: `shell: /bin/bash` switched off, in silence, what `format: 2` promises.
+#[test]
+fn a_shell_that_goes_on_after_a_failure_is_told() {
+    let bench = nowhere();
+    let notes = |head: &str, step: &str| {
+        let text = format!("{head}spec:\n  import: {{disk: {{path: x.img}}}}\n  steps:\n    - {step}\n");
+        steps(&bench, &text, &[]).1
+    };
+    let told = |place: &str| {
+        format!(
+            "t.yml:{place}: with this shell, a command that fails does not end a script (say `shell: /bin/bash -euo \
+             pipefail`; `/bin/sh` alone goes on without this note)\n"
+        )
+    };
+    assert_eq!(notes("format: 2\n", "{run: a, shell: /bin/bash}"), told("5:23"));
+    assert_eq!(notes("format: 2\ndefaults: {shell: /bin/bash}\n", "run: a"), told("2:19"));
+    assert_eq!(notes("format: 2\nparams: {sh: /bin/bash}\n", "{run: a, shell: '{{ sh }} -u'}"), told("6:23"));
+    for silent in ["/bin/sh", "/bin/bash -euo pipefail", "/bin/bash -o errexit", "/usr/bin/python3"] {
+        assert_eq!(notes("format: 2\n", &format!("{{run: a, shell: {silent}}}")), "", "{silent}");
+    }
+    assert_eq!(notes("", "{run: a, shell: /bin/bash}"), "", "the older format promises nothing");
+}
+
 /// `migrate` keeps the key of each layer.
 #[test]
 fn a_migrated_template_has_the_same_layers() {

@@ -125,7 +125,7 @@ struct Defaults {
     cache: Option<Cache>,
     /// How often it is tried again after it failed, from 0 to 100. The guest is as the failed attempt left it.
     retries: Option<u32>,
-    /// What runs a script without a `#!` line, such as `/bin/bash -eu`. Without it, `/bin/sh`, which ends at the first command that fails.
+    /// What runs a script without a `#!` line, such as `/bin/bash -euo pipefail`. Without it, `/bin/sh`, which ends at the first command that fails; in a pipe only if it knows `pipefail`.
     shell: Option<String>,
 }
 

@@ -29,7 +29,7 @@ pub(super) static KIND: StepKind = StepKind {
     parse,
 };
 
-/// A script. It runs on the host, in the template's folder, as whoever builds. Without a `#!` line, one of `/bin/sh`, which fails when one of its commands does; in a template without `format: 2`, when its last one does.
+/// A script. It runs on the host, in the template's folder, as whoever builds. Without a `#!` line, one of `/bin/sh`, which fails when one of its commands does; in a template without `format: 2`, when its last one does. Of a pipe the last command counts where `/bin/sh` knows no `pipefail` (Debian 12): `shell: /bin/bash -euo pipefail`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Text(String);

@@ -24,7 +24,7 @@ pub(super) static KIND: StepKind = StepKind {
     parse,
 };
 
-/// A script. Without a `#!` line, one of `/bin/sh`, which fails when one of its commands does; in a template without `format: 2`, when its last one does.
+/// A script. Without a `#!` line, one of `/bin/sh`, which fails when one of its commands does; in a template without `format: 2`, when its last one does. Of a pipe the last command counts where `/bin/sh` knows no `pipefail` (Debian 12): `shell: /bin/bash -euo pipefail`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Script(String);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::expression::{Engine, is_expression, whole_expression};
 use super::node::{Kind, Node};
 use super::scope::Scope;
-use super::suggest;
 use super::truth::{says, text_holds, value_holds};
+use super::{shell, suggest};
 use crate::diagnostic::Diagnostic;
 
 /// The names of all options, as they stand beside a runner.
@@ -149,6 +149,16 @@ impl StepOptions {
                 let shell = text(node, "the path of a shell")?.trim().to_owned();
                 if !shell.starts_with('/') || shell.contains(['\n', '\0']) {
                     return Err(wrong(node, "the path of a shell, such as `/bin/bash -eu`"));
+                }
+                if let Some(problem) = shell::wrong_options(&shell) {
+                    return Err(node.diagnostic(problem));
+                }
+                if node.source.format() >= 2
+                    && let Some(strict) = shell::strict_instead(&shell)
+                {
+                    let mut note = node.diagnostic("with this shell, a command that fails does not end a script");
+                    note.hint = Some(format!("say `shell: {strict}`; `/bin/sh` alone goes on without this note"));
+                    node.note(note);
                 }
                 self.shell = Some(shell);
             }

@@ -1,8 +1,8 @@
 //! Scripts of templates, and what runs them.
 //!
 //! A text with a `#!` line is its own. Any other is one for `/bin/sh`: as it stands in a template of the older format,
-//! where it fails when its last command does; from format 2 on it ends at the first command that fails, in a pipe too
-//! where the shell can. `shell` beside a step, or in `defaults`, names another shell. What is keyed is what runs: a step
+//! where it fails when its last command does; from format 2 on it ends at the first command that fails, in a pipe
+//! too where the guest's `/bin/sh` knows `pipefail` (that of Debian 12 does not). `shell` beside a step, or in `defaults`, names another shell. What is keyed is what runs: a step
 //! of the older format keeps its key, and so does one with `shell: /bin/sh`, which is the same.
 
 use super::Node;
@@ -99,9 +99,89 @@ fn head(shell: &str) -> String {
     }
 }
 
+/// Shells whose `set` knows `-e`, each with whether it knows `pipefail` wherever it is installed.
+const SHELLS: [(&str, bool); 8] = [
+    ("ash", false),
+    ("bash", true),
+    ("dash", false),
+    ("ksh", true),
+    ("mksh", true),
+    ("sh", false),
+    ("yash", false),
+    ("zsh", true),
+];
+
+/// What is wrong with the options of a shell, in a sentence: an `-o` without a name has `set` print all options, and sets none.
+pub(super) fn wrong_options(shell: &str) -> Option<String> {
+    let (program, words) = known(shell)?;
+    options(&words).any(|(_, flags, name)| flags.contains('o') && name.is_none()).then(|| {
+        let shown = program.escape_debug();
+        format!("`-o` is followed by the name of an option, as in `{shown} -eu -o pipefail`")
+    })
+}
+
+/// The shell with options with which a script ends at the first failure, where it has no `-e`. `/bin/sh` alone is the word
+/// for a shell that goes on.
+pub(super) fn strict_instead(shell: &str) -> Option<String> {
+    let (program, words) = known(shell)?;
+    let mut strict = false;
+    for (sets, flags, name) in options(&words) {
+        if flags.contains('e') || name.is_some_and(|name| name == "errexit") {
+            strict = sets;
+        }
+    }
+    let on_purpose = program == PLAIN && words.is_empty();
+    let pipes = SHELLS.iter().any(|(name, pipes)| *pipes && program.rsplit('/').next() == Some(name));
+    (!strict && !on_purpose).then(|| format!("{program} {}", if pipes { "-euo pipefail" } else { "-eu" }))
+}
+
+/// The program and the words after it, where it is a shell that we know.
+fn known(shell: &str) -> Option<(&str, Vec<&str>)> {
+    let mut words = shell.split_whitespace();
+    let program = words.next()?;
+    let name = program.rsplit('/').next();
+    SHELLS.iter().any(|(known, _)| name == Some(known)).then(|| (program, words.collect()))
+}
+
+/// The options among some words: whether they are set, their letters, and the name that follows an `o`.
+fn options<'a>(words: &'a [&'a str]) -> impl Iterator<Item = (bool, &'a str, Option<&'a str>)> {
+    let is_option = |word: &str| word.len() > 1 && word.starts_with(['-', '+']);
+    words.iter().enumerate().filter(move |(_, word)| is_option(word)).map(move |(index, word)| {
+        let name = words.get(index + 1).filter(|next| word.contains('o') && !is_option(next));
+        (word.starts_with('-'), &word[1..], name.copied())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shells_that_go_on_after_a_failure_are_known() {
+        for (shell, instead) in [
+            ("/bin/bash", Some("/bin/bash -euo pipefail")),
+            ("/bin/bash -uo pipefail", Some("/bin/bash -euo pipefail")),
+            ("/bin/bash -e +e", Some("/bin/bash -euo pipefail")),
+            ("/usr/bin/zsh -x", Some("/usr/bin/zsh -euo pipefail")),
+            ("/bin/sh -x", Some("/bin/sh -eu")),
+            ("/bin/dash", Some("/bin/dash -eu")),
+            ("/bin/sh", None),
+            ("/bin/sh -e", None),
+            ("/bin/bash -euo pipefail", None),
+            ("/bin/bash -o errexit", None),
+            ("/bin/bash -u -o pipefail -e", None),
+            ("/usr/bin/python3", None),
+            ("/usr/bin/fish", None),
+        ] {
+            assert_eq!(strict_instead(shell).as_deref(), instead, "{shell}");
+        }
+        for wrong in ["/bin/bash -euo", "/bin/sh -o", "/bin/bash -eo -u", "/bin/bash -e +o"] {
+            assert!(wrong_options(wrong).is_some(), "{wrong}");
+        }
+        for right in ["/bin/bash", "/bin/bash -euo pipefail", "/usr/bin/python3 -o", "/bin/bash -o errexit -u"] {
+            assert_eq!(wrong_options(right), None, "{right}");
+        }
+    }
 
     #[test]
     fn scripts_whose_failures_nobody_sees_are_known() {

@@ -27,7 +27,7 @@ pub(super) static KIND: StepKind = StepKind {
     parse,
 };
 
-/// A script. Without a `#!` line, one of `/bin/sh`, which ends at the first command that fails; in a template without `format: 2` it goes on. Its output goes to `/var/log/virt-maker-firstboot.log`.
+/// A script. Without a `#!` line, one of `/bin/sh`, which ends at the first command that fails; in a template without `format: 2` it goes on. Of a pipe the last command counts where `/bin/sh` knows no `pipefail` (Debian 12): `shell: /bin/bash -euo pipefail`. Its output goes to `/var/log/virt-maker-firstboot.log`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Script(String);
