@@ -58,7 +58,7 @@ pub(super) fn run(
     let elapsed = begin.elapsed();
     build.shared.spent.add("steps", elapsed);
     if let Err(error) = ran.and(log.end()) {
-        let error = build.step_failed(error, None, &draft, &parent.record, &node.info, log.last_lines());
+        let error = build.step_failed(error, None, &draft, &parent.record, node, log.last_lines());
         return Err(build.explain_full_disk(error));
     }
     build.events.send(Event::StepFinished { key: node.info.key, elapsed });

@@ -11,6 +11,7 @@ use crate::error::{Context, Error, ErrorKind, Result, StepFailure};
 use crate::event::{Event, LayerInfo};
 use crate::guest::{Guest, Space};
 use crate::host;
+use crate::plan::PlanNode;
 use crate::store::{Draft, FailureRecord, LayerRecord};
 
 /// With less than this many bytes free, a disk counts as full.
@@ -75,9 +76,10 @@ impl Build<'_> {
         session: Option<Box<dyn Session>>,
         draft: &Draft,
         parent: &LayerRecord,
-        info: &LayerInfo,
+        node: &PlanNode,
         last_lines: Vec<String>,
     ) -> Error {
+        let info = &node.info;
         if error.kind() == ErrorKind::Cancelled {
             return error;
         }
@@ -85,7 +87,8 @@ impl Build<'_> {
         let error = self.shared.values.hidden(error);
         let error = match &mut session {
             Some(session) => {
-                let error = explain_full_guest(error, session.guest(), &last_lines);
+                let base = self.specs[node.origin.0].import.kind.name;
+                let error = explain_full_guest(error, session.guest(), &last_lines, base);
                 let script = draft.record().material.arguments.to_string();
                 hints::explain(error, session.guest(), &last_lines, &script)
             }
@@ -155,7 +158,7 @@ impl Build<'_> {
 
 /// A full file system of the guest reaches a step as a program that failed: this says what it was, where the program said so
 /// or where nothing is left. A package manager has removed what it could not install by the time that it gives up.
-fn explain_full_guest(error: Error, guest: &mut dyn Guest, last_lines: &[String]) -> Error {
+fn explain_full_guest(error: Error, guest: &mut dyn Guest, last_lines: &[String], base: &str) -> Error {
     if error.kind() != ErrorKind::Step {
         return error;
     }
@@ -175,9 +178,17 @@ fn explain_full_guest(error: Error, guest: &mut dyn Guest, last_lines: &[String]
     let left =
         |(path, space): &(&str, Space)| format!("{} of {} MiB are left on {path}", space.free >> 20, space.total >> 20);
     let message = format!("the guest's disk is full: {}", full.iter().map(left).collect::<Vec<_>>().join(", "));
-    Error::new(ErrorKind::Step, message)
-        .with_source(error)
-        .with_hint("give it a larger disk: `resize` of the import, as in `resize: {size: 10G, expand: /dev/sda1}`")
+    Error::new(ErrorKind::Step, message).with_source(error).with_hint(larger(base))
+}
+
+/// How the disk of a guest with a base of this kind gets larger.
+fn larger(base: &str) -> String {
+    match base {
+        "bootstrap" | "rootfs" | "virt-builder" | "blank" => {
+            format!("give it a larger disk: a larger `size` of `{base}`, under `import`")
+        }
+        _ => "give it a larger disk: `resize` of the import, as in `resize: {size: 10G, expand: root}`".into(),
+    }
 }
 
 /// What stands above the shell of `--on-failure shell`: what failed and how, and what can be done here.
@@ -205,4 +216,19 @@ fn greeting(failure: &StepFailure, info: &LayerInfo) -> String {
 /// Seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_guest_gets_the_advice_that_its_base_can_take() {
+        for base in ["bootstrap", "rootfs", "virt-builder", "blank"] {
+            assert!(larger(base).contains(&format!("a larger `size` of `{base}`")), "{base}");
+        }
+        for base in ["disk", "download"] {
+            assert!(larger(base).contains("`resize: {size: 10G, expand: root}`"), "{base}");
+        }
+    }
 }

@@ -175,7 +175,7 @@ impl Walk<'_> {
             build.shared.spent.add("steps", elapsed);
             if let Err(error) = ran {
                 let lines = self.log.last_lines();
-                return Err(build.step_failed(error, Some(session), &draft, &parent, &node.info, lines));
+                return Err(build.step_failed(error, Some(session), &draft, &parent, node, lines));
             }
             build.events.send(Event::StepFinished { key: node.info.key, elapsed });
             match selinux::policy(session.guest()) {

@@ -65,7 +65,7 @@ fn a_full_guest_is_named_by_install() {
             "step 2 of 2 (`install`) failed",
             "the guest's disk is full: ",
             " MiB are left on /\n",
-            "`resize` of the import",
+            "`resize: {size: 10G, expand: root}`",
         ] {
             assert!(ran.stderr.contains(expected), "{expected}: {}", ran.stderr);
         }
