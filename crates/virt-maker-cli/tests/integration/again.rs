@@ -15,7 +15,7 @@ fn a_step_and_what_lies_on_it_are_made_again() {
     let template = bench.template("t.yml", &steps, "");
     let text = template.to_str().unwrap();
     let first = bench.build("chroot", &template, &[]).exits(0).sealed();
-    for (step, made) in [("2", 2), ("the second", 2), ("hostname", 1), ("t.yml:3", 1), ("run", 3), ("0", 4)] {
+    for (step, made) in [("2", 2), ("the second", 2), ("hostname", 1), ("t.yml:3", 1), ("1", 3), ("0", 4)] {
         let plan = bench.run(&["plan", text, "--force-from", step]).exits(0).stdout;
         let line = plan.lines().last().unwrap();
         assert!(
@@ -34,6 +34,13 @@ fn a_step_and_what_lies_on_it_are_made_again() {
     assert_eq!(again, first[2..], "under the same keys");
     let ran = bench.build("chroot", &template, &["--force-from", "nothing"]).exits(1);
     assert!(ran.stderr.contains("`nothing` means no step of these templates"), "{}", ran.stderr);
+    // A word for several steps is no choice.
+    for verb in ["plan", "build"] {
+        let ran = bench.run(&[verb, text, "--force-from", "run"]).exits(1);
+        for words in ["`run` means several steps: 1 (", "t.yml:", "), 2 (", "say the number: `--force-from 1`"] {
+            assert!(ran.stderr.contains(words) && !ran.stderr.contains("), 3 ("), "no {words} in\n{}", ran.stderr);
+        }
+    }
     // In one template only.
     let other = bench.template("o.yml", &[run("echo one > /one"), run("echo other > /two")], "");
     bench.build("chroot", &other, &[]).exits(0);

@@ -46,7 +46,7 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
     let mut again = Again::new(context.again);
     for (index, spec) in specs.iter().enumerate() {
         context.cancel.check()?;
-        let again = again.of(spec);
+        let again = again.of(spec)?;
         let entry = &spec.import;
         let mut key = entry.runner.key_inputs(&context.import)?;
         if let Release::Locked { digest, .. } = entry.release {
