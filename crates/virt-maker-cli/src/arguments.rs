@@ -97,6 +97,13 @@ pub struct Templates {
     /// Another way to name templates.
     #[arg(short, long, value_name = "TEMPLATE", num_args = 1..)]
     file: Vec<PathBuf>,
+    #[command(flatten)]
+    given: Given,
+}
+
+/// What the user gives to templates.
+#[derive(Debug, Args)]
+pub struct Given {
     /// Set a parameter; a VALUE that is JSON is taken as such.
     #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     param: Vec<(String, String)>,
@@ -112,6 +119,20 @@ impl Templates {
         self.file.iter().chain(&self.templates)
     }
 
+    pub fn given(&self) -> &Given {
+        &self.given
+    }
+
+    pub fn allowed(&self) -> &[Permission] {
+        self.given.allowed()
+    }
+
+    pub fn parameters(&self) -> &[(String, String)] {
+        self.given.parameters()
+    }
+}
+
+impl Given {
     pub fn allowed(&self) -> &[Permission] {
         &self.allow
     }
@@ -295,6 +316,8 @@ pub struct Migrate {
     /// Change the file, instead of printing what it would be.
     #[arg(long, short)]
     pub write: bool,
+    #[command(flatten)]
+    pub given: Given,
 }
 
 #[derive(Debug, Args)]

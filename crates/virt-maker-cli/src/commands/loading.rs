@@ -13,16 +13,21 @@ use virt_maker::key::Digest;
 use virt_maker::spec::{HostAccess, load_options};
 use virt_maker::template::LoadOptions;
 
-use crate::arguments::Templates;
+use crate::arguments::{Given, Templates};
 use crate::error::Failure;
 use crate::{config, settings};
 
 /// The options for these templates.
 pub fn options(templates: &Templates, events: &Events, cancel: &Cancel) -> Result<LoadOptions, Failure> {
+    options_with(templates.given(), events, cancel)
+}
+
+/// The options for templates to which so much is given.
+pub fn options_with(given: &Given, events: &Events, cancel: &Cancel) -> Result<LoadOptions, Failure> {
     let mut permissions = Permissions::default();
     let working_dir = settings::working_dir();
     let configured = config::allowed()?;
-    for permission in configured.iter().map(|allowed| &allowed.value).chain(templates.allowed()) {
+    for permission in configured.iter().map(|allowed| &allowed.value).chain(given.allowed()) {
         permissions.add(permission, &working_dir.clone().unwrap_or_default());
     }
     let host = HostAccess {
@@ -34,7 +39,7 @@ pub fn options(templates: &Templates, events: &Events, cancel: &Cancel) -> Resul
         events: events.clone(),
         cancel: cancel.clone(),
     };
-    Ok(load_options(templates.parameters(), working_dir, &host))
+    Ok(load_options(given.parameters(), working_dir, &host))
 }
 
 /// Whether steps and downloads may reach the host's own addresses: by these permissions, or by the settings.

@@ -11,55 +11,91 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use virt_maker::error::{Context, Error, ErrorKind};
+use virt_maker::event::Events;
+use virt_maker::host::Cancel;
 use virt_maker::host::temporary::{Durability, replace_with};
-use virt_maker::template;
+use virt_maker::spec;
+use virt_maker::template::{self, Instead, LoadOptions};
 
+use super::loading;
 use crate::arguments;
 use crate::error::Failure;
 use crate::yaml;
 
-/// Runs it.
+/// Runs it. What comes out is loaded before it is shown or written: an error where that fails.
 pub fn run(arguments: &arguments::Migrate) -> Result<(), Failure> {
     let path = &arguments.file;
-    let bytes = fs::read(path).context(ErrorKind::Template, || format!("cannot read {}", path.display()))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Error::new(ErrorKind::Template, format!("{} is not UTF-8 text", path.display())))?;
+    let events = Events::new(crate::report::warnings_only);
+    let options = loading::options_with(&arguments.given, &events, &Cancel::default())?;
+    let text = template::read_text(path, &options.door(std::slice::from_ref(path)))?;
     let oldest = text.lines().any(|line| line.starts_with('@'));
     if oldest && arguments.write {
         let message = "a template of the 2015 format is printed as YAML, and not changed: leave `--write` out";
         return Err(Failure::Usage(message.into()));
     }
-    let yaml = match oldest {
-        true => convert(&text),
-        false => {
-            template::parse(path)?;
-            text
-        }
-    };
+    let yaml = if oldest { convert(&text) } else { text };
+    // A file that only comes in by others is no template by itself.
+    let node = template::parse_as(yaml.clone(), path)?;
+    let whole = oldest || ["spec", "from"].iter().any(|name| node.get(name).is_some());
     let is_file = |name: &str| {
         let beside = path.parent().unwrap_or(Path::new("")).join(name);
         beside.is_file() || Path::new(name).is_file()
     };
     let migrated = template::migrate(&yaml, &is_file)
         .map_err(|problem| Error::new(ErrorKind::Template, format!("{}: {problem}", path.display())))?;
-    if arguments.write {
-        let failed = || format!("cannot write {}", path.display());
-        let real = path.canonicalize().context(ErrorKind::Host, failed)?;
-        let mode = fs::metadata(&real).context(ErrorKind::Host, failed)?.permissions();
-        replace_with(&real, mode.mode() & 0o777, Durability::Synced, |file| {
-            file.set_permissions(mode)?;
-            file.write_all(migrated.text.as_bytes())
-        })
-        .context(ErrorKind::Host, failed)?;
-    } else {
+    let name = path.display().to_string().escape_debug().to_string();
+    let loaded = match whole {
+        true => load(path, &migrated.text, &format!("{} (migrated)", path.display()), &options),
+        false => template::parse_as(migrated.text.clone(), path).map(drop),
+    };
+    // Faults that were there before are no reason to leave it as it is.
+    let as_before = loaded.is_err() && whole && !oldest && load(path, &yaml, &name, &options).is_err();
+    let writes = arguments.write && (loaded.is_ok() || as_before);
+    if writes {
+        write(path, &migrated.text)?;
+    } else if !arguments.write {
         std::io::stdout().write_all(migrated.text.as_bytes())?;
     }
     for (line, note) in migrated.notes {
-        let place =
-            if oldest { String::new() } else { format!("{}:{line}: ", path.display().to_string().escape_debug()) };
+        let place = if oldest { String::new() } else { format!("{name}:{line}: ") };
         eprintln!("note: {place}{note}");
     }
-    Ok(())
+    if writes {
+        println!("wrote {name}: it has format 2 now");
+    }
+    if loaded.is_err() {
+        let state = match (as_before, arguments.write) {
+            (true, _) => "it does not load now, and did not before",
+            (false, true) => "it stays as it is, since what it would be does not load",
+            (false, false) => "what is printed does not load yet",
+        };
+        eprintln!("note: {name}: {state}");
+    }
+    Ok(loaded?)
+}
+
+/// Loads a text as the template `path`. Programs that the user did not allow are not started, and need no word where they
+/// would start later.
+fn load(path: &Path, text: &str, shown: &str, options: &LoadOptions) -> Result<(), Error> {
+    let mut options = options.clone();
+    options.instead = Some(Instead { template: path.to_owned(), text: text.to_owned(), shown: shown.into() });
+    if !options.permissions.host_exec {
+        options.permissions.host_exec = true;
+        options.exec = None;
+    }
+    spec::load_all(&[path.to_owned()], &options).map(drop)
+}
+
+/// Replaces a template, which keeps its rights.
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let failed = || format!("cannot write {}", path.display());
+    let real = path.canonicalize().context(ErrorKind::Host, failed)?;
+    let mode = fs::metadata(&real).context(ErrorKind::Host, failed)?.permissions();
+    replace_with(&real, mode.mode() & 0o777, Durability::Synced, |file| {
+        file.set_permissions(mode)?;
+        file.write_all(text.as_bytes())
+    })
+    .context(ErrorKind::Host, failed)
 }
 
 /// A part that begins with `@`.

@@ -365,6 +365,7 @@ spec:
       post_script: >-
         echo done
 ";
+    fs::write(bench.path("base.yml"), "spec: {import: {disk: {path: x.img}}}\n").unwrap();
     fs::write(bench.path("t.yml"), old).unwrap();
     let ran = bench.run(&["migrate", "t.yml"]).exits(0);
     assert_eq!(ran.stdout, new);
@@ -378,6 +379,36 @@ spec:
     ] {
         assert!(ran.stderr.contains(&format!("note: {note}\n")), "no {note} in\n{}", ran.stderr);
     }
+}
+
+/// Case: `migrate` ended well, with a result that does not load.
+#[test]
+fn what_comes_out_of_a_migration_loads_or_is_an_error() {
+    let bench = nowhere();
+    let path = bench.path("t.yml");
+    let migrate = |name: &str, text: &str, more: &[&str]| {
+        fs::write(bench.path(name), text).unwrap();
+        bench.run(&[&["migrate", name], more].concat())
+    };
+    // The older file names no base; what there is of it is printed all the same.
+    let ran = migrate("old.vbp", "@run\nls\n", &[]).exits(1);
+    assert!(ran.stdout.contains("- run: "), "{}", ran.stdout);
+    for words in ["error: ", "old.vbp (migrated):", "note: old.vbp: what is printed does not load yet"] {
+        assert!(ran.stderr.contains(words), "no {words} in\n{}", ran.stderr);
+    }
+    let ran = migrate("old.vbp", "@virt-builder debian-12 --size 6G\n@reboot now\n", &[]).exits(0);
+    assert!(ran.stdout.contains("local_run"), "{}", ran.stdout);
+    // It did not load before: it is written, and that is said.
+    let wrong = "spec: {import: {disk: {path: x.img}}, steps: [{runn: x}]}\n";
+    let ran = migrate("t.yml", wrong, &["--write"]).exits(1);
+    assert!(ran.stderr.contains("t.yml: it does not load now, and did not before"), "{}", ran.stderr);
+    assert!(fs::read_to_string(&path).unwrap().starts_with("format: 2\n"));
+    // A file that comes in by others is none by itself; one with a parameter is given it.
+    migrate("t.yml", "steps: [{run: x}]\n", &[]).exits(0);
+    let needs = "spec: {import: {disk: {path: x.img}}, steps: [{run: '{{ word }}'}]}\n";
+    migrate("t.yml", needs, &[]).exits(1);
+    let ran = migrate("t.yml", needs, &["--write", "-p", "word=a"]).exits(0);
+    assert_eq!(ran.stdout, "wrote t.yml: it has format 2 now\n");
 }
 
 fn collect(value: &Value, keys: &mut Vec<String>) {

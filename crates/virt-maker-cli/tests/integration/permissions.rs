@@ -349,6 +349,34 @@ fn files_of_a_project_are_neither_links_nor_pipes() {
     symlink(clone.victim.secret(), at("u.yml")).unwrap();
     let ran = Ran::from(clone.bench.command(&["validate", "u.yml"]).current_dir(at("")).output().unwrap()).exits(1);
     assert!(ran.stderr.contains("may not read") && !ran.stderr.contains(Victim::SECRET), "{}", ran.stderr);
+    // Its first letter makes it a template of the 2015 format.
+    let outside = clone.bench.path("outside");
+    fs::write(&outside, "@a secret of the user\n").unwrap();
+    symlink(&outside, at("old.vbp")).unwrap();
+    testkit::run(std::process::Command::new("mkfifo").arg(at("pipe.yml")));
+    symlink("/dev/zero", at("endless.yml")).unwrap();
+    for (name, words) in [
+        ("old.vbp", "may not read"),
+        ("u.yml", "may not read"),
+        ("pipe.yml", "the template pipe.yml: it is not a regular file"),
+        ("endless.yml", "it is not a regular file"),
+        ("/dev/zero", "a template may come through a pipe as `/dev/stdin`"),
+    ] {
+        for verb in ["migrate", "validate", "render"] {
+            let ran = Ran::from(clone.bench.command(&[verb, name]).current_dir(at("")).output().unwrap()).exits(1);
+            let said = format!("{}{}", ran.stdout, ran.stderr);
+            assert!(ran.stderr.contains(words), "{verb} {name}: {said}");
+            assert!(!said.contains("a secret") && !said.contains(Victim::SECRET), "{verb} {name}: {said}");
+        }
+    }
+    // What the user hands over is read as ever.
+    let mut handed = clone.bench.command(&["render", "/dev/stdin"]);
+    let (read, mut write) = std::io::pipe().unwrap();
+    let handed = handed.stdin(read).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut write, b"spec: {import: {disk: {path: /x.img}}}\n").unwrap();
+    drop(write);
+    let handed = handed.wait_with_output().unwrap();
+    assert!(handed.status.success() && String::from_utf8_lossy(&handed.stdout).contains("x.img"), "{handed:?}");
     clone.victim.assert_untouched("links in the place of a project's files");
 
     let pipe = |name: &str| testkit::run(std::process::Command::new("mkfifo").arg(at(name)));

@@ -47,6 +47,7 @@ pub fn load_options(parameters: &[(String, String)], working_dir: Option<PathBuf
         fetch: Some(Arc::new(move |url, target| fetch(&fetching, url, target))),
         exec: Some(Arc::new(move |program, arguments| exec(&running, program, arguments))),
         check_inputs: false,
+        instead: None,
     }
 }
 

@@ -15,7 +15,7 @@ use super::matrix::{self, Combination};
 use super::node::{Kind, Node};
 use super::options::{DEFAULTS, StepOptions};
 use super::parameters::{declared, unknown};
-use super::parse::parse_named;
+use super::parse::{parse_instead, parse_named};
 use super::problems::{Problems, in_order};
 use super::scope::Scope;
 use super::value::command_line_value;
@@ -72,6 +72,19 @@ pub struct LoadOptions {
     pub exec: Option<Exec>,
     /// Whether what steps take from the host is looked at too: an error where it cannot be read.
     pub check_inputs: bool,
+    /// A text that is taken in the place of a template that the user names.
+    pub instead: Option<Instead>,
+}
+
+/// What a template is to be read as, before it is that.
+#[derive(Debug, Clone)]
+pub struct Instead {
+    /// The template.
+    pub template: PathBuf,
+    /// What it would be.
+    pub text: String,
+    /// What that is called in messages.
+    pub shown: PathBuf,
 }
 
 impl LoadOptions {
@@ -188,7 +201,13 @@ fn resolve_here(paths: &[PathBuf], options: &LoadOptions) -> Result<(Loaded, Vec
     let door = options.door(paths);
     for path in paths {
         let files = Arc::new(Files::new(options.working_dir.clone(), door.clone()));
-        let node = match parse_named(path, &files) {
+        let parsed = match &options.instead {
+            Some(Instead { template, text, shown }) if template == path => {
+                parse_instead(text.clone(), path, shown, &files)
+            }
+            _ => parse_named(path, &files),
+        };
+        let node = match parsed {
             Ok(node) => node,
             Err(error) if error.diagnostics().is_empty() => return Err(error),
             Err(error) => {

@@ -1,10 +1,12 @@
 //! YAML text to nodes, with `saphyr-parser`. Hostile text is bounded: depth, and nodes after aliases are expanded.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::{Mode, OFlags};
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
 use super::files::Files;
@@ -31,16 +33,29 @@ pub fn parse_allowing(path: &Path, permissions: Permissions) -> Result<Node> {
     read_named(path, &Arc::new(Files::new(None, door)))
 }
 
-/// Reads a template that the user named. It may be a pipe.
+/// Reads a template that the user named.
 pub(super) fn parse_named(path: &Path, files: &Arc<Files>) -> Result<Node> {
     read_named(path, files).and_then(take_format)
 }
 
 fn read_named(path: &Path, files: &Arc<Files>) -> Result<Node> {
+    let text = read_text(path, files.door())?;
+    parse_whole(text, path, path, None, files)
+}
+
+/// The text of a template that the user named, as it is read for a build: a link out of its folder, a pipe or a device in
+/// its place is an error, and so is what is too large or no UTF-8.
+pub fn read_text(path: &Path, door: &Door) -> Result<String> {
     let failed = || format!("cannot read the template {}", path.display());
-    // No artifact may replace it.
     let absolute = std::path::absolute(path).context(ErrorKind::Template, failed)?;
-    let judged = files.door().read(&absolute);
+    let mut bytes = Vec::new();
+    if is_own(&absolute) {
+        let file = File::open(path).context(ErrorKind::Template, failed)?;
+        file.take(SIZE + 1).read_to_end(&mut bytes).context(ErrorKind::Template, failed)?;
+        return text_of(bytes, path);
+    }
+    // No artifact may replace it.
+    let judged = door.read(&absolute);
     // What came with a project may be a link to a file of the user's, whose lines would be shown.
     if let Err(refusal) = judged
         && path.symlink_metadata().is_ok_and(|stat| stat.is_symlink())
@@ -49,10 +64,35 @@ fn read_named(path: &Path, files: &Arc<Files>) -> Result<Node> {
         let error = Error::new(ErrorKind::Template, refusal.message);
         return Err(refusal.hint.into_iter().fold(error, Error::with_hint));
     }
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).context(ErrorKind::Template, failed)?;
+    // A pipe is not waited for.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(std::io::Error::from);
+    let file = File::from(file.context(ErrorKind::Template, failed)?);
+    if !file.metadata().is_ok_and(|stat| stat.is_file() || stat.is_dir()) {
+        return Err(Error::new(ErrorKind::Template, format!("{}: it is not a regular file", failed()))
+            .with_hint("a template may come through a pipe as `/dev/stdin`"));
+    }
     file.take(SIZE + 1).read_to_end(&mut bytes).context(ErrorKind::Template, failed)?;
-    parse_bytes(bytes, path, path, None, files)
+    text_of(bytes, path)
+}
+
+/// Whether a path is a file that whoever started us has open for us: `/dev/stdin`, or what `<(...)` is for a shell.
+fn is_own(path: &Path) -> bool {
+    let numbered = |folder: &str| {
+        let number = path.strip_prefix(folder).ok().and_then(Path::to_str);
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    path == Path::new("/dev/stdin") || numbered("/dev/fd") || numbered("/proc/self/fd")
+}
+
+/// Reads a text as the template `path`, which is called `shown` in messages.
+pub(super) fn parse_instead(text: String, path: &Path, shown: &Path, files: &Arc<Files>) -> Result<Node> {
+    parse_whole(text, path, shown, None, files).and_then(take_format)
+}
+
+/// Reads the one document of a text as if it stood in the file `path`, from which nothing else can be reached.
+pub fn parse_as(text: String, path: &Path) -> Result<Node> {
+    parse_whole(text, path, path, None, &Arc::default())
 }
 
 /// Reads a file that came in by `via`, and is called `shown` in messages.
@@ -61,21 +101,26 @@ pub(super) fn parse_file(path: &HostPath, shown: &Path, via: Via, files: &Arc<Fi
     let mut bytes = Vec::new();
     let file = path.open().context(ErrorKind::Template, failed)?;
     file.take(SIZE + 1).read_to_end(&mut bytes).context(ErrorKind::Template, failed)?;
-    parse_bytes(bytes, path.named(), shown, Some(via), files).and_then(take_format)
+    let text = text_of(bytes, path.named())?;
+    parse_whole(text, path.named(), shown, Some(via), files).and_then(take_format)
 }
 
-fn parse_bytes(bytes: Vec<u8>, path: &Path, shown: &Path, via: Option<Via>, files: &Arc<Files>) -> Result<Node> {
-    let failed = || format!("cannot read the template {}", path.display());
-    let absolute = std::path::absolute(path).context(ErrorKind::Template, failed)?;
+/// The text in the bytes of a template.
+fn text_of(bytes: Vec<u8>, path: &Path) -> Result<String> {
     if bytes.len() as u64 > SIZE {
         let message = format!("the template {} is too large: at most {SIZE} bytes are read", path.display());
         return Err(Error::new(ErrorKind::Template, message));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
         Error::new(ErrorKind::Template, format!("{}:{line}: the template is not UTF-8 text", path.display()))
-    })?;
+    })
+}
+
+fn parse_whole(text: String, path: &Path, shown: &Path, via: Option<Via>, files: &Arc<Files>) -> Result<Node> {
+    let failed = || format!("cannot read the template {}", path.display());
+    let absolute = std::path::absolute(path).context(ErrorKind::Template, failed)?;
     let folder = absolute.parent().unwrap_or(&absolute).to_owned();
     let source = Arc::new(SourceFile {
         path: Arc::new(shown.to_owned()),
