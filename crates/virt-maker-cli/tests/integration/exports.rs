@@ -251,7 +251,8 @@ fn finished(engine: &str) {
     let ran = bench.build(engine, &template, &[]).exits(0);
     let bytes = |name: &str| fs::metadata(bench.path(name)).unwrap().blocks() * 512;
     let saved = bytes("plain.img") as i64 - bytes("small.img") as i64;
-    assert!(saved > 38_000_000, "{engine}: {saved} of {}", bytes("plain.img"));
+    // All that was removed, but for what a cluster holds besides.
+    assert!(saved > 27_500_000, "{engine}: {saved} of {}", bytes("plain.img"));
     testkit::fsck_clean(&bench.path("small.img"), "raw");
 
     // What is there is the same, but for what was cleaned; and the layer is what it was.

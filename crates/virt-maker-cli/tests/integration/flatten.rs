@@ -17,7 +17,7 @@ fn images(image: &Path) -> usize {
 }
 
 fn steps(count: usize) -> Vec<String> {
-    (1..=count).map(|number| run(&format!("echo {number} >> /steps; echo {number} > /step{number}"))).collect()
+    (1..=count).map(|number| run(&format!("set -e; echo {number} >> /steps; echo {number} > /step{number}"))).collect()
 }
 
 fn lines(count: usize) -> String {
