@@ -275,12 +275,9 @@ fn a_shell_that_goes_on_after_a_failure_is_told() {
         let text = format!("{head}spec:\n  import: {{disk: {{path: x.img}}}}\n  steps:\n    - {step}\n");
         steps(&bench, &text, &[]).1
     };
-    let told = |place: &str| {
-        format!(
-            "t.yml:{place}: with this shell, a command that fails does not end a script (say `shell: /bin/bash -euo \
-             pipefail`; `/bin/sh` alone goes on without this note)\n"
-        )
-    };
+    let note = "with this shell, a command that fails does not end a script";
+    let hint = "say `shell: /bin/bash -euo pipefail`; `/bin/sh` alone goes on without this note";
+    let told = |place: &str| format!("t.yml:{place}: {note} ({hint})\n");
     assert_eq!(notes("format: 2\n", "{run: a, shell: /bin/bash}"), told("5:23"));
     assert_eq!(notes("format: 2\ndefaults: {shell: /bin/bash}\n", "run: a"), told("2:19"));
     assert_eq!(notes("format: 2\nparams: {sh: /bin/bash}\n", "{run: a, shell: '{{ sh }} -u'}"), told("6:23"));
