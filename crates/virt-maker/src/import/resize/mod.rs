@@ -3,7 +3,7 @@
 //! The numbers, types, identities, names and attributes of partitions stay, and so does each place that can: a guest boots
 //! by them. Where a partition that grows is the last one, or has room behind it, nothing is moved: the table gets another
 //! end, and the file system grows in its place (ext by `resize2fs`, without a mount; xfs, btrfs, ntfs and LVM in
-//! libguestfs's appliance). Else what lies behind it is copied to a new place. See [`layout`].
+//! libguestfs's appliance). Else what lies behind it is copied to a new place. See [`mod@layout`].
 
 mod grow;
 mod layout;
