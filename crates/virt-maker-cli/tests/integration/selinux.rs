@@ -77,7 +77,7 @@ fn labelled(engine: &str) {
         "hostname: web.example.org".to_owned(),
         "move: {from: /etc/right, to: /srv/web/moved}".to_owned(),
         run(
-            "touch /tmp/left; mkdir -p /opt/ours; printf x > \"/opt/ours/a b\\\\c$(printf '\\n\\351')\"; echo > /etc/new.conf; mkdir /srv/alias",
+            "set -e; touch /tmp/left; mkdir -p /opt/ours; printf x > \"/opt/ours/a b\\\\c$(printf '\\n\\351')\"; echo > /etc/new.conf; mkdir /srv/alias",
         ),
     ];
     let template = bench.template("t.yml", &steps, "[{raw: {path: a.img, sparsify: true}}, {tar: {path: a.tar}}]");
@@ -204,11 +204,11 @@ fn a_configuration_that_leads_nowhere_is_a_warning() {
 fn the_setfiles_of_a_real_guest_agrees() {
     let mut bench = Bench::new(testkit::debian_guest());
     let steps = [
-        run("apt-get -q update && apt-get -qy install --no-install-recommends selinux-policy-default"),
+        run("set -e; apt-get -q update && apt-get -qy install --no-install-recommends selinux-policy-default"),
         "user: {name: joe, home: /home/joe, shell: /bin/bash}".to_owned(),
         "copy: {dest: /etc/nginx/nginx.conf, content: x}".to_owned(),
         "copy: {dest: /usr/local/bin/tool, content: x, chmod: '0755'}".to_owned(),
-        run("touch /root/x /var/log/new.log /var/www; mkdir -p /var/lib/mysql; ln -s /x /lib64/link"),
+        run("set -e; touch /root/x /var/log/new.log /var/www; mkdir -p /var/lib/mysql; ln -s /x /lib64/link"),
     ];
     let template = bench.template("t.yml", &steps, "qcow2: {path: a.qcow2}");
     let ran = bench.build("chroot", &template, &["-vv"]).exits(0);
