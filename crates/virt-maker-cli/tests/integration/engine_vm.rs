@@ -299,7 +299,7 @@ fn a_guest_on_lvm_in_the_appliance() {
     let before = HostState::capture();
     let bench = Bench::new(base);
     let steps = [
-        run("set -e; echo root > /one; echo data > /srv/one; echo more > /srv/more/one; df | grep -c dm-"),
+        run("set -e; echo root > /one; echo data > /srv/one; echo more > /srv/more/one; df; df | grep -c /dev/mapper/"),
         run(
             "set -e; cat /one /srv/one /srv/more/one > /srv/all; dd if=/dev/zero of=/srv/more/big bs=1M count=4; sync; rm /srv/more/big",
         ),

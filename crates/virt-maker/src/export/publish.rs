@@ -229,7 +229,10 @@ pub fn publish(
     context.cancel.check()?;
     let stat = Stat::of(&temporary.path).context(ErrorKind::Export, failed)?;
     let inodes = [&temporary.path, &target].into_iter().filter_map(|path| fs::symlink_metadata(path).ok());
-    let pending = Some(inodes.map(|stat| (stat.dev(), stat.ino())).collect());
+    let mut pending: Vec<_> = inodes.map(|stat| (stat.dev(), stat.ino())).collect();
+    // Another build may be about to put its own there: that one is no stranger's either, once this record has replaced its.
+    pending.extend(read(&place, &Events::none()).and_then(|record| record.pending).unwrap_or_default());
+    let pending = Some(pending);
     let record = ExportRecord {
         version: VERSION,
         target: target.clone(),
