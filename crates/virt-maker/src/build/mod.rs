@@ -258,15 +258,9 @@ fn run(
     }
 
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    // One whose folder an export before it has to make waits for that one, too.
-    let waits = |spec: &Spec, at: usize| {
-        let common = |at: usize| spec.exports[at].runner.common();
-        let missing = common(at).target.path().parent().is_some_and(|folder| !folder.exists());
-        missing && !common(at).create_dir && (0..at).any(|before| common(before).create_dir)
-    };
     let alone = |spec: &Spec| -> Vec<bool> {
         let exports = spec.exports.iter().enumerate();
-        exports.map(|(at, entry)| entry.runner.runs_on_host() || waits(spec, at)).collect()
+        exports.map(|(at, entry)| entry.runner.runs_on_host() || spec.export_waits_for_folder(at)).collect()
     };
     let stages: Vec<_> = specs.iter().map(|spec| schedule::stages(&alone(spec))).collect();
     let side_by_side = stages.iter().flatten().map(Vec::len).max().unwrap_or(1);

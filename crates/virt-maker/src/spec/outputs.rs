@@ -1,8 +1,8 @@
 //! Whether the artifacts of a build have somewhere to go, looked at before anything is made.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::Spec;
+use super::{ExportEntry, Spec};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Result, chain};
 use crate::export::{Look, ready};
@@ -13,11 +13,7 @@ use crate::export::{Look, ready};
 /// A folder that something of the same build may make is no error yet: one of another export with `create_dir`, or any where a
 /// step of the spec runs programs on the host.
 pub fn check_outputs(specs: &[Spec], look: Look<'_>) -> Result<()> {
-    let common = || specs.iter().flat_map(|spec| &spec.exports).map(|export| export.runner.common());
-    let made: Vec<PathBuf> = common()
-        .filter(|common| common.create_dir)
-        .filter_map(|common| common.target.path().parent().map(Path::to_owned))
-        .collect();
+    let made: Vec<&Path> = specs.iter().flat_map(|spec| &spec.exports).filter_map(makes).collect();
     let mut problems = Vec::new();
     for spec in specs {
         let on_host = spec.steps.iter().any(|step| step.runner.runs_on_host());
@@ -39,4 +35,20 @@ pub fn check_outputs(specs: &[Spec], look: Look<'_>) -> Result<()> {
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(Error::template(problems)) }
+}
+
+/// The folder that an export makes where it is missing.
+fn makes(export: &ExportEntry) -> Option<&Path> {
+    let common = export.runner.common();
+    common.target.path().parent().filter(|_| common.create_dir)
+}
+
+impl Spec {
+    /// Whether the export with this index lies in a folder that is not there, and that an export before it makes.
+    pub fn export_waits_for_folder(&self, index: usize) -> bool {
+        let (before, export) = (&self.exports[..index], &self.exports[index]);
+        let folder = export.runner.common().target.path().parent().filter(|folder| !folder.exists());
+        makes(export).is_none()
+            && folder.is_some_and(|folder| before.iter().filter_map(makes).any(|made| made.starts_with(folder)))
+    }
 }
