@@ -37,7 +37,7 @@ struct Time {
 impl Guard {
     /// Watches over the process `pid`, a child of this one that has not been waited for yet.
     pub fn kill_on_cancel(pid: u32, cancel: &Cancel) -> Result<Guard> {
-        let process = process_of(pid)?;
+        let process = process_of(pid, "a helper")?;
         let below: Arc<Mutex<Vec<OwnedFd>>> = Arc::default();
         let waited_for = Arc::clone(&below);
         let (stop, stopped) = channel::<()>();
@@ -65,7 +65,7 @@ impl Guard {
 
     /// The helper may wait for this process, a child of ours too.
     pub fn waits_for(&self, pid: u32) -> Result<()> {
-        let process = process_of(pid)?;
+        let process = process_of(pid, "a helper")?;
         self.below.lock().unwrap_or_else(PoisonError::into_inner).push(process);
         Ok(())
     }
@@ -83,13 +83,13 @@ impl Guard {
     }
 }
 
-/// A descriptor means a process for ever, whatever becomes of its number.
-fn process_of(pid: u32) -> Result<OwnedFd> {
+/// What means a process for ever, whatever becomes of its number. `what` it is comes into the error.
+pub(super) fn process_of(pid: u32, what: &str) -> Result<OwnedFd> {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)
         .ok_or_else(|| Error::new(ErrorKind::Internal, "a process id that is none"))?;
-    pidfd_open(pid, PidfdFlags::empty()).context(ErrorKind::Host, || "cannot watch over a helper")
+    pidfd_open(pid, PidfdFlags::empty()).context(ErrorKind::Host, || format!("cannot watch over {what}"))
 }
 
 /// A deadline that counts until it is ended.

@@ -22,10 +22,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 use virt_maker_agent::seccomp;
 
 use super::escape::{escape, last_lines};
+use super::guard::process_of;
 use super::pipe::Pipe;
 use super::{Cancel, close_on_exec, supervisor};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -198,7 +199,7 @@ impl Tool {
         // Who has the other end sees by this when the program has ended.
         self.channel = None;
         let mut child = spawned?;
-        let program = match pidfd(child.id()) {
+        let program = match process_of(child.id(), "a program") {
             Ok(program) => Arc::new(program),
             Err(error) => {
                 let _ = child.kill();
@@ -302,15 +303,6 @@ const FULL: &[u8] = b"No space left on device";
 
 /// How long the end of a program may take to be brought about.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What means this child for ever, whatever becomes of its number.
-fn pidfd(pid: u32) -> Result<OwnedFd> {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| Error::new(ErrorKind::Internal, "a process id that is none"))?;
-    pidfd_open(pid, PidfdFlags::empty()).context(ErrorKind::Host, || "cannot watch over a program")
-}
 
 /// Has a program ended, with all that it started, when the build is cancelled or the time of its step is over. The thread
 /// ends with the program, and does not wait for it.
