@@ -21,7 +21,7 @@ pub fn owner(folder: &Path) -> Owner {
 /// their records, parents before their children.
 pub fn fill(folder: &Path, store: &str) -> Result<Vec<LayerRecord>, Box<dyn std::error::Error>> {
     let store = Store::open(&folder.join(store), &owner(folder))?;
-    let (events, cancel, env) = (Events::none(), Cancel::default(), Default::default());
+    let (events, cancel) = (Events::none(), Cancel::default());
     let access = HostAccess {
         cache_dir: folder.join("cache"),
         permissions: Default::default(),
@@ -33,15 +33,7 @@ pub fn fill(folder: &Path, store: &str) -> Result<Vec<LayerRecord>, Box<dyn std:
     };
     let loaded = load_all(&[folder.join("matrix.yml")], &load_options(&[], None, &access))?;
     let cache_dir = store.cache_dir();
-    let certificates = Default::default();
-    let import = ImportContext {
-        cache_dir: &cache_dir,
-        events: &events,
-        cancel: &cancel,
-        env: &env,
-        certificates: &certificates,
-        host_network: false,
-    };
+    let import = ImportContext { cache_dir: &cache_dir, ..access.import_context() };
     let context = PlanContext {
         store: &store,
         import,

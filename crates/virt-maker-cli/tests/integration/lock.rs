@@ -162,10 +162,9 @@ impl Suite {
     /// Puts the base of such a release in the store, as a build would.
     fn seal(&self, release: Release) {
         let store = Store::open(&self.bench.store(), &self.bench.owner()).unwrap();
-        let (events, cancel, env, cache_dir) =
-            (Events::none(), Cancel::default(), Default::default(), store.cache_dir());
+        let (events, cancel) = (Events::none(), Cancel::default());
         let access = HostAccess {
-            cache_dir: cache_dir.clone(),
+            cache_dir: store.cache_dir(),
             permissions: Default::default(),
             homes: Vec::new(),
             env: Default::default(),
@@ -175,14 +174,7 @@ impl Suite {
         };
         let mut loaded = load_all(&[self.bench.path("t.yml")], &load_options(&[], None, &access)).unwrap();
         loaded.specs[0].import.release = release;
-        let import = ImportContext {
-            cache_dir: &cache_dir,
-            events: &events,
-            cancel: &cancel,
-            env: &env,
-            certificates: &Default::default(),
-            host_network: true,
-        };
+        let import = ImportContext { host_network: true, ..access.import_context() };
         let context = PlanContext {
             store: &store,
             import,

@@ -31,6 +31,20 @@ pub struct HostAccess {
     pub cancel: Cancel,
 }
 
+impl HostAccess {
+    /// The same for imports.
+    pub fn import_context(&self) -> ImportContext<'_> {
+        ImportContext {
+            cache_dir: &self.cache_dir,
+            events: &self.events,
+            cancel: &self.cancel,
+            env: &self.env,
+            certificates: &self.certificates,
+            host_network: self.permissions.host_network,
+        }
+    }
+}
+
 /// How templates are loaded with these parameters; relative files that are not beside a template are looked for in
 /// `working_dir`.
 pub fn load_options(parameters: &[(String, String)], working_dir: Option<PathBuf>, host: &HostAccess) -> LoadOptions {
@@ -52,15 +66,7 @@ pub fn load_options(parameters: &[(String, String)], working_dir: Option<PathBuf
 }
 
 fn fetch(host: &HostAccess, url: &str, target: &Path) -> Result<(), String> {
-    let context = ImportContext {
-        cache_dir: &host.cache_dir,
-        events: &host.events,
-        cancel: &host.cancel,
-        env: &host.env,
-        certificates: &host.certificates,
-        host_network: host.permissions.host_network,
-    };
-    import::download(url, target, &context).map_err(|error| chain(&error))
+    import::download(url, target, &host.import_context()).map_err(|error| chain(&error))
 }
 
 /// Runs a program with arguments as JSON on its standard input; its answer, and the digest of its file.
