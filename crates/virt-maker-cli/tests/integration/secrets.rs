@@ -85,6 +85,13 @@ impl Watch {
     }
 }
 
+/// Builds `t.yml` on `chroot` with this value in the variable `TEST_TOKEN`, and one more option.
+fn with_token(bench: &Bench, value: &str, more: &str) -> crate::common::Ran {
+    let options = ["--allow", "env=TEST_TOKEN", "--engine", "chroot", "--progress", "json", more];
+    let mut command = bench.command(&[&["build", "t.yml"][..], &options].concat());
+    crate::common::Ran::from(command.env("TEST_TOKEN", value).output().unwrap())
+}
+
 #[test]
 fn the_watch_sees_arguments() {
     let watch = Watch::start();
@@ -195,20 +202,7 @@ fn a_secret_is_masked_in_what_every_step_says() {
         );
         fs::write(bench.path("t.yml"), text).unwrap();
     };
-    let build = || {
-        let mut command = bench.command(&[
-            "build",
-            "t.yml",
-            "--allow",
-            "env=TEST_TOKEN",
-            "--engine",
-            "chroot",
-            "--progress",
-            "json",
-            "-vv",
-        ]);
-        command.env("TEST_TOKEN", secret).output().map(crate::common::Ran::from).unwrap()
-    };
+    let build = || with_token(&bench, secret, "-vv");
     let prints =
         "cat /etc/token; echo; base64 /etc/token; set -x; : \"$(cat /etc/token)\"; printf %s abc-; cat /etc/token";
     template(prints);
@@ -298,18 +292,7 @@ fn a_value_of_the_past_that_a_layer_holds_is_found() {
         fs::write(bench.path("t.yml"), text).unwrap();
     };
     let build = |value: &str| {
-        let mut command = bench.command(&[
-            "build",
-            "t.yml",
-            "--allow",
-            "env=TEST_TOKEN",
-            "--engine",
-            "chroot",
-            "--progress",
-            "json",
-            "--force-export",
-        ]);
-        let ran = crate::common::Ran::from(command.env("TEST_TOKEN", value).output().unwrap());
+        let ran = with_token(&bench, value, "--force-export");
         for value in [old, new] {
             assert!(!ran.stdout.contains(value) && !ran.stderr.contains(value), "{}\n{}", ran.stdout, ran.stderr);
         }
