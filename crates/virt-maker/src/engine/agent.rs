@@ -42,7 +42,7 @@ pub struct Setup {
     pub network_env: BTreeMap<String, String>,
     /// Text of `/etc/resolv.conf` for commands with a network.
     pub resolv_conf: Option<String>,
-    /// Called before and after each command with a network.
+    /// Called before each command, and after each one with a network.
     pub switch: Switch,
     /// Called for errors that ended the conversation.
     pub explain: Option<Explain>,
