@@ -9,7 +9,7 @@ use super::command::quote;
 use super::ffi::CallError;
 use super::label::quoted;
 use super::session::LibguestfsSession;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::guest::Marks;
 
 /// Where the appliance keeps times and attributes that are to be set, and the line that ends a list of them.
@@ -93,18 +93,8 @@ impl LibguestfsSession {
                 let _ = writeln!(text, "touch -h -c -m -d @{seconds}.{nanoseconds:09} -- {}", words.join(" "));
             }
         }
-        let path = self.work_dir.join("marks");
-        std::fs::write(&path, text).context(ErrorKind::Host, || format!("cannot write {}", path.display()))?;
-        let name = path.to_string_lossy().into_owned();
-        let uploaded = self.appliance.handle.debug_upload(&name, MARKS, 0o600);
         let command = format!("sh {MARKS} 2>&1; rm -f {MARKS} {MARKS}.x");
-        let said = uploaded.and_then(|()| self.appliance.handle.appliance_sh(&command));
-        let _ = std::fs::remove_file(&path);
-        let said = said.map_err(|error| self.appliance.error(ErrorKind::Step, what, error))?;
-        if said.trim().is_empty() {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::Step, format!("{what}: {}", said.trim().escape_debug())))
+        self.work_off(&text, MARKS, &command, ErrorKind::Step, what)
     }
 
     /// The error of a change that failed. What is immutable, may only grow, or has no owners refuses with the words of a missing

@@ -58,21 +58,33 @@ impl LibguestfsSession {
             });
             text.push_str("\n\n");
         }
-        let path = self.work_dir.join("labels");
-        std::fs::write(&path, text).context(ErrorKind::Host, || format!("cannot write {}", path.display()))?;
-        let name = path.to_string_lossy().into_owned();
         // File systems that can hold no labels are none of our business; what else it says is.
         let command = format!(
             "setfattr -h --restore={LABELS} 2>&1 | grep -v ': Operation not supported$' | head -n 3; rm -f {LABELS}"
         );
-        let uploaded = self.appliance.handle.debug_upload(&name, LABELS, 0o600);
-        let said = uploaded.and_then(|()| self.appliance.handle.appliance_sh(&command));
+        self.work_off(&text, LABELS, &command, ErrorKind::Internal, what)
+    }
+
+    /// Uploads a text to a place in the appliance, and has its shell run a command that works it off and is silent. What it says
+    /// all the same is an error of this kind.
+    pub(super) fn work_off(
+        &mut self,
+        text: &str,
+        place: &str,
+        command: &str,
+        kind: ErrorKind,
+        what: &str,
+    ) -> Result<()> {
+        let path = self.work_dir.join("upload");
+        std::fs::write(&path, text).context(ErrorKind::Host, || format!("cannot write {}", path.display()))?;
+        let uploaded = self.appliance.handle.debug_upload(&path.to_string_lossy(), place, 0o600);
+        let said = uploaded.and_then(|()| self.appliance.handle.appliance_sh(command));
         let _ = std::fs::remove_file(&path);
-        let said = said.map_err(|error| self.appliance.error(ErrorKind::Internal, what, error))?;
+        let said = said.map_err(|error| self.appliance.error(kind, what, error))?;
         if said.trim().is_empty() {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Internal, format!("{what}: {}", said.trim().escape_debug())))
+        Err(Error::new(kind, format!("{what}: {}", said.trim().escape_debug())))
     }
 }
 
