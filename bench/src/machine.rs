@@ -1,20 +1,24 @@
 //! What the figures were measured on.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::measure::{self, Failure};
 
 /// The host, for the line above the table and for choices that depend on it.
 pub struct Machine {
-    /// Whether a virtual machine runs under KVM here: found by starting one.
+    /// Whether a virtual machine runs under KVM here: found by booting one.
     pub kvm: bool,
     /// One line for people.
     pub description: String,
 }
 
 impl Machine {
-    /// Looks at this host.
-    pub fn look() -> Self {
-        let kvm = kvm_works();
+    /// Looks at this host, by this virt-maker.
+    pub fn look(maker: &Path) -> Result<Self, Failure> {
+        let kvm = kvm_works(maker)?;
         let accelerator = if kvm { "KVM" } else { "no KVM (TCG)" };
         let description = format!(
             "{} x {}, {} GB RAM, Linux {}, {}, {}, libguestfs {}, {accelerator}",
@@ -28,7 +32,7 @@ impl Machine {
             first_line(Command::new("qemu-img").arg("--version")).replace(" version", ""),
             first_line(Command::new("guestfish").arg("--version")).replace("guestfish ", ""),
         );
-        Machine { kvm, description }
+        Ok(Machine { kvm, description })
     }
 
     /// `tcg` or `kvm`, as qemu's options call it.
@@ -37,21 +41,16 @@ impl Machine {
     }
 }
 
-/// There are hosts where `/dev/kvm` opens and a machine dies on its first instruction, so one is started.
-fn kvm_works() -> bool {
-    let machine = Command::new("qemu-system-x86_64")
-        .args(["-accel", "kvm", "-cpu", "max", "-m", "64", "-nodefaults", "-no-user-config", "-display", "none"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let Ok(mut machine) = machine else { return false };
-    std::thread::sleep(Duration::from_secs(1));
-    // The firmware finds nothing to boot and stays: a machine that is gone has died.
-    let alive = matches!(machine.try_wait(), Ok(None));
-    let _ = machine.kill();
-    let _ = machine.wait();
-    alive
+/// What virt-maker found by booting a kernel: there are hosts where a virtual CPU runs and a kernel hangs, and there a peer
+/// that takes KVM by itself would never end.
+fn kvm_works(maker: &Path) -> Result<bool, Failure> {
+    measure::run(Command::new(maker).args(["appliance", "build"]))?;
+    let said = measure::run(Command::new(maker).args(["doctor", "--json"]))?.lines;
+    let text: String = said.into_iter().map(|(_, line)| line).collect();
+    let said: Value = serde_json::from_str(&text).map_err(|error| format!("doctor: {error}"))?;
+    let mut checks = said["checks"].as_array().into_iter().flatten();
+    let check = checks.find(|check| check["name"] == "KVM").ok_or("doctor says nothing of KVM")?;
+    Ok(check["state"] == "works")
 }
 
 fn read(path: &str) -> String {

@@ -101,7 +101,7 @@ fn main() -> ExitCode {
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, Failure> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no workspace")?;
-    let beside = std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("virt-maker");
+    let beside = beside()?;
     let results = root.join("bench/results");
     let mut options =
         Options { quick: false, only: Vec::new(), binary: beside, base: None, key: None, results, quote: None };
@@ -124,8 +124,13 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, Failure
     Ok(options)
 }
 
+/// The virt-maker that was built with this program.
+fn beside() -> Result<PathBuf, Failure> {
+    Ok(std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("virt-maker"))
+}
+
 fn run(options: &Options) -> Result<(), Failure> {
-    let machine = Machine::look();
+    let machine = Machine::look(&beside()?)?;
     eprintln!("bench: {}", machine.description);
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bench");
     let folder = cache.join(format!("run-{}", std::process::id()));
@@ -207,6 +212,7 @@ fn make_base(options: &Options, cache: &Path) -> Result<(PathBuf, PathBuf), Fail
     // A store of an older format is refused, so each format has one, and one that had no mark yet.
     command.arg("--store").arg(cache.join(format!("store-{}-own", virt_maker::store::FORMAT)));
     command.args(["-p", &format!("authorized_key={}", public.trim()), "-p", &format!("output={}", base.display())]);
+    command.args(["--allow", &format!("write={}", cache.display())]);
     measure::run(&mut command)?;
     Ok((base, key))
 }

@@ -94,6 +94,10 @@ pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<
         Ok((image, _)) => kvm.with(&kvm::kernel_id(&image)),
         Err(_) => kvm,
     };
+    let vm_is = match kvm.works {
+        true => "isolates the guest, needs no root; fast with KVM",
+        false => "isolates the guest, needs no root; its processor is emulated here, for want of KVM",
+    };
     let detail = match kvm.works {
         true => kvm.detail,
         false => format!("{}; machines are emulated, which is slower", kvm.detail),
@@ -134,7 +138,7 @@ pub fn examine(agent: &Path, cache_dir: &Path, kernel: Option<&Path>) -> Result<
     };
     let engines = vec![
         state("chroot", chroot::check(agent), "fast; the host's kernel reads the guest's file systems"),
-        state("vm", vm::check(kernel, agent), "isolates the guest, needs no root; fast with KVM"),
+        state("vm", vm::check(kernel, agent), vm_is),
         state("libguestfs", libguestfs::check().map(drop), "starts in seconds; isolates the guest, reaches furthest"),
     ];
     let selector =
