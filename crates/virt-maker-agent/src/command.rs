@@ -219,7 +219,10 @@ fn launch(
             (ours, null, theirs)
         }
     };
-    words.extend(run.script.is_some().then(|| sandbox::SCRIPT.to_string()));
+    if run.script.is_some() {
+        words.extend(run.shell.iter().cloned());
+        words.push(sandbox::SCRIPT.to_string());
+    }
     words.extend(run.argv.iter().cloned());
     let words = words.into_iter().map(CString::new).collect::<std::result::Result<_, _>>();
     let program = Program {
@@ -415,7 +418,10 @@ fn judge(run: &Run, ended: Option<rustix::process::WaitStatus>, started: &Starte
         tail.lines().rev().find_map(|line| line.trim_end().strip_prefix("bwrap: ")).unwrap_or("it gave no reason");
     let what = if run.script.is_some() { "the script" } else { run.argv.first().map_or("", String::as_str) };
     if said.starts_with("execvp ") && said.ends_with("No such file or directory") {
-        let hint = "it is not in the guest, or the interpreter that its first line names is not";
+        let hint = match run.shell.first() {
+            Some(shell) => format!("the guest has no {shell}"),
+            None => "it is not in the guest, or the interpreter that its first line names is not".to_string(),
+        };
         return Err(failure(FailureKind::NotFound, format!("cannot run {what} in the guest: {hint}")));
     }
     Err(refused(format!("cannot run {what} in the guest: {said}")))

@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// A frame that holds one JSON message.
 pub const FRAME_MESSAGE: u8 = 1;
 /// A frame that holds raw bytes; an empty one ends a transfer.
@@ -221,8 +221,12 @@ pub enum Sandbox {
 pub struct Run {
     /// Program and arguments. With `script`, these are the arguments of the script.
     pub argv: Vec<String>,
-    /// A script with its own `#!` line; it is shown to the guest at a path on a temporary file system and run.
+    /// A script, which is shown to the guest at a path on a temporary file system and run: by `shell`, or as its own `#!` line
+    /// says.
     pub script: Option<String>,
+    /// The guest's program that runs the script, with its arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shell: Vec<String>,
     /// Variables added to a fixed base (`PATH`, `HOME=/root`, `LANG=C.UTF-8`, `DEBIAN_FRONTEND`, ...).
     pub env: BTreeMap<String, String>,
     /// Whether it may use the network; without, its network namespace has only a loopback device.

@@ -82,7 +82,7 @@ pub fn check(run: &Run) -> Result<()> {
     if run.argv.is_empty() && run.script.is_none() {
         return wrong("a run has neither a program nor a script".to_string());
     }
-    if run.argv.iter().any(|argument| argument.contains('\0')) {
+    if run.argv.iter().chain(&run.shell).any(|argument| argument.contains('\0')) {
         return wrong("an argument of a run contains a NUL".to_string());
     }
     for name in run.secrets.0.keys() {

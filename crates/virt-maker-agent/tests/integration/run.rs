@@ -117,6 +117,20 @@ fn scripts_run_by_their_first_line() {
     assert_eq!(agent.run(&script("#!/bin/awk -f\nBEGIN { print 6*7 }\n", &[])).1, "42\n");
     // Without a first line: the shell, as everywhere.
     assert_eq!(agent.run(&script("echo plain", &[])).1, "plain\n");
+    // By a shell that the caller names, so that its first line is the first of the text.
+    let by = |shell: &[&str]| Run {
+        shell: shell.iter().map(ToString::to_string).collect(),
+        ..script("echo \"$0 $1|$-\"\n/no/such/program\n", &["a"])
+    };
+    let (_, said) = agent.run(&by(&["/bin/sh", "-e"]));
+    assert!(
+        said.contains("script a|")
+            && said.contains('e')
+            && (said.contains("script: 2: ") || said.contains("script: line 2: ")),
+        "{said}"
+    );
+    let problem = failed(agent.client.run(&by(&["/bin/missing"]), &mut |_| {}));
+    assert_eq!(problem.message, "cannot run the script in the guest: the guest has no /bin/missing");
     let problem = failed(agent.client.run(&script("#!/bin/missing\n", &[]), &mut |_| {}));
     assert_eq!(problem.kind, FailureKind::NotFound);
     assert!(problem.message.contains("interpreter"), "{problem:?}");

@@ -247,6 +247,21 @@ fn a_script_ends_at_the_first_failure(engine: &str) {
     // A shell with options.
     build("format: 2\ndefaults: {shell: /bin/sh -e -u}\n", "    - run: |\n        echo $NOTHING\n        true\n")
         .exits(4);
+
+    // What a shell says of a line has the number that the line has in the text, whatever runs it.
+    let second = "    - run: |\n        true\n        /no/such/program\n";
+    for head in ["", "format: 2\n", "format: 2\ndefaults: {shell: /bin/sh -eu}\n"] {
+        let ran = build(head, second).exits(4);
+        let output = ran.of("output");
+        let said: String = output.iter().filter_map(|event| event["text"].as_str()).collect();
+        assert!(said.contains("script: 2: ") || said.contains("script: line 2: "), "{head}{said}");
+    }
+    // Where nothing has a number, it is said how to find the command.
+    let silent = "    - run: |\n        true\n        false\n        true\n";
+    let said = build("format: 2\n", silent).exits(4).stderr;
+    assert!(said.contains("begin the script with `set -x`"), "{said}");
+    let said = build("format: 2\n", second).exits(4).stderr;
+    assert!(!said.contains("set -x"), "{said}");
 }
 
 /// What the older format passes over in silence is told, once for a file, with its place.
@@ -259,10 +274,24 @@ fn a_script_that_goes_on_after_a_failure_is_told() {
     };
     let two = "    - run: cp x y; echo done\n    - run: |\n        a\n        b\n";
     let told = notes("", two);
+    let all = "a command that fails does not end this script, nor those in line 7: only the last one of each counts";
+    assert!(told.contains(all) && told.contains("t.yml:5:12"), "{told}");
+    let many = "    - run: a; b\n".repeat(20);
+    let lines = "in lines 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17 and 7 more:";
+    assert!(notes("", &many).contains(lines), "{}", notes("", &many));
+    // Two files have a note each, and what to do stands with the first. A plan says the same.
+    fs::write(bench.path("u.yml"), template(&bench, "", two)).unwrap();
+    let both = bench.run(&["validate", "t.yml", "u.yml"]).exits(0).stderr;
+    let plan = bench.run(&["plan", "t.yml", "u.yml"]).exits(0).stderr;
+    for said in [&both, &plan] {
+        let count = |words: &str| said.matches(words).count();
+        assert_eq!((count("does not end this script"), count("begin the script with `set -e`")), (2, 1), "{said}");
+    }
+    let told = notes("", "    - run: echo one\n    - run: cp x y; echo done\n");
     let once = "a command that fails does not end this script: only its last one counts";
     let hint = "begin the script with `set -e`, or the file with `format: 2`, where each script ends at the first failure (`virt-maker migrate` takes a file there)";
     assert_eq!(told.matches(once).count(), 1, "{told}");
-    assert!(told.contains("t.yml:5:12") && told.contains(hint), "{told}");
+    assert!(told.contains("t.yml:6:12") && told.contains(hint), "{told}");
     assert_eq!(notes("format: 2\n", two), "");
     assert_eq!(notes("", "    - run: |\n        set -e\n        a\n        b\n"), "");
 }
@@ -372,7 +401,10 @@ spec:
         "t.yml:5: `{#x} # {# a #}` was taken for a comment, and is gone; with `format: 2` it may stand here",
         "t.yml:6: Jinja took a part of this text for a comment; remove that part",
         "t.yml:9: where this `content` is the name of a file, say `source`",
-        "t.yml:14: begin this script with a line `#!/bin/sh`",
+        "t.yml:14: this script went on after a command that failed, and ends there now: if that was meant to be, write it below \
+         `|` with `#!/bin/sh` as its first line",
+        "t.yml:5: scripts stay as they were by `shell: /bin/sh`: only their last command counts; without it, a script ends at \
+         the first command that fails",
     ] {
         assert!(ran.stderr.contains(&format!("note: {note}\n")), "no {note} in\n{}", ran.stderr);
     }

@@ -89,8 +89,7 @@ impl Build<'_> {
             Some(session) => {
                 let base = self.specs[node.origin.0].import.kind.name;
                 let error = explain_full_guest(error, session.guest(), &last_lines, base);
-                let script = draft.record().material.arguments.to_string();
-                hints::explain(error, session.guest(), &last_lines, &script)
+                hints::explain(error, session.guest(), &last_lines, &draft.record().material.arguments)
             }
             None => error,
         };

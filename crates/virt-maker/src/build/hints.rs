@@ -1,6 +1,8 @@
 //! What helps where a program of the guest fails for a reason that lies in how steps run: there is no init system, nobody to ask,
 //! and no way to more rights. The programs say so in words that tell nobody what to do.
 
+use serde_json::Value;
+
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::guest::Guest;
 
@@ -61,8 +63,8 @@ const OTHER_PROCESSOR: &str = "exec format error";
 const PROGRAMS: [&str; 4] = ["/bin/sh", "/usr/bin/env", "/bin/busybox", "/usr/bin/true"];
 const PROGRAM_MAX: u64 = 32 << 20;
 
-/// The error with what helps, where it is known. `said` are the last lines of the step, `script` what it ran.
-pub(super) fn explain(error: Error, guest: &mut dyn Guest, said: &[String], script: &str) -> Error {
+/// The error with what helps, where it is known. `said` are the last lines of the step, and what it ran is among its arguments.
+pub(super) fn explain(error: Error, guest: &mut dyn Guest, said: &[String], arguments: &Value) -> Error {
     if !matches!(error.kind(), ErrorKind::Step | ErrorKind::Internal | ErrorKind::Guest) {
         return error;
     }
@@ -82,13 +84,33 @@ pub(super) fn explain(error: Error, guest: &mut dyn Guest, said: &[String], scri
     if error.kind() != ErrorKind::Step || error.hint().is_some() {
         return error;
     }
+    let script = arguments.to_string();
     let fits = |(words, of_script, _): &&(&[&str], &str, &str)| {
         script.contains(of_script) && said.iter().any(|line| words.iter().any(|word| line.contains(word)))
     };
     match HINTS.iter().find(fits) {
         Some((_, _, hint)) => error.with_hint(*hint),
+        None if is_silent(said, arguments["script"].as_str().unwrap_or_default()) => error.with_hint(TRACE),
         None => error,
     }
+}
+
+/// What helps where nobody knows which command of a script failed. A trap for it would be a part of the script, and not every
+/// shell has one.
+const TRACE: &str =
+    "nothing says which command failed: begin the script with `set -x`, and each stands in the log before it runs";
+
+/// Whether a script of the shell has several commands, and nothing that was said has the number of a line.
+fn is_silent(said: &[String], script: &str) -> bool {
+    let (first, rest) = script.split_once('\n').unwrap_or((script, ""));
+    let of_shell = !first.starts_with("#!") || first.split_whitespace().any(|word| word.ends_with("sh"));
+    let lines = if first.starts_with("#!") { rest } else { script }.lines().map(str::trim);
+    let commands = lines.filter(|line| !line.is_empty() && !line.starts_with('#') && !line.starts_with("set ")).count();
+    let numbered = |line: &String| {
+        let Some((_, after)) = line.split_once("/script: ") else { return false };
+        after.trim_start_matches("line ").starts_with(|c: char| c.is_ascii_digit())
+    };
+    of_shell && commands > 1 && !script.contains("set -x") && !said.iter().any(numbered)
 }
 
 /// The processor that the guest's programs are for, by the head of one of them.

@@ -112,7 +112,7 @@ impl Common {
             ..
         } = arguments;
         // They end where a step's script would.
-        let script = |name: &str, text: Option<String>| text.map(|text| Script::new(text, at(name)).text().to_owned());
+        let script = |name: &str, text: Option<String>| text.map(|text| Script::new(text, at(name)));
         let (pre_script, post_script) = (script("pre_script", pre_script), script("post_script", post_script));
         let folder = node.source.folder.clone();
         let extras =
@@ -142,8 +142,8 @@ impl Common {
             "level": self.level,
             "sparsify": sparsify,
             "clean": clean,
-            "pre_script": pre_script,
-            "post_script": post_script,
+            "pre_script": pre_script.as_ref().map(Script::text),
+            "post_script": post_script.as_ref().map(Script::text),
         });
         // Only then, so that artifacts of earlier versions are still current.
         if *shrink {

@@ -23,7 +23,7 @@ use crate::event::Events;
 use crate::host::Cancel;
 use crate::key::LayerKey;
 use crate::store::Workspace;
-use crate::template::{Need, Parse};
+use crate::template::{Need, Parse, Script};
 
 /// The table: declares the module of each kind and lists what it is.
 macro_rules! exports {
@@ -107,9 +107,9 @@ pub struct Extras {
     /// A manifest is written beside it.
     pub manifest: bool,
     /// A script on the host that runs before it is written.
-    pub pre_script: Option<String>,
+    pub pre_script: Option<Script>,
     /// A script on the host that runs when it is in place.
-    pub post_script: Option<String>,
+    pub post_script: Option<Script>,
     /// The folder that scripts run in.
     pub folder: PathBuf,
 }

@@ -28,6 +28,7 @@ use crate::event::{Event, Events, Meter};
 use crate::host::temporary::{self, Durability};
 use crate::host::{Cancel, Script, checked, digest, own};
 use crate::key::{Digest, LayerKey};
+use crate::template;
 
 const VERSION: u32 = 2;
 
@@ -182,8 +183,8 @@ pub fn publish(
     if !unread {
         may_replace(export, before.as_ref(), from, force, context.events)?;
     }
-    let script = |text: &Option<String>, when: &str| match text {
-        Some(text) => run_script(text, when, extras, &target, context),
+    let script = |script: &Option<template::Script>, when: &str| match script {
+        Some(script) => run_script(script, when, extras, &target, context),
         None => Ok(()),
     };
     script(&extras.pre_script, "before")?;
@@ -310,9 +311,16 @@ pub(super) fn known(export: &dyn Export, records: &Path, events: &Events) -> (Op
 }
 
 /// Runs a script of the template on the host. It finds the artifact's path in `VIRT_MAKER_ARTIFACT`.
-fn run_script(text: &str, when: &str, extras: &Extras, target: &Path, context: &ExportContext<'_>) -> Result<()> {
+fn run_script(
+    script: &template::Script,
+    when: &str,
+    extras: &Extras,
+    target: &Path,
+    context: &ExportContext<'_>,
+) -> Result<()> {
     let env = [("VIRT_MAKER_ARTIFACT", target.as_os_str())];
-    let script = Script { text, folder: &extras.folder, env: &env, scratch: context.scratch };
+    let (shell, text) = script.run();
+    let script = Script { text: &text, shell: &shell, folder: &extras.folder, env: &env, scratch: context.scratch };
     let events = context.events.clone();
     let output = move |bytes: &[u8]| {
         let message = String::from_utf8_lossy(bytes).trim_end().escape_debug().to_string();

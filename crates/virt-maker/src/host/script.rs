@@ -16,8 +16,10 @@ pub type Output = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
 /// A script to run.
 pub struct Script<'a> {
-    /// Its text; without a `#!` line, one of `/bin/sh`.
+    /// Its text.
     pub text: &'a str,
+    /// What runs it, with its arguments; nothing where the text has a `#!` line.
+    pub shell: &'a [String],
     /// The folder that it runs in.
     pub folder: &'a Path,
     /// Variables that it gets besides those of every program.
@@ -40,9 +42,11 @@ impl Script<'_> {
             .and_then(|mut file| file.write_all(self.text.as_bytes()))
             .context(ErrorKind::Host, || format!("cannot write {}", path.0.display()))?;
         let errors = output.clone();
-        let tool = match self.text.starts_with("#!") {
-            true => Tool::new(&path.0, "that its first line names"),
-            false => Tool::new("/bin/sh", "dash").arg(&path.0),
+        let tool = match self.shell {
+            [] => Tool::new(&path.0, "that its first line names"),
+            [shell, arguments @ ..] => Tool::new(shell, if shell == "/bin/sh" { "dash" } else { "that `shell` names" })
+                .args(arguments)
+                .arg(&path.0),
         };
         let mut tool = tool.folder(self.folder);
         for (name, value) in self.env {

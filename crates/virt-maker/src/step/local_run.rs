@@ -69,7 +69,8 @@ impl Step for LocalRunStep {
     }
 
     fn run(&self, _: &StepKey, _: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
-        let script = Script { text: self.script.text(), folder: &self.folder, env: &[], scratch: context.scratch };
+        let (shell, text) = self.script.run();
+        let script = Script { text: &text, shell: &shell, folder: &self.folder, env: &[], scratch: context.scratch };
         script.run(context.cancel, context.output.clone()).context(ErrorKind::Step, || "the script on the host failed")
     }
 }

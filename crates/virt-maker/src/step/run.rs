@@ -56,7 +56,8 @@ impl Step for RunStep {
     }
 
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
-        let run = Run { script: Some(self.script.whole()), network: KIND.network, ..Run::default() };
+        let (shell, script) = self.script.run();
+        let run = Run { script: Some(script), shell, network: KIND.network, ..Run::default() };
         run_checked(guest, &run, "the script")
     }
 }

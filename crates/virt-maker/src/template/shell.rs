@@ -4,44 +4,55 @@
 //! where it fails when its last command does; from format 2 on it ends at the first command that fails, in a pipe
 //! too where the guest's `/bin/sh` knows `pipefail` (that of Debian 12 does not). `shell` beside a step, or in `defaults`, names another shell. What is keyed is what runs: a step
 //! of the older format keeps its key, and so does one with `shell: /bin/sh`, which is the same.
+//!
+//! What a shell says of a script has the line numbers that its author sees: the first line of the text is line 1. So nothing stands
+//! in lines before the text. Its shell is started by name, and what sets options stands in the first line, before what is there. A
+//! key has the same as lines of their own, as in earlier versions, and so has a file in the guest that an init system starts
+//! ([`Script::whole`]).
 
 use super::Node;
+use crate::diagnostic::Diagnostic;
 
 /// What scripts of format 2 begin with.
-const STRICT: &str = "#!/bin/sh\nset -e; (set -o pipefail) 2>/dev/null && set -o pipefail\n";
-/// The shell of the older format, whose `#!` line is no part of a key.
+const STRICT: &str = "set -e; (set -o pipefail) 2>/dev/null && set -o pipefail";
+/// The shell of a text without a `#!` line; in the older format, that line is no part of a key.
 const PLAIN: &str = "/bin/sh";
 
-/// The text of a script, as what runs it gets it.
-#[derive(Debug, Clone)]
+/// The text of a script, and what runs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {
     /// As it stands in the template.
     written: String,
-    /// With what stands before it.
-    text: String,
+    /// The program that runs it, with its argument; none for a text that names one by itself.
+    shell: Vec<String>,
+    /// What the shell does before the text.
+    before: Option<String>,
+    /// Whether a key has the shell, too.
+    keyed: bool,
 }
 
 impl Script {
     /// The script that stands at a node.
     pub fn new(written: String, node: &Node) -> Script {
-        let strict = node.source.format() >= 2 && !written.starts_with("#!");
-        if !strict && passes_over_failures(&written) && node.source.files.is_first(&node.source.path, "failures") {
-            let mut note = node.diagnostic("a command that fails does not end this script: only its last one counts");
-            note.hint = Some(
-                "begin the script with `set -e`, or the file with `format: 2`, where each script ends at the first \
-                 failure (`virt-maker migrate` takes a file there)"
-                    .into(),
-            );
-            node.note(note);
+        let own = written.starts_with("#!");
+        let strict = node.source.format() >= 2 && !own;
+        if !strict && passes_over_failures(&written) {
+            let several = |lines: &str| {
+                format!(
+                    "a command that fails does not end this script, nor those in {lines}: only the last one of each counts"
+                )
+            };
+            node.source.files.note_together("failures", failures(node), several);
         }
-        let text = if strict { format!("{STRICT}{written}") } else { written.clone() };
-        Script { written, text }
+        let shell = if own { Vec::new() } else { vec![PLAIN.to_owned()] };
+        Script { written, shell, before: strict.then(|| STRICT.to_owned()), keyed: strict }
     }
 
     /// Has a shell run it, unless it says by itself what does.
     pub fn set_shell(&mut self, shell: &str) {
         if !self.written.starts_with("#!") {
-            self.text = format!("{}{}", head(shell), self.written);
+            (self.shell, self.before) = parts(shell);
+            self.keyed = self.before.is_some() || self.shell != [PLAIN];
         }
     }
 
@@ -50,15 +61,36 @@ impl Script {
         &self.written
     }
 
-    /// What enters a key; without a `#!` line it is run by `/bin/sh`.
-    pub fn text(&self) -> &str {
-        &self.text
+    /// What enters a key.
+    pub fn text(&self) -> String {
+        if self.keyed { self.whole() } else { self.written.clone() }
     }
 
-    /// The same, always with its `#!` line.
+    /// A file that can be started: with a `#!` line, and lines before the text.
     pub fn whole(&self) -> String {
-        if self.text.starts_with("#!") { self.text.clone() } else { format!("#!{PLAIN}\n{}", self.text) }
+        if self.shell.is_empty() {
+            return self.written.clone();
+        }
+        let before = self.before.as_ref().map(|before| format!("{before}\n")).unwrap_or_default();
+        format!("#!{}\n{before}{}", self.shell.join(" "), self.written)
     }
+
+    /// What runs it, and the file that it is given: lines have the numbers of the template's text.
+    pub fn run(&self) -> (Vec<String>, String) {
+        let before = self.before.as_ref().map(|before| format!("{before}; ")).unwrap_or_default();
+        (self.shell.clone(), format!("{before}{}", self.written))
+    }
+}
+
+/// Says that failures of a script are passed over.
+fn failures(node: &Node) -> Diagnostic {
+    let mut note = node.diagnostic("a command that fails does not end this script: only its last one counts");
+    note.hint = Some(
+        "begin the script with `set -e`, or the file with `format: 2`, where each script ends at the first failure \
+         (`virt-maker migrate` takes a file there)"
+            .into(),
+    );
+    note
 }
 
 /// Whether a script has several commands, of which all but the last may fail unnoticed.
@@ -86,16 +118,15 @@ fn passes_over_failures(script: &str) -> bool {
     commands > 1
 }
 
-/// The lines that have a shell run what follows. A `#!` line takes one argument, so options of shells are set by a line
-/// of their own.
-fn head(shell: &str) -> String {
+/// The program of a shell, with its argument, and what it does first. A `#!` line takes one argument, so options of shells are
+/// set by themselves.
+fn parts(shell: &str) -> (Vec<String>, Option<String>) {
     let (program, options) = shell.trim().split_once(char::is_whitespace).unwrap_or((shell.trim(), ""));
-    let name = program.rsplit('/').next().unwrap_or_default();
-    match (options.trim(), name.ends_with("sh")) {
-        ("", _) if program == PLAIN => String::new(),
-        ("", _) => format!("#!{program}\n"),
-        (options, true) => format!("#!{program}\nset {options}\n"),
-        (option, false) => format!("#!{program} {option}\n"),
+    let (program, options) = (program.to_owned(), options.trim());
+    match (options, program.ends_with("sh")) {
+        ("", _) => (vec![program], None),
+        (options, true) => (vec![program], Some(format!("set {options}"))),
+        (option, false) => (vec![program, option.to_owned()], None),
     }
 }
 
@@ -197,13 +228,26 @@ mod tests {
 
     #[test]
     fn shells_have_their_options() {
-        for (shell, expected) in [
-            ("/bin/sh", ""),
-            ("/bin/bash", "#!/bin/bash\n"),
-            ("/bin/bash -euo pipefail", "#!/bin/bash\nset -euo pipefail\n"),
-            ("/usr/bin/python3 -u", "#!/usr/bin/python3 -u\n"),
+        let script = Script { written: "a\nb".into(), shell: vec![PLAIN.into()], before: None, keyed: false };
+        for (shell, keyed, run) in [
+            ("/bin/sh", "a\nb", (vec!["/bin/sh"], "a\nb")),
+            ("/bin/bash", "#!/bin/bash\na\nb", (vec!["/bin/bash"], "a\nb")),
+            (
+                "/bin/bash -euo pipefail",
+                "#!/bin/bash\nset -euo pipefail\na\nb",
+                (vec!["/bin/bash"], "set -euo pipefail; a\nb"),
+            ),
+            ("/usr/bin/python3 -u", "#!/usr/bin/python3 -u\na\nb", (vec!["/usr/bin/python3", "-u"], "a\nb")),
         ] {
-            assert_eq!(head(shell), expected, "{shell}");
+            let mut script = script.clone();
+            script.set_shell(shell);
+            assert_eq!(script.text(), keyed, "{shell}");
+            let (program, text) = script.run();
+            assert_eq!((program.iter().map(String::as_str).collect(), &*text), run, "{shell}");
         }
+        // What is keyed is what earlier versions ran.
+        let strict = Script { before: Some(STRICT.into()), keyed: true, ..script };
+        let old = "#!/bin/sh\nset -e; (set -o pipefail) 2>/dev/null && set -o pipefail\na\nb";
+        assert_eq!((strict.text(), strict.whole()), (old.to_owned(), old.to_owned()));
     }
 }

@@ -315,6 +315,12 @@ fn commands(bench: &Bench, s: &mut dyn Session) {
     };
     run.env.insert("WORD".into(), "x'y\"z".into());
     assert_eq!(bench.run(s, &run), (Exit::Status(0), "it's|a b\n$(id)||x'y\"z|".into()));
+    // By a shell that is named, which counts the lines of the text alone.
+    let script = Some("echo \"$1\"\n/no/such/program\n".into());
+    let run = Run { script, shell: vec!["/bin/sh".into(), "-e".into()], argv: vec!["a b".into()], ..Run::default() };
+    let (exit, said) = bench.run(s, &run);
+    let numbered = said.contains("script: 2: ") || said.contains("script: line 2: ");
+    assert!(exit == Exit::Status(127) && said.starts_with("a b\n") && numbered, "{exit:?} {said}");
     let filler = "# filler filler filler filler filler\n".repeat(160_000);
     let run = Run { script: Some(format!("#!/bin/sh\n{filler}echo long script done\n")), ..Run::default() };
     assert_eq!(bench.run(s, &run), (Exit::Status(0), "long script done\n".into()));

@@ -196,6 +196,7 @@ fn document(text: &mut String, name: &str, content: &str) {
 fn command(run: &Run) -> Result<String> {
     let mut words: Vec<&str> = Vec::new();
     if run.script.is_some() {
+        words.extend(run.shell.iter().map(String::as_str));
         words.push("/run/virt-maker/script");
     }
     words.extend(run.argv.iter().map(String::as_str));
