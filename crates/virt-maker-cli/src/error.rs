@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use virt_maker::diagnostic::Diagnostic;
-use virt_maker::error::{Error, ErrorKind, StepFailure};
+use virt_maker::diagnostic::{Diagnostic, Position, Within};
+use virt_maker::error::{Error, ErrorKind, Place, StepFailure};
 
 use crate::text::{harmless, without_passwords};
 
@@ -89,8 +89,13 @@ pub fn render(error: &Error) -> String {
         }
         diagnostics => diagnostics.iter().for_each(|diagnostic| text.push_str(&render_diagnostic(diagnostic))),
     }
-    if let Some(failure) = error.failure() {
-        text.push_str(&render_failure(failure));
+    match (error.failure(), error.place()) {
+        (Some(failure), _) => text.push_str(&render_failure(failure)),
+        (None, Some(Place { position, within, what })) => {
+            text.push_str(&render_place(within, Some(position)));
+            text.push_str(&format!("  {}\n", harmless(what)));
+        }
+        (None, None) => {}
     }
     let hints = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
     for hint in hints.filter_map(|error| error.downcast_ref::<Error>()).filter_map(Error::hint) {
@@ -155,15 +160,20 @@ pub fn print_note(diagnostic: &Diagnostic) {
     let _ = std::io::stderr().write_all(text.replacen("error:", "note:", 1).as_bytes());
 }
 
-fn render_failure(failure: &StepFailure) -> String {
+/// The line that the author wrote comes first, and then what it is made of.
+fn render_place(within: &[Within], position: Option<&Position>) -> String {
     let mut text = String::new();
-    // The line that the author wrote comes first, and then what it is made of.
-    for within in &failure.within {
+    for within in within {
         text.push_str(&format!("  --> {}: `{}`\n", within.position, harmless(&within.name)));
     }
-    if let Some(position) = &failure.position {
+    if let Some(position) = position {
         text.push_str(&format!("  --> {position}\n"));
     }
+    text
+}
+
+fn render_failure(failure: &StepFailure) -> String {
+    let mut text = render_place(&failure.within, failure.position.as_ref());
     text.push_str(&format!("  step: {}\n", harmless(&failure.step)));
     if failure.last_lines.is_empty() {
         text.push_str("  it printed nothing\n");

@@ -102,7 +102,7 @@ fn found(specs: &[Spec], context: &ImportContext<'_>) -> Result<BTreeMap<PathBuf
         let Some(source) = spec.import.runner.mutable_source() else { continue };
         let sources = all.entry(beside(&spec.template)).or_default();
         if !sources.contains_key(source) {
-            let key = spec.import.runner.key_inputs(context)?;
+            let key = spec.import.runner.key_inputs(context).map_err(|error| error.at(|| spec.import.place()))?;
             sources.extend(key.inputs.first().map(|input| (source.to_owned(), shown(input.digest))));
         }
     }
@@ -181,7 +181,7 @@ pub fn releases(specs: &mut [Spec], wanted: Wanted, context: &ImportContext<'_>)
         let now = match seen.get(&source) {
             Some(now) => Some(*now),
             None if wanted.pull || wanted.lock && locked.is_none() => {
-                let now = look_again(&source, context)?;
+                let now = look_again(&source, context).map_err(|error| error.at(|| spec.import.place()))?;
                 seen.insert(source.clone(), now);
                 Some(now)
             }

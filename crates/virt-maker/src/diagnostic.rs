@@ -47,6 +47,14 @@ pub struct Diagnostic {
     pub notes: Vec<Note>,
 }
 
+impl Diagnostic {
+    /// The same with what to do about it, unless that is said already.
+    pub(crate) fn or_hint(mut self, hint: impl FnOnce() -> String) -> Diagnostic {
+        self.hint = Some(self.hint.take().unwrap_or_else(hint));
+        self
+    }
+}
+
 /// A sentence that explains a [`Diagnostic`], with a place of its own.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Note {

@@ -50,6 +50,7 @@ struct Inner {
     hint: Option<String>,
     diagnostics: Vec<crate::diagnostic::Diagnostic>,
     failure: Option<StepFailure>,
+    place: Option<Place>,
     parts: Vec<Error>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -63,6 +64,7 @@ impl Error {
             hint: None,
             diagnostics: Vec::new(),
             failure: None,
+            place: None,
             parts: Vec::new(),
             source: None,
         };
@@ -113,6 +115,22 @@ impl Error {
         self
     }
 
+    /// Says which import, step or export of a template this is about. A step that failed says so by itself, and nobody is to
+    /// blame for an end that was asked for.
+    pub fn at(mut self, place: impl FnOnce() -> Place) -> Self {
+        let told = self.inner.failure.is_some() || self.place().is_some() || !self.inner.diagnostics.is_empty();
+        if !told && self.inner.kind != ErrorKind::Cancelled {
+            self.inner.place = Some(place());
+        }
+        self
+    }
+
+    /// Which import, step or export of a template this error, or one that caused it, is about.
+    pub fn place(&self) -> Option<&Place> {
+        let causes = std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source());
+        causes.filter_map(|error| error.downcast_ref::<Error>()).find_map(|error| error.inner.place.as_ref())
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind
@@ -152,6 +170,7 @@ impl Error {
         if let Some(failure) = &mut inner.failure {
             failure.texts(&mut |text| change(text));
         }
+        inner.place.iter_mut().for_each(|place| change(&mut place.what));
         inner.parts = std::mem::take(&mut inner.parts).into_iter().map(|part| part.with_texts(change)).collect();
         inner.source = inner.source.take().map(|source| match source.downcast::<Error>() {
             // As itself, and not as a box in a box: hints are asked of it by its type.
@@ -227,6 +246,17 @@ impl StepFailure {
         change(&mut self.step);
         self.exit.iter_mut().chain(&mut self.last_lines).for_each(change);
     }
+}
+
+/// An import, a step or an export of a template, for errors about what the host, the network or a guest has for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Place {
+    /// Where it stands.
+    pub position: crate::diagnostic::Position,
+    /// The steps made of others that it is a part of; the outermost is the first.
+    pub within: Vec<crate::diagnostic::Within>,
+    /// Its role, its kind and its text, for people: `import: disk: images/debian.qcow2`.
+    pub what: String,
 }
 
 /// What is known of a step that failed.

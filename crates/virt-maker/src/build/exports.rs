@@ -66,9 +66,10 @@ impl Build<'_> {
                 &context,
                 &mut finish,
             );
-            let done = done.inspect_err(|error| {
-                let (path, message) = (entry.runner.common().target.path().to_owned(), crate::error::chain(error));
+            let done = done.map_err(|error| {
+                let (path, message) = (entry.runner.common().target.path().to_owned(), crate::error::chain(&error));
                 events.send(Event::ExportFailed { path, message });
+                error.at(|| entry.place())
             })?;
             self.shared.spent.add("export", begin.elapsed());
             events.send(Event::ExportFinished {

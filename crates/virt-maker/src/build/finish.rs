@@ -105,11 +105,11 @@ fn label(guest: &mut dyn Guest, build: &Build<'_>) -> Result<()> {
     let policy = done.policy.escape_debug();
     if done.unreadable > 0 {
         let count = done.unreadable;
-        build
-            .events
-            .warn(format!("{count} rules of the guest's SELinux policy `{policy}` cannot be read and are left out"));
+        let rules = if count == 1 { "1 rule".to_owned() } else { format!("{count} rules") };
+        let message = format!("left out, for they cannot be read: {rules} of the guest's SELinux policy `{policy}`");
+        build.events.warn(message);
     }
-    let message = format!("{} files labelled by the policy `{policy}`", done.labelled);
+    let message = format!("files labelled by the policy `{policy}`: {}", done.labelled);
     build.events.send(Event::Trace { source: "selinux", message });
     Ok(())
 }

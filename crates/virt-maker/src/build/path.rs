@@ -44,6 +44,7 @@ pub(super) fn ensure(build: &Build<'_>, plan: &Plan, path: &[usize]) -> Result<L
             (Part::Import(key), _) => {
                 let entry = &build.specs[node.origin.0].import;
                 if let Err(error) = base::make(build, node, entry, key, lock) {
+                    let error = error.at(|| entry.place());
                     let message = crate::error::chain(&error);
                     build.events.send(Event::ImportFailed { key: node.info.key, message });
                     return Err(build.explain_full_disk(error));
@@ -126,7 +127,14 @@ fn run_session(
         network,
         caches: &names,
     };
-    let Opened { session, engine, number, caches, slot } = wanted.open(build)?;
+    let opened = wanted.open(build).map_err(|error| match (error.kind(), &plan.nodes[missing[0]].origin) {
+        // What is on the disk; anything else is no matter of the template.
+        (ErrorKind::Guest | ErrorKind::Unsupported, (spec, Part::Step(number, _))) => {
+            error.at(|| build.specs[*spec].steps[*number].place())
+        }
+        _ => error,
+    });
+    let Opened { session, engine, number, caches, slot } = opened?;
     let shared = build.shared;
     let sealer = Sealer::start(build.store, build.events, &shared.schedule, &shared.flattener, &shared.fresh);
     let walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine, session: number, depth };

@@ -128,6 +128,10 @@ impl Import for Blank {
         format!("{} MiB {}", self.size / MIB, parts.join(" ")).trim_end().to_owned()
     }
 
+    fn has_guest(&self) -> bool {
+        false
+    }
+
     fn key_inputs(&self, _: &ImportContext<'_>) -> Result<ImportKey> {
         let part = |part: &Part| {
             let mut key = json!({ "length": part.length, "fs": part.fs.map(Fs::name), "label": part.label });

@@ -103,6 +103,11 @@ pub trait Import: Send + Sync {
         None
     }
 
+    /// Whether a guest is on what it makes: something that steps can work in.
+    fn has_guest(&self) -> bool {
+        true
+    }
+
     /// An error where it is plain already, without fetching or reading much, that nothing can be made here and now.
     fn check(&self) -> Result<()> {
         Ok(())

@@ -48,7 +48,7 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
         context.cancel.check()?;
         let again = again.of(spec)?;
         let entry = &spec.import;
-        let mut key = entry.runner.key_inputs(&context.import)?;
+        let mut key = entry.runner.key_inputs(&context.import).map_err(|error| error.at(|| entry.place()))?;
         if let Release::Locked { digest, .. } = entry.release {
             key.inputs.push(HostInput { name: "release".into(), kind: "file".into(), digest, mode: 0 });
         }
@@ -81,7 +81,7 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
         let mut tip = add(&mut plan, &mut known, context, info, material, None, (index, Part::Import(key)), policy);
         for (number, step) in spec.steps.iter().enumerate() {
             context.cancel.check()?;
-            let key = step.runner.key_inputs()?;
+            let key = step.runner.key_inputs().map_err(|error| error.at(|| step.place()))?;
             let parent = plan.nodes[tip].info.key;
             let material = step_material(spec, step, &key, parent);
             let info = LayerInfo {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, secrets};
+use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, guestless, secrets};
 use crate::diagnostic::{Diagnostic, Position, Within};
 use crate::error::{Error, Result, chain};
 use crate::host::permit::{Door, Output};
@@ -72,6 +72,7 @@ fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Re
                 match on_base(typed, at, options, above, &mut loaded) {
                     Ok(typed) => {
                         one_export_a_file(spec, &typed, &mut targets, &mut found);
+                        found.extend(guestless::check(spec, &typed));
                         for (item, export) in spec.exports.iter().zip(&typed.exports) {
                             let written = export.runner.common().outputs().into_iter();
                             outputs.extend(written.map(|output| (item.clone(), output)));
@@ -170,7 +171,7 @@ fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnost
         }
         Some(node) => single(node, "import", problems).and_then(|(key, arguments)| {
             let kind = find(import::KINDS, |kind| kind.name, key, "import", &[], problems)?;
-            let runner = parsed((kind.parse)(arguments), problems)?;
+            let runner = parsed((kind.parse)(arguments), (arguments, kind.example), problems)?;
             let mut volatile = arguments.volatile();
             volatile.extend(key.volatile());
             Some(ImportEntry { kind, runner, position: key.position(), volatile, release: Release::Any })
@@ -181,7 +182,7 @@ fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnost
     for item in &spec.exports {
         exports.extend(single(item, "export", problems).and_then(|(key, arguments)| {
             let kind = find(export::KINDS, |kind| kind.name, key, "export", &[], problems)?;
-            let runner = parsed((kind.parse)(arguments), problems)?;
+            let runner = parsed((kind.parse)(arguments), (arguments, kind.example), problems)?;
             if runner.runs_on_host() {
                 allowed(key, options, problems)?;
             }
@@ -254,7 +255,11 @@ fn entry(
     let own: Vec<&str> = template::library_steps().map(|definition| definition.name.as_str()).collect();
     let before = problems.len();
     let found = find(step::KINDS, |kind| kind.name, key, "step", &own, problems);
-    let mut runner = found.and_then(|kind| parsed((kind.parse)(&step.arguments), problems));
+    if let (None, Some(problem)) = (found, problems[before..].last_mut()) {
+        problem.hint = template::package_instead(key, &step.arguments, problem.hint.take());
+    }
+    let mut runner =
+        found.and_then(|kind| parsed((kind.parse)(&step.arguments), (&step.arguments, kind.example), problems));
     if let Some(shell) = &step.options.shell
         && let Some(runner) = &mut runner
         && !runner.set_shell(shell)
@@ -270,7 +275,8 @@ fn entry(
         if options.check_inputs
             && let Err(error) = runner.key_inputs()
         {
-            let mut problem = step.arguments.diagnostic(chain(&error));
+            let message = chain(&error);
+            let mut problem = template::named_in(&step.arguments, &message).diagnostic(message);
             problem.hint = error.hint().map(str::to_owned);
             problems.push(problem);
         }
@@ -293,14 +299,11 @@ fn entry(
         }
     }
     for problem in &mut problems[before..] {
-        problem.notes.extend(step.within.iter().rev().map(|(name, position)| crate::diagnostic::Note {
-            message: format!("it is a part of `{name}`, which is used here"),
-            position: Some(position.clone()),
-        }));
+        step.calls.iter().rev().for_each(|call| call.blame(problem));
     }
     let (kind, runner) = (found?, runner?);
-    let within =
-        step.within.iter().map(|(name, position)| Within { name: name.clone(), position: position.clone() }).collect();
+    let within = step.calls.iter().filter(|call| call.is_step());
+    let within = within.map(|call| Within { name: call.name.clone(), position: call.key.position() }).collect();
     let mut volatile = step.arguments.volatile();
     volatile.extend(key.volatile());
     volatile.sort_unstable();
@@ -315,8 +318,20 @@ fn allowed(key: &Node, options: &LoadOptions, problems: &mut Vec<Diagnostic>) ->
     door.program(key.text().unwrap_or_default()).map_err(|refusal| problems.push(key.refused(refusal))).ok()
 }
 
-fn parsed<T>(result: Result<T, Vec<Diagnostic>>, problems: &mut Vec<Diagnostic>) -> Option<T> {
-    result.map_err(|found| problems.extend(found)).ok()
+/// The runner, or its errors: those about its arguments as a whole come with an example.
+fn parsed<T>(
+    result: Result<T, Vec<Diagnostic>>,
+    (arguments, example): (&Node, &str),
+    problems: &mut Vec<Diagnostic>,
+) -> Option<T> {
+    let whole = Some(arguments.position());
+    let told = |mut problem: Diagnostic| {
+        if problem.hint.is_none() && problem.position == whole {
+            problem.hint = template::as_in(example);
+        }
+        problem
+    };
+    result.map_err(|found| problems.extend(found.into_iter().map(told))).ok()
 }
 
 /// The kind that a runner's name means.
@@ -343,6 +358,7 @@ fn find<K>(
     let mut problem = key.diagnostic(format!("unknown {role} `{}`", name.escape_debug()));
     problem.hint = Some(match template::closest(name, names.iter().copied()) {
         Some(meant) => format!("did you mean `{meant}`?"),
+        None if role == "step" => format!("known are: {}; {}", names.join(", "), template::LIST),
         None => format!("known are: {}", names.join(", ")),
     });
     problems.push(problem);
@@ -353,10 +369,21 @@ fn find<K>(
 fn single<'a>(item: &'a Node, role: &str, problems: &mut Vec<Diagnostic>) -> Option<(&'a Node, &'a Node)> {
     match item.members() {
         [(key, arguments)] => return Some((key, arguments)),
-        [] => problems.push(item.diagnostic(format!("expected the name of one {role}, found {}", item.describe()))),
+        [] => {
+            let mut problem = item.diagnostic(format!("expected the name of one {role}, found {}", item.describe()));
+            if let Some(name) = item.text() {
+                problem.hint = Some(format!("its arguments stand behind a colon: `{}: {{...}}`", name.escape_debug()));
+            }
+            problems.push(problem);
+        }
         [_, (second, _), ..] => {
             let name = second.text().unwrap_or_default().escape_debug();
-            problems.push(second.diagnostic(format!("`{name}`: an {role} has one runner")));
+            let mut problem = second.diagnostic(format!("`{name}`: an {role} has one runner"));
+            problem.hint = Some(match role {
+                "export" => format!("several exports are a list: each begins with `- `, as in `- {name}: ...`"),
+                _ => "an image begins with one base".to_owned(),
+            });
+            problems.push(problem);
         }
     }
     None

@@ -1,6 +1,7 @@
 //! Specs: what a template becomes when everything in it is resolved: one import, a list of steps, exports.
 
 mod catalogue;
+mod guestless;
 mod host;
 mod load;
 mod outputs;
@@ -17,7 +18,9 @@ pub use secrets::{Secret, SecretSource};
 use std::path::PathBuf;
 
 use crate::diagnostic::{Position, Within};
+use crate::error::Place;
 use crate::export::{Export, ExportKind};
+use crate::host::url::shown_in;
 use crate::import::{Import, ImportKind};
 use crate::key::Digest;
 use crate::step::{Step, StepKind};
@@ -102,4 +105,30 @@ pub struct ExportEntry {
     pub runner: Box<dyn Export>,
     /// Where it stands.
     pub position: Position,
+}
+
+impl ImportEntry {
+    /// What an error about it says of it.
+    pub fn place(&self) -> Place {
+        let what = format!("import: {}: {}", self.kind.name, shown_in(&self.runner.summary()));
+        Place { position: self.position.clone(), within: Vec::new(), what }
+    }
+}
+
+impl StepEntry {
+    /// What an error about it says of it.
+    pub fn place(&self) -> Place {
+        let summary = self.options.name.clone().unwrap_or_else(|| self.runner.summary());
+        let what = format!("step: {}: {}", self.kind.name, shown_in(&summary));
+        Place { position: self.position.clone(), within: self.within.clone(), what }
+    }
+}
+
+impl ExportEntry {
+    /// What an error about it says of it.
+    pub fn place(&self) -> Place {
+        let target = self.runner.common().target.named().display();
+        let what = format!("export: {}: {target}", self.kind.name);
+        Place { position: self.position.clone(), within: Vec::new(), what }
+    }
 }

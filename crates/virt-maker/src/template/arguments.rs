@@ -8,6 +8,7 @@ use std::fmt;
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
 
+use super::mistakes;
 use super::node::{Kind, Node};
 use super::suggest;
 use super::truth::says;
@@ -92,7 +93,8 @@ struct Arguments<'a>(&'a Node);
 impl<'a> Arguments<'a> {
     fn wrong(&self, expected: &str) -> Problem {
         let message = format!("expected {expected}, found {}", self.0.describe());
-        Problem { message, hint: None, node: Some(self.0.clone()) }
+        let hint = if expected == "a list" { mistakes::no_list(self.0) } else { None };
+        Problem { message, hint, node: Some(self.0.clone()) }
     }
 
     fn visit_map<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {

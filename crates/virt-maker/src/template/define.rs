@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::expression::{Engine, quote};
 use super::inherit::take_in;
+use super::mistakes;
 use super::node::{Kind, Node};
 use super::options::OPTIONS;
 use super::scope::Scope;
@@ -218,6 +219,23 @@ impl Definition {
         text.join("\n").trim_end().to_owned()
     }
 
+    /// What helps where its arguments are wrong.
+    fn as_in(&self) -> Option<String> {
+        self.example.as_deref().and_then(mistakes::as_in)
+    }
+
+    /// What a parameter is for, and an example of all.
+    fn about(&self, parameter: &Parameter) -> String {
+        let about = parameter.description.trim_end_matches('.');
+        let about = if about.is_empty() { String::new() } else { format!("`{}`: {about}", parameter.name) };
+        match (self.as_in(), about.is_empty()) {
+            (Some(example), true) => example,
+            (Some(example), false) => format!("{about}; {example}"),
+            (None, true) => format!("`{}` is defined with the type `{}`", parameter.name, parameter.kind),
+            (None, false) => about,
+        }
+    }
+
     /// The scope of its steps: its parameters, from the rendered arguments of one use.
     ///
     /// A value that is no mapping goes to the one parameter that has to be given, or to the only one.
@@ -264,22 +282,23 @@ impl Definition {
             }
             (_, Some(main)) => given.push((main, arguments)),
             (_, None) => {
-                problems.push(arguments.diagnostic(format!(
-                    "expected a mapping of the arguments of `{}`, found {}",
-                    self.name,
-                    arguments.describe()
-                )));
+                let found = arguments.describe();
+                let mut problem = arguments
+                    .diagnostic(format!("expected a mapping of the arguments of `{}`, found {found}", self.name));
+                problem.hint = self.as_in();
+                problems.push(problem);
             }
         }
         for (parameter, value) in &given {
             match typed(parameter, value) {
                 Ok(value) => scope.set(&parameter.name, &value),
-                Err(problem) => problems.push(problem),
+                Err(problem) => problems.push(problem.or_hint(|| self.about(parameter))),
             }
         }
         for parameter in &required {
             if given.iter().all(|(other, _)| other.name != parameter.name) && problems.len() == before {
-                problems.push(call.diagnostic(format!("`{}` needs the argument `{}`", self.name, parameter.name)));
+                let message = format!("`{}` needs the argument `{}`", self.name, parameter.name);
+                problems.push(Diagnostic { hint: self.as_in(), ..call.diagnostic(message) });
             }
         }
         if problems.len() > before {
@@ -337,5 +356,9 @@ fn typed(parameter: &Parameter, value: &Node) -> Result<Node, Diagnostic> {
 fn wrong(parameter: &Parameter, value: &Node) -> Diagnostic {
     let article = if parameter.kind == "integer" { "an" } else { "a" };
     let found = value.describe();
-    value.diagnostic(format!("`{}` is {article} {}, found {found}", parameter.name, parameter.kind))
+    let mut problem = value.diagnostic(format!("`{}` is {article} {}, found {found}", parameter.name, parameter.kind));
+    if parameter.kind == "list" {
+        problem.hint = mistakes::no_list(value);
+    }
+    problem
 }

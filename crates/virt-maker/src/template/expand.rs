@@ -6,14 +6,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::calls::Call;
 use super::define::{Definition, Definitions};
 use super::expression::{Engine, quote};
 use super::inherit::take_in;
 use super::library::library_step;
+use super::mistakes;
 use super::node::{Kind, Node};
 use super::options::{OPTIONS, StepOptions, holds};
 use super::parameters::declared;
 use super::scope::Scope;
+use super::suggest;
 use crate::diagnostic::Diagnostic;
 
 /// Deepest nesting of lists, loops, files and definitions.
@@ -38,8 +41,8 @@ pub struct ResolvedStep {
     pub options: StepOptions,
     /// `shell` stands right beside it.
     pub own_shell: bool,
-    /// The step of one's own that it is a part of, with the place where that stands; the outermost first.
-    pub within: Vec<(String, crate::diagnostic::Position)>,
+    /// The uses of definitions and files that it comes from; the outermost first.
+    pub calls: Vec<Arc<Call>>,
 }
 
 impl ResolvedStep {
@@ -71,7 +74,7 @@ struct At<'s> {
     options: StepOptions,
     /// `shell` stands right beside the runner.
     own_shell: bool,
-    within: Vec<(String, crate::diagnostic::Position)>,
+    calls: Vec<Arc<Call>>,
     /// The node was rendered already.
     data: bool,
     depth: usize,
@@ -81,7 +84,7 @@ impl Expander<'_> {
     /// Expands a list of steps.
     /// `data` says that the list was rendered already.
     pub(super) fn expand(&mut self, node: &Node, scope: &Scope, options: &StepOptions, data: bool) {
-        self.list(node, &At { scope, options: options.clone(), own_shell: false, within: Vec::new(), data, depth: 0 });
+        self.list(node, &At { scope, options: options.clone(), own_shell: false, calls: Vec::new(), data, depth: 0 });
     }
 
     fn list(&mut self, node: &Node, at: &At<'_>) {
@@ -95,19 +98,66 @@ impl Expander<'_> {
         let at = At { depth: at.depth + 1, ..at.clone() };
         match &node.kind {
             Kind::Null => {}
-            Kind::List(items) => items.iter().for_each(|item| self.list(item, &at)),
+            Kind::List(items) => items.iter().for_each(|item| match item.kind {
+                // What an expression gave may hold nothing; a `-` alone was forgotten.
+                Kind::Null if !at.data => self.empty(item),
+                _ => self.list(item, &at),
+            }),
             Kind::Map(_) if at.depth > 1 => self.item(node, &at),
             Kind::String(text) if !at.data => match self.engine.string(text, node, at.scope) {
                 // One level only: what it gave is no expression again.
                 Ok(rendered) if rendered.origin.is_some() => self.list(&rendered, &At { data: true, ..at }),
-                Ok(_) => self.problems.push(expected_step(node)),
+                Ok(_) => self.no_step(node),
                 Err(problem) => self.problems.extend(problem.map(|problem| *problem)),
             },
             _ if at.depth == 1 => {
-                self.problems.push(node.diagnostic(format!("expected a list of steps, found {}", node.describe())));
+                let message = format!("expected a list of steps, found {}", node.describe());
+                let hint = "each step is an item of its own, which begins with `- `: `- run: ...`";
+                self.problems.push(node.diagnostic(message).or_hint(|| hint.to_owned()));
             }
-            _ => self.problems.push(expected_step(node)),
+            _ => self.no_step(node),
         }
+    }
+
+    /// An item with nothing in it. Older templates may have them.
+    fn empty(&mut self, item: &Node) {
+        let problem = item.diagnostic("a step is missing: this item is empty");
+        let problem = problem.or_hint(|| "write a step behind its `-`, or remove it".into());
+        match item.source.format() {
+            1 => item.note(problem),
+            _ => self.problems.push(problem),
+        }
+    }
+
+    /// Something in the place of a step.
+    fn no_step(&mut self, node: &Node) {
+        let message = format!("expected the name of one step with its arguments, found {}", node.describe());
+        let hint = mistakes::no_step(node, |name| self.is_step(name));
+        self.problems.push(node.diagnostic(message).or_hint(|| hint));
+    }
+
+    /// Whether a word names a step.
+    fn is_step(&self, name: &str) -> bool {
+        self.builtin.contains(&name) || self.definitions.get(name).is_some() || library_step(name).is_some()
+    }
+
+    /// A second runner in one item, or what is taken for one.
+    fn two_runners(&mut self, second: &Node) {
+        let name = quote(second.text().unwrap_or_default());
+        let hint = match super::closest(&name, OPTIONS) {
+            _ if self.is_step(&name) => format!("begin a new item: `- {name}: ...`"),
+            Some(meant) => format!("did you mean the option `{meant}`?"),
+            None => {
+                let here = suggest::others(&name).next().map(|here| format!(" (it is called `{here}` there)"));
+                format!(
+                    "an argument of the step stands below its name, one level deeper{}; what may stand beside it is: {}",
+                    here.unwrap_or_default(),
+                    OPTIONS.join(", ")
+                )
+            }
+        };
+        let problem = second.diagnostic(format!("`{name}`: one step has one runner"));
+        self.problems.push(problem.or_hint(|| hint));
     }
 
     fn stop(&mut self, problem: Diagnostic) {
@@ -162,11 +212,11 @@ impl Expander<'_> {
             [(one, first), (other, second)] => match (one.text(), other.text()) {
                 (Some("include"), Some("with")) => self.include(one, first, Some(second), &at),
                 (Some("with"), Some("include")) => self.include(other, second, Some(first), &at),
-                _ => self.problems.push(two_runners(other)),
+                _ => self.two_runners(other),
             },
             [(key, value)] => self.runner(key, value, &at),
-            [] => self.problems.push(expected_step(node)),
-            [_, (second, _), ..] => self.problems.push(two_runners(second)),
+            [] => self.no_step(node),
+            [_, (second, _), ..] => self.two_runners(second),
         }
     }
 
@@ -185,8 +235,9 @@ impl Expander<'_> {
             }
         };
         let Kind::List(items) = &list.kind else {
-            self.problems.push(list.diagnostic(format!("expected a list to go over, found {}", list.describe())));
-            return;
+            let mut problem = list.diagnostic(format!("expected a list to go over, found {}", list.describe()));
+            problem.hint = mistakes::no_list(list);
+            return self.problems.push(problem);
         };
         if at.data {
             self.problems.push(
@@ -263,7 +314,8 @@ impl Expander<'_> {
         // What it defines is known in it and not outside.
         let outside = self.definitions.clone();
         self.definitions.take(&file, self.engine, &scope, self.builtin, &mut self.problems);
-        self.list(steps, &At { scope: &scope, data: false, ..at.clone() });
+        let call = Call::of_file(&file, &value, &with);
+        self.called(call, steps, &At { scope: &scope, data: false, ..at.clone() });
         self.definitions = outside;
     }
 
@@ -281,22 +333,31 @@ impl Expander<'_> {
                 if self.steps.len() >= STEPS {
                     return self.stop(key.diagnostic(format!("the template has more than {STEPS} steps")));
                 }
-                let (options, own_shell, within) = (at.options.clone(), at.own_shell, at.within.clone());
-                self.steps.push(ResolvedStep { runner: key.clone(), arguments, options, own_shell, within });
+                let (options, own_shell, calls) = (at.options.clone(), at.own_shell, at.calls.clone());
+                self.steps.push(ResolvedStep { runner: key.clone(), arguments, options, own_shell, calls });
             }
         }
     }
 
     fn defined(&mut self, key: &Node, definition: &Definition, arguments: &Node, at: &At<'_>) {
-        if at.within.iter().filter(|(name, _)| *name == definition.name).count() > 2 {
-            let way: Vec<_> = at.within.iter().map(|(name, _)| name.as_str()).collect();
+        let way: Vec<_> = at.calls.iter().filter(|call| call.is_step()).map(|call| call.name.as_str()).collect();
+        if way.iter().filter(|name| **name == definition.name).count() > 2 {
             let message = format!("`{}` is made of itself: {}", definition.name, way.join(" -> "));
             return self.stop(key.diagnostic(message));
         }
         let Some(scope) = definition.bind(key, arguments, self.engine, &mut self.problems) else { return };
-        let mut within = at.within.clone();
-        within.push((definition.name.clone(), key.position()));
-        self.list(&definition.steps, &At { scope: &scope, within, data: false, ..at.clone() });
+        let call = Call::of_step(definition, key, arguments);
+        self.called(call, &definition.steps, &At { scope: &scope, data: false, ..at.clone() });
+    }
+
+    /// The steps of a definition or a file that is used; what is wrong with them is said of the place that is to blame.
+    fn called(&mut self, call: Call, steps: &Node, at: &At<'_>) {
+        let call = Arc::new(call);
+        let mut calls = at.calls.clone();
+        calls.push(call.clone());
+        let before = self.problems.len();
+        self.list(steps, &At { calls, ..at.clone() });
+        self.problems[before..].iter_mut().for_each(|problem| call.blame(problem));
     }
 
     /// `exec:PROGRAM`: a program of the host that answers with a list of steps.
@@ -333,15 +394,4 @@ impl Expander<'_> {
         options.made_by.insert(format!("{EXEC}{program}"), digest);
         self.list(&steps, &At { options, data: true, ..at.clone() });
     }
-}
-
-fn expected_step(node: &Node) -> Diagnostic {
-    node.diagnostic(format!("expected the name of one step with its arguments, found {}", node.describe()))
-}
-
-fn two_runners(second: &Node) -> Diagnostic {
-    let name = quote(second.text().unwrap_or_default());
-    let mut problem = second.diagnostic(format!("`{name}`: one step has one runner; begin a new item"));
-    problem.hint = super::closest(&name, OPTIONS).map(|meant| format!("did you mean the option `{meant}`?"));
-    problem
 }

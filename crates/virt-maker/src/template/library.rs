@@ -2,7 +2,7 @@
 //!
 //! To add one, write `library/NAME.yml` with one or more `define`s and add its name to the table below.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::define::{Definition, Definitions};
@@ -23,6 +23,14 @@ library! {
     "system.yml",
 }
 
+/// Where its files are said to lie.
+const FOLDER: &str = "(library)";
+
+/// Whether a text is the library's, so that no user can mend it.
+pub(super) fn is_library(file: &SourceFile) -> bool {
+    file.path.starts_with(FOLDER)
+}
+
 /// All definitions of the library.
 pub(super) fn definitions() -> &'static Definitions {
     static ALL: OnceLock<Definitions> = OnceLock::new();
@@ -30,7 +38,7 @@ pub(super) fn definitions() -> &'static Definitions {
         let mut all = Definitions::default();
         for (name, text) in FILES {
             let source = SourceFile {
-                path: Arc::new(PathBuf::from(format!("(library)/{name}"))),
+                path: Arc::new(Path::new(FOLDER).join(name)),
                 folder: PathBuf::from("/"),
                 text: (*text).to_owned(),
                 via: None,

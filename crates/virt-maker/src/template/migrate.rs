@@ -23,6 +23,12 @@ use super::options::OPTIONS;
 const SCRIPTS: [&str; 3] = ["run", "firstboot", "local_run"];
 /// Scripts of exports, which have no `shell` beside them.
 const HOST_SCRIPTS: [&str; 2] = ["pre_script", "post_script"];
+/// What is said of one that cannot get a line of its own.
+const FOLDED: &str = "this script went on after a command that failed, and ends there now: if that was meant to be, write it below \
+                      `|` with `#!/bin/sh` as its first line";
+/// What is said where scripts got a shell.
+const SHELL: &str = "scripts stay as they were by `shell: /bin/sh`: only their last command counts; without it, a script ends at the \
+                     first command that fails";
 /// Keys whose value is text whatever it looks like.
 const TEXTS: [&str; 13] = [
     "run",
@@ -76,6 +82,9 @@ pub fn migrate(text: &str, is_file: &dyn Fn(&str) -> bool) -> Result<Migrated, S
     let alone = !work.reaches_out
         && members.iter().any(|(key, _)| key.name() == Some("spec"))
         && members.iter().all(|(key, _)| !["from", "to", "use", "defaults"].contains(&key.name().unwrap_or_default()));
+    if let Some(at) = work.scripts.first().map(|(at, _)| *at) {
+        work.note(at, SHELL.into());
+    }
     let mut head = if format.is_none() { vec!["format: 2".to_owned()] } else { Vec::new() };
     if alone && !work.scripts.is_empty() {
         head.push("defaults: {shell: /bin/sh}".into());
@@ -217,7 +226,7 @@ impl Work<'_> {
                 let margin = &lines[..lines.len() - lines.trim_start().len()];
                 self.edits.push((begin..begin, format!("{margin}#!/bin/sh\n")));
             }
-            ScalarStyle::Folded => self.note(range.start, "begin this script with a line `#!/bin/sh`".into()),
+            ScalarStyle::Folded => self.note(range.start, FOLDED.into()),
             _ => self.edits.push((range.clone(), serde_json::Value::from(format!("#!/bin/sh\n{text}")).to_string())),
         }
     }

@@ -8,6 +8,7 @@
 
 mod arguments;
 mod braces;
+mod calls;
 mod define;
 mod document;
 mod expand;
@@ -20,6 +21,7 @@ mod library;
 mod literal;
 mod matrix;
 mod migrate;
+mod mistakes;
 mod node;
 mod options;
 mod parameters;
@@ -33,6 +35,7 @@ mod truth;
 mod value;
 
 pub use arguments::{Spanned, from_node};
+pub use calls::Call;
 pub use define::{Definition, Definitions, Parameter};
 pub(crate) use document::resolve_all;
 pub use document::{Instead, KEYS, LoadOptions, Loaded, ResolvedSpec, SPEC_KEYS, definitions, resolve};
@@ -40,6 +43,7 @@ pub use expand::{Exec, ResolvedStep};
 pub use functions::Fetch;
 pub use library::{library_step, library_steps};
 pub use migrate::{Migrated, migrate};
+pub(crate) use mistakes::{LIST, as_in, named_in, package_instead, several_in_one};
 pub use node::{Kind, Node, SourceFile};
 pub use options::{CacheMount, DEFAULTS, OPTIONS, StepOptions};
 pub use parse::{parse, parse_allowing, parse_as, read_text};

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
 use super::files::Files;
+use super::mistakes;
 use super::node::{FORMAT, Kind, Node, SourceFile, Via};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -277,7 +278,9 @@ impl<'a> Reader<'a> {
                         (event, span) => self.node(event, span, depth + 1)?,
                     };
                     let Some(name) = key.text() else {
-                        return Err(key.diagnostic(format!("expected a name as key, found {}", key.describe())));
+                        let mut problem = key.diagnostic(format!("expected a name as key, found {}", key.describe()));
+                        problem.hint = mistakes::bare_expression(&key);
+                        return Err(problem);
                     };
                     if let Some((first, _)) = members.iter().find(|(other, _)| other.text() == Some(name)) {
                         let message = format!("`{name}` stands here twice, first in line {}", first.line);
@@ -315,6 +318,8 @@ impl<'a> Reader<'a> {
     fn scan_error(&self, error: &ScanError) -> Diagnostic {
         let marker = error.marker();
         let place = Node::new(Kind::Null, marker.line().max(1), marker.col() + 1, self.source.clone());
-        place.diagnostic(format!("this is not YAML: {}", error.info()))
+        let mut problem = place.diagnostic(format!("this is not YAML: {}", error.info()));
+        problem.hint = mistakes::not_yaml(error.info()).map(str::to_owned);
+        problem
     }
 }

@@ -1,7 +1,7 @@
 //! Arguments that are one text or a list of texts, and names.
 
 use crate::diagnostic::Diagnostic;
-use crate::template::{Kind, Node, from_node};
+use crate::template::{Kind, Node, from_node, several_in_one};
 
 /// The nodes of one value, or of each in a list; none for nothing.
 pub(in crate::step) fn items(node: &Node) -> Vec<&Node> {
@@ -22,7 +22,11 @@ pub(in crate::step) fn texts(
         match from_node::<String>(node) {
             Ok(text) => match check(&text) {
                 Ok(()) => texts.push(text),
-                Err(message) => problems.push(node.diagnostic(message)),
+                Err(message) => {
+                    let mut problem = node.diagnostic(message);
+                    problem.hint = several_in_one(node, &text, |part| check(part).is_ok());
+                    problems.push(problem);
+                }
             },
             Err(found) => problems.extend(found),
         }
@@ -47,7 +51,10 @@ pub(in crate::step) fn login(text: &str) -> Result<(), String> {
     if bytes.next().is_some_and(first) && bytes.all(rest) && text.len() <= 32 {
         return Ok(());
     }
-    Err(format!("`{}` is not the name of a user: lower-case letters, digits, `-` and `_`", text.escape_debug()))
+    Err(format!(
+        "`{}` is not the name of a user or a group: lower-case letters, digits, `-` and `_`",
+        text.escape_debug()
+    ))
 }
 
 /// One word of a shell, whatever is in it.

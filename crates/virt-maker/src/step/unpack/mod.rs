@@ -135,7 +135,7 @@ impl Step for UnpackStep {
         unpacked.and_then(|()| into.finish()).map_err(|error| Error::new(error.kind(), failed()).with_source(error))?;
         if into.dropped > 0 {
             let count = into.dropped;
-            (context.output)(format!("capabilities of {count} files are left away; `setid: true` keeps them\n").as_bytes());
+            (context.output)(format!("capabilities are left away, of this number of files: {count}; `setid: true` keeps them\n").as_bytes());
         }
         // The layer is not sealed after an error, so wrong bytes go nowhere.
         match host_file::input(&self.source, "source", 0)? == key.inputs[0] {
