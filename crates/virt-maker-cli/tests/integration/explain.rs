@@ -108,16 +108,25 @@ fn bases_options_age_damage_and_collecting_are_reasons() {
     let states = plan(&bench, "t.yml");
     assert_eq!(states[1]["reason"]["changes"], json!([{"field": "options.env.A", "old": "one", "new": "two"}]));
 
-    // Another base under the same template.
+    // Another template with another base, or with the same one and nothing else, is no changed state of this one.
     let other = Bench::new(tiny_guest(&TinyOptions { size_mib: 96, ..TinyOptions::default() }));
     fs::copy(other.template("o.yml", &steps, ""), bench.path("o.yml")).unwrap();
-    let states = plan(&bench, "o.yml");
+    assert_eq!(reasons(&plan(&bench, "o.yml"))[0], "never_made");
+    bench.template("o.yml", &[steps[0].replace("A: two", "A: three"), run("echo else")], "");
+    assert_eq!(reasons(&plan(&bench, "o.yml")), ["hit", "never_made", "parent_missing"]);
+    // One with a step in common may be.
+    bench.template("o.yml", &["{run: 'echo one', env: {A: one}}".to_owned(), run("echo else")], "");
+    assert_eq!(reasons(&plan(&bench, "o.yml")), ["hit", "hit", "changed"]);
+    // Another base under the same template.
+    fs::copy(other.path("o.yml"), bench.path("t.yml")).unwrap();
+    let states = plan(&bench, "t.yml");
     assert_eq!(reasons(&states)[0], "changed");
     let change = &states[0]["reason"]["changes"][0];
     assert!(change["field"].as_str().unwrap().contains("digest"), "{change}");
     assert_ne!(change["old"], change["new"]);
 
     // Collected, and damaged.
+    bench.template("t.yml", &steps, "");
     bench.build("chroot", &bench.path("t.yml"), &[]).exits(0);
     bench.run(&["cache", "pin", &first[0]]).exits(0);
     bench.run(&["cache", "gc", "--max-size", "0"]).exits(0);

@@ -1,7 +1,8 @@
 //! Why a layer is not there: that it was collected, or what differs between it and the layer that is there in its stead.
 //!
 //! The layer to compare with is the youngest of the same kind on the same parent that the same template was built with, as it
-//! was last built, or a template beside it that differs in little: a layer of another template's is no older state of this one. Where the parent is missing too, it is
+//! was last built, or a template beside it that has a step in common with it and differs in little: a layer of another
+//! template's is no older state of this one. Where the parent is missing too, it is
 //! looked for on the layer that the parent was compared with, so that two steps that were changed are both explained. A
 //! step that is the same as the one which its parent was compared with only moved down: one was put in before it.
 
@@ -44,6 +45,7 @@ impl Known<'_> {
 
     /// The layers of a kind on `parent` that may be an older state of a template's, the oldest first; bases for `None`.
     fn rivals(&mut self, parent: Option<LayerKey>, node: &PlanNode, template: &Path) -> Vec<&LayerRecord> {
+        parent.map(|parent| self.record(parent).is_some());
         let keys = self.on.entry(parent).or_insert_with(|| {
             let mut found = self.store.children(parent);
             found.sort_by_key(|layer| (layer.record.created, layer.record.key));
@@ -51,12 +53,15 @@ impl Known<'_> {
             self.records.extend(found.into_iter().map(|layer| (layer.record.key, layer.record)));
             keys
         });
+        // With another template, a base alone is nothing in common: everybody begins with some.
+        let on_step =
+            parent.and_then(|parent| self.records.get(&parent)).is_some_and(|record| record.parent().is_some());
         let records = keys.iter().filter_map(|key| self.records.get(key));
         let records = records.filter(|record| record.material.kind == node.material.kind);
         let near = |record: &&LayerRecord| {
             let users = self.of.get(&record.key).map_or(&[][..], Vec::as_slice);
             let same = users.iter().any(|user| user == template);
-            let beside = || users.iter().any(|user| user.parent() == template.parent());
+            let beside = || on_step && users.iter().any(|user| user.parent() == template.parent());
             same || differences(&record.material, &node.material).len() <= if beside() { NEAR } else { 0 }
         };
         // Those of the template itself are the last, so that they are taken first.
