@@ -50,7 +50,11 @@ pub enum Command {
     UnmountAfter(layers::Unmount),
     /// Prints what a layer may be called here; for completions.
     #[command(hide = true)]
-    Names,
+    Names {
+        /// Only steps, as `--force-from` takes them.
+        #[arg(long)]
+        steps: bool,
+    },
     /// Give a layer a name, list names, or take one away.
     Tag(store::Tag),
     /// Look after the store: list, measure, collect, keep.
@@ -104,7 +108,7 @@ pub struct Templates {
 /// What the user gives to templates.
 #[derive(Debug, Args)]
 pub struct Given {
-    /// Set a parameter; a VALUE that is JSON is taken as such.
+    /// Set a parameter; a VALUE that is JSON is taken as such, so a list is `-p 'packages=["nginx", "curl"]'`.
     #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     param: Vec<(String, String)>,
     /// Allow what templates may not do by themselves: `read=DIR`, `write=DIR` (files outside the template's folder),

@@ -11,6 +11,7 @@ mod report;
 mod settings;
 mod signals;
 mod text;
+mod tips;
 mod yaml;
 
 use std::process::ExitCode;
@@ -25,7 +26,8 @@ fn main() -> ExitCode {
     settings::complete_search_path();
     let arguments = match arguments::Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
+        Err(mut error) => {
+            tips::add(&mut error);
             // `--help` and `--version` come this way too, and are no errors.
             let code = if error.use_stderr() { error::USAGE } else { 0 };
             return match error.print() {

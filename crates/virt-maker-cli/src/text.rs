@@ -27,6 +27,14 @@ pub fn without_passwords(text: &str) -> Cow<'_, str> {
     if text.contains("://") { url::shown_in(text).into() } else { text.into() }
 }
 
+/// So many of something: `1 layer`, `2 layers`.
+pub fn count<N: TryInto<u64>>(number: N, one: &str) -> String {
+    match number.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {one}"),
+        number => format!("{number} {one}s"),
+    }
+}
+
 /// Bytes in the unit that suits them.
 pub fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
@@ -71,6 +79,14 @@ mod tests {
     fn escapes_are_shown() {
         assert_eq!(harmless("a\x1b[2Jb\nc\u{9b}d\u{202e}"), "a\\u{1b}[2Jb c\\u{9b}d\\u{202e}");
         assert_eq!(harmless("grüße ✓"), "grüße ✓");
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(
+            [count(0, "layer"), count(1_u32, "hit"), count(2_usize, "file system")],
+            ["0 layers", "1 hit", "2 file systems"]
+        );
     }
 
     #[test]

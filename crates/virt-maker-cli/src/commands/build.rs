@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 
 use virt_maker::build::{Settings, build};
+use virt_maker::error::{Context, ErrorKind};
 use virt_maker::event::{Event, Events};
 use virt_maker::host::Cancel;
 use virt_maker::import;
@@ -13,7 +14,7 @@ use virt_maker::store::Store;
 use super::{cache, loading};
 use crate::arguments::{Build, Failed, Progress};
 use crate::error::Failure;
-use crate::{lock, report, settings, signals};
+use crate::{html, lock, report, settings, signals};
 
 /// Runs it.
 pub fn run(arguments: &Build) -> Result<(), Failure> {
@@ -26,6 +27,11 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         Progress::Auto => Progress::Plain,
         asked => asked,
     };
+    if let Some(report) = &arguments.report {
+        html::Page::check(report)
+            .context(ErrorKind::Host, || format!("cannot write the report {}", report.display()))
+            .map_err(|error| error.with_hint("name a file in a folder that is there and can be written"))?;
+    }
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
     let mut settings = Settings {

@@ -8,7 +8,8 @@ use clap_complete::{Shell as Form, generate};
 use crate::arguments::{Arguments, Shell};
 use crate::error::Failure;
 
-/// Names of layers, where one is wanted: tags, keys, templates and their steps, as `virt-maker names` says them. Bash breaks words at
+/// Names of layers, where one is wanted: tags, keys, templates and their steps, as `virt-maker names` says them, and of steps
+/// alone behind `--force-from`. Bash breaks words at
 /// colons, so what is typed is taken from the line, and what stands before the last colon is left out again.
 const BASH: &str = r#"
 _virt_maker_with_names() {
@@ -19,10 +20,14 @@ _virt_maker_with_names() {
         cur=${line##*[[:space:]]}
     fi
     [[ $cur == -* ]] && return
+    local what=()
     case ${COMP_WORDS[1]-} in
         log | ls | cat | cp | diff | mount | shell | tag) ;;
         cache) [[ ${COMP_WORDS[2]-} == pin || ${COMP_WORDS[2]-} == unpin ]] || return ;;
-        build | plan) [[ ${COMP_WORDS[COMP_CWORD - 1]} == --force-from || ${COMP_WORDS[COMP_CWORD - 1]} == --refresh ]] || return ;;
+        build | plan)
+            [[ ${COMP_WORDS[COMP_CWORD - 1]} == --force-from || ${COMP_WORDS[COMP_CWORD - 1]} == --refresh ]] || return
+            what=(--steps)
+            ;;
         *) return ;;
     esac
     local before="" name
@@ -30,7 +35,7 @@ _virt_maker_with_names() {
     COMPREPLY=()
     while IFS= read -r name; do
         [[ $name == "$cur"* ]] && COMPREPLY+=("${name#"$before"}")
-    done < <(virt-maker names 2>/dev/null)
+    done < <(virt-maker names "${what[@]}" 2>/dev/null)
 }
 "#;
 const ZSH: &str = r#"_virt_maker_names() {
@@ -40,8 +45,16 @@ const ZSH: &str = r#"_virt_maker_names() {
     _files
 }
 
+_virt_maker_steps() {
+    local -a names
+    names=(${(f)"$(virt-maker names --steps 2>/dev/null)"})
+    compadd -a names
+}
+
 _virt-maker() {"#;
 const FISH: &str = r#"complete -c virt-maker -n "__fish_seen_subcommand_from log ls cat cp diff mount shell tag pin unpin" -a "(virt-maker names 2>/dev/null)"
+complete -c virt-maker -n "__fish_seen_subcommand_from build plan" -l force-from -x -a "(virt-maker names --steps 2>/dev/null)"
+complete -c virt-maker -n "__fish_seen_subcommand_from build plan" -l refresh -x -a "(virt-maker names --steps 2>/dev/null)"
 "#;
 
 /// Runs it.
@@ -67,11 +80,11 @@ pub fn run(shell: Shell) -> Result<(), Failure> {
                     || line.starts_with("':two -- ")
                     || line.starts_with("':source -- ")
                     || line.starts_with("'*::layers -- ")
-                    || line.contains(":STEP:_default'")
             };
-            let line = |line: &str| match is_name(line) {
-                true => line.replace("_default' ", "_virt_maker_names' "),
-                false => line.to_owned(),
+            let line = |line: &str| match (is_name(line), line.contains(":STEP:_default'")) {
+                (true, _) => line.replace("_default' ", "_virt_maker_names' "),
+                (_, true) => line.replace(":STEP:_default' ", ":STEP:_virt_maker_steps' "),
+                _ => line.to_owned(),
             };
             let lines: Vec<String> = text.lines().map(line).collect();
             lines.join("\n").replacen("_virt-maker() {", ZSH, 1) + "\n"

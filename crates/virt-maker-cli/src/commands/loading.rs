@@ -1,6 +1,6 @@
 //! How all verbs load templates: parameters, what the user allows, where files are looked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -87,10 +87,20 @@ pub fn record(templates: &Templates, values: &BTreeMap<String, String>) -> Resul
     Ok(())
 }
 
-/// Tells what the loader noticed.
+/// Tells what the loader noticed, each with what to do about it where that was not said yet.
 pub fn warn(notes: &[Diagnostic], events: &Events) {
-    for note in notes {
+    for note in once(notes) {
         let place = note.position.as_ref().map(|position| format!("{position}: ")).unwrap_or_default();
-        events.warn(format!("{place}{}", note.message));
+        let hint = note.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+        events.warn(format!("{place}{}{hint}", note.message));
     }
+}
+
+/// Notes, where each hint stands only with the first one that has it.
+pub fn once(notes: &[Diagnostic]) -> impl Iterator<Item = Diagnostic> {
+    let mut said = BTreeSet::new();
+    notes.iter().map(move |note| Diagnostic {
+        hint: note.hint.clone().filter(|hint| said.insert(hint.clone())),
+        ..note.clone()
+    })
 }

@@ -8,6 +8,7 @@ use virt_maker::error::{Context, ErrorKind};
 
 use crate::arguments::Arguments;
 use crate::error::Failure;
+use crate::text::count;
 
 /// Runs it.
 pub fn run(folder: &Path) -> Result<(), Failure> {
@@ -16,7 +17,7 @@ pub fn run(folder: &Path) -> Result<(), Failure> {
     clap_mangen::generate_to(Arguments::command(), folder).context(ErrorKind::Host, failed)?;
     let pages = std::fs::read_dir(folder).context(ErrorKind::Host, failed)?;
     let names = pages.filter_map(|page| page.ok()?.file_name().into_string().ok());
-    let count = names.filter(|name| name.starts_with("virt-maker") && name.ends_with(".1")).count();
-    writeln!(std::io::stdout(), "wrote {count} pages into {}", folder.display())?;
+    let pages = names.filter(|name| name.starts_with("virt-maker") && name.ends_with(".1")).count();
+    writeln!(std::io::stdout(), "wrote {} into {}", count(pages, "page"), folder.display())?;
     Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! A YAML file is changed only where the formats differ ([`virt_maker::template::migrate`]). One of the 2015 format (`.vbp`)
 //! becomes YAML: `KEY=VALUE` lines at the top are parameters, `<[KEY]>` is a reference to one, `@provider arguments` begins a step whose
-//! body is the lines up to the next `@`. What has no counterpart becomes a `local_run` with a comment that says so.
+//! body is the lines up to the next `@`. Comments stay at what they stand above; in scripts and files, a line with `#` is a part of
+//! the text. What has no counterpart becomes a `local_run` with a comment that says so.
 
 use std::fs;
 use std::io::Write;
@@ -104,25 +105,49 @@ struct Part<'a> {
     provider: &'a str,
     arguments: &'a str,
     body: String,
+    /// Comments that stand above it, `#` included.
+    comments: Vec<String>,
 }
 
-/// A step in the making, with a comment about it.
+/// Parts whose body is no text: a line with `#` in it is a comment.
+const WORDS: [&str; 11] = [
+    "copy",
+    "export",
+    "from",
+    "hostname",
+    "import",
+    "install",
+    "rootpass",
+    "selinux",
+    "store",
+    "sysprep",
+    "virt-builder",
+];
+
+/// A step in the making, with the comments above it.
 struct Step {
-    comment: Option<String>,
+    comments: Vec<String>,
     value: Value,
 }
 
 /// The YAML of a template in the old format.
 pub fn convert(text: &str) -> String {
-    let (params, parts, mut comments) = split(text);
+    let Split { params, parts, mut comments, last } = split(text);
     let (mut import, mut from) = (None, None);
     let (mut steps, mut exports) = (Vec::new(), Vec::new());
+    // Above the import, and above the exports.
+    let (mut of_import, mut of_exports) = (Vec::new(), Vec::new());
     for part in &parts {
         let arguments = expression(part.arguments);
         let words: Vec<String> = part.arguments.split_whitespace().map(expression).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let whole = if part.body.trim().is_empty() { arguments.clone() } else { expression(&part.body) };
-        let mut step = |value: Value| steps.push(Step { comment: None, value });
+        match part.provider {
+            "virt-builder" | "import" | "from" => of_import.extend_from_slice(&part.comments),
+            "export" | "store" => of_exports.extend_from_slice(&part.comments),
+            _ => {}
+        }
+        let mut step = |value: Value| steps.push(Step { comments: part.comments.clone(), value });
         match part.provider {
             "virt-builder" => {
                 let image = words.iter().find(|word| !word.starts_with('-') && !word.contains('=')).unwrap_or(&"");
@@ -178,6 +203,9 @@ pub fn convert(text: &str) -> String {
 
     let mut out = String::new();
     comments.iter().for_each(|comment| out.push_str(&format!("# {comment}\n")));
+    if import.is_none() {
+        of_import.iter().for_each(|comment| out.push_str(&format!("{comment}\n")));
+    }
     if import.is_none() && from.is_none() {
         out.push_str("# The older template names no base: say one under `import`.\n");
     }
@@ -185,22 +213,25 @@ pub fn convert(text: &str) -> String {
         out.push_str(&yaml::document(&json!({ "from": from })));
     }
     if !params.is_empty() {
-        let members = params.iter().map(|(name, value)| (name.clone(), Value::from(expression(value))));
-        out.push_str(&yaml::document(&json!({ "params": Value::Object(members.collect()) })));
+        out.push_str("params:\n");
+        for Param { name, value, comments } in &params {
+            comments.iter().for_each(|comment| out.push_str(&format!("  {comment}\n")));
+            out.push_str(&indented(&yaml::document(&json!({ name: expression(value) })), 2));
+        }
     }
     out.push_str("spec:\n");
     if let Some(import) = import {
+        of_import.iter().for_each(|comment| out.push_str(&format!("  {comment}\n")));
         out.push_str(&indented(&yaml::document(&json!({ "import": import })), 2));
     }
     if !steps.is_empty() {
         out.push_str("  steps:\n");
     }
     for step in steps {
-        if let Some(comment) = step.comment {
-            out.push_str(&format!("    # {comment}\n"));
-        }
+        step.comments.iter().for_each(|comment| out.push_str(&format!("    {comment}\n")));
         out.push_str(&indented(&yaml::document(&json!([step.value])), 4));
     }
+    of_exports.iter().for_each(|comment| out.push_str(&format!("  {comment}\n")));
     match &exports[..] {
         [] => {}
         [only] => out.push_str(&indented(&yaml::document(&json!({ "export": only })), 2)),
@@ -210,6 +241,7 @@ pub fn convert(text: &str) -> String {
         out.truncate(out.len() - 1);
         out.push_str(" {}\n");
     }
+    last.iter().for_each(|comment| out.push_str(&format!("{comment}\n")));
     out
 }
 
@@ -217,11 +249,14 @@ fn unknown(part: &Part<'_>) -> Step {
     let text = format!("@{} {}\n{}", part.provider, part.arguments, part.body);
     let words = format!("echo {} >&2; exit 1", quote(&format!("not migrated: {}", text.trim())));
     let comment = format!(
-        "line {}: `@{}` has no counterpart; write what it did in its place",
+        "# line {}: `@{}` has no counterpart; write what it did in its place",
         part.line,
         part.provider.escape_debug()
     );
-    Step { comment: Some(comment), value: json!({"local_run": expression(&words)}) }
+    Step {
+        comments: part.comments.iter().cloned().chain([comment]).collect(),
+        value: json!({"local_run": expression(&words)}),
+    }
 }
 
 fn quote(word: &str) -> String {
@@ -232,30 +267,69 @@ fn indented(text: &str, by: usize) -> String {
     text.lines().map(|line| if line.is_empty() { "\n".into() } else { format!("{}{line}\n", " ".repeat(by)) }).collect()
 }
 
-/// The parameters at the top, the parts, and what is neither, in words.
-fn split(text: &str) -> (Vec<(String, String)>, Vec<Part<'_>>, Vec<String>) {
-    let (mut params, mut parts, mut comments) = (Vec::new(), Vec::<Part<'_>>::new(), Vec::new());
+/// A parameter, with the comments above it.
+struct Param {
+    name: String,
+    value: String,
+    comments: Vec<String>,
+}
+
+/// What stands in an old template.
+struct Split<'a> {
+    params: Vec<Param>,
+    parts: Vec<Part<'a>>,
+    /// What is neither, in words.
+    comments: Vec<String>,
+    /// Comments below all of it.
+    last: Vec<String>,
+}
+
+fn split(text: &str) -> Split<'_> {
+    let (mut params, mut parts, mut comments) = (Vec::<Param>::new(), Vec::<Part<'_>>::new(), Vec::new());
+    // Comments that belong to what comes next.
+    let mut above: Vec<String> = Vec::new();
+    let plain = |line: &str| line.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
     for (index, line) in text.lines().enumerate() {
         if let Some(rest) = line.strip_prefix('@') {
+            if let Some(part) = parts.last_mut() {
+                above.extend(part.trailing());
+            }
             let (provider, arguments) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
             parts.push(Part {
                 line: index + 1,
                 provider: provider.trim(),
                 arguments: arguments.trim(),
                 body: String::new(),
+                comments: std::mem::take(&mut above),
             });
         } else if let Some(part) = parts.last_mut() {
+            if WORDS.contains(&part.provider) {
+                match line.trim() {
+                    comment if comment.starts_with('#') => {
+                        above.push(plain(comment));
+                        continue;
+                    }
+                    "" => {}
+                    _ => part.comments.append(&mut above),
+                }
+            }
             part.body.push_str(line);
             part.body.push('\n');
-        } else if line.trim().is_empty() || line.trim_start().starts_with('#') {
-            // Comments of the older template are not taken over.
+        } else if line.trim().is_empty() {
+            // Between parameters.
+        } else if line.trim_start().starts_with('#') {
+            above.push(plain(line));
         } else if let Some((name, value)) = line.split_once('=') {
-            params.push((identifier(name), value.trim().to_owned()));
+            let comments = std::mem::take(&mut above);
+            params.push(Param { name: identifier(name), value: value.trim().to_owned(), comments });
         } else {
             let shown = line.escape_debug();
             comments
                 .push(format!("line {}: neither `KEY=VALUE` nor the begin of a part, left out: {shown}", index + 1));
         }
+    }
+    if let Some(part) = parts.last_mut() {
+        above.extend(part.trailing());
     }
     // Blank lines before the next part belong to nobody.
     for part in &mut parts {
@@ -265,7 +339,22 @@ fn split(text: &str) -> (Vec<(String, String)>, Vec<Part<'_>>, Vec<String>) {
             part.body.push('\n');
         }
     }
-    (params, parts, comments)
+    Split { params, parts, comments, last: above }
+}
+
+impl Part<'_> {
+    /// Takes the body of a part that has its text beside its name, where nothing but comments is in it: those of what comes
+    /// next.
+    fn trailing(&mut self) -> Vec<String> {
+        let lines = || self.body.lines().map(str::trim).filter(|line| !line.is_empty());
+        let beside = ["run", "script"].contains(&self.provider) && !self.arguments.is_empty();
+        if !beside || !lines().all(|line| line.starts_with('#')) {
+            return Vec::new();
+        }
+        let comments = lines().map(str::to_owned).collect();
+        self.body.clear();
+        comments
+    }
 }
 
 /// A name that expressions can use.
@@ -309,7 +398,9 @@ mod tests {
         let old = "\
 # a comment
 NAME=web
+# where it goes
 DISK=<[NAME]>.qcow2
+# the base
 @virt-builder centos-7 --size 8G
 @run
 echo <[NAME]>
@@ -318,21 +409,32 @@ echo ${#x}
 @script setup.sh
 @file /etc/issue
 hello {{ not }}
+# of the file
 @hostname <[NAME]>
+# an editor
 @install vim curl
+# and more
 git
+# data
+@run echo now
+# files
 @copy data:/srv
 @selinux permissive
 @rootpass password:x
 @sysprep
 @reboot now
+# out
 @export <[DISK]>
+# the end
 ";
         let expected = "\
 params:
+  # a comment
   NAME: web
+  # where it goes
   DISK: \"{{ NAME }}.qcow2\"
 spec:
+  # the base
   import:
     virt-builder:
       image: centos-7
@@ -344,12 +446,19 @@ spec:
     - run: \"{{ file_contents('setup.sh') }}\"
     - copy:
         dest: /etc/issue
-        content: \"hello {{ '{{' }} not }}\\n\"
+        content: |
+          hello {{ '{{' }} not }}
+          # of the file
     - hostname: \"{{ NAME }}\"
+    # an editor
+    # and more
     - install:
         - vim
         - curl
         - git
+    # data
+    - run: echo now
+    # files
     - copy:
         source: data
         dest: /srv
@@ -358,9 +467,11 @@ spec:
     - sysprep: null
     # line 19: `@reboot` has no counterpart; write what it did in its place
     - local_run: \"echo 'not migrated: @reboot now' >&2; exit 1\"
+  # out
   export:
     qcow2:
       path: \"{{ DISK }}\"
+# the end
 ";
         assert_eq!(convert(old), expected);
     }

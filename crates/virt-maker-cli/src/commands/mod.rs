@@ -52,7 +52,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Shell(arguments) => shell::run(&arguments),
         Command::Mount(arguments) => mount::run(&arguments),
         Command::UnmountAfter(arguments) => mount::unmount_after(&arguments),
-        Command::Names => names::run(),
+        Command::Names { steps } => names::run(steps),
         Command::Tag(arguments) => tag::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Runners(arguments) => runners::run(&arguments),

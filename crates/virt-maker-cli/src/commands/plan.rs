@@ -14,7 +14,7 @@ use virt_maker::spec::{self, Spec};
 use super::{loading, print_json};
 use crate::arguments;
 use crate::error::Failure;
-use crate::text::{duration, harmless};
+use crate::text::{count, duration, harmless};
 use crate::{explain, lock, report, settings};
 
 /// Version of the JSON document.
@@ -84,7 +84,7 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
             format!(", which took {took} the last time{of}")
         }
     };
-    writeln!(out, "{} layers: {hits} there, {missing} to make{cost}", plan.nodes.len())?;
+    writeln!(out, "{}: {hits} there, {missing} to make{cost}", count(plan.nodes.len(), "layer"))?;
     out.flush()?;
     Ok(ready?)
 }
@@ -92,16 +92,18 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
 /// What is said of SELinux labels: they are no layer, but part of each export.
 fn labels(plan: &Plan, specs: &[Spec], explain: bool) -> Vec<String> {
     let exported = || (0..specs.len()).filter(|spec| !specs[*spec].exports.is_empty());
-    let count = |wanted| exported().filter(|spec| plan.labels(*spec) == wanted).count();
-    let images = |count: usize| if count == 1 { "1 image".to_owned() } else { format!("{count} images") };
+    let images = |wanted| exported().filter(|spec| plan.labels(*spec) == wanted).count();
     let mut lines = Vec::new();
-    if count(Some(true)) > 0 {
-        lines.push(format!("SELinux labels: for the files of {}, once at each export", images(count(Some(true)))));
+    if images(Some(true)) > 0 {
+        lines.push(format!(
+            "SELinux labels: for the files of {}, once at each export",
+            count(images(Some(true)), "image")
+        ));
     }
-    if explain && count(None) > 0 {
+    if explain && images(None) > 0 {
         lines.push(format!(
             "SELinux labels: for {}, at each export if the guest loads a policy, which is known when a step has run",
-            images(count(None))
+            count(images(None), "image")
         ));
     }
     lines

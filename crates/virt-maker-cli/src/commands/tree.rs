@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+use virt_maker::error::{Context, ErrorKind};
 use virt_maker::export::{self, ExportRecord};
 use virt_maker::host::url;
 use virt_maker::key::LayerKey;
@@ -13,14 +14,19 @@ use virt_maker::store::{Layer, hits};
 use super::{print_json, tree_page};
 use crate::arguments;
 use crate::error::Failure;
-use crate::settings;
-use crate::text::{age, duration, harmless, size};
+use crate::text::{age, count, duration, harmless, size};
+use crate::{html, settings};
 
 /// Version of the JSON document.
 const VERSION: u32 = 2;
 
 /// Runs it.
 pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
+    if let Some(page) = &arguments.html {
+        html::Page::check(page)
+            .context(ErrorKind::Host, || format!("cannot write the page {}", page.display()))
+            .map_err(|error| error.with_hint("name a file in a folder that is there and can be written"))?;
+    }
     let store = settings::open_store(arguments.opening.store.store.clone())?;
     let (mut layers, problems) = store.layers()?;
     layers.sort_by_key(|layer| (layer.record.created, layer.record.key));
@@ -60,7 +66,7 @@ pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
         tree.print(root, "", "", &mut out)?;
     }
     let bytes = layers.iter().map(|layer| layer.record.bytes).sum();
-    writeln!(out, "{} layers, {}", layers.len(), size(bytes))?;
+    writeln!(out, "{}, {}", count(layers.len(), "layer"), size(bytes))?;
     Ok(out.flush()?)
 }
 

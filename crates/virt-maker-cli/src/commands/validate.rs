@@ -11,6 +11,7 @@ use virt_maker::spec;
 use super::{loading, print_json, render};
 use crate::arguments;
 use crate::error::{Failure, print_note};
+use crate::text::count;
 
 /// Version of the JSON document.
 const VERSION: u32 = 1;
@@ -33,10 +34,9 @@ pub fn run(arguments: &arguments::Validate) -> Result<(), Failure> {
     if arguments.json {
         return print_json(&json!({"version": VERSION, "errors": [], "notes": loaded.notes}));
     }
-    loaded.notes.iter().for_each(print_note);
+    loading::once(&loaded.notes).for_each(|note| print_note(&note));
     let steps: usize = loaded.specs.iter().map(|spec| spec.steps.len()).sum();
-    let images = if loaded.specs.len() == 1 { "1 image".into() } else { format!("{} images", loaded.specs.len()) };
-    let steps = if steps == 1 { "1 step".into() } else { format!("{steps} steps") };
+    let (images, steps) = (count(loaded.specs.len(), "image"), count(steps, "step"));
     let mut out = std::io::stdout().lock();
     writeln!(out, "no errors: {images}, {steps}")?;
     Ok(())

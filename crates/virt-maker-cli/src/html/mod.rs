@@ -6,6 +6,8 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use rustix::fs::{Access, Mode, OFlags};
+use rustix::io::Errno;
 use serde_json::Value;
 use virt_maker::host::temporary::{self, Durability};
 
@@ -36,6 +38,21 @@ impl Page<'_> {
              </head>\n<body>\n{body}\n<script type=\"application/json\" id=\"data\">{data}</script>\n\
              <script>\n{common_script}{script}</script>\n</body>\n</html>\n"
         )
+    }
+
+    /// An error where no page can be written to a file: asked before the work whose end it shows.
+    pub fn check(file: &Path) -> io::Result<()> {
+        file.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+        if file.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // A file without a name, which is gone when it is closed; where a file system knows none, the folder alone is looked at.
+        match rustix::fs::open(folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+            Ok(_) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR) => Ok(rustix::fs::access(folder, Access::WRITE_OK)?),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes it, whole or not at all.

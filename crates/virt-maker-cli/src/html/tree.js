@@ -105,7 +105,7 @@ document.getElementById('filter').addEventListener('input', (event) => {
 });
 
 const bytes = data.layers.reduce((sum, layer) => sum + layer.bytes, 0);
-document.getElementById('sum').textContent = `${data.layers.length} layers, ${size(bytes)}` +
+document.getElementById('sum').textContent = `${data.layers.length} ${data.layers.length === 1 ? 'layer' : 'layers'}, ${size(bytes)}` +
   (data.failures.length > 0 ? `, ${data.failures.length} failed` : '');
 if (rows.length > 0) choose(rows[0]);
 document.documentElement.dataset.rows = rows.length;

@@ -9,7 +9,7 @@ use virt_maker::key::LayerKey;
 
 use super::Report;
 use crate::explain;
-use crate::text::{duration, harmless, size};
+use crate::text::{count, duration, harmless, size};
 
 /// See [`Plain::quiet`].
 const QUIET: Duration = Duration::from_secs(5);
@@ -150,7 +150,7 @@ impl<W: Write + Send> Report for Plain<W> {
             Event::BuildStarted { layers, cached, images, .. } => {
                 self.images = images.clone();
                 let of = if images.len() > 1 { format!("{} images, ", images.len()) } else { String::new() };
-                self.say(&format!("{of}{layers} layers, {cached} cached"))
+                self.say(&format!("{of}{}, {cached} cached", count(*layers, "layer")))
             }
             Event::LayerCached(info) => self.say(&format!("cached  {}  {}", info.key.short(), title(info))),
             Event::LayerMissing { layer, miss } if self.verbose > 0 || worth_saying(miss) => {
@@ -207,7 +207,7 @@ impl<W: Write + Send> Report for Plain<W> {
             }
             Event::StoreCollected { layers, bytes, unmet } => {
                 let more = if unmet.is_empty() { String::new() } else { format!("; not met: {}", unmet.join(", ")) };
-                self.say(&format!("store: {layers} layers collected, {}{more}", size(*bytes)))
+                self.say(&format!("store: {} collected, {}{more}", count(*layers, "layer"), size(*bytes)))
             }
             _ => Ok(()),
         }

@@ -12,7 +12,7 @@ use virt_maker::key::LayerKey;
 use super::Report;
 use super::plain::{spent_text, summary, title, whose, worth_saying};
 use crate::explain;
-use crate::text::{duration, harmless, size};
+use crate::text::{count, duration, harmless, size};
 
 /// How often a spinner moves.
 const TICK: Duration = Duration::from_millis(100);
@@ -87,8 +87,7 @@ impl Tty {
     fn tell_cached(&mut self) -> io::Result<()> {
         match std::mem::take(&mut self.cached) {
             0 => Ok(()),
-            1 => self.say("\x1b[32m=\x1b[0m 1 layer cached"),
-            count => self.say(&format!("\x1b[32m=\x1b[0m {count} layers cached")),
+            cached => self.say(&format!("\x1b[32m=\x1b[0m {} cached", count(cached, "layer"))),
         }
     }
 
@@ -291,7 +290,7 @@ impl Report for Tty {
             }
             Event::StoreCollected { layers, bytes, unmet } => {
                 let more = if unmet.is_empty() { String::new() } else { format!("; not met: {}", unmet.join(", ")) };
-                self.say(&format!("  store: {layers} layers collected, {}{more}", size(*bytes)))
+                self.say(&format!("  store: {} collected, {}{more}", count(*layers, "layer"), size(*bytes)))
             }
             Event::BuildFailed { images, .. } => {
                 self.stop_all();

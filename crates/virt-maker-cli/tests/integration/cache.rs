@@ -131,7 +131,7 @@ fn gc_takes_what_was_not_used_and_spares_what_is_kept() {
     assert_eq!(dry["unmet"][0], "max_size");
     assert_eq!(listed(&bench).len(), 5);
     let said = bench.run(&["cache", "gc", "--max-size", "0"]).exits(0).stdout;
-    for words in [&keys[3][..12], "1 layers gone", "4 left", "--max-size is not met"] {
+    for words in [&keys[3][..12], "1 layer gone", "4 left", "--max-size is not met"] {
         assert!(said.contains(words), "{said}");
     }
     assert_eq!(listed(&bench).len(), 4);
@@ -358,6 +358,6 @@ fn verify_looks_into_xfs() {
     let broken = Bench::new(image);
     broken.build("chroot", &broken.template("t.yml", &[], ""), &[]).exits(0);
     let found = broken.run(&["cache", "verify"]).exits(6).stdout;
-    assert!(found.contains("xfs is damaged") && found.contains("1 layers bad"), "{found}");
+    assert!(found.contains("xfs is damaged") && found.contains("1 layer bad"), "{found}");
     before.assert_nothing_left();
 }

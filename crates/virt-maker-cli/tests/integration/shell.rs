@@ -67,6 +67,8 @@ fn other_shells_get_theirs() {
     assert!(zsh.starts_with("#compdef virt-maker") && zsh.contains("--on-failure"), "{zsh}");
     let fish = bench.run(&["completions", "fish"]).exits(0).stdout;
     assert!(fish.contains("complete -c virt-maker") && fish.contains("on-failure"), "{fish}");
+    assert!(fish.contains("-l force-from -x -a \"(virt-maker names --steps"), "{fish}");
+    assert_eq!(zsh.matches(":STEP:_virt_maker_steps' ").count(), 4, "--force-from and --refresh, of build and of plan");
     bench.run(&["completions", "csh"]).exits(2);
 }
 
@@ -87,6 +89,25 @@ fn names_of_layers_are_completed() {
         ["the-first"],
         "what stands before the colon is there"
     );
+    // Steps, and nothing that `--force-from` cannot take; each of these it takes.
+    let steps = offered_with(&bench, &["plan", "--force-from", ""]);
+    assert_eq!(
+        steps,
+        [
+            "0",
+            "1",
+            "download",
+            "run",
+            "the-first",
+            "web.yml:0",
+            "web.yml:1",
+            "web.yml:download",
+            "web.yml:run",
+            "web.yml:the-first"
+        ]
+    );
+    let again: Vec<&str> = steps.iter().flat_map(|step| ["--force-from", step]).collect();
+    bench.run(&[&["plan", "web.yml"], &*again].concat()).exits(0);
     assert!(offered_with(&bench, &["build", ""]).iter().all(|name| name != "golden"));
     assert!(offered_with(&bench, &["log", "--"]).contains(&"--store".to_owned()));
 }

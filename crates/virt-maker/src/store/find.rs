@@ -138,9 +138,12 @@ fn pick<'a>(
     match &found[..] {
         [(_, only)] => Ok(only.key),
         [] => {
-            let steps = notes.first().map_or(0, |note| note.layers.len().saturating_sub(1));
+            let steps = match notes.first().map_or(0, |note| note.layers.len().saturating_sub(1)) {
+                1 => "1 step".to_owned(),
+                steps => format!("{steps} steps"),
+            };
             let message = format!(
-                "`{}` means no layer: as it was last built, the template has {steps} steps, and none is called so",
+                "`{}` means no layer: as it was last built, the template has {steps}, and none is called so",
                 name.escape_debug()
             );
             Err(Error::new(ErrorKind::Template, message)

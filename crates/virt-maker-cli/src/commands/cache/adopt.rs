@@ -7,7 +7,7 @@ use virt_maker::host::Cancel;
 use virt_maker::store::Store;
 
 use crate::error::Failure;
-use crate::text::harmless;
+use crate::text::{count, harmless};
 use crate::{settings, signals};
 
 pub(super) fn run(store: &Path) -> Result<(), Failure> {
@@ -21,9 +21,9 @@ pub(super) fn run(store: &Path) -> Result<(), Failure> {
     let place = adopted.root.display().to_string();
     let (place, layers) = (harmless(&place), adopted.layers);
     if adopted.before {
-        return Ok(writeln!(out, "{place} was yours already, with {layers} layers")?);
+        return Ok(writeln!(out, "{place} was yours already, with {}", count(layers, "layer"))?);
     }
-    writeln!(out, "{place} is yours now, with {layers} layers")?;
+    writeln!(out, "{place} is yours now, with {}", count(layers, "layer"))?;
     writeln!(
         out,
         "From now on its layers count as made by you: whoever made them decides what is in images that are built on"

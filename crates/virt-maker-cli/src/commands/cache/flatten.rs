@@ -9,7 +9,7 @@ use virt_maker::store::{Flattened, Store};
 
 use crate::commands::print_json;
 use crate::error::Failure;
-use crate::text::size;
+use crate::text::{count, size};
 use crate::{report, signals};
 
 /// Version of the JSON document.
@@ -38,7 +38,7 @@ pub(super) fn run(store: &Store, layers: &[String], limit: usize, as_json: bool)
         }
         done.push((key, found));
     }
-    let count = done.iter().filter(|(_, found)| matches!(found, Flattened::Done { .. })).count();
+    let flattened = done.iter().filter(|(_, found)| matches!(found, Flattened::Done { .. })).count();
     if as_json {
         let document = |(key, found): &(LayerKey, Flattened)| {
             let mut document = json!(found);
@@ -48,5 +48,5 @@ pub(super) fn run(store: &Store, layers: &[String], limit: usize, as_json: bool)
         let layers: Vec<_> = done.iter().map(document).collect();
         return print_json(&json!({ "version": VERSION, "layers": layers }));
     }
-    Ok(writeln!(out, "{count} layers flattened")?)
+    Ok(writeln!(out, "{} flattened", count(flattened, "layer"))?)
 }

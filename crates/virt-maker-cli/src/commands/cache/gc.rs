@@ -9,7 +9,7 @@ use virt_maker::store::{Collection, Limits, Store, Wish};
 
 use crate::commands::print_json;
 use crate::error::Failure;
-use crate::text::{age, harmless, size};
+use crate::text::{age, count, harmless, size};
 use crate::{report, signals};
 
 /// Version of the JSON document.
@@ -74,10 +74,11 @@ fn print(found: &Collection, dry_run: bool) -> Result<(), Failure> {
     }
     let how = if dry_run { "would go" } else { "gone" };
     let (left, bytes) = found.left;
-    let (count, went) = (found.layers.len(), size(found.bytes));
-    writeln!(out, "{count} layers {how}, {went}; {left} left, {}, {} of them protected", size(bytes), found.protected)?;
+    let (gone, went) = (count(found.layers.len(), "layer"), size(found.bytes));
+    writeln!(out, "{gone} {how}, {went}; {left} left, {}, {} of them protected", size(bytes), found.protected)?;
     if found.spared > 0 {
-        writeln!(out, "{} layers were used or kept meanwhile, and stay", found.spared)?;
+        let were = if found.spared == 1 { "was" } else { "were" };
+        writeln!(out, "{} {were} used or kept meanwhile, and stay", count(found.spared, "layer"))?;
     }
     for limit in &found.unmet {
         writeln!(

@@ -8,7 +8,7 @@ use virt_maker::store::{Listed, Store};
 
 use crate::commands::print_json;
 use crate::error::Failure;
-use crate::text::{age, harmless, size};
+use crate::text::{age, count, harmless, size};
 
 /// Version of the JSON document.
 const VERSION: u32 = 2;
@@ -27,7 +27,7 @@ pub(super) fn run(store: &Store, as_json: bool) -> Result<(), Failure> {
     for listed in &layers {
         let record = &listed.layer.record;
         let (bytes, last) = (size(record.bytes), age(since(listed.used)));
-        write!(out, "{}  {bytes:>10}  {:>5} hits, used {last:>6} ago", record.key.short(), listed.hits)?;
+        write!(out, "{}  {bytes:>10}  {:>10}, used {last:>6} ago", record.key.short(), count(listed.hits, "hit"))?;
         write!(out, "  {}: {}", record.material.kind, harmless(&record.summary))?;
         let marks = [(listed.leased, "in use"), (listed.pinned, "pinned"), (listed.layer.flat, "flat")];
         for mark in marks.iter().filter(|(is, _)| *is).map(|(_, mark)| mark) {
@@ -44,7 +44,12 @@ pub(super) fn run(store: &Store, as_json: bool) -> Result<(), Failure> {
     for (key, problem) in &damaged {
         writeln!(out, "{}  (damaged: {})", key.short(), harmless(problem))?;
     }
-    writeln!(out, "{} layers, {}", layers.len(), size(layers.iter().map(|listed| listed.layer.record.bytes).sum()))?;
+    writeln!(
+        out,
+        "{}, {}",
+        count(layers.len(), "layer"),
+        size(layers.iter().map(|listed| listed.layer.record.bytes).sum())
+    )?;
     Ok(out.flush()?)
 }
 

@@ -7,7 +7,7 @@ use virt_maker::store::{Share, Store};
 
 use crate::commands::print_json;
 use crate::error::Failure;
-use crate::text::{harmless, size};
+use crate::text::{count, harmless, size};
 
 /// Version of the JSON document.
 const VERSION: u32 = 1;
@@ -31,9 +31,9 @@ pub(super) fn run(store: &Store, human: bool, as_json: bool) -> Result<(), Failu
     for template in &usage.templates {
         let values: Vec<_> = template.matrix.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let matrix = if values.is_empty() { String::new() } else { format!(" ({})", values.join(", ")) };
-        let all = format!("{} of {}", bytes(template.all.bytes), template.all.layers);
+        let all = format!("{} of {}", bytes(template.all.bytes), count(template.all.layers, "layer"));
         let name = format!("{}{matrix}", template.template.display());
-        line(template.alone, &harmless(&format!("alone in {name}, which has {all} layers in all")))?;
+        line(template.alone, &harmless(&format!("alone in {name}, which has {all} in all")))?;
     }
     for (folder, used) in usage.beside {
         writeln!(out, "{:>14}  {:>6}  {folder}/", bytes(used), "")?;

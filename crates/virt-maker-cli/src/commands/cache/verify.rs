@@ -10,7 +10,7 @@ use virt_maker::store::{Store, Wish};
 
 use crate::commands::print_json;
 use crate::error::Failure;
-use crate::text::harmless;
+use crate::text::{count, harmless};
 use crate::{report, settings, signals};
 
 /// Version of the JSON document.
@@ -43,12 +43,13 @@ pub(super) fn run(store: &Store, repair: bool, as_json: bool) -> Result<(), Fail
             writeln!(out, "removed {}  {}", gone.key.short(), harmless(&gone.summary))?;
         }
         let (layers, systems, bad) = (found.layers, found.file_systems, found.bad.len());
-        writeln!(out, "{layers} layers verified, {systems} file systems checked, {bad} layers bad")?;
+        let (layers, systems) = (count(layers, "layer"), count(systems, "file system"));
+        writeln!(out, "{layers} verified, {systems} checked, {} bad", count(bad, "layer"))?;
         for (reason, layers) in &found.unchecked {
-            writeln!(out, "not checked in {layers} layers: {}", harmless(reason))?;
+            writeln!(out, "not checked in {}: {}", count(*layers, "layer"), harmless(reason))?;
         }
         if repair && stays > 0 {
-            writeln!(out, "{stays} bad layers are in use and stay")?;
+            writeln!(out, "{} stay, for they are in use", count(stays, "bad layer"))?;
         }
     }
     if stays > 0 { Err(Failure::Code(BAD)) } else { Ok(()) }
