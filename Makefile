@@ -2,7 +2,7 @@
 #   make demo    set up, build, make a real image twice, boot it          make test   every test
 #   make build   target/release/virt-maker and its agent                  make lint   format, clippy, docs, scripts
 #   make bench   the table of README.md, with its peers                   make install [PREFIX=/usr/local] [DESTDIR=]
-#   make torture kills, power cuts, full disks, flipped bits, a crowd, hostile input: hours
+#   make torture kills, power cuts, full disks, flipped bits, a crowd, hostile input, new kernels: hours
 
 .DEFAULT_GOAL := build
 .PHONY: setup build debug demo test bench torture lint install clean

@@ -166,31 +166,37 @@ pub fn read_file_from_image(image: &Path, path: &str) -> Vec<u8> {
 
 /// Like [`read_file_from_image`]; `None` where no partition has it.
 pub fn find_file_in_image(image: &Path, path: &str) -> Option<Vec<u8>> {
-    let volumes = Volumes::of(image, format_of(image));
-    volumes.volumes.iter().rev().find_map(|volume| {
-        let dir = tempfile::tempdir_in(crate::cache_dir()).expect("a temporary folder");
-        if volume.fs.starts_with("ext") {
-            let target = dir.path().join("content");
-            let request = format!("dump \"{path}\" \"{}\"", target.display());
-            run(Command::new("debugfs").arg("-R").arg(request).arg(&volume.path));
-            return std::fs::read(target).ok();
-        }
-        if volume.fs.is_empty() {
-            return None;
-        }
-        // A mount namespace of its own: nobody else sees the mount, and it goes with the process.
-        let script = r#"mount -o "$1" "$2" "$3" || exit 99; cat "$3/$4""#;
-        // Another test may have a clone of this guest mounted, with the same UUID.
-        let options = if volume.fs == "xfs" { "ro,loop,norecovery,nouuid" } else { "ro,loop" };
-        let mut cat = Command::new("unshare");
-        cat.args(["--mount", "sh", "-c", script, "sh", options]).arg(&volume.path).arg(dir.path()).arg(path);
-        let output = output(&mut cat, b"");
-        let said = String::from_utf8_lossy(&output.stderr);
-        // The host's kernel may lack other kinds (vfat, say); nothing is looked for on those.
-        let mounted = output.status.code() != Some(99) || !matches!(volume.fs.as_str(), "xfs" | "btrfs");
-        assert!(mounted, "cannot mount {}, {}: {said}", volume.path.display(), volume.fs);
-        output.status.success().then_some(output.stdout)
-    })
+    Volumes::of(image, format_of(image)).find(path)
+}
+
+impl Volumes {
+    /// What [`find_file_in_image`] finds, for more than one file of an image.
+    pub fn find(&self, path: &str) -> Option<Vec<u8>> {
+        self.volumes.iter().rev().find_map(|volume| {
+            let dir = tempfile::tempdir_in(crate::cache_dir()).expect("a temporary folder");
+            if volume.fs.starts_with("ext") {
+                let target = dir.path().join("content");
+                let request = format!("dump \"{path}\" \"{}\"", target.display());
+                run(Command::new("debugfs").arg("-R").arg(request).arg(&volume.path));
+                return std::fs::read(target).ok();
+            }
+            if volume.fs.is_empty() {
+                return None;
+            }
+            // A mount namespace of its own: nobody else sees the mount, and it goes with the process.
+            let script = r#"mount -o "$1" "$2" "$3" || exit 99; cat "$3/$4""#;
+            // Another test may have a clone of this guest mounted, with the same UUID.
+            let options = if volume.fs == "xfs" { "ro,loop,norecovery,nouuid" } else { "ro,loop" };
+            let mut cat = Command::new("unshare");
+            cat.args(["--mount", "sh", "-c", script, "sh", options]).arg(&volume.path).arg(dir.path()).arg(path);
+            let output = output(&mut cat, b"");
+            let said = String::from_utf8_lossy(&output.stderr);
+            // The host's kernel may lack other kinds (vfat, say); nothing is looked for on those.
+            let mounted = output.status.code() != Some(99) || !matches!(volume.fs.as_str(), "xfs" | "btrfs");
+            assert!(mounted, "cannot mount {}, {}: {said}", volume.path.display(), volume.fs);
+            output.status.success().then_some(output.stdout)
+        })
+    }
 }
 
 /// `qcow2` or `raw`, by the magic number. Only for images that a test made: a guest can write any magic number.

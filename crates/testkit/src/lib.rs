@@ -18,6 +18,7 @@ mod image;
 mod kvm;
 mod lvm;
 mod machine;
+mod new_kernel;
 mod redact;
 mod rpm;
 mod tiny;
@@ -39,6 +40,7 @@ pub use image::{Volume, Volumes, copy_image, find_file_in_image, format_of, fsck
 pub use kvm::know_kvm;
 pub use lvm::{files_of_clean_lvm, lvm_guest};
 pub use machine::{Bus, Machine, boot_to_login, host_kernel};
+pub use new_kernel::{KERNEL_WAYS, NewKernel, kernel_guest, kernel_template};
 pub use redact::redact;
 pub use rpm::rpm_repository;
 pub use tiny::{Fs, Roots, TinyOptions, tiny_guest};

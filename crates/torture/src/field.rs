@@ -18,11 +18,7 @@ pub struct Field<'a> {
 /// Tries something on each engine, and on one in the short form. `on` returns how many members of `name` it tried. The host has
 /// to be as it was after each. Returns their sum, and the engines.
 pub fn on_each_engine(name: &str, options: &Options, on: impl Fn(&Field<'_>) -> usize) -> (usize, String) {
-    let engines: &[&str] = if options.short { &["chroot"] } else { &["chroot", "vm", "libguestfs"] };
-    let engines: Vec<&str> = match &options.engine {
-        Some(engine) => engines.iter().copied().filter(|known| known == engine).collect(),
-        None => engines.into(),
-    };
+    let engines = engines(options);
     let mut members = 0;
     for engine in &engines {
         let _turn = testkit::appliance_lock();
@@ -38,6 +34,15 @@ pub fn on_each_engine(name: &str, options: &Options, on: impl Fn(&Field<'_>) -> 
         println!("{name}: done on {engine}");
     }
     (members, engines.join(", "))
+}
+
+/// The engines that a campaign is for.
+pub fn engines(options: &Options) -> Vec<&'static str> {
+    let engines: &[&str] = if options.short { &["chroot"] } else { &["chroot", "vm", "libguestfs"] };
+    match &options.engine {
+        Some(wanted) => engines.iter().copied().filter(|known| wanted.split(',').any(|name| name == *known)).collect(),
+        None => engines.into(),
+    }
 }
 
 impl Field<'_> {

@@ -3,6 +3,7 @@
 //! Builds are killed, the power is cut under them, disks are filled, bits are flipped, a crowd works on one store, and
 //! what means harm is fed to it, each with real engines on real guests. After every blow the store is looked at by other
 //! means than virt-maker's own: each record against the bytes of its image, each file system by its own checker.
+//! One campaign is no blow: what takes too long for a test, new kernels on each engine and boots into them.
 //! `docs/reliability.md` has the figures.
 //!
 //! Everything random comes from one seed, which is printed; `--seed` runs it again.
@@ -12,6 +13,7 @@ mod disk;
 mod field;
 mod full;
 mod hostile;
+mod kernels;
 mod kill;
 mod power;
 mod random;
@@ -25,8 +27,8 @@ use std::time::Instant;
 
 use random::Random;
 
-const USAGE: &str = "usage: torture [--short] [--seed N] [--virt-maker FILE] [--engine NAME] [CAMPAIGN]...
-CAMPAIGN: kill power full rot crowd hostile stranger";
+const USAGE: &str = "usage: torture [--short] [--seed N] [--virt-maker FILE] [--engine NAME[,NAME]] [CAMPAIGN]...
+CAMPAIGN: kill power full rot crowd hostile stranger kernels";
 
 /// How a campaign is run.
 pub struct Options {
@@ -34,7 +36,7 @@ pub struct Options {
     pub short: bool,
     /// The program.
     pub binary: PathBuf,
-    /// For campaigns that run on each engine: only on this one.
+    /// For campaigns that run on each engine: only on this one, or on these, with commas between them.
     pub engine: Option<String>,
 }
 
@@ -49,6 +51,7 @@ const CAMPAIGNS: &[Campaign] = &[
     ("crowd", crowd::run),
     ("hostile", hostile::run),
     ("stranger", stranger::run),
+    ("kernels", kernels::run),
 ];
 
 fn main() -> ExitCode {
