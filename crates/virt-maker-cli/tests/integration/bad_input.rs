@@ -183,10 +183,28 @@ fn steps(engine: &str) {
     let template = bench.template("t.yml", &["user: {name: new, uid: 1000}".to_owned()], "");
     let ran = bench.build(engine, &template, &[]).exits(4);
     assert!(ran.stderr.contains("the number 1000 is taken: `tiny` of the guest has it"), "{}", ran.stderr);
-    let script =
-        "hostnamectl() { echo 'System has not been booted with systemd as init system' >&2; exit 1; }; hostnamectl x";
-    let ran = bench.build(engine, &bench.template("t.yml", &[run(script)], ""), &[]).exits(4);
-    assert!(ran.stderr.contains("use the step `hostname`"), "{}", ran.stderr);
+    // It is said in the words of the real ones: the tiny guest has none of them.
+    for (script, words) in [
+        (
+            "hostnamectl() { echo 'System has not been booted with systemd as init system' >&2; exit 1; }; hostnamectl x",
+            "use the step `hostname`",
+        ),
+        (
+            "get() { echo \"E: Unable to locate package $1\"; exit 100; }; get linux-headers-$(uname -r)",
+            "`linux-headers-$GUEST_KERNEL`",
+        ),
+        (
+            "dnf() { echo \"No match for argument: $1\" >&2; exit 1; }; dnf kernel-devel-$(uname -r)",
+            "`linux-headers-$GUEST_KERNEL`",
+        ),
+        (
+            "[ -d /lib/modules/$(uname -r) ] || { echo \"mkinitramfs: missing /lib/modules/$(uname -r)\"; exit 1; }",
+            "$GUEST_KERNEL",
+        ),
+    ] {
+        let ran = bench.build(engine, &bench.template("t.yml", &[run(script)], ""), &[]).exits(4);
+        assert!(ran.stderr.contains(words), "{script}: {}", ran.stderr);
+    }
 
     // A file that is locked, and programs of another processor: the guest's own words name neither.
     let own = fs::read(&bench.base).unwrap();

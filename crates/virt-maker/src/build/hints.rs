@@ -15,10 +15,27 @@ const HINTS: &[(&[&str], &str, &str)] = &[
          Dpkg::Options::=--force-confold` (the steps `install` and `update` do)",
     ),
     (
-        &["Unable to locate package linux-", "No match for argument: kernel-", "Unable to find a match: kernel-"],
+        &[
+            "Unable to locate package linux-",
+            "No match for argument: kernel-",
+            "Unable to find a match: kernel-",
+            "No package kernel-",
+            "No provider of 'kernel-",
+        ],
         "uname -r",
-        "`uname -r` tells the release of the kernel that builds; the guest's own newest is in `$GUEST_KERNEL`, as in \
-         `linux-headers-$GUEST_KERNEL`",
+        OTHER_KERNEL,
+    ),
+    (
+        &[
+            "could not open directory /lib/modules/",
+            "not found in directory /lib/modules/",
+            "missing /lib/modules/",
+            "Cannot find module directory /lib/modules/",
+            "Your kernel headers for kernel",
+            "for the currently running kernel",
+        ],
+        "",
+        OTHER_KERNEL,
     ),
     (NO_INIT, "hostnamectl", "nothing of the guest runs while it is built: use the step `hostname`"),
     (NO_INIT, "timedatectl", "nothing of the guest runs while it is built: use the step `timezone`"),
@@ -47,6 +64,9 @@ const HINTS: &[(&[&str], &str, &str)] = &[
          another user with `su USER -c ...` or `runuser`, without `sudo` behind it",
     ),
 ];
+/// What helps where a program looks for what belongs to the kernel that runs.
+const OTHER_KERNEL: &str = "`uname -r` tells the release of the kernel that builds, which is none of the guest's; the guest's own newest is in \
+                            `$GUEST_KERNEL`, as in `linux-headers-$GUEST_KERNEL` or `depmod $GUEST_KERNEL`";
 /// What programs say that look for an init system.
 const NO_INIT: &[&str] = &[
     "System has not been booted with systemd",
