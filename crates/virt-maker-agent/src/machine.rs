@@ -53,9 +53,10 @@ pub const SKELETON: &[&str] = &[
 pub const SHOWN: &[&str] =
     &["devices/system/cpu", "devices/system/node", "kernel/mm/hugepages", "kernel/mm/transparent_hugepage"];
 
-/// Settings of dracut that a command finds in `/etc/dracut.conf.d`: the options of `/` are those of the fstab. The mount that a command sees has the
-/// sandbox's (`nosuid`, `nodev`), which must not get into an initial RAM disk.
-pub const DRACUT: &str = "use_fstab=yes\n";
+/// Settings of dracut that a command finds in `/etc/dracut.conf.d`, behind those of the guest. The options of `/` are those of the fstab: the mount
+/// that a command sees has the sandbox's (`nosuid`, `nodev`), which must not get into an initial RAM disk. And it is for any machine: for `hostonly`,
+/// dracut asks which drivers are at work and which modules are loaded, and that says nothing of the machine that the guest will boot on.
+pub const DRACUT: &str = "use_fstab=yes\nhostonly=no\n";
 
 /// The kernel's command line, for a root file system of this identity.
 pub fn command_line(root: Option<&str>) -> String {

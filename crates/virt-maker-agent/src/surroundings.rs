@@ -3,8 +3,7 @@
 //! - `/proc`, `/sys`, `/dev`, `/run`: bubblewrap mounts on them. Where one is missing it is made, and removed again;
 //!   where one is no folder (a symlink, say) the guest is refused, as a mount would follow the link.
 //! - `/usr/sbin/policy-rc.d`: tells package scripts of Debian that no service is to be started.
-//! - A file of dracut's settings, where the guest has dracut: the options of `/` come from its fstab. Those of the mount that a command
-//!   sees (`nosuid`, `nodev`) are of the sandbox and must not get into an initial RAM disk.
+//! - A file of dracut's settings, where the guest has dracut: see [`DRACUT`].
 //! - `/etc/resolv.conf`, if the command has the network.
 
 use rustix::fs::{AtFlags, FileType, Mode, Stat, Timespec, Timestamps};
@@ -52,7 +51,7 @@ impl<'a> Surroundings<'a> {
         let ours = |path, content, mode| Temporary { path, content, mode, foreign: false };
         this.stand_ins.extend(StandIn::place(root, ours("/usr/sbin/policy-rc.d", POLICY, 0o755))?);
         this.stand_ins
-            .extend(StandIn::place(root, ours("/etc/dracut.conf.d/00-virt-maker.conf", DRACUT.as_bytes(), 0o644))?);
+            .extend(StandIn::place(root, ours("/etc/dracut.conf.d/zz-virt-maker.conf", DRACUT.as_bytes(), 0o644))?);
         if let (true, Some(text)) = (run.network, &run.resolv_conf) {
             let names = Temporary { path: "/etc/resolv.conf", content: text.as_bytes(), mode: 0o644, foreign: true };
             this.stand_ins.extend(StandIn::place(root, names)?);

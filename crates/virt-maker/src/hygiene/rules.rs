@@ -86,6 +86,7 @@ pub(super) static RULES: &[Rule] = &[
             "/var/lib/seedrng/*",
             "/boot/efi/loader/random-seed",
             "/boot/loader/random-seed",
+            "/efi/loader/random-seed",
         ],
     ),
     // Credentials that were sealed with it are for this machine alone.

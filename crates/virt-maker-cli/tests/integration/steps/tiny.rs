@@ -28,6 +28,8 @@ fn guest() -> TinyOptions {
             file("/var/log/messages", "booted\n", 0o640),
             file("/var/log/apt/history.log.1.gz", "old", 0o640),
             file("/var/lib/systemd/random-seed", "seed", 0o600),
+            file("/etc/dracut.conf.d/host.conf", "hostonly=yes\n", 0o644),
+            file("/efi/loader/random-seed", "seed", 0o600),
             file("/root/.ssh/authorized_keys", "ssh-ed25519 AAAA me\n", 0o600),
             file("/usr/sbin/sshd", "", 0o755),
             file(

@@ -51,7 +51,7 @@ own_up() {
 # Gives a name back to the guest. A link that the command put in the place of resolv.conf stays.
 settle() {
     name=${1##*/}
-    case $name in 00-virt-maker.conf) name=dracut.conf ;; esac
+    case $name in zz-virt-maker.conf) name=dracut.conf ;; esac
     changed=1
     if [ -f "$1" ] && [ ! -L "$1" ]; then
         slurp "$1"
@@ -183,8 +183,8 @@ fi
 
 # Services must not start: dpkg's maintainer scripts ask this program.
 stand_in policy-rc.d /usr/sbin/policy-rc.d
-# The options of the mount that a command sees are no business of an initial RAM disk.
-stand_in dracut.conf /etc/dracut.conf.d/00-virt-maker.conf
+# An initial RAM disk is for any machine, and the options of the mount that a command sees are no business of it.
+stand_in dracut.conf /etc/dracut.conf.d/zz-virt-maker.conf
 
 # The appliance's own network has a loopback device and nothing else; the interface is in a namespace called `net`.
 within=
