@@ -112,6 +112,14 @@ impl Client {
         }
     }
 
+    /// What is wrong with what was written to fstab, as [`Request::FstabNews`].
+    pub fn fstab_news(&mut self) -> Result<Vec<String>> {
+        match self.call(&Request::FstabNews)? {
+            Reply::Names { names } => Ok(names),
+            other => self.unexpected("a look at fstab", &other),
+        }
+    }
+
     /// Mounts the guest on `disk`, a path as the agent sees it.
     pub fn mount(&mut self, disk: &str) -> Result<Mounted> {
         self.mount_as(disk, false)

@@ -117,6 +117,22 @@ impl Entry {
         format!("fstab line {line}, {device} on {mount_point}: {why}; {after}")
     }
 
+    /// What to say where a step has just written an entry whose disk or folder is not there.
+    pub fn not_there(&self, why: &str) -> String {
+        let Entry { line, device, mount_point, .. } = self;
+        let after = match (self.is_optional(), self.is_essential()) {
+            (true, _) => "the guest boots without it, since it is `nofail`",
+            (false, false) => "the guest waits for it at its boot: mend the entry, or give it the option `nofail`",
+            (false, true) => "no other build can open this guest: mend the entry, or give it the option `nofail`",
+        };
+        format!("fstab line {line}, {device} on {mount_point}: {why}; {after}")
+    }
+
+    /// What tells entries apart that were told of.
+    pub fn mount(&self) -> (String, String) {
+        (self.device.clone(), self.mount_point.clone())
+    }
+
     /// The options that decide WHICH tree is seen or how its names and owners look; all others (`ro`, `noexec`, quota,
     /// ...) serve the running guest and are left out, as a step has to be able to write.
     pub fn mount_options(&self, kind: &str) -> Vec<(String, String)> {

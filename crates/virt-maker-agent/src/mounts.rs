@@ -33,11 +33,24 @@ pub struct Guest {
     shown: OnceCell<OwnDisk>,
     /// Places that fstab swaps to.
     swaps: Vec<usize>,
+    /// What was seen of fstab last.
+    fstab: SeenFstab,
     disk: Disk,
     path: PathBuf,
     attached: bool,
     frozen: bool,
 }
+
+/// An fstab as it was looked at, so that nothing of it is said twice and one that did not change is not read again.
+#[derive(Debug, Default)]
+struct SeenFstab {
+    mark: Option<Mark>,
+    /// Device and mount point of what was told of.
+    told: Vec<(String, String)>,
+}
+
+/// Device, inode, size, and both times of a file with their nanoseconds: what changes when it is written to or replaced.
+type Mark = (u64, u64, i64, (i64, u64), (i64, u64));
 
 impl Guest {
     /// Mounts the guest on `disk` at the folder `path`. Its logical volumes are opened in an appliance only.
@@ -52,6 +65,7 @@ impl Guest {
             mounts: Vec::new(),
             shown: OnceCell::new(),
             swaps: Vec::new(),
+            fstab: SeenFstab::default(),
             disk,
             path: path.to_path_buf(),
             attached: false,
@@ -66,10 +80,8 @@ impl Guest {
         guest.mounts[0].thaw().map_err(|problem| guest.disk.why_read_only(volume, problem))?;
 
         let mut warnings = Vec::new();
-        let text = read_small(guest.root(), "etc/fstab", FSTAB_LIMIT)
-            .map_err(|error| system("read the guest's /etc/fstab", error))?
-            .unwrap_or_default();
-        let mut entries = fstab::parse(&String::from_utf8_lossy(&text));
+        guest.fstab.mark = guest.mark_of_fstab();
+        let mut entries = guest.read_fstab()?;
         let swaps = entries.iter().filter(|entry| entry.kind == "swap" && !entry.has("noauto"));
         guest.swaps = swaps.filter_map(|entry| guest.disk.find(&entry.named_device())).collect();
         entries.retain(Entry::is_wanted);
@@ -93,11 +105,47 @@ impl Guest {
                         return Err(failure(kind, format!("fstab line {line}, {device} on {mount_point}: {why}")));
                     }
                     warnings.push(entry.left_out(&problem.message));
+                    guest.fstab.told.push(entry.mount());
                 }
             }
         }
         let os = os_release::read(guest.root());
         Ok((guest, Mounted { file_systems, os, warnings }))
+    }
+
+    fn read_fstab(&self) -> Result<Vec<Entry>> {
+        let text = read_small(self.root(), "etc/fstab", FSTAB_LIMIT)
+            .map_err(|error| system("read the guest's /etc/fstab", error))?
+            .unwrap_or_default();
+        Ok(fstab::parse(&String::from_utf8_lossy(&text)))
+    }
+
+    /// Without reading it; `None` where there is none.
+    fn mark_of_fstab(&self) -> Option<Mark> {
+        let file = open_in(self.root(), "etc/fstab", OFlags::PATH).ok()?;
+        let stat = rustix::fs::fstat(&file).ok()?;
+        let modified = (stat.st_mtime, stat.st_mtime_nsec);
+        Some((stat.st_dev, stat.st_ino, stat.st_size, modified, (stat.st_ctime, stat.st_ctime_nsec)))
+    }
+
+    /// What is wrong with entries of an fstab that was written since it was looked at last: a disk or a folder that is not
+    /// there, one sentence for each that was not told of. Costs two calls of the system where fstab did not change.
+    pub fn fstab_news(&mut self) -> Result<Vec<String>> {
+        let mark = self.mark_of_fstab();
+        if mark == self.fstab.mark {
+            return Ok(Vec::new());
+        }
+        let (mut news, mut told) = (Vec::new(), Vec::new());
+        for entry in self.read_fstab()?.iter().filter(|entry| entry.is_wanted() && entry.mount_point != "/") {
+            let Err(problem) = self.place_of(entry) else { continue };
+            let mount = entry.mount();
+            if !self.fstab.told.contains(&mount) {
+                news.push(entry.not_there(&problem.message));
+            }
+            told.push(mount);
+        }
+        self.fstab = SeenFstab { mark, told };
+        Ok(news)
     }
 
     /// The root, to resolve paths in.
@@ -210,7 +258,8 @@ impl Guest {
         })
     }
 
-    fn mount_entry(&mut self, entry: &Entry) -> Result<FileSystem> {
+    /// The volume that an entry names, and the folder that it goes to.
+    fn place_of(&self, entry: &Entry) -> Result<(usize, OwnedFd)> {
         let point = GuestPath::parse(&entry.mount_point)?;
         let device = entry.named_device();
         let Some(volume) = self.disk.find(&device) else {
@@ -234,6 +283,12 @@ impl Guest {
             let kind = if error == Errno::NOENT { FailureKind::NotFound } else { FailureKind::Fstab };
             failure(kind, format!("the mount point cannot be opened: {error}"))
         })?;
+        Ok((volume, folder))
+    }
+
+    fn mount_entry(&mut self, entry: &Entry) -> Result<FileSystem> {
+        let point = GuestPath::parse(&entry.mount_point)?;
+        let (volume, folder) = self.place_of(entry)?;
         let options = entry.mount_options(self.disk.volumes()[volume].content());
         let mount = self.disk.mount(volume, &options, true)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;

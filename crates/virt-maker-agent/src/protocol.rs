@@ -185,6 +185,9 @@ pub enum Request {
     /// In place of the empty data frame of a [`Request::Write`]: the host cannot read on, nothing is to be written.
     /// Answer (to the write): [`Reply::Failed`].
     Cancel,
+    /// Looks whether the guest's fstab was written to since it was looked at last, and if so, which disks and folders it names
+    /// that are not there. Answer: [`Reply::Names`], a sentence for each that was not told of.
+    FstabNews,
     /// Unmounts all and lets go of the disks. Answer: [`Reply::Done`].
     Unmount,
 }

@@ -186,6 +186,9 @@ fn answer(
         let begun = writable(guest).and_then(|guest| Labeller::new(guest.root()));
         return labels::receive(link, begun);
     }
+    if let Request::FstabNews = request {
+        return Ok(writable(guest).and_then(Guest::fstab_news).map(|names| Reply::Names { names }));
+    }
     let guest = match (&request, guest.as_mut()) {
         (Request::Freeze | Request::Thaw, Some(guest)) => guest,
         (_, _) => match writable(guest) {
@@ -230,6 +233,7 @@ fn answer(
         | Request::Mount { .. }
         | Request::Unmount
         | Request::Cancel
+        | Request::FstabNews
         | Request::Write { .. }
         | Request::SetLabels => Ok(Err(refused("this request was handled before"))),
     }

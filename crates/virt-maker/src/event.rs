@@ -319,6 +319,16 @@ pub struct LayerInfo {
 }
 
 impl LayerInfo {
+    /// Where its author wrote it: the place of the outermost step that it is a part of.
+    pub fn place(&self) -> Option<&Position> {
+        self.within.first().map(|within| &within.position).or(self.position.as_ref())
+    }
+
+    /// The same before a sentence: `web.yml:3:5: `; nothing where it has no place.
+    pub fn placed(&self, sentence: &str) -> String {
+        self.place().map_or_else(|| sentence.to_owned(), |place| format!("{place}: {sentence}"))
+    }
+
     /// The steps that it is a part of, for people: `team › admin`; empty for one that is a part of none.
     pub fn part_of(&self) -> String {
         self.within.iter().map(|within| within.name.as_str()).collect::<Vec<_>>().join(" › ")

@@ -84,16 +84,31 @@ fn guests(engine: &str) {
     let template = bench.template("t.yml", &[run("true")], "");
     assert!(warned(&bench.build(engine, &template, &[]).exits(0), "/data"));
     // A disk that a step names, and that is not there: it is said, and the guest goes on to be opened.
-    let one = run("mkdir /data; for i in UUID=00000000-1111-2222-3333-444444444444 /dev/sdb1 /dev/disk/by-id/x; do \
+    let one =
+        run("set -e; mkdir /data; for i in UUID=00000000-1111-2222-3333-444444444444 /dev/sdb1 /dev/disk/by-id/x; do \
                    echo $i /data ext4 defaults 0 2 >> /etc/fstab; done");
-    bench.build(engine, &bench.template("t.yml", std::slice::from_ref(&one), ""), &[]).exits(0);
+    let wrote = bench.build(engine, &bench.template("t.yml", std::slice::from_ref(&one), ""), &[]).exits(0);
     let ran = bench.build(engine, &bench.template("t.yml", &[one.clone(), run("true")], ""), &[]).exits(0);
     for name in ["UUID=00000000-1111-2222-3333-444444444444", "/dev/sdb1", "/dev/disk/by-id/x"] {
         assert!(warned(&ran, &format!("{name} on /data")), "{name} {:?}", ran.of("warning"));
+        // By the step that wrote it, with its place. What the guest had before is not said again.
+        let said = |event: &&&serde_json::Value| {
+            let message = event["message"].as_str().unwrap();
+            message.contains("t.yml:5:")
+                && message.contains(&format!("{name} on /data"))
+                && message.contains("`nofail`")
+        };
+        assert_eq!(wrote.of("warning").iter().filter(said).count(), 1, "{name} {:?}", wrote.of("warning"));
     }
+    let placed = |ran: &Ran| {
+        ran.of("warning").iter().filter(|event| event["message"].as_str().unwrap().contains(".yml:")).count()
+    };
+    assert_eq!((placed(&wrote), placed(&ran)), (3, 0), "{:?}", ran.of("warning"));
     // Without this one the tree would not be the guest's own. It can be looked at, and mended.
     let two = run("echo LABEL=gone /var ext4 defaults 0 2 >> /etc/fstab");
     let broken = bench.build(engine, &bench.template("t.yml", &[one.clone(), two.clone()], ""), &[]).exits(0);
+    assert!(warned(&broken, "LABEL=gone on /var") && warned(&broken, "no other build can open this guest"));
+    assert!(warned(&broken, "t.yml:6:") && !warned(&broken, "t.yml:5:"), "{:?}", broken.of("warning"));
     let ran = bench.build(engine, &bench.template("t.yml", &[one, two, run("true")], ""), &[]).exits(1);
     assert!(ran.stderr.contains("LABEL=gone on /var") || ran.stderr.contains("LABEL=gone at /var"), "{}", ran.stderr);
     assert!(ran.stderr.contains("--keep-as"), "{}", ran.stderr);

@@ -49,6 +49,8 @@ pub(super) fn run(
     let import = import::ImportContext { cancel: &cancel, ..import };
     let context = StepContext {
         caches: &[],
+        warn: &|text| build.events.warn(node.info.placed(text)),
+        last: node.info.index == node.info.steps,
         output: log.sink(),
         cancel: &cancel,
         scratch: workspace.path(),

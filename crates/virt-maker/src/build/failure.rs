@@ -11,8 +11,11 @@ use crate::error::{Context, Error, ErrorKind, Result, StepFailure};
 use crate::event::{Event, LayerInfo};
 use crate::guest::{Guest, Space};
 use crate::host;
-use crate::plan::PlanNode;
+use crate::plan::{Part, PlanNode};
 use crate::store::{Draft, FailureRecord, LayerRecord};
+
+/// So many lines of a step's script are shown above the shell.
+const COMMANDS_MAX: usize = 40;
 
 /// With less than this many bytes free, a disk counts as full.
 const DISK_FULL: u64 = 1 << 20;
@@ -114,7 +117,7 @@ impl Build<'_> {
             OnFailure::Discard => drop(session),
             OnFailure::Shell => {
                 self.events.send(Event::StepFailed { key: info.key, failure: failure.clone() });
-                host::terminal::say(&greeting(&failure, info));
+                host::terminal::say(&greeting(&failure, info, &self.commands(node)));
                 if let Some(Err(error)) = session.as_mut().map(|session| session.shell()) {
                     self.events.warn(format!("no shell could be opened: {}", crate::error::chain(&error)));
                 }
@@ -139,6 +142,20 @@ impl Build<'_> {
         };
         let context = format!("step {} of {} (`{}`) failed", info.index, info.steps, info.kind);
         Error::new(kind, context).with_source(error).with_failure(failure)
+    }
+
+    /// What a step ran, line by line: the variables that it set, and its script.
+    fn commands(&self, node: &PlanNode) -> Vec<String> {
+        let (spec, Part::Step(number, _)) = &node.origin else { return Vec::new() };
+        let step = &self.specs[*spec].steps[*number];
+        let mut lines: Vec<String> = step.options.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        lines.extend(step.runner.commands().lines().map(str::to_owned));
+        let more = lines.len().saturating_sub(COMMANDS_MAX);
+        lines.truncate(COMMANDS_MAX);
+        if more > 0 {
+            lines.push(format!("… and {more} lines more"));
+        }
+        lines
     }
 
     /// Moves the overlay as the step left it to the store's folder `kept/`.
@@ -191,14 +208,25 @@ fn larger(base: &str) -> String {
 }
 
 /// What stands above the shell of `--on-failure shell`: what failed and how, and what can be done here.
-fn greeting(failure: &StepFailure, info: &LayerInfo) -> String {
+fn greeting(failure: &StepFailure, info: &LayerInfo, commands: &[String]) -> String {
     let safe = |text: &str| host::escape::escape(text);
     // Where the author of the template wrote it.
-    let place = info.within.first().map(|within| &within.position).or(info.position.as_ref());
-    let place = place.map(|position| format!("{position}: ")).unwrap_or_default();
     let error = failure.exit.as_deref().unwrap_or("it failed");
-    let mut text =
-        format!("\nStep {} of {} failed: {}\n  {place}{}\n", info.index, info.steps, safe(error), safe(&failure.step));
+    let mut text = format!(
+        "\nStep {} of {} failed: {}\n  {}\n",
+        info.index,
+        info.steps,
+        safe(error),
+        info.placed(&safe(&failure.step))
+    );
+    // One that has a name does not say by itself what it ran.
+    if !matches!(commands, [only] if *only == info.summary) {
+        text.push_str("  what it ran:\n");
+        commands.iter().for_each(|line| text.push_str(&format!("  > {}\n", safe(line))));
+    }
+    if !failure.last_lines.is_empty() {
+        text.push_str("  the last lines of its output:\n");
+    }
     for line in &failure.last_lines {
         text.push_str(&format!("  | {}\n", safe(line)));
     }
@@ -229,5 +257,33 @@ mod tests {
         for base in ["disk", "download"] {
             assert!(larger(base).contains("`resize: {size: 10G, expand: root}`"), "{base}");
         }
+    }
+
+    #[test]
+    fn a_step_with_a_name_shows_what_it_ran() {
+        let failure = StepFailure {
+            position: None,
+            within: Vec::new(),
+            step: "run: menu".into(),
+            exit: Some("the script ended with exit status 1".into()),
+            last_lines: vec!["no \x1b[2Jroom".into()],
+            log: PathBuf::new(),
+            kept: None,
+        };
+        let info = LayerInfo {
+            key: crate::key::LayerKey(crate::key::Digest::of(b"x")),
+            role: "step",
+            kind: "run".into(),
+            summary: "menu".into(),
+            index: 2,
+            steps: 3,
+            position: None,
+            volatile: Vec::new(),
+            within: Vec::new(),
+        };
+        let text = greeting(&failure, &info, &["FILE=/x".into(), "update-grub".into()]);
+        let shown = "  run: menu\n  what it ran:\n  > FILE=/x\n  > update-grub\n  the last lines of its output:\n  | no \\u{1b}[2Jroom\n";
+        assert!(text.contains(shown), "{text}");
+        assert!(!greeting(&failure, &info, &["menu".into()]).contains("what it ran"));
     }
 }

@@ -135,6 +135,10 @@ impl Guest for Optioned<'_> {
         self.guest()?.read_to(path, &mut Limited { inner: out, limit })
     }
 
+    fn fstab_news(&mut self) -> Result<Vec<String>> {
+        self.guest()?.fstab_news()
+    }
+
     fn remove(&mut self, path: &str) -> Result<()> {
         self.guest()?.remove(path)
     }

@@ -12,6 +12,7 @@ use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::guest::selinux;
+use crate::host::escape::escape;
 use crate::import;
 use crate::key::LayerKey;
 use crate::plan::{Part, Plan, PlanNode, usable};
@@ -186,6 +187,7 @@ impl Walk<'_> {
                 return Err(build.step_failed(error, Some(session), &draft, &parent, node, lines));
             }
             build.events.send(Event::StepFinished { key: node.info.key, elapsed });
+            self.tell_of_fstab(build, node, &mut *session)?;
             match selinux::policy(session.guest()) {
                 Ok(policy) => draft.set_selinux(policy.is_some()),
                 // Such as a link that leads nowhere: no reason to give up what the step has done.
@@ -228,6 +230,20 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Disks that are not there, named by an fstab that the step has written, are told with the step's place: the guest may
+    /// have them where it will run, or wait for them at its boot.
+    fn tell_of_fstab(&self, build: &Build<'_>, node: &PlanNode, session: &mut dyn Session) -> Result<()> {
+        match session.guest().fstab_news() {
+            Ok(news) => news.iter().for_each(|one| build.events.warn(node.info.placed(&escape(one)))),
+            // Such as one that cannot be read: no reason to give up what the step has done.
+            Err(error) => {
+                build.settings.cancel.check()?;
+                build.events.warn(node.info.placed(&crate::error::chain(&error)));
+            }
+        }
+        Ok(())
+    }
+
     fn step(&self, build: &Build<'_>, node: &PlanNode, draft: &Draft, session: &mut dyn Session) -> Result<()> {
         build.settings.cancel.check()?;
         let Part::Step(number, key) = &node.origin.1 else {
@@ -249,6 +265,8 @@ impl Walk<'_> {
             let import = import::ImportContext { cancel: &cancel, ..import };
             let context = StepContext {
                 caches: &caches,
+                warn: &|text| build.events.warn(node.info.placed(text)),
+                last: node.info.index == node.info.steps,
                 output: self.log.sink(),
                 cancel: &cancel,
                 scratch: self.workspace.path(),

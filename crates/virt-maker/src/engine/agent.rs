@@ -279,6 +279,10 @@ impl Guest for AgentGuest {
         self.within(None, |client| client.read_to(path, out))
     }
 
+    fn fstab_news(&mut self) -> Result<Vec<String>> {
+        self.within(Some(PATIENCE), |client| client.fstab_news())
+    }
+
     fn remove(&mut self, path: &str) -> Result<()> {
         self.done(&Request::Remove { path: path.into() })
     }

@@ -71,6 +71,10 @@ pub trait Guest {
     /// Copies a regular file of any size to `out`; returns its length.
     fn read_to(&mut self, path: &str, out: &mut dyn Write) -> Result<u64>;
 
+    /// What is wrong with entries of a fstab that was written since the guest was opened or this was asked last: disks and
+    /// folders that are not there, a sentence for each that was not told of. Costs a look at the file's times where it was not.
+    fn fstab_news(&mut self) -> Result<Vec<String>>;
+
     /// Removes a file, link or whole folder; nothing there is fine.
     fn remove(&mut self, path: &str) -> Result<()>;
 

@@ -79,6 +79,11 @@ pub trait Step: Send + Sync {
     /// One line for people, without secrets: the text of the template, shortened.
     fn summary(&self) -> String;
 
+    /// What it does, for who tries it by hand after it failed: the script as the template has it, or the summary.
+    fn commands(&self) -> String {
+        self.summary()
+    }
+
     /// Has a shell, with its options, run its script (`shell`); false where the step has none.
     fn set_shell(&mut self, _shell: &str) -> bool {
         false
@@ -125,6 +130,10 @@ pub struct StepContext<'a> {
     pub scratch: &'a Path,
     /// Fetches a URL whose bytes have to have this checksum; the file is open at its start, and gone when it is closed.
     pub fetch: &'a dyn Fn(&str, &Checksum) -> Result<File>,
+    /// Tells a person something that does not end the build, with the step's place before it. What the guest says is escaped.
+    pub warn: &'a dyn Fn(&str),
+    /// Whether no step follows in the template that it is run for.
+    pub last: bool,
     /// Names of the caches that its commands use (`mounts`).
     pub caches: &'a [String],
 }

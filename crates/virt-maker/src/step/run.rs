@@ -46,6 +46,10 @@ impl Step for RunStep {
         first_line(self.script.written())
     }
 
+    fn commands(&self) -> String {
+        self.script.written().to_owned()
+    }
+
     fn set_shell(&mut self, shell: &str) -> bool {
         self.script.set_shell(shell);
         true

@@ -38,6 +38,14 @@ struct RawStat {
     gid: i64,
     rdev: i64,
     size: i64,
+    blksize: i64,
+    blocks: i64,
+    atime_sec: i64,
+    atime_nsec: i64,
+    mtime_sec: i64,
+    mtime_nsec: i64,
+    ctime_sec: i64,
+    ctime_nsec: i64,
 }
 
 /// The head of `struct guestfs_statvfs`.
@@ -61,7 +69,12 @@ pub(super) struct RawAttributes {
     pub gid: u32,
     /// Bytes.
     pub size: u64,
+    /// Device, inode, size, and when content and inode changed: what differs once a file was written to or replaced.
+    pub mark: Mark,
 }
+
+/// See [`RawAttributes::mark`].
+pub(super) type Mark = [i64; 7];
 
 type EventCallback =
     unsafe extern "C" fn(*mut Raw, *mut c_void, u64, c_int, c_int, *const c_char, usize, *const u64, usize);
@@ -544,9 +557,10 @@ impl Handle {
             if stat.is_null() {
                 return Err(self.error("lstatns"));
             }
-            let RawStat { mode, uid, gid, size, .. } = *stat;
+            let RawStat { dev, ino, mode, uid, gid, size, mtime_sec, mtime_nsec, ctime_sec, ctime_nsec, .. } = *stat;
             (self.library.free_statns)(stat);
-            Ok(RawAttributes { mode: mode as u32, uid: uid as u32, gid: gid as u32, size: size as u64 })
+            let mark = [dev, ino, size, mtime_sec, mtime_nsec, ctime_sec, ctime_nsec];
+            Ok(RawAttributes { mode: mode as u32, uid: uid as u32, gid: gid as u32, size: size as u64, mark })
         }
     }
 

@@ -308,6 +308,11 @@ impl Guest for LibguestfsSession {
         Ok(names)
     }
 
+    fn fstab_news(&mut self) -> Result<Vec<String>> {
+        self.appliance.cancel.check()?;
+        self.fstab.news(&mut self.appliance)
+    }
+
     fn remove(&mut self, path: &str) -> Result<()> {
         let (folder, name) = self.split(path)?;
         let what = format!("cannot remove {path}");

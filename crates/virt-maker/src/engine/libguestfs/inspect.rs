@@ -22,7 +22,7 @@ use virt_maker_agent::fstab::{self, Entry};
 use virt_maker_agent::protocol::OsRelease;
 
 use super::command::quote;
-use super::ffi::{CallError, Handle};
+use super::ffi::{CallError, Handle, Mark};
 use super::launch::{Appliance, CACHE_SERIAL};
 use crate::engine::agent::MEND;
 use crate::error::{Error, ErrorKind, Result};
@@ -62,6 +62,9 @@ done
 rmdir /run/virt-maker-look
 "#;
 
+const FSTAB: &str = "/etc/fstab";
+const NO_DEVICE: &str = "no disk or partition of the guest has this name";
+
 /// The longest value of `os-release` that is passed on, in characters.
 const MAX_VALUE: usize = 256;
 
@@ -80,6 +83,8 @@ pub(super) struct Mounted {
     pub file_systems: Vec<FileSystem>,
     /// What the guest says it is.
     pub os: OsRelease,
+    /// What is known of its fstab.
+    pub fstab: Fstab,
 }
 
 /// One mounted file system, as the appliance's kernel has it.
@@ -99,16 +104,21 @@ pub(super) fn mount(appliance: &mut Appliance, to_mend: bool, events: &Events) -
         .map_err(|error| appliance.error(ErrorKind::Internal, "cannot list the guest's file systems", error))?;
     let devices = parse_devices(&text);
     let roots: Vec<&Device> = devices.iter().filter(|device| device.root).collect();
-    match roots.as_slice() {
+    let told = match roots.as_slice() {
         [root] => mount_by_fstab(appliance, &devices, root, to_mend, events)?,
-        [] => mount_by_inspection(appliance, &devices, to_mend, events)?,
+        [] => {
+            mount_by_inspection(appliance, &devices, to_mend, events)?;
+            Vec::new()
+        }
         several => return Err(several_roots(several.iter().map(|device| device.path.as_str()))),
-    }
+    };
     let mounts = appliance
         .handle
         .appliance_sh("cat /proc/self/mounts")
         .map_err(|error| appliance.error(ErrorKind::Internal, "cannot list what is mounted", error))?;
-    Ok(Mounted { file_systems: parse_mounts(&mounts), os: os_release(&mut appliance.handle) })
+    let mark = Fstab::mark(appliance);
+    let os = os_release(&mut appliance.handle);
+    Ok(Mounted { file_systems: parse_mounts(&mounts), os, fstab: Fstab { devices, mark, told } })
 }
 
 fn several_roots<'a>(roots: impl Iterator<Item = &'a str>) -> Error {
@@ -190,11 +200,12 @@ fn mount_by_fstab(
     root: &Device,
     to_mend: bool,
     events: &Events,
-) -> Result<()> {
+) -> Result<Vec<(String, String)>> {
+    let mut told = Vec::new();
     mount_by_name(appliance, "", &root.path, "/").map_err(|error| {
         appliance.error(ErrorKind::Guest, format!("cannot mount the guest's root, {}", root.path), error)
     })?;
-    let fstab = match small_file(&mut appliance.handle, "/etc/fstab") {
+    let fstab = match small_file(&mut appliance.handle, FSTAB) {
         Ok(fstab) => fstab,
         Err(error) if error.errno == libc::ENOENT => String::new(),
         Err(error) => return Err(appliance.error(ErrorKind::Guest, "cannot read the guest's /etc/fstab", error)),
@@ -208,16 +219,13 @@ fn mount_by_fstab(
                     entry.mount_options(kind).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
                 mount_by_name(appliance, &options.join(","), &device.path, &place)
             }),
-            None => Err(CallError {
-                call: "fstab",
-                message: "no disk or partition of the guest has this name".into(),
-                errno: libc::ENOENT,
-            }),
+            None => Err(CallError { call: "fstab", message: NO_DEVICE.into(), errno: libc::ENOENT }),
         };
         match mounted {
             Ok(()) => {}
             Err(error) if may_miss(&entry, &error, to_mend) && !appliance.cancel.is_cancelled() => {
                 events.warn(entry.left_out(&error.to_string()).escape_debug().to_string());
+                told.push(entry.mount());
             }
             Err(error) => {
                 let what = format!("the guest's /etc/fstab wants {source} at {mount_point}, which cannot be mounted");
@@ -225,7 +233,51 @@ fn mount_by_fstab(
             }
         }
     }
-    Ok(())
+    Ok(told)
+}
+
+/// The guest's fstab as it was looked at last, with the disks that it can name.
+pub(super) struct Fstab {
+    devices: Vec<Device>,
+    mark: Option<Mark>,
+    /// Device and mount point of what was told of.
+    told: Vec<(String, String)>,
+}
+
+impl Fstab {
+    /// One call, which reads nothing of the file.
+    fn mark(appliance: &mut Appliance) -> Option<Mark> {
+        appliance.handle.stat(FSTAB, true).ok().map(|stat| stat.mark)
+    }
+
+    /// See [`crate::guest::Guest::fstab_news`].
+    pub(super) fn news(&mut self, appliance: &mut Appliance) -> Result<Vec<String>> {
+        let mark = Fstab::mark(appliance);
+        if mark == self.mark {
+            return Ok(Vec::new());
+        }
+        let text = match mark {
+            None => String::new(),
+            Some(_) => small_file(&mut appliance.handle, FSTAB)
+                .map_err(|error| appliance.error(ErrorKind::Guest, "cannot read the guest's /etc/fstab", error))?,
+        };
+        let (mut news, mut told) = (Vec::new(), Vec::new());
+        for entry in wanted(&text) {
+            let why = match find_device(&self.devices, &entry) {
+                None => NO_DEVICE.to_owned(),
+                Some(_) => match appliance.handle.realpath(&entry.mount_point) {
+                    Ok(_) => continue,
+                    Err(error) => error.to_string(),
+                },
+            };
+            if !self.told.contains(&entry.mount()) {
+                news.push(entry.not_there(&why));
+            }
+            told.push(entry.mount());
+        }
+        (self.mark, self.told) = (mark, told);
+        Ok(news)
+    }
 }
 
 /// Whether a guest is opened without what could not be mounted.

@@ -8,7 +8,7 @@ use virt_maker_agent::protocol::{OsRelease, Run};
 
 use super::command::{quote, setup};
 use super::ffi::Library;
-use super::inspect::{self, FileSystem, Mounted};
+use super::inspect::{self, FileSystem, Fstab, Mounted};
 use super::launch::{self, Appliance, Started};
 use super::output::Output;
 use super::{LibguestfsOptions, terminal};
@@ -27,6 +27,8 @@ pub(super) struct LibguestfsSession {
     graph: BlockGraph,
     file_systems: Vec<FileSystem>,
     pub(super) os: OsRelease,
+    /// What is known of the guest's fstab.
+    pub(super) fstab: Fstab,
     pub(super) work_dir: PathBuf,
     pub(super) verbose: bool,
     pub(super) network_env: BTreeMap<String, String>,
@@ -43,7 +45,7 @@ impl LibguestfsSession {
         let Started { mut appliance, qmp, output } = launch::start(library, options, request)?;
         let output = Output::start(output, request.output.clone())
             .context(ErrorKind::Host, || "cannot start a thread for output")?;
-        let Mounted { file_systems, os } = inspect::mount(&mut appliance, request.to_mend, &request.events)?;
+        let Mounted { file_systems, os, fstab } = inspect::mount(&mut appliance, request.to_mend, &request.events)?;
         appliance.handle.appliance_sh(&setup()).map_err(|error| {
             appliance.error(ErrorKind::Unsupported, "libguestfs's appliance cannot run commands", error)
         })?;
@@ -66,6 +68,7 @@ impl LibguestfsSession {
             graph: BlockGraph::adopt(qmp, launch::TOP),
             file_systems,
             os,
+            fstab,
             work_dir: request.work_dir.to_owned(),
             verbose: options.verbose,
             network_env: proxies_behind_it(request.network_env),
