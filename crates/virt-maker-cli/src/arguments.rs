@@ -401,7 +401,8 @@ pub struct Doctor {
 
 #[derive(Debug, Args)]
 pub struct Check {
-    /// The image: qcow2 or raw. It is only read.
+    /// The image: qcow2 or raw, plain or compressed (gzip, bzip2, xz, zstd, lz4). It is only read; a compressed one is
+    /// unpacked into the store meanwhile.
     pub image: PathBuf,
     /// Its format, where it should not be told by the first bytes.
     #[arg(long, value_enum)]

@@ -1,20 +1,25 @@
 //! Looking into an image from anywhere: what it carries that an image for many machines should not.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
 
 use super::Settings;
-use crate::disk::ImageFormat;
 use crate::disk::inspect::inspect;
 use crate::disk::overlay::{self, Backing};
+use crate::disk::{ImageFormat, VIRTUAL_SIZE_MAX};
 use crate::engine::select::Selector;
 use crate::engine::{Image, OpenRequest};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::event::Events;
+use crate::event::{Events, Meter};
+use crate::host::decompress::Compression;
+use crate::host::digest::write_sparse;
 use crate::host::url;
 use crate::hygiene::{self, Finding};
 use crate::store::Store;
 
-/// Inspects the guest on the disk `image`, which is only read. `format` is what its user says that it is.
+/// Inspects the guest on the disk `image`, which is only read; one that is compressed is unpacked into the store for as long
+/// as it is looked at. `format` is what its user says that it is.
 pub fn check_image(
     image: &Path,
     format: Option<ImageFormat>,
@@ -26,12 +31,13 @@ pub fn check_image(
     if !path.is_file() {
         return Err(Error::new(ErrorKind::Base, format!("{name} is not a regular file")));
     }
+    let store = Store::open(&settings.store, &settings.owner)?.waiting(events.waits(&settings.cancel));
+    let workspace = store.workspace()?;
+    let path = unpacked(&path, &name, workspace.path(), settings, events)?.unwrap_or(path);
     let inspected = inspect(&path, format, &name)?;
     let Some(backing) = path.to_str() else {
         return Err(Error::new(ErrorKind::Base, format!("{name}: qemu cannot open a name that is not UTF-8")));
     };
-    let store = Store::open(&settings.store, &settings.owner)?.waiting(events.waits(&settings.cancel));
-    let workspace = store.workspace()?;
     let selector =
         Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone(), settings.kernel.clone());
     let mut count = 0;
@@ -59,4 +65,34 @@ pub fn check_image(
     let findings = hygiene::inspect(session.guest());
     session.finish()?;
     findings
+}
+
+/// The content of a compressed file, as a file in `folder`; `None` where it is not compressed.
+fn unpacked(path: &Path, name: &str, folder: &Path, settings: &Settings, events: &Events) -> Result<Option<PathBuf>> {
+    let failed = || format!("cannot unpack {name}");
+    let file = File::open(path).context(ErrorKind::Base, || format!("cannot read {name}"))?;
+    let mut file = BufReader::with_capacity(1 << 20, file);
+    let head = file.fill_buf().context(ErrorKind::Base, || format!("cannot read {name}"))?;
+    let compression = Compression::of(head);
+    if compression == Compression::None {
+        return Ok(None);
+    }
+    let target = folder.join("unpacked");
+    let out = File::options().read(true).write(true).create_new(true).open(&target);
+    let out = out.context(ErrorKind::Store, || format!("cannot write {}", target.display()))?;
+    let mut meter = Meter::bytes(events, "unpack", None);
+    let mut progress = |done| {
+        meter.at(done);
+        if settings.cancel.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        if done > VIRTUAL_SIZE_MAX {
+            return Err(io::Error::other("it unpacks to more than any disk may have"));
+        }
+        Ok(())
+    };
+    let written = compression.reader(file).and_then(|mut reader| write_sparse(&mut reader, &out, &mut progress));
+    settings.cancel.check()?;
+    written.context(ErrorKind::Base, failed)?;
+    Ok(Some(target))
 }

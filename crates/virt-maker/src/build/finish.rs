@@ -47,10 +47,13 @@ pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extr
     let mut opened = wanted.open(build)?;
     let guest = opened.session.guest();
     let failed = || "cannot prepare the guest for its export";
+    let (mut found, mut refused) = (Vec::new(), None);
     if extras.clean {
-        for finding in hygiene::clean(guest).context(ErrorKind::Export, failed)? {
+        let findings = hygiene::clean(guest).context(ErrorKind::Export, failed)?;
+        for finding in findings.iter().filter(|finding| finding.cleaned) {
             build.events.send(Event::Trace { source: "clean", message: finding.to_string() });
         }
+        found.extend(hygiene::left(&findings));
     }
     if tip.record.selinux == Some(true) {
         label(guest, build)?;
@@ -74,7 +77,6 @@ pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extr
     if extras.tree {
         guest.archive(tree).context(ErrorKind::Export, failed)?;
     }
-    let (mut found, mut refused) = (Vec::new(), None);
     if !secrets.is_empty() {
         let own = workspace.path().join("tree.tar");
         let archive = if extras.tree { tree } else { &own };
@@ -83,7 +85,9 @@ pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extr
         }
         let leaked = secrets.find(archive, &build.settings.cancel);
         let _ = std::fs::remove_file(&own);
-        (found, refused) = leaks::tell(leaked.context(ErrorKind::Export, failed)?, extras.clean);
+        let (warnings, refusal) = leaks::tell(leaked.context(ErrorKind::Export, failed)?, extras.clean);
+        found.extend(warnings);
+        refused = refusal;
     }
     opened.session.finish()?;
     build.events.send(Event::SessionEnded { session: opened.number });

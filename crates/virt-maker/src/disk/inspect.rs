@@ -41,6 +41,9 @@ pub fn inspect(path: &Path, declared: Option<ImageFormat>, name: &str) -> Result
             let message = format!("{name}: expected a qcow2 image or a raw disk, found {}", looks_like(head));
             let hint = match sign(&IMAGES, head) {
                 Some(_) => "convert it with `qemu-img convert -O qcow2`",
+                None if sign(&OTHERS, head) == Some(TAR) => {
+                    "an OVA is a tar archive: unpack it, and convert its disk with `qemu-img convert -O qcow2`"
+                }
                 None => "if it is a raw disk all the same, say `format: raw`",
             };
             Err(Error::new(ErrorKind::Base, message).with_hint(hint))
@@ -98,12 +101,14 @@ const IMAGES: [Sign; 6] = [
     (0, b"QED\0", "a QED image"),
 ];
 
+const TAR: &str = "a tar archive";
+
 /// What else is found in the place of an image.
 const OTHERS: [Sign; 7] = [
     (0, b"\x1f\x8b", "gzip data inside other compressed data"),
     (0, b"\xfd7zXZ", "xz data inside other compressed data"),
     (0, b"PK\x03\x04", "a zip archive"),
-    (257, b"ustar", "a tar archive"),
+    (257, b"ustar", TAR),
     (0, b"\x7fELF", "a program"),
     (0, b"<", "a web page or XML"),
     (0, b"{", "JSON"),

@@ -70,12 +70,17 @@ pub fn inspect(guest: &mut dyn Guest) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Removes what can be removed, and says what it was.
+/// Removes what can be removed. Says what it was, and what was found besides and stays: its findings are those that are not
+/// `cleaned`. The worst comes first.
 pub fn clean(guest: &mut dyn Guest) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    for rule in RULES.iter().filter(|rule| rule.action != Action::Report) {
+    for rule in RULES {
         let paths = found(guest, rule)?;
-        if paths.is_empty() || !again::is_certain(guest, rule.again)? {
+        if paths.is_empty() {
+            continue;
+        }
+        if rule.action == Action::Report || !again::is_certain(guest, rule.again)? {
+            findings.push(Finding { what: rule.what, severity: rule.severity, paths, cleaned: false });
             continue;
         }
         for path in &paths {
@@ -98,6 +103,13 @@ pub fn clean(guest: &mut dyn Guest) -> Result<Vec<Finding>> {
     again::host_keys(guest)?;
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(findings)
+}
+
+/// What is to be said of what [`clean`] found and left; nothing where it left nothing.
+pub fn left(findings: &[Finding]) -> Option<String> {
+    let left: Vec<String> =
+        findings.iter().filter(|finding| !finding.cleaned).map(|finding| finding.to_string()).collect();
+    (!left.is_empty()).then(|| format!("found, and not removed; is it there on purpose? {}", left.join("; ")))
 }
 
 /// Files that are looked into are not larger.

@@ -42,8 +42,12 @@ impl Step for SysprepStep {
     }
 
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
-        for finding in hygiene::clean(guest)? {
+        let findings = hygiene::clean(guest)?;
+        for finding in findings.iter().filter(|finding| finding.cleaned) {
             (context.output)(format!("{finding}\n").as_bytes());
+        }
+        if let Some(left) = hygiene::left(&findings) {
+            (context.warn)(&left);
         }
         Ok(())
     }

@@ -104,6 +104,13 @@ fn tiny_steps_change_what_they_say_with_chroot() {
     let bench = bench();
     let ran = check(&bench, "chroot", &cases(&bench), &[]);
     told(&ran);
+    // What `sysprep` found and left is said as well.
+    let left = |event: &&serde_json::Value| {
+        let text = event["message"].as_str().unwrap();
+        text.contains("cases.yml:")
+            && text.contains("found, and not removed; is it there on purpose? keys that may log in: ")
+    };
+    assert_eq!(ran.of("warning").into_iter().filter(left).count(), 1, "{:?}", ran.of("warning"));
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
     assert!(said.contains("The password of root is "), "{said}");
     // Neither the events nor the records of layers have a password.
