@@ -8,6 +8,7 @@
 //! A folder of the guest stays as it is: neither its mode nor its owner becomes that of a folder that is copied onto it, and a
 //! link to a folder (`/lib`, `/var/run`) is followed within the guest and not replaced.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -40,7 +41,7 @@ pub(super) static KIND: StepKind = StepKind {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Arguments {
-    /// An absolute path in the guest; with a final `/`, a folder to copy into.
+    /// An absolute path in the guest; with a final `/`, a folder to copy into. What is in a folder goes to `/` itself: `dest: /`.
     dest: String,
     /// Text. In a template without `format: 2`, one line that names a file of the host is that file.
     content: Option<String>,
@@ -76,7 +77,7 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let mut problems = Vec::new();
     let path = Path::new(&arguments.dest);
     let climbs = path.components().any(|part| matches!(part, Component::ParentDir));
-    if !path.is_absolute() || climbs || arguments.dest.contains('\0') || path == Path::new("/") {
+    if !path.is_absolute() || climbs || arguments.dest.contains('\0') {
         problems.push(at("dest").diagnostic("expected an absolute path in the guest, without `..`"));
     }
     let from = match (arguments.content, arguments.source) {
@@ -106,6 +107,8 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let Looks { mode, owner } = looks;
     let simple = arguments.simple == Some(true);
     let dest = match (&from, arguments.dest.strip_suffix('/')) {
+        // The root has no name that a folder could take, so what is in the folder goes there.
+        (From::Host(source), Some(_)) if path == Path::new("/") && source.is_dir() => "/".to_owned(),
         // Into a folder, under the name that it has on the host.
         (From::Host(source), Some(folder)) => format!("{folder}/{}", source.name()),
         (From::Text(_), Some(_)) => {
@@ -166,9 +169,12 @@ impl Step for CopyStep {
         Ok(StepKey { arguments, inputs })
     }
 
-    fn run(&self, key: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+    fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         if self.simple {
             return self.at_first_boot(key, guest);
+        }
+        for hidden in self.judged(key) {
+            paths::tell_if_hidden(guest, &hidden, context)?;
         }
         let owner = match &self.owner {
             Some(owner) => owner.resolve(guest)?,
@@ -179,6 +185,22 @@ impl Step for CopyStep {
 }
 
 impl CopyStep {
+    /// The paths by which it is judged whether anybody will see what is copied: its own, or of what goes to `/` one in each
+    /// folder there.
+    fn judged(&self, key: &StepKey) -> Vec<String> {
+        if self.dest != "/" {
+            return vec![self.dest.clone()];
+        }
+        let mut seen = BTreeSet::new();
+        let files = key.inputs.iter().filter(|input| input.kind != "directory");
+        let first = files.filter(|input| {
+            let folders = input.name.split('/').count() - 1;
+            // `var/run` is as good as `run`.
+            seen.insert(input.name.split('/').take(folders.min(2)).collect::<Vec<_>>().join("/"))
+        });
+        first.map(|input| format!("/{}", input.name)).collect()
+    }
+
     /// What lands in the guest.
     fn collect(&self, source: &HostPath) -> Result<Vec<HostInput>> {
         let behind = |path: &Path| {
@@ -204,7 +226,9 @@ impl CopyStep {
     /// Puts it at `dest` in the guest.
     fn put(&self, key: &StepKey, guest: &mut dyn Guest, dest: &str, (uid, gid): (u32, u32)) -> Result<()> {
         let attributes = |mode| Attributes { mode: Some(mode), uid: Some(uid), gid: Some(gid) };
-        paths::make_parent(guest, dest)?;
+        if dest != "/" {
+            paths::make_parent(guest, dest)?;
+        }
         let source = match &self.from {
             From::Text(text) => {
                 return guest.write(dest, &mut text.as_bytes(), attributes(self.mode.unwrap_or(0o644)));
@@ -213,8 +237,12 @@ impl CopyStep {
         };
         for input in &key.inputs {
             let path = source.below(&input.name);
-            let dest = if input.name.is_empty() { dest.to_owned() } else { format!("{dest}/{}", input.name) };
+            let dest = match input.name.as_str() {
+                "" => dest.to_owned(),
+                name => format!("{}/{name}", dest.trim_end_matches('/')),
+            };
             match input.kind.as_str() {
+                "directory" if dest == "/" => {}
                 "directory" => {
                     folders::make(guest, &dest, attributes(input.mode))?;
                 }

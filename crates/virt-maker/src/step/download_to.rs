@@ -106,6 +106,7 @@ impl Step for DownloadToStep {
     }
 
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
+        paths::tell_if_hidden(guest, &self.dest, context)?;
         let given = self.looks.attributes(guest)?;
         let attributes = Attributes {
             mode: given.mode.or(Some(0o644)),

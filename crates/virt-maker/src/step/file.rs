@@ -108,7 +108,8 @@ impl Step for FileStep {
         Ok(StepKey { arguments, inputs: Vec::new() })
     }
 
-    fn run(&self, key: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+    fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
+        paths::tell_if_hidden(guest, &self.path, context)?;
         let given = self.looks.attributes(guest)?;
         let attributes = Attributes {
             mode: given.mode.or(Some(0o644)),

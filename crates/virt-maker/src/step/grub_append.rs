@@ -1,9 +1,10 @@
 //! `grub_append`: arguments for the guest's kernel, in GRUB's settings and in every menu that is there.
 //!
 //! Settings: a file of its own in `/etc/default/grub.d` where a guest has that folder (Debian's, whose files have the
-//! last word), else `GRUB_CMDLINE_LINUX` in `/etc/default/grub`. Menus: GRUB's own program looks for the disk under the
-//! root file system, which no engine shows to a guest, so menus are changed as that program would: the arguments are
-//! added to the kernel's line of each entry, and to what the entries of kernels to come are made of. The next `update-grub` or `grub2-mkconfig` of the guest makes the same.
+//! last word), else `GRUB_CMDLINE_LINUX` in `/etc/default/grub`. Menus: this step runs no program of the guest, which may have
+//! none (a base without `grub2-common`) or find another kernel first; it adds the arguments to the kernel's line of each entry
+//! that is there, and to what the entries of kernels to come are made of. So nothing else of a menu changes, and the next
+//! `update-grub` or `grub2-mkconfig` of the guest has the arguments from the settings. Each file that it changes is in its log.
 
 use serde_json::json;
 
@@ -16,7 +17,7 @@ use crate::template::{Node, OneOrMany, arguments};
 
 pub(super) static KIND: StepKind = StepKind {
     name: "grub_append",
-    about: "Adds arguments for the guest's kernel to GRUB's settings and to every menu that is there.",
+    about: "Adds arguments for the guest's kernel to GRUB's settings and to every menu that is there, without running GRUB's own program.",
     arguments: arguments::<OneOrMany>,
     example: "grub_append: [console=ttyS0, quiet]",
     needs: &[],
@@ -67,9 +68,9 @@ impl Step for GrubAppendStep {
         Ok(StepKey { arguments: json!({ "arguments": self.arguments }), inputs: Vec::new() })
     }
 
-    fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
-        let settings = self.settings(guest)?;
-        let menus = self.menus(guest)?;
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
+        let settings = self.settings(guest, context)?;
+        let menus = self.menus(guest, context)?;
         if settings || menus {
             return Ok(());
         }
@@ -79,20 +80,20 @@ impl Step for GrubAppendStep {
 }
 
 impl GrubAppendStep {
-    fn settings(&self, guest: &mut dyn Guest) -> Result<bool> {
+    fn settings(&self, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<bool> {
         if paths::exists(guest, SETTINGS_FOLDER)? {
             let old = texts::read(guest, OWN_SETTINGS)?;
             let text = old.as_deref().unwrap_or("GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX\"\n");
             let new = in_settings(text, &self.arguments);
-            texts::write(guest, OWN_SETTINGS, old.as_deref(), &new)?;
+            put(context, guest, OWN_SETTINGS, old.as_deref(), &new)?;
             return Ok(true);
         }
         let Some(old) = texts::read(guest, SETTINGS)? else { return Ok(false) };
-        texts::write(guest, SETTINGS, Some(&old), &in_settings(&old, &self.arguments))?;
+        put(context, guest, SETTINGS, Some(&old), &in_settings(&old, &self.arguments))?;
         Ok(true)
     }
 
-    fn menus(&self, guest: &mut dyn Guest) -> Result<bool> {
+    fn menus(&self, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<bool> {
         let mut menus: Vec<String> = ["/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"].map(str::to_owned).to_vec();
         for vendor in names(guest, "/boot/efi/EFI")? {
             menus.push(format!("/boot/efi/EFI/{vendor}/grub.cfg"));
@@ -101,16 +102,16 @@ impl GrubAppendStep {
         for menu in menus {
             let Some(old) = texts::read(guest, &menu)? else { continue };
             found = true;
-            texts::write(guest, &menu, Some(&old), &in_menu(&old, &["linux", "linux16", "linuxefi"], 2, &self.arguments))?;
+            put(context, guest, &menu, Some(&old), &in_menu(&old, &["linux", "linux16", "linuxefi"], 2, &self.arguments))?;
         }
-        found |= self.entries(guest)?;
+        found |= self.entries(guest, context)?;
         Ok(found)
     }
 
     /// Guests that keep one file for each entry: those that are there, and what entries of kernels to come are made of.
-    fn entries(&self, guest: &mut dyn Guest) -> Result<bool> {
+    fn entries(&self, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<bool> {
         // Some have the arguments of all entries in one variable of GRUB's.
-        let variable = self.in_environment(guest)?;
+        let variable = self.in_environment(guest, context)?;
         let (mut found, mut newest) = (false, None);
         for folder in ENTRIES {
             for entry in names(guest, folder)?.iter().filter(|name| name.ends_with(".conf")) {
@@ -122,7 +123,7 @@ impl GrubAppendStep {
                     continue;
                 }
                 let new = in_menu(&old, &["options"], 1, &self.arguments);
-                texts::write(guest, &path, Some(&old), &new)?;
+                put(context, guest, &path, Some(&old), &new)?;
                 if !by_variable && !entry.contains("rescue") {
                     // Names are sorted. What only the boot loader knows is not for others.
                     let own = |word: &&str| !word.starts_with('$') && !word.starts_with("initrd=");
@@ -138,12 +139,12 @@ impl GrubAppendStep {
             (None, None) => return Ok(found),
         };
         let new = format!("{}\n", with(&new, &self.arguments));
-        texts::write(guest, KERNEL_CMDLINE, there.as_deref(), &new)?;
+        put(context, guest, KERNEL_CMDLINE, there.as_deref(), &new)?;
         Ok(found)
     }
 
     /// Whether GRUB's environment has the arguments of all entries; they are added there.
-    fn in_environment(&self, guest: &mut dyn Guest) -> Result<bool> {
+    fn in_environment(&self, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<bool> {
         let mut found = false;
         for path in ENVIRONMENTS {
             let Some(old) = texts::read(guest, path)? else { continue };
@@ -153,11 +154,19 @@ impl GrubAppendStep {
                     let message = format!("{path} has no room for more arguments: it is a block of {} bytes", old.len());
                     return Err(Error::new(ErrorKind::Step, message));
                 }
-                texts::write(guest, path, Some(&old), &new)?;
+                put(context, guest, path, Some(&old), &new)?;
             }
         }
         Ok(found)
     }
+}
+
+/// Writes a file that changed, and says so in the step's log.
+fn put(context: &StepContext<'_>, guest: &mut dyn Guest, path: &str, old: Option<&str>, new: &str) -> Result<()> {
+    if old != Some(new) {
+        (context.output)(format!("{} {}\n", if old.is_some() { "changed" } else { "made" }, path.escape_debug()).as_bytes());
+    }
+    texts::write(guest, path, old, new)
 }
 
 /// The words of the lines of an entry that begin with `options`.

@@ -58,7 +58,8 @@ impl Step for LinkStep {
         Ok(StepKey { arguments: json!({ "path": self.path, "target": self.target }), inputs: Vec::new() })
     }
 
-    fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
+        paths::tell_if_hidden(guest, &self.path, context)?;
         if guest.stat(&self.path)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
             let message = format!("{} is a folder of the guest, so no link takes its place", self.path.escape_debug());
             return Err(Error::new(ErrorKind::Step, message).with_hint("delete it first"));

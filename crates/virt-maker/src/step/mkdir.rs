@@ -70,7 +70,8 @@ impl Step for MkdirStep {
         Ok(StepKey { arguments: json!({ "path": self.path, "looks": self.looks.key() }), inputs: Vec::new() })
     }
 
-    fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
+        paths::tell_if_hidden(guest, &self.path, context)?;
         let attributes = self.looks.attributes(guest)?;
         guest.mkdir(&self.path, attributes, true)
     }

@@ -58,7 +58,8 @@ impl Step for MoveStep {
         Ok(StepKey { arguments: json!({ "from": self.from, "to": self.to }), inputs: Vec::new() })
     }
 
-    fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
+        paths::tell_if_hidden(guest, &self.to, context)?;
         let (from, to) = (&self.from, &self.to);
         if guest.stat(from)?.is_none() {
             return Err(Error::new(ErrorKind::Step, format!("{} is not there in the guest", from.escape_debug())));

@@ -46,9 +46,17 @@ t.close()
 /// Folders, and an archive with folders, that a guest has already, with other modes and owners; some of them are links there.
 fn onto(folder: &Path) {
     let tree = folder.join("onto");
-    for file in
-        ["var/run/a", "var/late/b", "var/tmp/c", "home/tiny/new/d", "tar/etc/private/e", "tar/lib/f", "tar/tmp/g"]
-    {
+    for file in [
+        "var/run/a",
+        "var/late/b",
+        "var/tmp/c",
+        "home/tiny/new/d",
+        "tar/etc/private/e",
+        "tar/lib/f",
+        "tar/tmp/g",
+        "whole/tmp/h",
+        "whole/new/i",
+    ] {
         let path = tree.join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "x\n").unwrap();

@@ -6,6 +6,7 @@
 
 mod fixtures;
 mod full;
+mod hidden;
 mod host_files;
 mod hosts;
 mod packages;

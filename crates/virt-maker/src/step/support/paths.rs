@@ -3,6 +3,7 @@
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Attributes, FileKind, Guest};
+use crate::step::StepContext;
 use crate::template::Node;
 
 /// As many links as the kernel follows.
@@ -33,6 +34,35 @@ pub(in crate::step) fn make_parent(guest: &mut dyn Guest, path: &str) -> Result<
         return Ok(());
     }
     guest.mkdir(folder, Attributes::default(), true)
+}
+
+/// Places that the kernel or the boot fills anew, by the path itself or by the links that systems have had for ever.
+const FILLED: [&str; 4] = ["/run", "/dev", "/proc", "/sys"];
+const LINKS: [&str; 2] = ["/var/run", "/var/lock"];
+
+/// Says so where something is put at a place that hides it: below `/run`, `/dev`, `/proc` or `/sys` nothing sees it, neither
+/// later steps nor the guest that has booted; what is in `/tmp` is for later steps, so it is told where none follows.
+pub(in crate::step) fn tell_if_hidden(guest: &mut dyn Guest, path: &str, context: &StepContext<'_>) -> Result<()> {
+    let below = |path: &str, folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+    let mut real = path.to_owned();
+    if LINKS.iter().any(|link| below(path, link)) {
+        let (folder, name) = split(path);
+        real = format!("{}/{name}", follow(guest, folder)?.trim_end_matches('/'));
+    }
+    let shown = path.trim_end_matches("/.").escape_debug();
+    let leads = if real == path { String::new() } else { format!(" (it leads to {})", real.escape_debug()) };
+    if let Some(place) = FILLED.iter().find(|place| below(&real, place)) {
+        let instead = match *place {
+            "/run" => "; a file in /etc/tmpfiles.d, or `RuntimeDirectory=` of the service, makes it there at each boot",
+            _ => "",
+        };
+        (context.warn)(&format!(
+            "{shown}{leads}: what lies in {place} on the disk is hidden, from later steps and in the guest that has booted{instead}"
+        ));
+    } else if below(&real, "/tmp") && context.last {
+        (context.warn)(&format!("{shown}: no step follows that could use it, and a boot empties /tmp"));
+    }
+    Ok(())
 }
 
 /// Follows every symbolic link of a path within the guest, for what is to be changed in its place. The last parts of it

@@ -114,6 +114,7 @@ impl Step for UnpackStep {
     }
 
     fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
+        paths::tell_if_hidden(guest, &format!("{}/.", self.dest), context)?;
         let owner = match &self.owner {
             Some(owner) => owner.resolve(guest)?,
             None => (0, 0),
