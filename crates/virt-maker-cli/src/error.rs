@@ -1,6 +1,7 @@
 //! From an error to what is printed and to the exit code. `docs/exit-codes.md` lists the codes.
 
 use std::io::Write;
+use std::path::Path;
 
 use virt_maker::diagnostic::{Diagnostic, Position, Within};
 use virt_maker::error::{Error, ErrorKind, Place, StepFailure};
@@ -187,11 +188,28 @@ fn render_failure(failure: &StepFailure) -> String {
     match &failure.kept {
         Some(kept) => {
             text.push_str(&format!("  the guest as the step left it: {}\n", kept.display()));
-            text.push_str(&format!("  look inside with: virt-maker shell {}\n", kept.display()));
+            text.push_str(&format!("  look inside with: {}\n", look_inside(kept)));
         }
         None => text.push_str("  look inside with: --on-failure shell, or --on-failure keep\n"),
     }
     text
+}
+
+/// The command that opens a kept guest: one of a store that is not the one of now needs its name.
+fn look_inside(kept: &Path) -> String {
+    let word = |path: &Path| match path.to_string_lossy() {
+        plain if plain.chars().all(|c| c.is_alphanumeric() || "_-./:@+=,".contains(c)) => plain.into_owned(),
+        other => format!("'{}'", other.replace('\'', r"'\''")),
+    };
+    let of = |path: &Path| path.canonicalize().ok();
+    // STORE/kept/NAME/overlay.qcow2
+    let store = kept.ancestors().nth(3).unwrap_or(kept);
+    let usual = crate::settings::store(None).ok();
+    let option = match of(store).is_some() && of(store) == usual.as_deref().and_then(of) {
+        true => String::new(),
+        false => format!("--store {} ", word(store)),
+    };
+    format!("virt-maker shell {option}{}", word(kept))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::json;
 use similar::TextDiff;
 use virt_maker::guest::FileKind;
-use virt_maker::inspect::{Change, Changed, diff};
+use virt_maker::inspect::{Change, Changed, Look, diff};
 
 use super::{looking, print_json};
 use crate::arguments::layers::Diff;
@@ -18,8 +18,8 @@ const VERSION: u32 = 1;
 /// Runs it.
 pub fn run(arguments: &Diff) -> Result<(), Failure> {
     let (store, opener) = looking::prepare(&arguments.opening)?;
-    let (one, two) = (store.open_layer(&arguments.one)?, store.open_layer(&arguments.two)?);
-    let keys = (one.0.record.key, two.0.record.key);
+    let (one, two) = (Look::find(&store, &arguments.one)?, Look::find(&store, &arguments.two)?);
+    let ids = (one.id(), two.id());
     let found = diff(&store, one, two, &opener, arguments.content)?;
     if arguments.json {
         let change = |changed: &Changed| {
@@ -30,7 +30,7 @@ pub fn run(arguments: &Diff) -> Result<(), Failure> {
             document
         };
         let changes: Vec<_> = found.changes.iter().map(change).collect();
-        return print_json(&json!({"version": VERSION, "one": keys.0, "two": keys.1, "changes": changes}));
+        return print_json(&json!({"version": VERSION, "one": ids.0, "two": ids.1, "changes": changes}));
     }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for changed in &found.changes {

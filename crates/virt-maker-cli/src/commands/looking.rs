@@ -2,7 +2,7 @@
 
 use virt_maker::event::Events;
 use virt_maker::host::Cancel;
-use virt_maker::inspect::{Inside, Opener};
+use virt_maker::inspect::{Inside, Look, Opener};
 use virt_maker::store::Store;
 
 use super::loading;
@@ -36,11 +36,9 @@ pub fn open(layer: &str, opening: &Opening) -> Result<Inside, Failure> {
 
 /// Opens the layer that a name means, or the guest of a failed step that was kept; whether it is such a one.
 pub fn inside(store: &Store, name: &str, opener: &Opener) -> Result<(Inside, bool), Failure> {
-    if let Some((kept, lease)) = store.open_kept(name)? {
-        return Ok((Inside::open_kept(store, kept, lease, opener)?, true));
-    }
-    let (layer, lease) = store.open_layer(name)?;
-    Ok((Inside::open(store, layer, lease, opener)?, false))
+    let look = Look::find(store, name)?;
+    let kept = matches!(look, Look::Kept(..));
+    Ok((Inside::open(store, look, opener)?, kept))
 }
 
 /// Permissions as `ls -l` shows them, with the letter of the kind.

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use virt_maker::export::ExportRecord;
 use virt_maker::host::url;
+use virt_maker::inspect::Look;
 use virt_maker::key::LayerKey;
 use virt_maker::store::{Layer, Pin, Store, Tag, hits};
 
@@ -50,7 +51,7 @@ pub fn diffs(opening: &Opening, layers: &[Layer]) -> Result<HashMap<LayerKey, St
         opener.cancel.check()?;
         let Some(parent) = record.parent().filter(|parent| known.contains(parent)) else { continue };
         let compare = || {
-            let open = |key: LayerKey| store.open_layer(&key.to_string());
+            let open = |key: LayerKey| Look::find(&store, &key.to_string());
             virt_maker::inspect::diff(&store, open(parent)?, open(record.key)?, &opener, false)
         };
         let text = match compare() {

@@ -216,6 +216,53 @@ fn a_shell_is_thrown_away_or_kept() {
     before.assert_nothing_left();
 }
 
+/// After a build that failed, each verb says which step failed, which was never built, and what is there; the guest that was kept
+/// can be looked at by all of them.
+#[test]
+fn what_a_failed_build_left_is_named() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let steps =
+        [run("echo one > /one"), "{run: 'echo two > /two; update-grub', name: menu}".to_owned(), run("echo three")];
+    let template = bench.template("t.yml", &steps, "");
+    let ran = bench.build("chroot", &template, &[]).exits(4);
+    // A program that is missing names its package: this guest says that it is a Debian.
+    assert!(ran.stderr.contains("hint: the guest has no `update-grub`: `install: grub2-common`"), "{}", ran.stderr);
+    let fails = |arguments: &[&str]| bench.run(arguments).exits(1).stderr;
+    let out = bench.path("out").display().to_string();
+    for (step, what) in [
+        ("t.yml:2", "step 2 (`run: menu`) of t.yml has no layer, for it failed: "),
+        ("t.yml:menu", "step 2 (`run: menu`) of t.yml has no layer, for it failed: "),
+        ("t.yml:3", "step 3 (`run: echo three`) of t.yml was never built, for step 2 (`run: menu`) failed"),
+        ("t.yml", "step 3 (`run: echo three`) of t.yml was never built, for step 2 (`run: menu`) failed"),
+    ] {
+        let path = format!("{step}:/one");
+        for verb in [&["ls", step][..], &["cat", step, "/one"], &["diff", "t.yml:1", step], &["cp", &path, &out]] {
+            let said = fails(&[verb, &["--engine", "chroot"]].concat());
+            assert!(said.contains(what), "{verb:?}: {said}");
+            assert!(
+                said.contains("`log t.yml:2` shows what it said; the last one that is there is `t.yml:1`"),
+                "{said}"
+            );
+        }
+    }
+    let log = bench.run(&["log", "t.yml:menu"]).exits(0);
+    assert!(log.stdout.contains("update-grub: not found"), "{} {}", log.stdout, log.stderr);
+    assert!(fails(&["log", "t.yml:3"]).contains("was never built"));
+
+    let ran = bench.build("chroot", &template, &["--on-failure", "keep"]).exits(4);
+    assert!(ran.stderr.contains("look inside with: virt-maker shell /"), "{}", ran.stderr);
+    assert!(said(&bench, "chroot", &["diff", "t.yml:1", "t.yml:2"]).contains("A /two "), "the guest that was kept");
+    assert_eq!(said(&bench, "chroot", &["cat", "t.yml:2", "/two"]), "two\n");
+    let difference = document(&bench, "chroot", &["diff", "t.yml:1", "t.yml:menu"]);
+    assert!(difference["two"].as_str().unwrap().ends_with("/overlay.qcow2"), "{difference}");
+    // Another store than the usual one has to be named.
+    let other = bench.path("other store");
+    let ran = bench.build("chroot", &template, &["--on-failure", "keep", "--store", other.to_str().unwrap()]).exits(4);
+    let named = format!("look inside with: virt-maker shell --store '{}' '{}/kept/", other.display(), other.display());
+    assert!(ran.stderr.contains(&named), "{}", ran.stderr);
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+}
+
 /// What libguestfs lists, copies and compares is what chroot does, in a guest with a second file system; an appliance takes seconds
 /// to start, so it is asked for little.
 #[test]

@@ -12,10 +12,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Inside, Opener};
+use super::{Inside, Look, Opener};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Entry, FileKind, Guest};
-use crate::store::{Layer, Lease, Store};
+use crate::store::Store;
 
 /// The longest file whose text is shown, in bytes.
 const TEXT_MAX: u64 = 1 << 20;
@@ -80,21 +80,15 @@ impl Facts {
     }
 }
 
-/// Compares two layers. With `content`, texts of changed files are fetched.
+/// Compares two layers, or guests that failed steps left. With `content`, texts of changed files are fetched.
 ///
 /// Both are opened and listed at the same time, each by a thread of its own, for a session's helpers end with the thread
 /// that started them.
-pub fn diff(
-    store: &Store,
-    one: (Layer, Lease),
-    two: (Layer, Lease),
-    opener: &Opener,
-    content: bool,
-) -> Result<Difference> {
+pub fn diff(store: &Store, one: Look, two: Look, opener: &Opener, content: bool) -> Result<Difference> {
     std::thread::scope(|scope| {
-        let open = |(layer, lease): (Layer, Lease)| {
+        let open = |look: Look| {
             let (jobs, todo) = channel();
-            scope.spawn(move || serve(&todo, || Inside::open(store, layer, lease, opener)));
+            scope.spawn(move || serve(&todo, || Inside::open(store, look, opener)));
             Remote { jobs }
         };
         let (one, two) = (open(one), open(two));

@@ -59,15 +59,42 @@ pub struct Inside {
     _lease: Lease,
 }
 
-impl Inside {
-    /// Opens a layer, which [`Store::open_layer`] found.
-    pub fn open(store: &Store, layer: Layer, lease: Lease, opener: &Opener) -> Result<Inside> {
-        Inside::open_on(store, layer, lease, opener, None)
+/// What can be looked into. It is leased.
+pub enum Look {
+    /// A layer.
+    Layer(Layer, Lease),
+    /// The guest as a failed step left it, of which a copy is opened.
+    Kept(Kept, Lease),
+}
+
+impl Look {
+    /// What `name` means: see [`Store::open_kept`] and [`Store::open_layer`].
+    pub fn find(store: &Store, name: &str) -> Result<Look> {
+        Ok(match store.open_kept(name)? {
+            Some((kept, lease)) => Look::Kept(kept, lease),
+            None => {
+                let (layer, lease) = store.open_layer(name)?;
+                Look::Layer(layer, lease)
+            }
+        })
     }
 
-    /// Opens a copy of the guest as a failed step left it, which [`Store::open_kept`] found.
-    pub fn open_kept(store: &Store, kept: Kept, lease: Lease, opener: &Opener) -> Result<Inside> {
-        Inside::open_on(store, kept.parent, lease, opener, Some(&kept.overlay))
+    /// What tells it from others: the key of a layer, the path of a kept overlay.
+    pub fn id(&self) -> String {
+        match self {
+            Look::Layer(layer, _) => layer.record.key.to_string(),
+            Look::Kept(kept, _) => kept.overlay.display().to_string(),
+        }
+    }
+}
+
+impl Inside {
+    /// Opens it.
+    pub fn open(store: &Store, look: Look, opener: &Opener) -> Result<Inside> {
+        match look {
+            Look::Layer(layer, lease) => Inside::open_on(store, layer, lease, opener, None),
+            Look::Kept(kept, lease) => Inside::open_on(store, kept.parent, lease, opener, Some(&kept.overlay)),
+        }
     }
 
     fn open_on(store: &Store, layer: Layer, lease: Lease, opener: &Opener, changed: Option<&Path>) -> Result<Inside> {
@@ -151,7 +178,10 @@ impl Inside {
 
     /// Seals what was changed as a layer of its own, on the layer that was opened, and gives it the name `tag`.
     pub fn keep(self, store: &Store, begin: Instant, tag: &str, events: &Events) -> Result<LayerKey> {
-        let Inside { session, engine, mut draft, layer, workspace, _lease } = self;
+        let Inside { mut session, engine, mut draft, layer, workspace, _lease } = self;
+        for news in session.guest().fstab_news()? {
+            events.warn(crate::host::escape::escape(&news));
+        }
         session.finish()?;
         let key = draft.key();
         // From before it is sealed until it has its name, it is nobody's.

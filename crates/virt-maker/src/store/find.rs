@@ -6,6 +6,7 @@ use super::names::PREFIX_MIN;
 use super::notes::{self, BuildNote, NotedLayer};
 use super::{Layer, Lease, Lookup, Store};
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::escape::escape;
 use crate::key::{Digest, LayerKey};
 
 /// So many candidates are named in a message.
@@ -52,9 +53,51 @@ impl Store {
     pub fn open_layer(&self, name: &str) -> Result<(Layer, Lease)> {
         let key = self.find(name)?;
         let lease = self.lease(&[key])?;
-        let chain = self.chain(key)?;
+        let chain = self.chain(key).map_err(|error| self.why_never_made(name, key).unwrap_or(error))?;
         let layer = chain.into_iter().next_back();
         Ok((layer.ok_or_else(|| Error::new(ErrorKind::Internal, "a chain without layers"))?, lease))
+    }
+
+    /// What to say of a layer of a template that is not there because its step failed, or one before it, or since nobody got so
+    /// far; `None` where something else is the reason, such as that it was collected.
+    fn why_never_made(&self, name: &str, key: LayerKey) -> Option<Error> {
+        if !matches!(self.lookup(key), Lookup::Absent) || !self.collected_text(key).is_empty() {
+            return None;
+        }
+        let notes = self.build_notes();
+        let template = name.rsplit_once(':').map_or(name, |(template, _)| template);
+        let named = notes::absolute(Path::new(template));
+        let has = |note: &&BuildNote| note.layers.iter().any(|layer| layer.key == key);
+        let note = notes.iter().filter(has).max_by_key(|note| note.template == named)?;
+        let template = if note.template == named { template.to_owned() } else { note.template.display().to_string() };
+        let at = note.layers.iter().position(|layer| layer.key == key)?;
+        let is_there = |layer: &NotedLayer| matches!(self.lookup(layer.key), Lookup::Present(_));
+        let last = note.layers[..at].iter().rposition(is_there);
+        let failures = self.failures();
+        let failed = |number: &usize| failures.iter().rev().find(|failure| failure.key == note.layers[*number].key);
+        let failed = (last.map_or(0, |last| last + 1)..=at).find_map(|number| Some((number, failed(&number)?)));
+        let step = |number: usize| {
+            let NotedLayer { kind, summary, .. } = &note.layers[number];
+            let what = if number == 0 { "the base".to_owned() } else { format!("step {number}") };
+            format!("{what} (`{kind}: {}`)", escape(summary))
+        };
+        let of = format!("of {}", escape(&template));
+        let message = match &failed {
+            Some((number, failure)) if *number == at => {
+                format!("{} {of} has no layer, for it failed: {}", step(at), escape(&failure.error))
+            }
+            Some((number, _)) => format!("{} {of} was never built, for {} failed", step(at), step(*number)),
+            None => format!("{} {of} was never built", step(at)),
+        };
+        let mut hints = Vec::new();
+        if let Some((number, _)) = failed {
+            hints.push(format!("`log {template}:{number}` shows what it said"));
+        }
+        hints.push(match last {
+            Some(last) => format!("the last one that is there is `{template}:{last}`, {}", step(last)),
+            None => "none before it is there".to_owned(),
+        });
+        Some(Error::new(ErrorKind::Template, message).with_hint(hints.join("; ")))
     }
 
     /// A layer and all below it, the base first. Errors: one of them is not there or cannot be used.

@@ -33,10 +33,12 @@ pub fn run(arguments: &Mount) -> Result<(), Failure> {
         return Err(Failure::Usage(format!("{} is not a folder", dir.display())));
     }
     let (store, opener) = looking::prepare(&arguments.opening)?;
-    let (layer, lease) = store.open_layer(&arguments.layer)?;
-    let key = layer.record.key;
     let scratch = store.workspace()?;
-    let inside = virt_maker::inspect::Inside::open(&store, layer, lease, &opener)?;
+    let (inside, kept) = looking::inside(&store, &arguments.layer, &opener)?;
+    let what = match kept {
+        true => "the guest as the failed step left it".to_owned(),
+        false => format!("layer {}", inside.layer().record.key.short()),
+    };
     let view = view::View::new(inside, scratch)?;
 
     let mut guard = Guard::start(&dir)?;
@@ -47,7 +49,7 @@ pub fn run(arguments: &Mount) -> Result<(), Failure> {
     let session = fuser::spawn_mount(view, &dir, &config)
         .context(ErrorKind::Host, || format!("cannot mount at {}", dir.display()))
         .map_err(|error| error.with_hint("it needs FUSE: /dev/fuse, and `fusermount3` of the package `fuse3`"))?;
-    println!("layer {} is at {}; Ctrl-C, or `umount`, ends it", key.short(), harmless(&dir.display().to_string()));
+    println!("{what} is at {}; Ctrl-C, or `umount`, ends it", harmless(&dir.display().to_string()));
     while !session.guard.is_finished() && !opener.cancel.is_cancelled() {
         std::thread::sleep(PAUSE);
     }
