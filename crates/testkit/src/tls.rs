@@ -10,7 +10,7 @@ folder, port = sys.argv[1], 0
 handler = lambda *all: http.server.SimpleHTTPRequestHandler(*all, directory=folder)
 server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(folder + '/server.crt', folder + '/server.key')
+context.load_cert_chain(folder + '/' + sys.argv[2], folder + '/' + sys.argv[3])
 server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 print(server.server_address[1], flush=True)
 server.serve_forever()
@@ -26,10 +26,19 @@ pub struct TlsServer {
 impl TlsServer {
     /// Serves the files of its folder on the loopback, as `localhost`.
     pub fn start() -> TlsServer {
+        TlsServer::showing("server.crt", "server.key")
+    }
+
+    /// The same with the authority's own certificate, as one that was made by `openssl req -x509` alone.
+    pub fn start_as_authority() -> TlsServer {
+        TlsServer::showing("ca.pem", "ca.key")
+    }
+
+    fn showing(certificate: &str, key: &str) -> TlsServer {
         let folder = tempfile::tempdir().unwrap();
         let script = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj '/CN=Tests' \
              -keyout ca.key -out ca.pem \
-             -addext basicConstraints=critical,CA:TRUE && \
+             -addext basicConstraints=critical,CA:TRUE -addext subjectAltName=DNS:localhost && \
              openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost \
              -keyout server.key -out server.csr && \
              printf 'subjectAltName=DNS:localhost\\nbasicConstraints=CA:FALSE\\n' > server.ext && \
@@ -37,7 +46,7 @@ impl TlsServer {
              -extfile server.ext -out server.crt && mkdir certs && cp ca.pem certs/one.pem && echo other > certs/README";
         super::run(Command::new("sh").args(["-c", script]).current_dir(folder.path()));
         let mut python = Command::new("python3");
-        python.args(["-c", SERVE]).arg(folder.path());
+        python.args(["-c", SERVE]).arg(folder.path()).args([certificate, key]);
         let mut child = python.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

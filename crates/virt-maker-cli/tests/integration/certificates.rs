@@ -19,7 +19,7 @@ fn a_server_is_believed_as_the_host_and_the_user_say() {
         server.url("disk.img"),
         run("env | grep -c CERT || true"),
     );
-    fs::write(&template, text).unwrap();
+    fs::write(&template, &text).unwrap();
     let settings = bench.path("xdg-config/virt-maker/config.toml");
     fs::create_dir_all(settings.parent().unwrap()).unwrap();
     let build = |variable: Option<(&str, &Path)>, store: &str| {
@@ -49,6 +49,15 @@ fn a_server_is_believed_as_the_host_and_the_user_say() {
     let ran = build(None, "store").exits(1);
     assert!(ran.stderr.contains("a project cannot decide this by itself: whom downloads believe"), "{}", ran.stderr);
     fs::remove_file(bench.path("virt-maker.toml")).unwrap();
+
+    // A certificate that is believed, and that a server may not show.
+    let authority = TlsServer::start_as_authority();
+    copy_image(&bench.base, &authority.folder().join("disk.img"));
+    fs::write(&template, text.replace(&server.url("disk.img"), &authority.url("disk.img"))).unwrap();
+    let ran = build(Some(("SSL_CERT_FILE", &authority.authority())), "four").exits(1);
+    assert!(ran.stderr.contains("CaUsedAsEndEntity") && ran.stderr.contains("CA:FALSE"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("name their file with") && !ran.stdout.contains("trying again"), "{}", ran.stderr);
+    fs::write(&template, &text).unwrap();
 
     for (file, expected) in [("disk.img", "holds no certificate"), ("none", "cannot read")] {
         let ran = build(Some(("SSL_CERT_FILE", &server.folder().join(file))), "store").exits(5);

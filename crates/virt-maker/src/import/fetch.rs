@@ -96,6 +96,9 @@ impl Note {
     }
 }
 
+/// What is said of a download that broke off.
+const KEPT: &str = "what was fetched is kept; another build continues from there";
+
 /// Makes the next [`fetch`] of this URL begin anew.
 pub(super) fn forget(url: &str, context: &ImportContext<'_>) {
     let name = Digest::of(url.as_bytes()).to_string();
@@ -136,7 +139,12 @@ pub(super) fn fetch(url: &str, context: &ImportContext<'_>) -> Result<Fetched> {
         };
         failures = if length(&fetched.file)? > before { 1 } else { failures + 1 };
         if failures >= ATTEMPTS {
-            return Err(error.with_hint("what was fetched is kept; another build continues from there"));
+            return Err(match (error.hint().map(str::to_owned), length(&fetched.file)?) {
+                // Nothing was fetched that could be kept.
+                (_, 0) => error,
+                (None, _) => error.with_hint(KEPT),
+                (Some(hint), _) => error.with_hint(format!("{hint}; {KEPT}")),
+            });
         }
         context.events.warn(format!("{}; trying again", crate::error::chain(&error)));
         pause(PAUSE * 2u32.pow(failures - 1), context.cancel)?;
@@ -230,9 +238,9 @@ fn transfer(agent: &Agent, url: &str, fetched: &mut Fetched, context: &ImportCon
             return Broken::ForGood(error);
         }
         let for_good = is_final(&source);
-        let believed = !http::is_not_believed(&source);
+        let advice = http::advice(&source);
         let error = Error::new(ErrorKind::Base, cannot()).with_source(source);
-        let error = if believed { error } else { error.with_hint(http::CERTIFICATES) };
+        let error = advice.into_iter().fold(error, Error::with_hint);
         if for_good { Broken::ForGood(error) } else { Broken::Maybe(error) }
     })?;
     let new = note_of(&response, url);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -86,7 +87,11 @@ impl Resolver for Judging {
         let addresses = names::addresses(host, uri.port_u16().unwrap_or(usual), &self.waits);
         let mut found = self.empty();
         // There is room for so many.
-        addresses.map_err(ureq::Error::Io)?.into_iter().take(ROOM).for_each(|at| found.push(at));
+        let addresses = addresses.map_err(|source| {
+            let host = host.to_owned();
+            ureq::Error::Io(io::Error::new(source.kind(), NoAddress { host, source }))
+        })?;
+        addresses.into_iter().take(ROOM).for_each(|at| found.push(at));
         match &self.free {
             Free::All => return Ok(found),
             Free::Proxy(host, port) if found.iter().all(|found| found.port() == *port) && uri.host() == Some(host) => {
@@ -103,6 +108,21 @@ impl Resolver for Judging {
         }
     }
 }
+
+/// A name that no address was found for.
+#[derive(Debug)]
+struct NoAddress {
+    host: String,
+    source: io::Error,
+}
+
+impl fmt::Display for NoAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no address is known of `{}`: {}", self.host.escape_debug(), self.source)
+    }
+}
+
+impl std::error::Error for NoAddress {}
 
 /// An address that a download may not connect to.
 #[derive(Debug)]
@@ -159,14 +179,54 @@ pub(super) fn judge(url: &str, context: &ImportContext<'_>) -> Result<()> {
     Err(Error::new(ErrorKind::Base, format!("cannot use {}: {refused}", shown(url))).with_hint(HINT))
 }
 
-/// Whether a server was not believed: it will not be at another attempt.
-pub(super) fn is_not_believed(error: &ureq::Error) -> bool {
-    matches!(error, ureq::Error::Io(error) if error.to_string().contains("invalid peer certificate"))
+/// What to do about a server that cannot be reached, or is not believed; `None` where nothing is known that helps.
+pub(super) fn advice(error: &ureq::Error) -> Option<&'static str> {
+    use ureq::Error as E;
+    match error {
+        E::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<NoAddress>()) => Some(NAME),
+        E::HostNotFound => Some(NAME),
+        E::Io(error) => {
+            let text = error.to_string();
+            match text.split_once("invalid peer certificate") {
+                Some((_, why)) => Some(of_certificate(why)),
+                None if error.kind() == io::ErrorKind::ConnectionRefused => Some(REFUSED),
+                None if error.kind() == io::ErrorKind::TimedOut => Some(SILENT),
+                None => None,
+            }
+        }
+        E::ConnectionFailed => Some(REFUSED),
+        E::Timeout(_) | E::BodyStalled => Some(SILENT),
+        E::ConnectProxyFailed(_) => {
+            Some("the proxy refuses it: see `https_proxy`, its user and password, and what it lets through")
+        }
+        _ => None,
+    }
 }
 
-/// What to do about a server that is not believed.
-pub(super) const CERTIFICATES: &str = "where your network has certificates of its own, name their file with \
+/// By what the TLS library says is wrong with it.
+fn of_certificate(why: &str) -> &'static str {
+    if why.contains("CaUsedAsEndEntity") {
+        "the server shows the certificate of an authority (`CA:TRUE`), as `openssl req -x509` makes it by itself: give the \
+         server one of its own with `-addext basicConstraints=critical,CA:FALSE`, or one that the authority signed"
+    } else if why.contains("NotValidForName") || why.contains("not valid for name") {
+        "the certificate is for another name: take the URL with the name that it has"
+    } else if why.contains("Expired") || why.contains("expired") {
+        "the certificate is too old, or the clock of this host is wrong"
+    } else if why.contains("NotValidYet") || why.contains("not valid yet") {
+        "the clock of this host is wrong, or the certificate is from the future"
+    } else {
+        CERTIFICATES
+    }
+}
+
+const CERTIFICATES: &str = "where your network has certificates of its own, name their file with \
      SSL_CERT_FILE, or as `certificates` in your settings, or add it to the system's";
+const NAME: &str = "see how the name is written, and whether this host can look up names (`getent hosts NAME`); where only a \
+     proxy reaches the web, name it with `https_proxy` and `http_proxy`";
+const REFUSED: &str = "nobody takes connections there: see host and port of the URL, and whether the server runs; where only a \
+     proxy reaches the web, name it with `https_proxy` and `http_proxy`";
+const SILENT: &str = "the server does not answer: it may be down, or a firewall in the way; where only a proxy reaches the \
+     web, name it with `https_proxy` and `http_proxy`";
 
 /// What to do about an address that is the host's own affair.
 pub(super) const HINT: &str = "`--allow host-network` lets templates reach the host's own addresses";
@@ -231,6 +291,39 @@ mod tests {
         let error = refusal("cannot fetch it", &error).unwrap();
         let text = error.to_string();
         assert!(text.starts_with("cannot fetch it: `localhost` leads to ") && text.contains("loopback"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_reached_gets_advice_of_its_own() {
+        let io = |kind, text: &str| ureq::Error::Io(io::Error::new(kind, text.to_owned()));
+        let name = NoAddress { host: "x.invalid".into(), source: io::Error::other("unknown") };
+        for (error, words) in [
+            (ureq::Error::Io(io::Error::other(name)), Some("getent hosts")),
+            (ureq::Error::HostNotFound, Some("getent hosts")),
+            (ureq::Error::ConnectionFailed, Some("nobody takes connections there")),
+            (io(io::ErrorKind::ConnectionRefused, "refused"), Some("nobody takes connections there")),
+            (ureq::Error::Timeout(ureq::Timeout::Connect), Some("does not answer")),
+            (io(io::ErrorKind::InvalidData, "invalid peer certificate: UnknownIssuer"), Some("SSL_CERT_FILE")),
+            (io(io::ErrorKind::InvalidData, "invalid peer certificate: certificate expired: x"), Some("clock")),
+            (
+                io(io::ErrorKind::InvalidData, "invalid peer certificate: certificate not valid for name x"),
+                Some("another name"),
+            ),
+            (io(io::ErrorKind::InvalidData, "invalid peer certificate: Other(CaUsedAsEndEntity)"), Some("CA:FALSE")),
+            (io(io::ErrorKind::ConnectionReset, "reset"), None),
+        ] {
+            let found = advice(&error);
+            assert!(
+                found.is_some() == words.is_some() && words.is_none_or(|words| found.unwrap().contains(words)),
+                "{error}: {found:?}"
+            );
+        }
+        // The system's resolver knows that there is no such name.
+        let config = || Agent::config_builder().proxy(None).build();
+        let agent = judging(config(), config(), Free::All, Waits::default());
+        let error = agent.get("http://no-such-host.invalid/image").call().unwrap_err();
+        assert_eq!(advice(&error), Some(NAME), "{error}");
+        assert!(error.to_string().contains("no address is known of `no-such-host.invalid`"), "{error}");
     }
 
     #[test]
