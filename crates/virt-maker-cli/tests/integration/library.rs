@@ -48,6 +48,18 @@ fn do_what_they_say(engine: &str) {
             systemctl is-enabled unattended-upgrades; ls /usr/sbin/qemu-ga; cloud-init --version; cat /etc/cloud/cloud.cfg.d/90-virt-maker.cfg; cat /var/lib/cloud/seed/nocloud/*; true",
         ),
     ];
+    if engine == "chroot" {
+        // Without the package that has it, a step fails and names the package.
+        for (step, hint) in [
+            ("locale: de_DE.UTF-8", "`install: locales` in a step before"),
+            ("timezone: Europe/Berlin", "`install: tzdata` in a step before"),
+        ] {
+            let remove = run("dpkg --purge --force-depends tzdata >/dev/null 2>&1; rm -rf /usr/share/zoneinfo");
+            let template = bench.template("lacks.yml", &[remove, step.to_owned()], "");
+            let ran = bench.build(engine, &template, &[]).exits(1);
+            assert!(ran.stderr.contains(hint), "{step}: {}", ran.stderr);
+        }
+    }
     let template = bench.template("t.yml", &steps, "");
     let ran = bench.build(engine, &template, &[]).exits(0);
     let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result, chain};
-use crate::guest::Guest;
+use crate::guest::{Guest, OsRelease};
 
 /// What a program says (any of these), a word of the script that has to be there, and what helps. The first that fits counts.
 const HINTS: &[(&[&str], &str, &str)] = &[
@@ -67,6 +67,36 @@ const HINTS: &[(&[&str], &str, &str)] = &[
 /// What helps where a program looks for what belongs to the kernel that runs.
 const OTHER_KERNEL: &str = "`uname -r` tells the release of the kernel that builds, which is none of the guest's; the guest's own newest is in \
                             `$GUEST_KERNEL`, as in `linux-headers-$GUEST_KERNEL` or `depmod $GUEST_KERNEL`";
+/// What scripts of ours say of packages that are missing: this, then the package, then `)`.
+const PACKAGE_OF_OURS: &str = " (install ";
+/// Programs that guests lack, and the package that has each, in Debian and its kin and in Fedora and its kin.
+const PACKAGES: &[(&str, &str, Option<&str>)] = &[
+    ("update-grub", "grub2-common", None),
+    ("grub-mkconfig", "grub2-common", None),
+    ("grub2-mkconfig", "grub2-common", Some("grub2-tools")),
+    ("grub-install", "grub2-common", None),
+    ("grub2-install", "grub2-common", Some("grub2-tools")),
+    ("update-initramfs", "initramfs-tools", None),
+    ("dracut", "dracut", Some("dracut")),
+    ("locale-gen", "locales", None),
+    ("update-ca-certificates", "ca-certificates", None),
+    ("update-ca-trust", "p11-kit", Some("ca-certificates")),
+    ("add-apt-repository", "software-properties-common", None),
+    ("gpg", "gpg", Some("gnupg2")),
+    ("curl", "curl", Some("curl")),
+    ("wget", "wget", Some("wget")),
+    ("sudo", "sudo", Some("sudo")),
+    ("git", "git", Some("git")),
+];
+/// What stands for one of them in Fedora and its kin, where there is no package that has it.
+const INSTEAD: &[(&str, &str)] = &[
+    ("update-grub", "`grub2-mkconfig -o /boot/grub2/grub.cfg` (package `grub2-tools`)"),
+    ("grub-mkconfig", "`grub2-mkconfig` (package `grub2-tools`)"),
+    ("grub-install", "`grub2-install` (package `grub2-tools`)"),
+    ("update-initramfs", "`dracut --force`"),
+    ("locale-gen", "a package `glibc-langpack-...`"),
+    ("update-ca-certificates", "`update-ca-trust`"),
+];
 /// What programs say that look for an init system.
 const NO_INIT: &[&str] = &[
     "System has not been booted with systemd",
@@ -108,8 +138,12 @@ pub(super) fn explain(error: Error, guest: &mut dyn Guest, said: &[String], argu
     let fits = |(words, of_script, _): &&(&[&str], &str, &str)| {
         script.contains(of_script) && said.iter().any(|line| words.iter().any(|word| line.contains(word)))
     };
-    match HINTS.iter().find(fits) {
-        Some((_, _, hint)) => error.with_hint(*hint),
+    if let Some((_, _, hint)) = HINTS.iter().find(fits) {
+        return error.with_hint(*hint);
+    }
+    let family = Family::of(guest.os());
+    match said.iter().rev().find_map(|line| lacking(line, family)) {
+        Some(hint) => error.with_hint(hint),
         None if is_silent(said, arguments["script"].as_str().unwrap_or_default()) => error.with_hint(TRACE),
         None => error,
     }
@@ -131,6 +165,47 @@ fn is_silent(said: &[String], script: &str) -> bool {
         after.trim_start_matches("line ").starts_with(|c: char| c.is_ascii_digit())
     };
     of_shell && commands > 1 && !script.contains("set -x") && !said.iter().any(numbered)
+}
+
+/// Whose packages a guest has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Debian,
+    Fedora,
+    Other,
+}
+
+impl Family {
+    fn of(os: &OsRelease) -> Family {
+        let is = |names: &[&str]| std::iter::once(&os.id).chain(&os.id_like).any(|id| names.contains(&id.as_str()));
+        match (is(&["debian", "ubuntu"]), is(&["fedora", "rhel", "centos"])) {
+            (true, _) => Family::Debian,
+            (_, true) => Family::Fedora,
+            _ => Family::Other,
+        }
+    }
+}
+
+/// What helps where a line says that the guest has no such program, or a script of ours that it has no such package.
+fn lacking(line: &str, family: Family) -> Option<String> {
+    if let Some((_, rest)) = line.split_once(PACKAGE_OF_OURS) {
+        let package = rest.split_once(')')?.0;
+        return (!package.contains(char::is_whitespace)).then(|| format!("`install: {package}` in a step before"));
+    }
+    // dash: `sh: 1: X: not found`; bash: `bash: line 1: X: command not found`; busybox: `/bin/sh: X: not found`.
+    let before =
+        line.trim_end().strip_suffix(": not found").or_else(|| line.trim_end().strip_suffix(": command not found"))?;
+    let program = before.rsplit([' ', '/']).next()?;
+    let (name, debian, fedora) = PACKAGES.iter().find(|(name, _, _)| *name == program)?;
+    let instead = INSTEAD.iter().find(|(of, _)| of == name).map(|(_, instead)| instead);
+    Some(match (family, fedora, instead) {
+        (Family::Debian, ..) => format!("the guest has no `{name}`: `install: {debian}` in a step before"),
+        (Family::Fedora, Some(package), _) => {
+            format!("the guest has no `{name}`: `install: {package}` in a step before")
+        }
+        (Family::Fedora, None, Some(instead)) => format!("this distribution has {instead} in the place of `{name}`"),
+        _ => format!("install what brings `{name}` in a step before; on Debian that is the package `{debian}`"),
+    })
 }
 
 /// The processor that the guest's programs are for, by the head of one of them.
@@ -156,4 +231,28 @@ fn processor_of(guest: &mut dyn Guest) -> Result<Option<&'static str>> {
         });
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Family, lacking};
+
+    #[test]
+    fn a_program_that_is_missing_names_its_package() {
+        use Family::{Debian, Fedora, Other};
+        for (line, family, hint) in [
+            ("/run/x: 3: update-grub: not found", Debian, Some("`install: grub2-common`")),
+            ("bash: line 1: update-grub: command not found", Fedora, Some("grub2-mkconfig")),
+            ("/bin/sh: update-grub: not found", Other, Some("on Debian that is the package `grub2-common`")),
+            ("sh: /usr/sbin/grub-install: not found", Debian, Some("`install: grub2-common`")),
+            ("sh: 1: my-own-program: not found", Debian, None),
+            ("the guest has no locale de_DE.UTF-8 (install locales)", Debian, Some("`install: locales`")),
+            ("the guest has no locale x (install a name that /usr/share/i18n/SUPPORTED has)", Debian, None),
+            ("update-grub: done", Debian, None),
+        ] {
+            let found = lacking(line, family);
+            assert_eq!(found.is_some(), hint.is_some(), "{line}: {found:?}");
+            assert!(hint.is_none_or(|hint| found.unwrap().contains(hint)), "{line}");
+        }
+    }
 }
