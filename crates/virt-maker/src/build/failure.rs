@@ -203,6 +203,7 @@ fn larger(base: &str) -> String {
         "bootstrap" | "rootfs" | "virt-builder" | "blank" => {
             format!("give it a larger disk: a larger `size` of `{base}`, under `import`")
         }
+        "layer" => "the base of that layer needs a larger disk: what lies on it is made again then".into(),
         _ => "give it a larger disk: `resize` of the import, as in `resize: {size: 10G, expand: root}`".into(),
     }
 }
@@ -223,9 +224,9 @@ fn greeting(failure: &StepFailure, info: &LayerInfo, commands: &[String]) -> Str
     if !matches!(commands, [only] if *only == info.summary) {
         text.push_str("  what it ran:\n");
         commands.iter().for_each(|line| text.push_str(&format!("  > {}\n", safe(line))));
-    }
-    if !failure.last_lines.is_empty() {
-        text.push_str("  the last lines of its output:\n");
+        if !failure.last_lines.is_empty() {
+            text.push_str("  the last lines of its output:\n");
+        }
     }
     for line in &failure.last_lines {
         text.push_str(&format!("  | {}\n", safe(line)));

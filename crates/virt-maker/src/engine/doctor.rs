@@ -247,7 +247,48 @@ fn check_appliance(options: &VmOptions) -> Check {
     let found = states.iter().find(|state| Some(&state.folder) == current.as_ref());
     let detail = match found {
         Some(state) => format!("saved, {} MiB on the disk; it took {:.1} s to make", state.bytes >> 20, state.seconds),
-        None => "not made yet; the first build with engine vm makes it, or `virt-maker appliance build`".into(),
+        None if states.is_empty() => {
+            "not made yet; the first build with engine vm makes it, or `virt-maker appliance build`".into()
+        }
+        // As after an update of the kernel, of qemu or of this program.
+        None => format!(
+            "{} saved, and none fits this host as it is now (kernel, qemu, agent, KVM or number of CPUs are others); the next \
+             build with engine vm makes one, and `virt-maker appliance info` shows them",
+            states.len()
+        ),
     };
     check("appliance of engine vm", true, detail, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_saved_appliance_that_does_not_fit_is_not_called_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = VmOptions::new("/nonexistent/agent".into(), folder.path().to_owned(), false);
+        assert!(check_appliance(&options).detail.starts_with("not made yet"));
+        let state = options.cache_dir.join("0123456789abcdef0123456789abcdef");
+        fs::create_dir_all(&state).unwrap();
+        fs::File::create(state.join("memory")).unwrap().set_len(1 << 20).unwrap();
+        fs::write(state.join("devices"), "x").unwrap();
+        let info = vm::Info {
+            folder: state.clone(),
+            kernel: "/boot/vmlinuz".into(),
+            kernel_version: "6.1".into(),
+            initramfs: crate::key::Digest::of(b"x"),
+            qemu: "QEMU".into(),
+            kvm: true,
+            cpus: 2,
+            memory_mib: 1,
+            boot_seconds: 1.0,
+            seconds: 2.0,
+            made: 1,
+            bytes: 1,
+        };
+        fs::write(state.join("record.json"), serde_json::to_vec(&info).unwrap()).unwrap();
+        let detail = check_appliance(&options).detail;
+        assert!(detail.starts_with("1 saved, and none fits this host as it is now"), "{detail}");
+    }
 }
