@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::label::Labelled;
 use crate::protocol::{
-    Attributes, Exit, Failure, Frame, Mounted, Reply, Request, Run, Sandbox, Space, Stat, VERSION, read_frame,
+    Attributes, Exit, Failure, Frame, Mounted, Reply, Request, Root, Run, Sandbox, Space, Stat, VERSION, read_frame,
     write_data, write_message,
 };
 use crate::walk::Entry;
@@ -122,12 +122,12 @@ impl Client {
 
     /// Mounts the guest on `disk`, a path as the agent sees it.
     pub fn mount(&mut self, disk: &str) -> Result<Mounted> {
-        self.mount_as(disk, false)
+        self.mount_as(disk, false, None)
     }
 
-    /// As [`mount`](Client::mount); `to_mend` as in [`Request::Mount`].
-    pub fn mount_as(&mut self, disk: &str, to_mend: bool) -> Result<Mounted> {
-        match self.call(&Request::Mount { disk: disk.to_string(), to_mend })? {
+    /// As [`mount`](Client::mount); `to_mend` and `root` as in [`Request::Mount`].
+    pub fn mount_as(&mut self, disk: &str, to_mend: bool, root: Option<&Root>) -> Result<Mounted> {
+        match self.call(&Request::Mount { disk: disk.to_string(), to_mend, root: root.cloned() })? {
             Reply::Mounted(mounted) => Ok(mounted),
             other => self.unexpected("mount", &other),
         }

@@ -153,7 +153,13 @@ impl Entry {
 
     /// How the device is named.
     pub fn named_device(&self) -> Device {
-        let name = self.device.as_str();
+        Device::named(&self.device)
+    }
+}
+
+impl Device {
+    /// What a name means where an fstab has it.
+    pub fn named(name: &str) -> Device {
         if let Some((key, value)) = name.split_once('=') {
             let value = value.trim_matches(|sign| sign == '"' || sign == '\'');
             return match key {

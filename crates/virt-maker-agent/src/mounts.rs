@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
 use virt_maker_agent::fstab::{self, Device, Entry};
 use virt_maker_agent::probe::{Content, Found};
-use virt_maker_agent::protocol::{FailureKind, FileSystem, Mounted};
+use virt_maker_agent::protocol::{FailureKind, FileSystem, Mounted, Root};
 
 use crate::btrfs;
 use crate::failure::{Result, failure, system};
@@ -57,10 +57,19 @@ impl Guest {
     ///
     /// An entry whose disk or folder is not there is left out with a warning, for the guest may have that disk where it will
     /// run; not so one without which the tree is not the guest's own, unless the guest is opened `to_mend`.
-    pub fn mount(disk: &str, path: &Path, appliance: bool, to_mend: bool) -> Result<(Guest, Mounted)> {
+    pub fn mount(
+        disk: &str,
+        path: &Path,
+        appliance: bool,
+        to_mend: bool,
+        root: Option<&Root>,
+    ) -> Result<(Guest, Mounted)> {
         let mut disk = Disk::open(disk, appliance)?;
         disk.name_after_guest();
-        let root = find_root(&mut disk)?;
+        let root = match root {
+            Some(root) => said_root(&mut disk, root)?,
+            None => find_root(&mut disk)?,
+        };
         let mut guest = Guest {
             mounts: Vec::new(),
             shown: OnceCell::new(),
@@ -304,6 +313,36 @@ impl Drop for Guest {
         // On the way out of a failure nothing more can be done; the namespace goes with the agent in any case.
         let _ = self.detach();
     }
+}
+
+/// Mounts the root that somebody named, read-only and unattached.
+fn said_root(disk: &mut Disk, root: &Root) -> Result<Mount> {
+    let Root { device, subvolume } = root;
+    let listing = disk.listing();
+    let wrong = |why: String| {
+        let place = subvolume.as_ref().map(|path| format!("subvolume {path} of ")).unwrap_or_default();
+        failure(FailureKind::NoRoot, format!("the root is said to be {place}{device}: {why}; the disk has {listing}"))
+    };
+    let Some(index) = disk.find(&Device::named(device)) else {
+        // It may be within what is not opened here.
+        return Err(match disk.has_closed() {
+            true => failure(
+                FailureKind::Unsupported,
+                format!("the root is said to be {device}, which the agent cannot find; the engine libguestfs may"),
+            ),
+            false => wrong("no such device".into()),
+        });
+    };
+    if subvolume.is_some() && disk.volumes()[index].content() != "btrfs" {
+        return Err(wrong("only btrfs has subvolumes".into()));
+    }
+    let options: Vec<_> =
+        subvolume.iter().map(|path| ("subvol".to_string(), format!("/{}", path.trim_matches('/')))).collect();
+    let mount = disk.mount(index, &options, false).map_err(|problem| match problem.kind {
+        FailureKind::Unsupported => problem,
+        _ => wrong(problem.message),
+    })?;
+    if is_root(&mount.top) { Ok(mount) } else { Err(wrong("there is no Linux root".into())) }
 }
 
 /// Finds the one file system that is a Linux root, and mounts it read-only and unattached.

@@ -58,6 +58,9 @@ pub enum Request {
         /// Mount what can be mounted, so that a guest can be mended whose fstab names what is not there.
         #[serde(default)]
         to_mend: bool,
+        /// Which file system is its root, where that is said and not found.
+        #[serde(default)]
+        root: Option<Root>,
     },
     /// Mounts a file system that is no part of the guest, for programs that ask for folders of it ([`Run::caches`]).
     /// Answer: [`Reply::Done`].
@@ -190,6 +193,16 @@ pub enum Request {
     FstabNews,
     /// Unmounts all and lets go of the disks. Answer: [`Reply::Done`].
     Unmount,
+}
+
+/// The root of a guest that has several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// Its device, as an fstab names it: `UUID=...`, `LABEL=...`, `PARTUUID=...`, `/dev/sda2`.
+    pub device: String,
+    /// Of a btrfs, the path of the subvolume; without it, the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subvolume: Option<String>,
 }
 
 /// What a restored appliance must not share with its siblings.

@@ -128,7 +128,7 @@ fn answer(
 ) -> std::result::Result<Result<Reply>, Broken> {
     let done = |result: Result<()>| Ok(result.map(|()| Reply::Done));
     match request {
-        Request::Mount { disk, to_mend } => {
+        Request::Mount { disk, to_mend, root } => {
             if guest.is_some() {
                 return Ok(Err(out_of_turn("a guest is mounted already")));
             }
@@ -145,7 +145,7 @@ fn answer(
             if let Err(error) = rustix::mount::mount("proc", "/proc", "proc", flags, None) {
                 return Ok(Err(system("mount /proc of the agent's processes", error)));
             }
-            return Ok(Guest::mount(&disk, &folders.root, folders.appliance, to_mend).and_then(
+            return Ok(Guest::mount(&disk, &folders.root, folders.appliance, to_mend, root.as_ref()).and_then(
                 |(mounted, mut reply)| {
                     folders.facade.speak_of(mounted.root_uuid())?;
                     let devices = folders.fresh_devices()?;

@@ -5,7 +5,7 @@ use crate::support::*;
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use virt_maker_agent::protocol::{Failure, FailureKind, Mounted, Request};
+use virt_maker_agent::protocol::{Failure, FailureKind, Mounted, Request, Root};
 
 /// A disk with a root and a second ext4 on a GPT; the root's fstab is `fstab`.
 fn two_partitions(lab: &Lab, fstab: &str) -> String {
@@ -166,7 +166,7 @@ fn what_is_not_there_is_left_out() {
     let lab = Lab::new();
     let disk = two_partitions(&lab, "LABEL=gone /var ext4 defaults 0 2\n");
     let mut agent = lab.agent();
-    let mounted = agent.client.mount_as(&disk, true).unwrap();
+    let mounted = agent.client.mount_as(&disk, true, None).unwrap();
     assert!(mounted.warnings[0].contains("mended"), "{:?}", mounted.warnings);
     assert_eq!(agent.ok("grep -c gone /etc/fstab"), "1\n");
 }
@@ -363,6 +363,29 @@ fn subvolumes_of_btrfs() {
         agent.client.done(&Request::Unmount).unwrap();
         assert_eq!(loops_on(&disk), "");
     }
+}
+
+/// Of several roots, the one that is named is taken; a name that means none is told with what there is.
+#[test]
+fn a_root_that_is_named() {
+    let lab = Lab::new();
+    let disk = btrfs(&lab, &["one", "two", "empty/"], None, "subvol=none");
+    assert_eq!(refused(&lab, &disk).kind, FailureKind::SeveralRoots);
+    let root = |device: &str, path: Option<&str>| Root { device: device.into(), subvolume: path.map(str::to_owned) };
+    let mut agent = lab.agent();
+    agent.client.mount_as(&disk, false, Some(&root("LABEL=pool", Some("/two")))).unwrap();
+    assert_eq!(agent.ok("cat /which /srv/mark"), "two\nsrv\n");
+    agent.client.done(&Request::Unmount).unwrap();
+    for (said, words) in [
+        (root("LABEL=pool", Some("three")), "subvolume three of LABEL=pool"),
+        (root("LABEL=pool", Some("empty")), "there is no Linux root"),
+        (root("LABEL=pool", None), "there is no Linux root"),
+        (root("LABEL=other", None), "no such device; the disk has "),
+    ] {
+        let failure = failed(lab.agent().client.mount_as(&disk, false, Some(&said)));
+        assert!(failure.kind == FailureKind::NoRoot && failure.message.contains(words), "{failure:?}");
+    }
+    assert_eq!(loops_on(&disk), "");
 }
 
 /// Snapshots look like roots, and are none: what the guest boots is what its fstab says, else the default subvolume.

@@ -124,7 +124,18 @@ fn guests(engine: &str) {
     refused_by(engine, &bench, &base(&empty), 1, &["root"]);
 
     let two = TinyOptions { partitioned: true, roots: Roots::Two, ..TinyOptions::default() };
-    refused_by(engine, &bench, &base(&tiny_guest(&two)), 1, &["root", "partition"]);
+    let two = tiny_guest(&two);
+    refused_by(engine, &bench, &base(&two), 1, &["root", "partition", "`root: {device: LABEL=..., subvolume: ...}`"]);
+    // The template says which one it is, for whatever opens the guest.
+    let spec = |root: &str| {
+        let path = bench.path("root.yml");
+        let import = format!("{{disk: {{path: '{}'{root}}}}}", two.display());
+        fs::write(&path, format!("format: 2\nspec:\n  import: {import}\n  steps: [run: 'echo x > /which']\n")).unwrap();
+        path
+    };
+    let ran = bench.build(engine, &spec(", root: {device: /dev/sda2}"), &[]).exits(0);
+    let ran = (bench.image(&ran.sealed()[1]), bench.run(&["cat", "--engine", engine, "root.yml", "/which"]).exits(0));
+    assert_eq!(ran.1.stdout, "x\n", "{}", ran.0.display());
     before.assert_nothing_left();
 }
 

@@ -7,6 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
+use virt_maker_agent::protocol::Root;
+
 use super::{ImageFormat, qcow2};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::own;
@@ -20,6 +22,7 @@ pub struct Image {
     path: PathBuf,
     format: ImageFormat,
     images: usize,
+    root: Option<Root>,
 }
 
 /// The image below another one, by the other's header: its name and its format. It lies in the same folder.
@@ -72,10 +75,20 @@ impl Image {
             let name = at.file_name().unwrap_or_default().to_string_lossy();
             judge(&name, below).map_err(|problem| refuse(&problem))?;
             match below {
-                None => return Ok(Image { path: path.to_owned(), format, images }),
+                None => return Ok(Image { path: path.to_owned(), format, images, root: None }),
                 Some((name, format)) => (at, of) = (at.with_file_name(name), format),
             }
         }
+    }
+
+    /// The same, of a guest whose root was named.
+    pub fn with_root(self, root: Option<Root>) -> Image {
+        Image { root, ..self }
+    }
+
+    /// Which file system is the guest's root, where somebody said so.
+    pub fn root(&self) -> Option<&Root> {
+        self.root.as_ref()
     }
 
     /// Absolute path.

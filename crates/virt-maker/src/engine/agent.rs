@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use virt_maker_agent::client::{Client, ClientError};
-use virt_maker_agent::protocol::{Failure, FailureKind, Mounted, Request};
+use virt_maker_agent::protocol::{Failure, FailureKind, Mounted, Request, Root};
 
 use super::LogSink;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -24,6 +24,9 @@ pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How many bytes of times and attributes go with one request.
 const MARKS_AT_ONCE: usize = 512 << 10;
+/// What helps where a guest has several roots.
+pub const WHICH_ROOT: &str = "say which one it is, among the arguments of the import: `root: {device: LABEL=..., subvolume: ...}`, where the device is named as an \
+     fstab names it and only a btrfs has subvolumes";
 /// What helps where a guest's fstab names what is not there.
 pub const MEND: &str = "give the entry the option `nofail`, or mend it: `virt-maker shell LAYER --keep-as NAME` opens the guest without it";
 
@@ -58,10 +61,18 @@ pub struct AgentGuest {
 
 impl AgentGuest {
     /// Has the disk mounted. The conversation's first exchanges are done.
-    pub fn mount(client: Client, setup: Setup, disk: &str, to_mend: bool, events: &Events) -> Result<AgentGuest> {
+    /// `root` is the one that is named, where there are several.
+    pub fn mount(
+        client: Client,
+        setup: Setup,
+        disk: &str,
+        to_mend: bool,
+        root: Option<&Root>,
+        events: &Events,
+    ) -> Result<AgentGuest> {
         let empty = Mounted { file_systems: Vec::new(), os: OsRelease::default(), warnings: Vec::new() };
         let mut guest = AgentGuest { client, setup, mounted: empty, events: events.clone() };
-        guest.mounted = guest.within(Some(PATIENCE), |client| client.mount_as(disk, to_mend))?;
+        guest.mounted = guest.within(Some(PATIENCE), |client| client.mount_as(disk, to_mend, root))?;
         for warning in &guest.mounted.warnings {
             events.warn(warning.escape_debug().to_string());
         }
@@ -166,6 +177,7 @@ pub fn refused(failure: Failure) -> Error {
     let error = Error::new(kind, crate::host::escape::escape(&failure.message));
     match failure.kind {
         FailureKind::Fstab => error.with_hint(MEND),
+        FailureKind::SeveralRoots => error.with_hint(WHICH_ROOT),
         _ => error,
     }
 }

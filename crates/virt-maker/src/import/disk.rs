@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::resize::ResizeArguments;
+use super::root::Root;
 use super::{Import, ImportKind, download};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
@@ -28,6 +29,8 @@ struct Arguments {
     path: PathBuf,
     /// The format, where it should not be told by the first bytes.
     format: Option<ImageFormat>,
+    /// Which file system is the guest's root, where the disk has several.
+    root: Option<Root>,
     /// Make the disk larger.
     #[schemars(with = "Option<ResizeArguments>")]
     #[expect(dead_code, reason = "read from the node, whose keys are names of partitions")]
@@ -38,5 +41,5 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let arguments: Arguments = from_node(node)?;
     let at = node.get("path").unwrap_or(node);
     let path = at.host_image(&arguments.path, download::is_image).map_err(|problem| vec![problem])?;
-    download::of_file(node, path, arguments.format)
+    download::of_file(node, path, arguments.format, arguments.root)
 }

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::host::decompress::{Compression, SIGNATURE};
 use super::resize::{Resize, ResizeArguments};
+use super::root::{self, Root};
 use super::signed::{Checksums, SignedList};
 use super::{Import, ImportContext, ImportKey, ImportKind, Made, fetch, http, sources};
 use crate::diagnostic::Diagnostic;
@@ -51,6 +52,8 @@ struct Arguments {
     checksums: Option<Checksums>,
     /// The format, where it should not be told by the first bytes.
     format: Option<ImageFormat>,
+    /// Which file system is the guest's root, where the disk has several.
+    root: Option<Root>,
     /// Make the disk larger.
     #[schemars(with = "Option<ResizeArguments>")]
     #[expect(dead_code, reason = "read from the node, whose keys are names of partitions")]
@@ -58,6 +61,7 @@ struct Arguments {
 }
 
 struct Download {
+    root: Option<Root>,
     resize: Option<Resize>,
     source: Source,
     checksum: Option<Checksum>,
@@ -129,7 +133,8 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     });
     let format = arguments.format;
     let resize = read_resize(node, &mut problems);
-    if problems.is_empty() { Ok(Box::new(Download { source, checksum, checksums, format, resize })) } else { Err(problems) }
+    let root = arguments.root.map(|root| root.checked(node, &mut problems));
+    if problems.is_empty() { Ok(Box::new(Download { root, source, checksum, checksums, format, resize })) } else { Err(problems) }
 }
 
 /// Whether the bytes of a file say that it is a disk image, plain or compressed: only such a file may be taken from
@@ -160,11 +165,13 @@ pub(super) fn of_file(
     node: &Node,
     path: HostPath,
     format: Option<ImageFormat>,
+    root: Option<Root>,
 ) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let mut problems = Vec::new();
     let resize = read_resize(node, &mut problems);
     let source = Source::File(path);
-    if problems.is_empty() { Ok(Box::new(Download { source, checksum: None, checksums: None, format, resize })) } else { Err(problems) }
+    let root = root.map(|root| root.checked(node, &mut problems));
+    if problems.is_empty() { Ok(Box::new(Download { root, source, checksum: None, checksums: None, format, resize })) } else { Err(problems) }
 }
 
 fn read_resize(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Resize> {
@@ -221,6 +228,9 @@ impl Import for Download {
         if let Some(resize) = &self.resize {
             arguments["resize"] = resize.key();
         }
+        if let Some(root) = &self.root {
+            arguments[root::NAME] = root.key();
+        }
         Ok(ImportKey { arguments, inputs: vec![input], fetched })
     }
 
@@ -252,6 +262,7 @@ impl Import for Download {
 pub(super) fn look_again(url: &str, context: &ImportContext<'_>) -> Result<Digest> {
     forget(url, context);
     let import = Download {
+        root: None,
         source: Source::Url(url.to_owned()),
         checksum: None,
         checksums: None,

@@ -7,6 +7,7 @@ mod lists;
 mod mkfs;
 mod relay;
 mod resize;
+mod root;
 mod signed;
 mod sources;
 mod text;
@@ -89,6 +90,11 @@ pub trait Import: Send + Sync {
 
     /// The template whose result this is. The loader then takes that template's import and steps in its place.
     fn template(&self) -> Option<&Base> {
+        None
+    }
+
+    /// The tag of a layer in the store that is the base as it lies there. The planner then asks nothing else of the import.
+    fn tag(&self) -> Option<&str> {
         None
     }
 

@@ -11,6 +11,8 @@ use crate::error::Result;
 use crate::host::own;
 use crate::key::LayerKey;
 
+/// The argument of an import that says which file system of its disk is the root: a [`virt_maker_agent::protocol::Root`].
+pub const ROOT: &str = "root";
 /// Layers below one another that are followed.
 const DEPTH_MAX: usize = 100_000;
 
@@ -18,8 +20,10 @@ impl Store {
     /// The image of a layer, with the whole chain below it: each header was read and compared with its record.
     pub fn image(&self, layer: &Layer) -> Result<Image> {
         let mut top = Some(&layer.record);
-        Image::chained(&layer.path, layer.record.format, |name, below| {
+        let mut base = layer.record.key;
+        let image = Image::chained(&layer.path, layer.record.format, |name, below| {
             let named = ImageName::parse(name).ok_or("its name is not that of an image of the store")?;
+            base = named.key;
             let below = below_of(below)?;
             match top.take() {
                 Some(record) => self.judge_header(record, below.as_ref()),
@@ -28,7 +32,11 @@ impl Store {
                     None => Ok(()),
                 },
             }
-        })
+        })?;
+        // What the import said of its disk holds for all that lies on it.
+        let base = if base == layer.record.key { Some(layer.record.clone()) } else { self.record_of(base) };
+        let root = base.and_then(|base| base.material.arguments.get(ROOT).cloned());
+        Ok(image.with_root(root.and_then(|root| serde_json::from_value(root).ok())))
     }
 
     /// The same for the header of this image alone.

@@ -96,7 +96,14 @@ impl ChrootSession {
             switch: Box::new(move |on| network.switch(on)),
             explain: None,
         };
-        let mut guest = AgentGuest::mount(client, setup, path_text(&export)?, request.to_mend, &request.events)?;
+        let mut guest = AgentGuest::mount(
+            client,
+            setup,
+            path_text(&export)?,
+            request.to_mend,
+            request.parent.root(),
+            &request.events,
+        )?;
         for cache in request.caches {
             let disk = path_text(&cache.path)?.to_owned();
             guest.done(&Request::MountCache { name: cache.name.clone(), disk })?;

@@ -19,12 +19,12 @@ use std::collections::HashMap;
 
 use virt_maker_agent::blocks::DISK;
 use virt_maker_agent::fstab::{self, Entry};
-use virt_maker_agent::protocol::OsRelease;
+use virt_maker_agent::protocol::{OsRelease, Root};
 
 use super::command::quote;
 use super::ffi::{CallError, Handle, Mark};
 use super::launch::{Appliance, CACHE_SERIAL};
-use crate::engine::agent::MEND;
+use crate::engine::agent::{MEND, WHICH_ROOT};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 
@@ -97,20 +97,30 @@ pub(super) struct FileSystem {
 }
 
 /// Finds the root, mounts all, and reads `/etc/os-release`.
-pub(super) fn mount(appliance: &mut Appliance, to_mend: bool, events: &Events) -> Result<Mounted> {
+pub(super) fn mount(appliance: &mut Appliance, to_mend: bool, said: Option<&Root>, events: &Events) -> Result<Mounted> {
     let text = appliance
         .handle
         .appliance_sh(&LOOK.replace("#CACHE#", CACHE_SERIAL))
         .map_err(|error| appliance.error(ErrorKind::Internal, "cannot list the guest's file systems", error))?;
     let devices = parse_devices(&text);
     let roots: Vec<&Device> = devices.iter().filter(|device| device.root).collect();
-    let told = match roots.as_slice() {
-        [root] => mount_by_fstab(appliance, &devices, root, to_mend, events)?,
-        [] => {
+    let told = match (said, roots.as_slice()) {
+        (Some(said), _) => {
+            let Some(root) = named(&devices, &fstab::Device::named(&said.device)) else {
+                let list: Vec<&str> = devices.iter().map(|device| device.path.as_str()).collect();
+                let message =
+                    format!("the root is said to be {}: no such device; there is {}", said.device, list.join(", "));
+                return Err(Error::new(ErrorKind::Guest, message));
+            };
+            let options = said.subvolume.as_ref().map(|path| format!("subvol=/{}", path.trim_matches('/')));
+            mount_by_fstab(appliance, &devices, root, &options.unwrap_or_default(), to_mend, events)?
+        }
+        (None, [root]) => mount_by_fstab(appliance, &devices, root, "", to_mend, events)?,
+        (None, []) => {
             mount_by_inspection(appliance, &devices, to_mend, events)?;
             Vec::new()
         }
-        several => return Err(several_roots(several.iter().map(|device| device.path.as_str()))),
+        (None, several) => return Err(several_roots(several.iter().map(|device| device.path.as_str()))),
     };
     let mounts = appliance
         .handle
@@ -123,8 +133,7 @@ pub(super) fn mount(appliance: &mut Appliance, to_mend: bool, events: &Events) -
 
 fn several_roots<'a>(roots: impl Iterator<Item = &'a str>) -> Error {
     let list = roots.collect::<Vec<_>>().join(", ");
-    Error::new(ErrorKind::Guest, format!("the guest has more than one root file system: {list}"))
-        .with_hint("virt-maker builds on disks with one operating system")
+    Error::new(ErrorKind::Guest, format!("the guest has more than one root file system: {list}")).with_hint(WHICH_ROOT)
 }
 
 fn parse_devices(text: &str) -> Vec<Device> {
@@ -174,23 +183,28 @@ fn wanted(text: &str) -> Vec<Entry> {
 
 /// The device that an entry means.
 fn find_device<'a>(devices: &'a [Device], entry: &Entry) -> Option<&'a Device> {
+    named(devices, &entry.named_device())
+}
+
+/// The device of a name.
+fn named<'a>(devices: &'a [Device], name: &fstab::Device) -> Option<&'a Device> {
     let tagged = |tag: &str, value: &str, exact: bool| {
         devices.iter().find(|device| {
             device.tags.get(tag).is_some_and(|have| have == value || !exact && have.eq_ignore_ascii_case(value))
         })
     };
-    let named =
+    let called =
         |name: &str| devices.iter().find(|device| device.path == name || device.links.iter().any(|link| link == name));
-    match entry.named_device() {
-        fstab::Device::Uuid(value) => tagged("UUID", &value, false),
-        fstab::Device::Label(value) => tagged("LABEL", &value, true),
-        fstab::Device::PartUuid(value) => tagged("PART_ENTRY_UUID", &value, false),
-        fstab::Device::PartLabel(value) => tagged("PART_ENTRY_NAME", &value, true),
+    match name {
+        fstab::Device::Uuid(value) => tagged("UUID", value, false),
+        fstab::Device::Label(value) => tagged("LABEL", value, true),
+        fstab::Device::PartUuid(value) => tagged("PART_ENTRY_UUID", value, false),
+        fstab::Device::PartLabel(value) => tagged("PART_ENTRY_NAME", value, true),
         fstab::Device::Number(0) => devices.iter().find(|device| !device.tags.contains_key("PART_ENTRY_NUMBER")),
         fstab::Device::Number(number) => tagged("PART_ENTRY_NUMBER", &number.to_string(), true),
         // Names of partitions of other disks would hit the appliance's own names.
         fstab::Device::Other(name) if name.starts_with("/dev/sd") => None,
-        fstab::Device::Other(name) => named(&name),
+        fstab::Device::Other(name) => called(name),
     }
 }
 
@@ -198,11 +212,12 @@ fn mount_by_fstab(
     appliance: &mut Appliance,
     devices: &[Device],
     root: &Device,
+    options: &str,
     to_mend: bool,
     events: &Events,
 ) -> Result<Vec<(String, String)>> {
     let mut told = Vec::new();
-    mount_by_name(appliance, "", &root.path, "/").map_err(|error| {
+    mount_by_name(appliance, options, &root.path, "/").map_err(|error| {
         appliance.error(ErrorKind::Guest, format!("cannot mount the guest's root, {}", root.path), error)
     })?;
     let fstab = match small_file(&mut appliance.handle, FSTAB) {

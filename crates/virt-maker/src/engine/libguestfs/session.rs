@@ -45,7 +45,8 @@ impl LibguestfsSession {
         let Started { mut appliance, qmp, output } = launch::start(library, options, request)?;
         let output = Output::start(output, request.output.clone())
             .context(ErrorKind::Host, || "cannot start a thread for output")?;
-        let Mounted { file_systems, os, fstab } = inspect::mount(&mut appliance, request.to_mend, &request.events)?;
+        let Mounted { file_systems, os, fstab } =
+            inspect::mount(&mut appliance, request.to_mend, request.parent.root(), &request.events)?;
         appliance.handle.appliance_sh(&setup()).map_err(|error| {
             appliance.error(ErrorKind::Unsupported, "libguestfs's appliance cannot run commands", error)
         })?;

@@ -62,7 +62,8 @@ impl VmSession {
             }),
             explain: Some(Box::new(explain)),
         };
-        let mut guest = AgentGuest::mount(client, setup, &disk, request.to_mend, &request.events)?;
+        let mut guest =
+            AgentGuest::mount(client, setup, &disk, request.to_mend, request.parent.root(), &request.events)?;
         caches.iter().try_for_each(|cache| guest.done(cache))?;
         Ok(VmSession { guest, graph, helper })
     }
