@@ -263,6 +263,48 @@ fn what_a_failed_build_left_is_named() {
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
 }
 
+/// A layer that has a tag is the base of a template, under its own key, whoever made it.
+#[test]
+fn a_tagged_layer_is_a_base() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let steps = [run("echo one > /one"), run("echo two > /two")];
+    bench.build("chroot", &bench.template("t.yml", &steps, ""), &[]).exits(0);
+    bench.run(&["tag", "t.yml:1", "golden"]).exits(0);
+    let template = bench.path("on.yml");
+    let text = "format: 2\nspec:\n  import: {layer: {tag: golden}}\n  steps: [run: 'cat /one; ls /two || echo none']\n  export: {raw: {path: a.img}}\n";
+    fs::write(&template, text).unwrap();
+    let plan = bench.run(&["plan", "on.yml"]).exits(0);
+    assert!(plan.stdout.contains("golden"), "{}", plan.stdout);
+    let ran = bench.build("chroot", &template, &[]).exits(0);
+    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    assert!(said.starts_with("one\n") && said.ends_with("none\n"), "{said}");
+    let record = |key: &str| -> Value {
+        serde_json::from_slice(&fs::read(bench.store().join("layers").join(key).join("layer.json")).unwrap()).unwrap()
+    };
+    let first = ran.sealed();
+    assert_eq!(first.len(), 1, "nothing but the step is made");
+    let keys: Vec<_> = ran.of("layer_cached").iter().map(|event| event["key"].as_str().unwrap().to_owned()).collect();
+    assert!(record(&first[0]).to_string().contains(&keys[0]), "the parent is the layer itself");
+    assert!(testkit::tree::tree_of_image(&bench.path("a.img"), "raw").contains_key("/one"));
+    // Unchanged; with `--force` its step is made again, and the layer stays as it is.
+    assert!(bench.build("chroot", &template, &[]).exits(0).sealed().is_empty());
+    assert_eq!(bench.build("chroot", &template, &["--force"]).exits(0).sealed(), first);
+    // Another layer under that name is another base.
+    bench.run(&["tag", "t.yml:2", "golden"]).exits(0);
+    let ran = bench.build("chroot", &template, &[]).exits(0);
+    assert_ne!(ran.sealed(), first);
+    // What lies under it is kept while the tag is there, and without the tag there is nothing to build on.
+    bench.run(&["cache", "gc", "--max-size", "0"]).exits(0);
+    bench.run(&["tag", "--remove", "golden"]).exits(0);
+    let ran = bench.build("chroot", &template, &[]).exits(1);
+    assert!(
+        ran.stderr.contains("no layer of the store has the tag `golden`") && ran.stderr.contains("on.yml:3:"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+}
+
 /// What libguestfs lists, copies and compares is what chroot does, in a guest with a second file system; an appliance takes seconds
 /// to start, so it is asked for little.
 #[test]

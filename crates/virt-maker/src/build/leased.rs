@@ -40,7 +40,7 @@ fn note(specs: &[Spec], plan: &Plan, context: &PlanContext<'_>) {
             // Another spec may have come first with the same layer under another name.
             let own = match origin.1 {
                 Part::Step(..) => spec.steps.get(info.index - 1).and_then(|step| step.options.name.clone()),
-                Part::Import(_) => None,
+                Part::Import(_) | Part::Layer(_) => None,
             };
             NotedLayer { key: info.key, kind: info.kind.clone(), summary: own.unwrap_or_else(|| info.summary.clone()) }
         };

@@ -57,6 +57,10 @@ pub(super) fn ensure(build: &Build<'_>, plan: &Plan, path: &[usize]) -> Result<L
             (Part::Step(..), Some(parent)) => {
                 run_session(build, plan, missing, parent, depth, lock)?;
             }
+            (Part::Layer(_), _) => {
+                let message = format!("the layer with the tag `{}` is not there any more", node.info.summary);
+                return Err(Error::new(ErrorKind::Store, message));
+            }
             (Part::Step(..), None) => return Err(Error::new(ErrorKind::Internal, "a step without a parent")),
         }
     }
@@ -78,9 +82,17 @@ fn deepest<'p>(build: &Build<'_>, plan: &Plan, path: &'p [usize]) -> Found<'p> {
     let depth = build.shared.flattener.depth();
     let mut found = Found { layer: None, missing: path, depth, deep: Vec::new() };
     for (place, index) in path.iter().enumerate() {
-        let key = plan.nodes[*index].info.key;
-        match usable(build.store, key, found.layer.as_ref().map(|layer| &*layer.record.id)) {
-            Lookup::Present(layer) if build.shared.is_made(key) || taken(build, &plan.nodes[*index], &layer) => {
+        let node = &plan.nodes[*index];
+        let key = node.info.key;
+        match usable(build.store, key, node.lies_on(found.layer.as_ref())) {
+            Lookup::Present(layer) if build.shared.is_made(key) || taken(build, node, &layer) => {
+                if node.is_given() {
+                    // Its chain goes on below the path.
+                    let below = build.store.chain(key).unwrap_or_default();
+                    for layer in &below[..below.len().saturating_sub(1)] {
+                        found.depth.add(layer.flat);
+                    }
+                }
                 if found.depth.add(layer.flat) {
                     found.deep.push(key);
                 }
@@ -95,7 +107,7 @@ fn deepest<'p>(build: &Build<'_>, plan: &Plan, path: &'p [usize]) -> Found<'p> {
 
 /// Whether a layer that was there before this build may be used by it.
 fn taken(build: &Build<'_>, node: &PlanNode, layer: &Layer) -> bool {
-    !build.settings.force && node.policy.refuses(layer.record.created).is_none()
+    node.is_given() || !build.settings.force && node.policy.refuses(layer.record.created).is_none()
 }
 
 /// Opens one session on `parent` and runs the steps of `missing` in it, as far as their locks can be had at once.

@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::again::Again;
 use super::{CachePolicy, MissReason, NodeState, Part, Plan, PlanNode, explain};
-use crate::error::Result;
+use crate::diagnostic::Diagnostic;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Events, LayerInfo};
 use crate::host::Cancel;
 use crate::host::url::shown_in;
@@ -47,38 +48,13 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
     for (index, spec) in specs.iter().enumerate() {
         context.cancel.check()?;
         let again = again.of(spec)?;
-        let entry = &spec.import;
-        let mut key = entry.runner.key_inputs(&context.import).map_err(|error| error.at(|| entry.place()))?;
-        if let Release::Locked { digest, .. } = entry.release {
-            key.inputs.push(HostInput { name: "release".into(), kind: "file".into(), digest, mode: 0 });
-        }
-        let keyed = entry.runner.keyed_as(entry.kind);
-        let material = KeyMaterial {
-            role: "import".into(),
-            kind: keyed.name.into(),
-            kind_version: keyed.version,
-            arguments: key.arguments.clone(),
-            inputs: key.inputs.clone(),
-            parent: None,
-            options: Map::new(),
+        let mut tip = match spec.import.runner.tag() {
+            Some(tag) => given(&mut plan, &mut known, context, spec, index, tag)?,
+            None => {
+                let again = again.contains(&0);
+                import(&mut plan, &mut known, context, spec, index, again)?
+            }
         };
-        let info = LayerInfo {
-            key: material.key(),
-            role: "import",
-            kind: entry.kind.name.into(),
-            summary: shown_in(&entry.runner.summary()),
-            index: 0,
-            steps: spec.steps.len(),
-            position: Some(entry.position.clone()),
-            volatile: entry.volatile.clone(),
-            within: Vec::new(),
-        };
-        let stale = match entry.release {
-            Release::Pulled(now) => noted_release(info.key, &context.import) != Some(now),
-            _ => false,
-        };
-        let policy = CachePolicy { always_run: stale, ttl: None, again: again.contains(&0) };
-        let mut tip = add(&mut plan, &mut known, context, info, material, None, (index, Part::Import(key)), policy);
         for (number, step) in spec.steps.iter().enumerate() {
             context.cancel.check()?;
             let key = step.runner.key_inputs().map_err(|error| error.at(|| step.place()))?;
@@ -108,6 +84,101 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
         explain::explain(&mut plan, specs, context.store);
     }
     Ok(plan)
+}
+
+/// The node of a spec's base that is made by its import.
+fn import(
+    plan: &mut Plan,
+    known: &mut HashMap<LayerKey, usize>,
+    context: &PlanContext<'_>,
+    spec: &Spec,
+    index: usize,
+    again: bool,
+) -> Result<usize> {
+    let entry = &spec.import;
+    let mut key = entry.runner.key_inputs(&context.import).map_err(|error| error.at(|| entry.place()))?;
+    if let Release::Locked { digest, .. } = entry.release {
+        key.inputs.push(HostInput { name: "release".into(), kind: "file".into(), digest, mode: 0 });
+    }
+    let keyed = entry.runner.keyed_as(entry.kind);
+    let material = KeyMaterial {
+        role: "import".into(),
+        kind: keyed.name.into(),
+        kind_version: keyed.version,
+        arguments: key.arguments.clone(),
+        inputs: key.inputs.clone(),
+        parent: None,
+        options: Map::new(),
+    };
+    let info = LayerInfo {
+        key: material.key(),
+        role: "import",
+        kind: entry.kind.name.into(),
+        summary: shown_in(&entry.runner.summary()),
+        index: 0,
+        steps: spec.steps.len(),
+        position: Some(entry.position.clone()),
+        volatile: entry.volatile.clone(),
+        within: Vec::new(),
+    };
+    let stale = match entry.release {
+        Release::Pulled(now) => noted_release(info.key, &context.import) != Some(now),
+        _ => false,
+    };
+    let policy = CachePolicy { always_run: stale, ttl: None, again };
+    Ok(add(plan, known, context, info, material, None, (index, Part::Import(key)), policy))
+}
+
+/// The node of a spec's base that is a layer with a tag. It is there as it lies, or it is an error: nothing makes it again.
+fn given(
+    plan: &mut Plan,
+    known: &mut HashMap<LayerKey, usize>,
+    context: &PlanContext<'_>,
+    spec: &Spec,
+    index: usize,
+    tag: &str,
+) -> Result<usize> {
+    let entry = &spec.import;
+    let Some(key) = context.store.tagged(tag)? else {
+        return Err(Error::template(vec![Diagnostic {
+            message: format!("no layer of the store has the tag `{tag}`"),
+            position: Some(entry.position.clone()),
+            source_line: None,
+            hint: Some(
+                "`shell LAYER --keep-as NAME` makes one, `tag LAYER NAME` names one; `cache ls` shows those there are"
+                    .into(),
+            ),
+            notes: Vec::new(),
+        }]));
+    };
+    if let Some(node) = known.get(&key) {
+        return Ok(*node);
+    }
+    let layer = context.store.chain(key)?.pop();
+    let layer = layer.ok_or_else(|| Error::new(ErrorKind::Internal, "a chain without layers"))?;
+    let info = LayerInfo {
+        key,
+        role: "import",
+        kind: entry.kind.name.into(),
+        summary: tag.to_owned(),
+        index: 0,
+        steps: spec.steps.len(),
+        position: Some(entry.position.clone()),
+        volatile: Vec::new(),
+        within: Vec::new(),
+    };
+    known.insert(key, plan.nodes.len());
+    plan.nodes.push(PlanNode {
+        info,
+        parent: None,
+        state: NodeState::Hit,
+        material: layer.record.material.clone(),
+        policy: CachePolicy::default(),
+        took: Some(layer.record.duration),
+        origin: (index, Part::Layer(layer.record.parent_id.clone())),
+        layer: Some(layer),
+    });
+    Ok(plan.nodes.len() - 1)
 }
 
 /// Layers that are there and not to be taken are misses, and with each all that lies on it.

@@ -79,8 +79,26 @@ pub struct PlanNode {
 pub enum Part {
     /// The import, with what its runner needs to make it.
     Import(ImportKey),
+    /// A layer that is there and that nobody can make again here: one with a tag. It lies on this making of its parent.
+    Layer(Option<String>),
     /// The step with this index, from 0, with what its runner needs to run.
     Step(usize, StepKey),
+}
+
+impl PlanNode {
+    /// The making of the parent that its layer has to lie on: that of the layer `below` it in the path, where the path does not
+    /// begin in the middle of a chain.
+    pub(crate) fn lies_on<'a>(&'a self, below: Option<&'a Layer>) -> Option<&'a str> {
+        match &self.origin.1 {
+            Part::Layer(parent) => parent.as_deref(),
+            Part::Import(_) | Part::Step(..) => below.map(|layer| &*layer.record.id),
+        }
+    }
+
+    /// Whether it is a layer that is taken as it lies, whatever is to be made again.
+    pub(crate) fn is_given(&self) -> bool {
+        matches!(self.origin.1, Part::Layer(_))
+    }
 }
 
 /// For how long a layer may be taken from the store.
