@@ -22,10 +22,10 @@ build:
 	$(CARGO) build --locked --release -p virt-maker-cli
 	$(CARGO) rustc --locked --release $(agent_flags) -- $(static)
 
-# The tests run what is under $(target)/debug, and find the agent beside it.
+# The tests run what is under $(target)/debug, and find the agent beside it. Both at once: the agent alone has other features of
+# its dependencies than the tests, which would be built twice.
 debug:
-	$(CARGO) build --locked -p virt-maker-cli
-	$(CARGO) build --locked $(agent_flags)
+	$(CARGO) build --locked -p virt-maker-cli -p virt-maker-agent
 
 demo: setup build
 	@scripts/demo "$(target)/release/virt-maker"
