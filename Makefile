@@ -1,11 +1,12 @@
 # What can be made here:
 #   make demo    set up, build, make a real image twice, boot it          make test   every test
 #   make build   target/release/virt-maker and its agent                  make lint   format, clippy, docs, scripts
-#   make bench   the table of README.md, with its peers                   make install [PREFIX=/usr/local] [DESTDIR=]
+#   make bench   the table of README.md, with its peers                   make quick   tests without appliance, boot and root
+#   make install [PREFIX=/usr/local] [DESTDIR=]
 #   make torture kills, power cuts, full disks, flipped bits, a crowd, hostile input, new kernels: hours
 
 .DEFAULT_GOAL := build
-.PHONY: setup build debug demo test bench torture lint install clean
+.PHONY: setup build debug demo test quick bench torture lint install clean
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -32,6 +33,9 @@ demo: setup build
 
 test: setup debug
 	@scripts/run-tests
+
+quick: debug
+	@scripts/run-tests --quick
 
 bench: build
 	@scripts/setup --bench
