@@ -347,7 +347,7 @@ impl Part<'_> {
     /// next.
     fn trailing(&mut self) -> Vec<String> {
         let lines = || self.body.lines().map(str::trim).filter(|line| !line.is_empty());
-        let beside = ["run", "script"].contains(&self.provider) && !self.arguments.is_empty();
+        let beside = self.provider != "file" && !self.arguments.is_empty();
         if !beside || !lines().all(|line| line.starts_with('#')) {
             return Vec::new();
         }
@@ -465,7 +465,7 @@ spec:
     - selinux: permissive
     - rootpass: \"password:x\"
     - sysprep: null
-    # line 19: `@reboot` has no counterpart; write what it did in its place
+    # line 27: `@reboot` has no counterpart; write what it did in its place
     - local_run: \"echo 'not migrated: @reboot now' >&2; exit 1\"
   # out
   export:
