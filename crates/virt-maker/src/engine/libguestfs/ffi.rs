@@ -27,7 +27,7 @@ struct RawVersion {
     extra: *const c_char,
 }
 
-/// The head of `struct guestfs_statns`; the library allocates the whole.
+/// The head of `struct guestfs_statns`, up to when content and inode changed; the library allocates the whole.
 #[repr(C)]
 struct RawStat {
     dev: i64,
@@ -38,14 +38,8 @@ struct RawStat {
     gid: i64,
     rdev: i64,
     size: i64,
-    blksize: i64,
-    blocks: i64,
-    atime_sec: i64,
-    atime_nsec: i64,
-    mtime_sec: i64,
-    mtime_nsec: i64,
-    ctime_sec: i64,
-    ctime_nsec: i64,
+    other: [i64; 4],
+    changed: [i64; 4],
 }
 
 /// The head of `struct guestfs_statvfs`.
@@ -557,9 +551,9 @@ impl Handle {
             if stat.is_null() {
                 return Err(self.error("lstatns"));
             }
-            let RawStat { dev, ino, mode, uid, gid, size, mtime_sec, mtime_nsec, ctime_sec, ctime_nsec, .. } = *stat;
+            let RawStat { dev, ino, mode, uid, gid, size, changed: [a, b, c, d], .. } = *stat;
             (self.library.free_statns)(stat);
-            let mark = [dev, ino, size, mtime_sec, mtime_nsec, ctime_sec, ctime_nsec];
+            let mark = [dev, ino, size, a, b, c, d];
             Ok(RawAttributes { mode: mode as u32, uid: uid as u32, gid: gid as u32, size: size as u64, mark })
         }
     }
