@@ -168,6 +168,11 @@ impl Helper {
         }
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// What it wrote last, escaped; empty where it was silent.
     pub fn last_words(&self) -> String {
         last_words(&self.log)

@@ -3,16 +3,18 @@
 //! ```text
 //! eth0 of the agent's namespace - gate (this process) - slirp4netns - the host's network
 //! ```
-//! It is begun with the session where a command with a network is known to come, so that its parts start while the guest is
-//! mounted; it is ready when the first command needs it, and serves those that follow.
+//! The interface is begun with the session where a command with a network is known to come, so that it comes up while the guest
+//! is mounted. The rest is made when a command sends the first frame: most never do. Then it serves those that follow.
 //!
 //! Nothing of it outlives this process: the interface goes with its descriptor, the namespace with its processes, and
 //! `slirp4netns` dies with its parent. That one makes a child of its own, which waits for us to connect; so that this
-//! cannot be left either, it is made in the agent's process namespace.
+//! cannot be left either, it is made in the agent's process namespace. The agent clears that when a command ends, so a
+//! helper that was not connected by then is gone, and the next command gets another one.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,9 +25,9 @@ use virt_maker_agent::interface;
 use crate::engine::OpenRequest;
 use crate::engine::gate::{End, Gate, Reach};
 use crate::engine::user_network::NETWORK;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result, chain};
 use crate::event::Events;
-use crate::host::{Cancel, Helper, HelperCommand};
+use crate::host::{Cancel, Helper, HelperCommand, find_program};
 
 /// The program, and the package that brings it.
 pub const PROGRAM: (&str, &str) = ("slirp4netns", "slirp4netns");
@@ -48,16 +50,20 @@ pub struct Network {
     running: Option<Running>,
 }
 
-/// A network whose parts have been started and are not joined yet.
-struct Begun {
-    helper: Helper,
-    interface: JoinHandle<std::io::Result<OwnedFd>>,
-}
+/// An interface that is being made.
+type Begun = JoinHandle<std::io::Result<OwnedFd>>;
 
 /// Fields are dropped in this order: the gate first, so that its end is not taken for a fault.
 struct Running {
     gate: Gate,
-    helper: Helper,
+    outside: Arc<Mutex<Outside>>,
+}
+
+/// The helper that reaches the host's network, and why it could not be had.
+#[derive(Default)]
+struct Outside {
+    helper: Option<Helper>,
+    problem: Option<String>,
 }
 
 impl Network {
@@ -76,27 +82,23 @@ impl Network {
 
     /// Starts what takes a while, without waiting for it. What is wrong with it is said when a command needs it.
     pub fn begin(&mut self) {
-        self.begun = self.start().ok();
+        self.begun = interface_of(self.agent).ok();
     }
 
     /// Lets a command's traffic through, or none.
     pub fn switch(&mut self, on: bool) -> Result<()> {
-        // What was begun is joined before any command runs: at the end of each the agent clears its process namespace, where
-        // a child of `slirp4netns` waits until then. One that cannot be joined is made anew when a command needs it.
-        match self.begun.take().map(|begun| self.join(begun)) {
-            Some(Ok(running)) => self.running = Some(running),
-            Some(Err(error)) if on => return Err(error),
-            Some(Err(_)) | None => {}
-        }
         if on && self.running.is_none() {
-            self.running = Some(self.join(self.start()?)?);
+            self.running = Some(self.join()?);
         }
-        let Some(Running { gate, helper }) = &self.running else { return Ok(()) };
+        let Some(Running { gate, outside }) = &self.running else { return Ok(()) };
         gate.switch(on);
         if gate.is_broken() && !self.cancel.is_cancelled() {
-            let said = helper.last_words();
-            let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-            self.events.warn(format!("the network of commands broke down, as `{}` ended{said}", PROGRAM.0));
+            let outside = outside.lock().unwrap_or_else(PoisonError::into_inner);
+            let words = || outside.helper.as_ref().map(Helper::last_words).filter(|said| !said.is_empty());
+            let said = outside.problem.clone().or_else(words).map_or(String::new(), |said| format!(": {said}"));
+            let text = format!("the network of commands broke down, as `{}` ended{said}", PROGRAM.0);
+            drop(outside);
+            self.events.warn(text);
             self.running = None;
             // The next command gets a new one.
             if on {
@@ -106,11 +108,52 @@ impl Network {
         Ok(())
     }
 
-    fn start(&self) -> Result<Begun> {
+    fn join(&mut self) -> Result<Running> {
+        let (program, package) = PROGRAM;
+        if find_program(program).is_none() {
+            let error =
+                Error::new(ErrorKind::Host, format!("cannot set up the network of commands: `{program}` is not here"));
+            return Err(error.with_hint(format!(
+                "it comes with the package `{package}`; a step with `network: off` needs none of it"
+            )));
+        }
+        let interface = match self.begun.take() {
+            Some(begun) => begun,
+            None => interface_of(self.agent)?,
+        };
+        let interface = interface.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()));
+        let interface = interface.map_err(no_interface)?;
+        let outside = Arc::new(Mutex::new(Outside::default()));
+        let (kept, place) = (Arc::clone(&outside), Place { agent: self.agent, work_dir: self.work_dir.clone() });
+        let connect = Box::new(move |awaited: &dyn Fn() -> bool| {
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            // Of one that came too late there is nothing to keep.
+            kept.helper = None;
+            let mut helper = place.start().map_err(|error| {
+                kept.problem = Some(chain(&error));
+                std::io::Error::other(error)
+            })?;
+            let connected = place.connected(&mut helper, awaited);
+            kept.helper = Some(helper);
+            connected.map(End::Packets)
+        });
+        let gate = Gate::on_demand(End::Interface(interface), connect, self.reach.clone(), self.events.clone())?;
+        Ok(Running { gate, outside })
+    }
+}
+
+/// Where the helper works.
+struct Place {
+    agent: u32,
+    work_dir: PathBuf,
+}
+
+impl Place {
+    fn start(&self) -> Result<Helper> {
         let (program, package) = PROGRAM;
         // From one that has ended.
         let _ = fs::remove_file(self.work_dir.join(SOCKET));
-        let helper = Helper::spawn(HelperCommand {
+        Helper::spawn(HelperCommand {
             name: program,
             program: program.into(),
             package,
@@ -132,43 +175,27 @@ impl Network {
             children_beside_those_of: Some(self.agent),
             directory: Some(self.work_dir.clone()),
             log: self.work_dir.join("network.log"),
-        })?;
-        Ok(Begun { helper, interface: interface_of(self.agent)? })
-    }
-
-    fn join(&self, Begun { helper, interface }: Begun) -> Result<Running> {
-        let (program, package) = PROGRAM;
-        let interface = interface.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()));
-        let interface = interface.map_err(no_interface)?;
-        let folder = File::open(&self.work_dir)
-            .context(ErrorKind::Host, || format!("cannot open {}", self.work_dir.display()))?;
-        let socket = self.connected(&folder).map_err(|error| {
-            let said = helper.last_words();
-            let what = if said.is_empty() { format!("`{program}` does not answer") } else { said };
-            let error = Error::new(ErrorKind::Host, format!("cannot set up the network of commands: {what}"))
-                .with_source(error);
-            error.with_hint(format!("`{program}` comes with the package `{package}`; `network: off` needs none of it"))
-        })?;
-        // It has served.
-        let _ = fs::remove_file(self.work_dir.join(SOCKET));
-        let gate = Gate::new(End::Interface(interface), End::Packets(socket), self.reach.clone(), self.events.clone())?;
-        Ok(Running { gate, helper })
+        })
     }
 
     /// Waits until it listens, and connects to it.
-    fn connected(&self, folder: &File) -> std::io::Result<OwnedFd> {
+    fn connected(&self, helper: &mut Helper, awaited: &dyn Fn() -> bool) -> std::io::Result<OwnedFd> {
+        let folder = File::open(&self.work_dir)?;
         // By the descriptor, as the path of a socket may only have 107 bytes.
         let path = format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd());
         let address = SocketAddrUnix::new(path)?;
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let begin = Instant::now();
-        loop {
+        let connected = loop {
             match connect(&socket, &address) {
-                Ok(()) => return Ok(socket),
-                Err(error) if begin.elapsed() > PATIENCE || self.cancel.is_cancelled() => return Err(error.into()),
+                Ok(()) => break Ok(socket),
+                Err(error) if begin.elapsed() > PATIENCE || helper.has_ended() || !awaited() => break Err(error.into()),
                 Err(_) => std::thread::sleep(PAUSE),
             }
-        }
+        };
+        // It has served.
+        let _ = fs::remove_file(self.work_dir.join(SOCKET));
+        connected
     }
 }
 
@@ -187,7 +214,7 @@ fn failed() -> &'static str {
 }
 
 /// Makes the interface in the network namespace of `agent`, ready for use.
-fn interface_of(agent: u32) -> Result<JoinHandle<std::io::Result<OwnedFd>>> {
+fn interface_of(agent: u32) -> Result<Begun> {
     let namespace = File::open(format!("/proc/{agent}/ns/net")).context(ErrorKind::Host, failed)?;
     // A namespace is a thread's; this one ends with what it was made for.
     let thread = std::thread::Builder::new().name("network".into()).spawn(move || {

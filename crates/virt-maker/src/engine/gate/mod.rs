@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 
 pub use frames::End;
@@ -40,14 +40,16 @@ pub struct Gate {
     state: Arc<State>,
     reach: Reach,
     events: Events,
-    /// Those that are shut down when it is dropped.
-    sockets: Vec<End>,
     /// The commands' side, as long as frames are passed on to it: nothing else may hold an interface that is to end with that.
     interface: Weak<Mutex<Target>>,
     /// Ends the reading of an interface, which cannot be shut down.
     stop: Arc<UnixStream>,
-    threads: Vec<JoinHandle<()>>,
+    opened: Arc<Mutex<Opened>>,
 }
+
+/// Brings the network where it is made when the first frame is to get there. It gives up when nobody waits for it any more, as
+/// what it gets says; then it is called again for another frame.
+pub type Connect = Box<dyn FnMut(&dyn Fn() -> bool) -> std::io::Result<End> + Send>;
 
 #[derive(Default)]
 struct State {
@@ -55,43 +57,60 @@ struct State {
     rules: RwLock<Option<Rules>>,
     refused: Mutex<BTreeSet<(Ipv4Addr, &'static str)>>,
     broken: AtomicBool,
+    /// The gate is dropped.
+    ended: AtomicBool,
+}
+
+/// What has to end with the gate.
+#[derive(Default)]
+struct Opened {
+    /// Those that are shut down.
+    sockets: Vec<End>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Gate {
     /// A closed gate between the commands' interface and a network.
     pub fn new(interface: End, network: End, reach: Reach, events: Events) -> Result<Gate> {
+        Gate::between(interface, Way::There(network), reach, events)
+    }
+
+    /// A closed gate before a network that is made when the first frame gets through: most commands never send one.
+    pub fn on_demand(interface: End, connect: Connect, reach: Reach, events: Events) -> Result<Gate> {
+        Gate::between(interface, Way::OnDemand(connect), reach, events)
+    }
+
+    fn between(interface: End, way: Way, reach: Reach, events: Events) -> Result<Gate> {
         let failed = || "cannot set up the network of commands";
         let (stop, stopped) = UnixStream::pair().context(ErrorKind::Host, failed)?;
-        let source = |end: &End| end.source(&stopped).context(ErrorKind::Host, failed);
-        let (from_interface, from_network) = (source(&interface)?, source(&network)?);
-        let sockets = [&interface, &network].into_iter().filter(|end| !matches!(end, End::Interface(_)));
-        let sockets = sockets.map(End::try_clone).collect::<Result<_, _>>().context(ErrorKind::Host, failed)?;
-        let (state, stop) = (Arc::new(State::default()), Arc::new(stop));
+        let from_interface = interface.source(&stopped).context(ErrorKind::Host, failed)?;
+        let mut opened = Opened::default();
+        if !matches!(interface, End::Interface(_)) {
+            opened.sockets.push(interface.try_clone().context(ErrorKind::Host, failed)?);
+        }
+        let opened = Arc::new(Mutex::new(opened));
         // Both threads write to the interface: one what comes in, the other what is refused.
         let to_interface = Arc::new(Mutex::new(interface.target()));
-        let mut gate = Gate {
+        let (state, stop) = (Arc::new(State::default()), Arc::new(stop));
+        let gate = Gate {
             state: Arc::clone(&state),
             reach,
             events,
-            sockets,
             interface: Arc::downgrade(&to_interface),
             stop: Arc::clone(&stop),
-            threads: Vec::new(),
+            opened: Arc::clone(&opened),
         };
-        let to_network = network.target();
-        let (own, answer) = (Arc::clone(&state), Arc::clone(&to_interface));
-        gate.start("network out", move || own.pass_out(from_interface, &to_network, &answer))?;
-        gate.start("network in", move || {
-            state.pass_in(from_network, &to_interface);
-            let _ = stop.shutdown(Shutdown::Both);
-        })?;
+        let mut outward = Outward { state, opened, stop, stopped, to_interface, way };
+        if let Way::There(_) = outward.way {
+            outward.open().context(ErrorKind::Host, failed)?;
+        }
+        let thread = gate.opened().start("network out", move || outward.pass_out(from_interface));
+        thread.context(ErrorKind::Host, failed)?;
         Ok(gate)
     }
 
-    fn start(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        let thread = std::thread::Builder::new().name(name.into()).spawn(work);
-        self.threads.push(thread.context(ErrorKind::Host, || "cannot set up the network of commands")?);
-        Ok(())
+    fn opened(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens it, or closes it. What was refused meanwhile is said by a warning.
@@ -123,34 +142,79 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
+        let mut opened = self.opened();
+        self.state.ended.store(true, Ordering::SeqCst);
         let _ = self.stop.shutdown(Shutdown::Both);
-        self.sockets.iter().for_each(End::shut_down);
-        for thread in self.threads.drain(..) {
+        opened.sockets.iter().for_each(End::shut_down);
+        let threads = std::mem::take(&mut opened.threads);
+        // One of them may be about to open the network, and sees then that it has ended.
+        drop(opened);
+        for thread in threads {
             let _ = thread.join();
         }
     }
 }
 
+impl Opened {
+    fn start(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        self.threads.push(std::thread::Builder::new().name(name.into()).spawn(work)?);
+        Ok(())
+    }
+}
+
 impl State {
-    /// Passes on what commands send.
-    fn pass_out(&self, mut from: Source, to: &Target, answer: &Mutex<Target>) {
+    fn is_open(&self) -> bool {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Passes on what comes for commands.
+    fn pass_in(&self, mut from: Source, to: &Mutex<Target>) {
         let mut frame = Frame::new();
         while from.read(&mut frame) {
-            let verdict = match &*self.rules.read().unwrap_or_else(PoisonError::into_inner) {
+            if self.is_open() && !to.lock().unwrap_or_else(PoisonError::into_inner).write(&frame) {
+                break;
+            }
+        }
+        self.broken.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The way to the network.
+enum Way {
+    There(End),
+    OnDemand(Connect),
+    Open(Target),
+}
+
+/// What passes on what commands send.
+struct Outward {
+    state: Arc<State>,
+    opened: Arc<Mutex<Opened>>,
+    stop: Arc<UnixStream>,
+    stopped: UnixStream,
+    to_interface: Arc<Mutex<Target>>,
+    way: Way,
+}
+
+impl Outward {
+    fn pass_out(mut self, mut from: Source) {
+        let mut frame = Frame::new();
+        while from.read(&mut frame) {
+            let verdict = match &*self.state.rules.read().unwrap_or_else(PoisonError::into_inner) {
                 Some(rules) => rules.judge(frame.content()),
                 None => Verdict::Drop,
             };
             let fine = match verdict {
-                Verdict::Pass => to.write(&frame),
+                Verdict::Pass => self.send(&frame),
                 Verdict::Drop => true,
                 Verdict::Refuse(address, why) => {
-                    let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut refused = self.state.refused.lock().unwrap_or_else(PoisonError::into_inner);
                     if refused.len() < TOLD {
                         refused.insert((address, why));
                     }
                     drop(refused);
                     refusal(frame.content()).is_none_or(|content| {
-                        answer.lock().unwrap_or_else(PoisonError::into_inner).write(&Frame::of(&content))
+                        self.to_interface.lock().unwrap_or_else(PoisonError::into_inner).write(&Frame::of(&content))
                     })
                 }
             };
@@ -158,19 +222,56 @@ impl State {
                 break;
             }
         }
-        self.broken.store(true, Ordering::SeqCst);
+        self.state.broken.store(true, Ordering::SeqCst);
     }
 
-    /// Passes on what comes for them.
-    fn pass_in(&self, mut from: Source, to: &Mutex<Target>) {
-        let mut frame = Frame::new();
-        while from.read(&mut frame) {
-            let open = self.rules.read().unwrap_or_else(PoisonError::into_inner).is_some();
-            if open && !to.lock().unwrap_or_else(PoisonError::into_inner).write(&frame) {
-                break;
+    /// Sends a frame to the network; `false` when none can be sent any more.
+    fn send(&mut self, frame: &Frame) -> bool {
+        // The end of a command can take away what is made for another one that began since, so once is not enough.
+        for attempt in 1..=2 {
+            match self.open() {
+                Ok(()) => break,
+                // Who sent it has ended, and what comes later tries again.
+                Err(_) if !self.is_awaited() => return true,
+                // There is no network to be had.
+                Err(_) if attempt == 2 => return false,
+                Err(_) => {}
             }
         }
-        self.broken.store(true, Ordering::SeqCst);
+        match &self.way {
+            Way::Open(target) => target.write(frame),
+            Way::There(_) | Way::OnDemand(_) => true,
+        }
+    }
+
+    /// Whether a command waits for the network.
+    fn is_awaited(&self) -> bool {
+        self.state.is_open() && !self.state.ended.load(Ordering::SeqCst)
+    }
+
+    /// Opens the way, and has what comes in passed on.
+    fn open(&mut self) -> std::io::Result<()> {
+        let state = &self.state;
+        let awaited = || state.is_open() && !state.ended.load(Ordering::SeqCst);
+        let network = match &mut self.way {
+            Way::There(end) => end.try_clone()?,
+            Way::OnDemand(connect) => connect(&awaited)?,
+            Way::Open(_) => return Ok(()),
+        };
+        let source = network.source(&self.stopped)?;
+        let (state, stop, interface) = (Arc::clone(state), Arc::clone(&self.stop), Arc::clone(&self.to_interface));
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.ended.load(Ordering::SeqCst) {
+            return Err(std::io::ErrorKind::NotConnected.into());
+        }
+        opened.sockets.push(network.try_clone()?);
+        opened.start("network in", move || {
+            state.pass_in(source, &interface);
+            let _ = stop.shutdown(Shutdown::Both);
+        })?;
+        drop(opened);
+        self.way = Way::Open(network.target());
+        Ok(())
     }
 }
 
@@ -212,6 +313,73 @@ mod tests {
         assert!(!gate.is_broken());
         drop(gate);
         assert_eq!((&network).read(&mut [0; 9]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_network_on_demand_is_made_for_the_first_frame_and_again_where_nobody_waited_for_it() {
+        let (machine, ours) = UnixStream::pair().unwrap();
+        let (network, theirs) = UnixStream::pair().unwrap();
+        let (sender, called) = std::sync::mpsc::channel();
+        let mut calls = 0;
+        let connect: Connect = Box::new(move |awaited| {
+            calls += 1;
+            sender.send(calls).unwrap();
+            match calls {
+                1 => {
+                    while awaited() {
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                    }
+                    sender.send(-1).unwrap();
+                }
+                2 => {}
+                _ => return Ok(End::Stream(theirs.try_clone()?)),
+            }
+            Err(std::io::ErrorKind::TimedOut.into())
+        });
+        let gate = Gate::on_demand(End::Stream(ours), connect, Reach::default(), Events::none()).unwrap();
+        let sent = frame(b"asks");
+        let said = [&(sent.len() as u32).to_be_bytes(), &sent[..]].concat();
+        (&machine).write_all(&said).unwrap();
+        // Closed: a frame is no reason. The command that sends the first one ends before there is a network.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert!(called.try_recv().is_err());
+        gate.switch(true);
+        (&machine).write_all(&said).unwrap();
+        assert_eq!(called.recv(), Ok(1));
+        gate.switch(false);
+        assert_eq!(called.recv(), Ok(-1));
+        // Its thread sees that the gate is closed; then what fails once is tried again.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        gate.switch(true);
+        (&machine).write_all(&said).unwrap();
+        assert_eq!([called.recv(), called.recv()], [Ok(2), Ok(3)]);
+        let mut heard = vec![0; said.len()];
+        (&network).read_exact(&mut heard).unwrap();
+        assert_eq!(heard, said);
+        (&network).write_all(&said).unwrap();
+        (&machine).read_exact(&mut heard).unwrap();
+        assert!(heard == said && !gate.is_broken());
+        drop(gate);
+        assert_eq!((&network).read(&mut [0; 9]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_gate_ends_while_its_network_is_made() {
+        let (machine, ours) = UnixStream::pair().unwrap();
+        let (sender, called) = std::sync::mpsc::channel();
+        let connect: Connect = Box::new(move |awaited| {
+            sender.send(()).unwrap();
+            while awaited() {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            Err(std::io::ErrorKind::TimedOut.into())
+        });
+        let gate = Gate::on_demand(End::Stream(ours), connect, Reach::default(), Events::none()).unwrap();
+        gate.switch(true);
+        let sent = frame(b"asks");
+        (&machine).write_all(&[&(sent.len() as u32).to_be_bytes(), &sent[..]].concat()).unwrap();
+        called.recv().unwrap();
+        drop(gate);
     }
 
     #[test]
