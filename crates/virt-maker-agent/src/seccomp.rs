@@ -14,10 +14,10 @@
 //!   processors all but the native one, is refused with `ENOSYS`.
 
 use libc::{
-    EAFNOSUPPORT, ENOSYS, EPERM, SYS_acct, SYS_add_key, SYS_adjtimex, SYS_bpf, SYS_clock_adjtime, SYS_clock_settime,
-    SYS_clone, SYS_clone3, SYS_delete_module, SYS_finit_module, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fspick,
-    SYS_init_module, SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl, SYS_kexec_file_load,
-    SYS_kexec_load, SYS_keyctl, SYS_lookup_dcookie, SYS_mount, SYS_mount_setattr, SYS_move_mount,
+    EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT, SYS_acct, SYS_add_key, SYS_adjtimex, SYS_bpf, SYS_clock_adjtime,
+    SYS_clock_settime, SYS_clone, SYS_clone3, SYS_delete_module, SYS_finit_module, SYS_fsconfig, SYS_fsmount,
+    SYS_fsopen, SYS_fspick, SYS_init_module, SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl,
+    SYS_kexec_file_load, SYS_kexec_load, SYS_keyctl, SYS_lookup_dcookie, SYS_mount, SYS_mount_setattr, SYS_move_mount,
     SYS_open_by_handle_at, SYS_open_tree, SYS_perf_event_open, SYS_pivot_root, SYS_quotactl, SYS_quotactl_fd,
     SYS_reboot, SYS_request_key, SYS_setns, SYS_settimeofday, SYS_socket, SYS_swapoff, SYS_swapon, SYS_syslog,
     SYS_umount2, SYS_unshare, SYS_userfaultfd, c_int, c_long,
@@ -82,8 +82,8 @@ struct Partly {
     /// over, as the nodes of the guest's disk are such.
     ioctl: u32,
     /// `socket`: families that a namespace of networks does not keep apart (`AF_VSOCK` leads to the machine that the host
-    /// itself runs in) or that nobody needs here (`AF_ALG` and a dozen old ones). Netlink stays whole: `setfiles` ends where it cannot
-    /// reach the audit log, to which a command may add lines as ever.
+    /// itself runs in) or that nobody needs here (`AF_ALG` and a dozen old ones). Of netlink the events of devices, which
+    /// tell of the host's. The rest of it stays: `setfiles` ends where it cannot reach the audit log, to which a command may add lines as ever.
     socket: u32,
 }
 
@@ -174,12 +174,15 @@ fn section(denied: impl Iterator<Item = (u32, c_int)>, partly: &Partly) -> Vec<I
     let [unix, inet, inet6, netlink] = FAMILIES.map(|family| family as u32);
     let families = [
         load(argument(0)),
-        if_equal_skip(unix, 4),
-        if_equal_skip(inet, 3),
-        if_equal_skip(inet6, 2),
+        if_equal_skip(unix, 6),
+        if_equal_skip(inet, 5),
+        if_equal_skip(inet6, 4),
         if_equal_skip(netlink, 1),
         give(error(EAFNOSUPPORT)),
+        load(argument(2)),
+        if_equal_skip(libc::NETLINK_KOBJECT_UEVENT as u32, 1),
         give(ALLOW),
+        give(error(EPROTONOSUPPORT)),
     ];
     calls.push((partly.clone, without_users.clone()));
     calls.push((partly.unshare, without_users));
@@ -333,6 +336,8 @@ mod tests {
         let socket = |family: c_int, protocol: u32| verdict(NATIVE, SYS_socket as u32, [family as u32, 0, protocol]);
         assert_eq!(FAMILIES.map(|family| socket(family, 0)), [ALLOW; 4]);
         assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_AUDIT as u32), ALLOW);
+        assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_KOBJECT_UEVENT as u32), error(EPROTONOSUPPORT));
+        assert_eq!(socket(libc::AF_UNIX, libc::NETLINK_KOBJECT_UEVENT as u32), ALLOW);
         for family in [libc::AF_UNSPEC, libc::AF_VSOCK, libc::AF_ALG, libc::AF_PACKET, libc::AF_BLUETOOTH] {
             assert_eq!(socket(family, 0), error(EAFNOSUPPORT), "{family}");
         }

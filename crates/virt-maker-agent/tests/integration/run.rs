@@ -433,7 +433,7 @@ fn calls_that_reach_beyond_the_sandbox_give_an_error() {
     });
     let disk = lab.ext("disk", "ext4", &[], &tree);
     let (mut agent, _) = lab.mounted(&disk);
-    let (new_user, audit) = (libc::CLONE_NEWUSER, libc::NETLINK_AUDIT);
+    let (new_user, audit, events) = (libc::CLONE_NEWUSER, libc::NETLINK_AUDIT, libc::NETLINK_KOBJECT_UEVENT);
     let cases = [
         (format!("n{},0,0", libc::SYS_keyctl), libc::ENOSYS),
         (format!("n{}", libc::SYS_add_key), libc::ENOSYS),
@@ -453,6 +453,7 @@ fn calls_that_reach_beyond_the_sandbox_give_an_error() {
         (format!("n{},{},1,0", libc::SYS_socket, libc::AF_VSOCK), libc::EAFNOSUPPORT),
         (format!("n{},{},5,0", libc::SYS_socket, libc::AF_ALG), libc::EAFNOSUPPORT),
         (format!("n{},{},3,{audit}", libc::SYS_socket, libc::AF_NETLINK), 0),
+        (format!("n{},{},3,{events}", libc::SYS_socket, libc::AF_NETLINK), libc::EPROTONOSUPPORT),
         (format!("n{},{},1,0", libc::SYS_socket, libc::AF_UNIX), 0),
         (format!("n{},{},3,0", libc::SYS_socket, libc::AF_NETLINK), 0),
         (format!("n{},4294967295", libc::SYS_personality), 0),
