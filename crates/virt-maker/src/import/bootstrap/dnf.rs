@@ -11,6 +11,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::archive::{self, Archive};
 use super::complaints::Complaints;
 use super::rpm::{Recipe, input as input_name};
 use super::tree::{Scratch, file_system, new_uuid};
@@ -126,6 +127,10 @@ pub(super) fn make(
     let uuid = new_uuid()?;
     let complaints = Complaints::default();
     let command = |option| dnf.command(recipe, option, Path::new(TREE), Path::new(CONFIG), &Path::new(SCRATCH).join("cache"));
+    // Where dnf 5 is told to have it, and where dnf 4 has it by itself.
+    let cache = if dnf.is_five { scratch.tmp().join("cache") } else { scratch.tree().join("var/cache/dnf") };
+    let kept = Archive::of(archive::Kind::Rpm, context.cache_dir, &sources(recipe, keys.as_deref())?);
+    kept.fill(&cache);
     let relay = Relay::new(context, None);
     let (walls, network) = Walls::for_fetching(&scratch.devices(), Enclosed::new(relay.server())?)?;
     let runs = [
@@ -168,8 +173,18 @@ pub(super) fn make(
             relay.lost().into_iter().for_each(|why| complaints.add(why));
             return Err(relay.refusal().unwrap_or_else(|| explain(recipe, &complaints, error)));
         }
+        if script == FETCH {
+            kept.keep(&cache);
+        }
     }
     file_system(&recipe.suite, image, recipe.size, &uuid, scratch, log, context)
+}
+
+/// What packages are kept apart by: where they come from, and which keys vouch for them.
+fn sources(recipe: &Recipe, keys: Option<&Path>) -> Result<Vec<String>> {
+    let keys = keys.map(fs::read).transpose().context(ErrorKind::Store, || "cannot read the keys of packages")?;
+    let keys = keys.map_or_else(|| "unsigned".to_owned(), |keys| Digest::of(&keys).to_string());
+    Ok([recipe.config(None), recipe.release.number.to_string(), keys].to_vec())
 }
 
 /// The keys that packages may be signed with, in one file as dnf and the guest's rpm take them: armored.

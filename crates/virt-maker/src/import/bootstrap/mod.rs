@@ -57,12 +57,12 @@ pub(super) static KIND: ImportKind = ImportKind {
 /// What some programs are needed for.
 const RPM_BASED: &str = "RPM packages";
 
-/// A bootstrap, by the family of its suite.
 /// An error where a mirror, a URL or a line of a sources.list, leads to an address that templates may not reach.
 pub(super) fn judge_mirror(mirror: &str, context: &ImportContext<'_>) -> Result<()> {
     mirror.split_whitespace().try_for_each(|word| http::judge(word, context))
 }
 
+/// A bootstrap, by the family of its suite.
 enum Bootstrap {
     Debian(Recipe),
     Rpm(rpm::Recipe),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::complaints::Complaints;
 use super::recipe::{DEBIAN_MIRROR, Recipe};
-use super::archive::Archive;
+use super::archive::{self, Archive};
 use super::{grub, mirror};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::enclosed::Enclosed;
@@ -194,7 +194,7 @@ pub(in crate::import) fn debootstrap(
         }
     }
 
-    let archive = Archive::of(context.cache_dir, &sources);
+    let archive = Archive::of(archive::Kind::Deb, context.cache_dir, &sources);
     archive.fill(&scratch.fetched(ARCHIVES));
     context.events.stage(format!("{}: fetching packages", recipe.suite));
     let run = Run { recipe, include, sources: &sources, scratch, log, context };

@@ -39,13 +39,14 @@ fn is_asked(asked: &Asked) -> bool {
 }
 
 /// Makes a guest from there; its packages were installed.
-fn makes(network: &Elsewhere, bench: Bench, arguments: String) {
+fn makes(network: &Elsewhere, bench: Bench, arguments: String) -> Bench {
     let bench = network.inside(move || {
         let made = bench.make(&arguments, Events::none());
         made.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error.hint(), bench.log()));
         bench
     });
     assert_eq!(read_file_from_image(&bench.image(), Attack::REPORT), b"done\n", "{}", bench.log());
+    bench
 }
 
 fn redirects_are_judged(packages: &Path, arguments: Arguments) {
@@ -58,8 +59,16 @@ fn redirects_are_judged(packages: &Path, arguments: Arguments) {
     let leads = network.listen(Elsewhere::ADDRESS, 0);
     let mirror = url(&leads);
     let led = serve(leads, Web::Leads(real.clone()));
-    makes(&network, bench(&[]), arguments(&mirror));
-    assert!(is_asked(&led) && is_asked(&asked));
+    let made = makes(&network, bench(&[]), arguments(&mirror));
+    assert!(is_asked(&led));
+    // Another time what it has is asked for, and no package of it is fetched again.
+    let heads = || std::mem::take(&mut *asked.lock().unwrap());
+    let is_package = |head: &String| head.contains(".deb ") || head.contains(".rpm ");
+    assert!(heads().iter().any(is_package));
+    std::fs::remove_file(made.image()).unwrap();
+    makes(&network, made, arguments(&mirror));
+    let again = heads();
+    assert!(!again.is_empty() && !again.iter().any(is_package), "{again:?}");
 
     // To the host: its loopback, and where a cloud keeps its credentials.
     let own = network.listen("0.0.0.0", 0);
