@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::command::run_with_input;
+
 /// A running machine; it is gone when this is dropped.
 pub struct Machine {
     qemu: Child,
@@ -52,37 +54,50 @@ impl Machine {
 
     /// Like [`Machine::boot`], with the disk on another bus.
     pub fn boot_on(bus: Bus, image: &Path, format: &str) -> Machine {
-        Machine::start(bus, image, format, None)
+        Machine::start(own_dir(), bus, &[image], format, None)
     }
 
     /// Like [`Machine::boot`], with a kernel, an initrd and a command line in the place of a boot loader, as an entry of the guest names them.
     pub fn boot_entry(kernel: &Path, initrd: &Path, options: &str, image: &Path, format: &str) -> Machine {
-        Machine::start(Bus::Virtio, image, format, Some((kernel, initrd, options)))
+        Machine::start(own_dir(), Bus::Virtio, &[image], format, Some((kernel, initrd, options)))
     }
 
-    /// Like [`Machine::boot`], with a kernel and an initrd of the host in the place of a boot loader, for a guest that has
-    /// none; the root is the partition with this number.
-    pub fn boot_kernel(kernel: &Path, initrd: &Path, root: u32, image: &Path, format: &str) -> Machine {
+    /// Like [`Machine::boot`], with a kernel and an initrd of the host in the place of a boot loader, for raw guests that
+    /// have none. The root is the partition with the number `root` of the first; the others are `/dev/vdb` and so on. The
+    /// initrd is one of initramfs-tools and loads these `modules` besides.
+    pub fn boot_kernel(kernel: &Path, initrd: &Path, modules: &[&str], root: u32, images: &[&Path]) -> Machine {
+        let dir = own_dir();
+        let more = with_modules(initrd, modules, dir.path());
         let options = format!("root=/dev/vda{root} rw console=ttyS0 quiet panic=-1");
-        Machine::start(Bus::Virtio, image, format, Some((kernel, initrd, &options)))
+        Machine::start(dir, Bus::Virtio, images, "raw", Some((kernel, &more, &options)))
     }
 
-    fn start(bus: Bus, image: &Path, format: &str, kernel: Option<(&Path, &Path, &str)>) -> Machine {
-        let dir = tempfile::tempdir_in(crate::cache_dir()).expect("a temporary folder");
+    fn start(
+        dir: TempDir,
+        bus: Bus,
+        images: &[&Path],
+        format: &str,
+        kernel: Option<(&Path, &Path, &str)>,
+    ) -> Machine {
         let packets = dir.path().join("packets.pcap");
-        let mut drive = std::ffi::OsString::from(format!("format={format},snapshot=on,if=none,id=disk,file="));
-        // A comma in a name is written twice.
-        drive.push(image.to_str().expect("images of tests have plain names").replace(',', ",,"));
-        let disk: &[&str] = match bus {
-            Bus::Virtio => &["-device", "virtio-blk-pci,drive=disk"],
-            Bus::Scsi => &["-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk"],
-            Bus::Ide => &["-device", "ide-hd,drive=disk"],
-        };
         // setpriv: the machine must not outlive a test that is killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-smp", "1"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
-        command.arg("-drive").arg(&drive).args(disk);
+        if bus == Bus::Scsi {
+            command.args(["-device", "virtio-scsi-pci"]);
+        }
+        for (number, image) in images.iter().enumerate() {
+            // A comma in a name is written twice.
+            let file = image.to_str().expect("images of tests have plain names").replace(',', ",,");
+            command.arg("-drive").arg(format!("format={format},snapshot=on,if=none,id=disk{number},file={file}"));
+            let device = match bus {
+                Bus::Virtio => "virtio-blk-pci",
+                Bus::Scsi => "scsi-hd",
+                Bus::Ide => "ide-hd",
+            };
+            command.arg("-device").arg(format!("{device},drive=disk{number}"));
+        }
         command.args(["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net"]);
         command.args(["-device", "virtio-rng-pci", "-object"]);
         command.arg(format!("filter-dump,id=dump,netdev=net,file={}", packets.display()));
@@ -137,6 +152,25 @@ impl Machine {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+fn own_dir() -> TempDir {
+    tempfile::tempdir_in(crate::cache_dir()).expect("a temporary folder")
+}
+
+/// An initrd with a list of modules behind it: the kernel unpacks one archive after the other.
+fn with_modules(initrd: &Path, modules: &[&str], dir: &Path) -> PathBuf {
+    let tree = dir.join("more");
+    fs::create_dir_all(tree.join("conf")).expect("an own folder");
+    fs::write(tree.join("conf/modules"), modules.join("\n") + "\n").expect("an own file");
+    let mut cpio = Command::new(crate::tiny::busybox());
+    let archive = run_with_input(cpio.args(["cpio", "-o", "-H", "newc"]).current_dir(&tree), b"conf\nconf/modules\n");
+    let mut bytes = fs::read(initrd).expect("the host's initrd can be read");
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(archive.stdout);
+    let path = dir.join("initrd");
+    fs::write(&path, bytes).expect("an own file");
+    path
 }
 
 impl Drop for Machine {

@@ -16,7 +16,10 @@ fn table(disk: &Path) -> Value {
 /// Builds a guest whose `disk` import has this `resize`, and returns the size of `/` in MiB as the guest sees it, with
 /// the partitions before and after.
 fn resized(options: &TinyOptions, resize: &str) -> (u64, Value, Value) {
-    let bench = Bench::new(tiny_guest(options));
+    resized_on(&Bench::new(tiny_guest(options)), resize)
+}
+
+fn resized_on(bench: &Bench, resize: &str) -> (u64, Value, Value) {
     let text = format!(
         "spec:\n  import:\n    disk: {{path: '{}', resize: {resize}}}\n  steps:\n    - {}\n  export:\n    raw: {{path: a.img}}\n",
         bench.base.display(),
@@ -48,17 +51,6 @@ fn the_last_partition_grows_in_its_place() {
     let (size, _, new) = resized(&options, "{size: 400M}");
     assert!(size < 70 && new[1]["size"] == old[1]["size"]);
     before.assert_nothing_left();
-}
-
-#[test]
-fn xfs_and_btrfs_grow_with_libguestfs() {
-    let _lock = appliance_lock();
-    for fs in [Fs::Xfs, Fs::Btrfs] {
-        let options = TinyOptions { partitioned: true, ..TinyOptions::with_fs(fs) };
-        let (size, old, new) = resized(&options, "{size: 700M, expand: /dev/sda1}");
-        assert!(size > 600, "{fs:?}: {size} MiB");
-        assert_eq!(old[0]["start"], new[0]["start"]);
-    }
 }
 
 /// What must stay of a partition, whatever moves.
@@ -274,72 +266,60 @@ fn an_empty_disk_has_its_partitions_and_file_systems() {
     }
 }
 
-/// Boots a guest whose base was made larger, and has it say how large its root is.
-fn boots(kind: Fs, root_first: bool) {
+/// Guests whose bases were made larger, of each file system, with the root last and before another partition: a machine boots
+/// the first, and mounts the others as roots one after the other. Each says how large its root is.
+#[test]
+fn resized_roots_are_those_of_a_machine_that_boots() {
     let _lock = appliance_lock();
     let file = |path: &str, text: &str, mode| (path.to_owned(), text.as_bytes().to_vec(), mode);
     let files = vec![
         file("/etc/inittab", "::sysinit:/etc/start\n::wait:/bin/sleep 1000\n", 0o644),
-        file(
-            "/etc/start",
-            "#!/bin/sh\nexec > /dev/ttyS0 2>&1\nmount -t proc proc /proc\necho \"@root $(df -m / | tail -n 1)\" \"$(grep ' / ' /proc/mounts)\"\necho @end\n",
-            0o755,
-        ),
+        file("/etc/start", START, 0o755),
     ];
     let links = vec![("/sbin/init".to_owned(), "/bin/busybox".to_owned())];
-    let options = TinyOptions {
-        partitioned: true,
-        separate_home: root_first,
-        root_first,
-        files,
-        links,
-        ..TinyOptions::with_fs(kind)
-    };
-    let bench = Bench::new(tiny_guest(&options));
-    let text = format!(
-        "spec:\n  import:\n    disk: {{path: '{}', resize: {{size: 1500M, expand: /dev/sda1}}}}\n  steps: []\n  export:\n    raw: {{path: a.img}}\n",
-        bench.base.display()
-    );
-    fs::write(bench.path("t.yml"), text).unwrap();
-    bench.build("chroot", &bench.path("t.yml"), &[]).exits(0);
-    testkit::run(Command::new("sfdisk").args(["--verify"]).arg(bench.path("a.img")));
+    let mut made = Vec::new();
+    for (kind, root_first) in [Fs::Ext4, Fs::Xfs, Fs::Btrfs].into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+        let options = TinyOptions {
+            partitioned: true,
+            separate_home: root_first,
+            root_first,
+            files: files.clone(),
+            links: links.clone(),
+            ..TinyOptions::with_fs(kind)
+        };
+        let bench = Bench::new(tiny_guest(&options));
+        let (size, old, new) = resized_on(&bench, "{size: 1500M, expand: /dev/sda1}");
+        assert!(size > 1050, "{kind:?}: {size} MiB");
+        assert_eq!(old[0]["start"], new[0]["start"], "{kind:?}");
+        made.push((format!("{kind:?}").to_lowercase(), bench));
+    }
     let version = testkit::host_kernel();
     let [kernel, initrd] = ["vmlinuz", "initrd.img"].map(|name| Path::new("/boot").join(format!("{name}-{version}")));
-    let machine = testkit::Machine::boot_kernel(&kernel, &initrd, 1, &bench.path("a.img"), "raw");
+    let images: Vec<_> = made.iter().map(|(_, bench)| bench.path("a.img")).collect();
+    let images: Vec<&Path> = images.iter().map(AsRef::as_ref).collect();
+    let machine = testkit::Machine::boot_kernel(&kernel, &initrd, &["xfs", "btrfs"], 1, &images);
     let console = machine.wait_for("@end", std::time::Duration::from_secs(400));
-    let said = console.lines().find(|line| line.contains("@root")).unwrap().to_owned();
-    // `df -m`: the device, its size; then the line of /proc/mounts.
-    let size: u64 = said.split_whitespace().nth(2).unwrap().parse().unwrap();
-    assert!(size > 1050, "{kind:?}: {said}");
-    assert!(said.contains(&format!(" {} ", format!("{kind:?}").to_lowercase())), "{said}");
+    let said: Vec<_> = console.lines().filter(|line| line.contains("@root")).collect();
+    assert_eq!(said.len(), made.len(), "{console}");
+    for ((kind, _), said) in made.iter().zip(said) {
+        // `df -m`: the device, its size; then the line of /proc/mounts.
+        let size: u64 = said.split_whitespace().nth(2).unwrap().parse().unwrap();
+        assert!(size > 1050, "{kind}: {said}");
+        assert!(said.contains(&format!(" {kind} ")), "{said}");
+    }
 }
 
-#[test]
-fn a_resized_ext4_root_boots() {
-    boots(Fs::Ext4, false);
-}
-
-#[test]
-fn a_resized_ext4_root_that_is_not_last_boots() {
-    boots(Fs::Ext4, true);
-}
-
-#[test]
-fn a_resized_xfs_root_boots() {
-    boots(Fs::Xfs, false);
-}
-
-#[test]
-fn a_resized_xfs_root_that_is_not_last_boots() {
-    boots(Fs::Xfs, true);
-}
-
-#[test]
-fn a_resized_btrfs_root_boots() {
-    boots(Fs::Btrfs, false);
-}
-
-#[test]
-fn a_resized_btrfs_root_that_is_not_last_boots() {
-    boots(Fs::Btrfs, true);
-}
+/// Says what `/` is, then has the roots of the machine's other disks do so.
+const START: &str = r#"#!/bin/sh
+exec > /dev/ttyS0 2>&1
+mount -t proc proc /proc
+echo "@root $(df -m / | tail -n 1)" "$(grep ' / ' /proc/mounts)"
+[ -z "$1" ] || exit 0
+for disk in b c d e f; do
+  mount /dev/vd${disk}1 /mnt
+  mount --bind /dev /mnt/dev
+  chroot /mnt /etc/start another
+  umount /mnt/proc /mnt/dev /mnt
+done
+echo @end
+"#;
