@@ -129,7 +129,7 @@ impl Attack<'_> {
         run(Command::new("createrepo_c").arg("--quiet").arg(target));
     }
 
-    /// A repository of Debian's packages in the new folder `target`, without a signature: `attack`, and all that a
+    /// A repository of Debian's packages in the new folder `target`, without a signature: `attack`, `large` (its script writes 600 MB), and all that a
     /// bootstrap asks for, which busybox and the host's dpkg stand for. `deb [trusted=yes] copy:TARGET own main` takes it.
     pub fn deb_repository(&self, target: &Path, scratch: &Path) {
         fs::create_dir(target).expect("a new folder");
@@ -176,6 +176,9 @@ impl Attack<'_> {
         attack.file("usr/bin/attack", 0o755, &fs::read(&program).expect("it was compiled"));
         attack.script = format!("#!/bin/sh\n{}\n", self.script());
         add(&attack);
+        let mut large = Deb::new("large", "");
+        large.script = "#!/bin/sh\nyes | head -c 600000000 >/var/large\n".to_owned();
+        add(&large);
         let suite = target.join("dists/own");
         fs::create_dir_all(suite.join("main/binary-amd64")).expect("a new folder");
         let packages = suite.join("main/binary-amd64/Packages");

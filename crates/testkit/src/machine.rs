@@ -72,13 +72,7 @@ impl Machine {
         Machine::start(dir, Bus::Virtio, images, "raw", Some((kernel, &more, &options)))
     }
 
-    fn start(
-        dir: TempDir,
-        bus: Bus,
-        images: &[&Path],
-        format: &str,
-        kernel: Option<(&Path, &Path, &str)>,
-    ) -> Machine {
+    fn start(dir: TempDir, bus: Bus, images: &[&Path], format: &str, kernel: Option<(&Path, &Path, &str)>) -> Machine {
         let packets = dir.path().join("packets.pcap");
         // setpriv: the machine must not outlive a test that is killed.
         let mut command = Command::new("setpriv");

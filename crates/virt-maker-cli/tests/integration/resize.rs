@@ -278,7 +278,8 @@ fn resized_roots_are_those_of_a_machine_that_boots() {
     ];
     let links = vec![("/sbin/init".to_owned(), "/bin/busybox".to_owned())];
     let mut made = Vec::new();
-    for (kind, root_first) in [Fs::Ext4, Fs::Xfs, Fs::Btrfs].into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+    for (kind, root_first) in [Fs::Ext4, Fs::Xfs, Fs::Btrfs].into_iter().flat_map(|kind| [(kind, false), (kind, true)])
+    {
         let options = TinyOptions {
             partitioned: true,
             separate_home: root_first,

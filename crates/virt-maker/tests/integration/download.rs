@@ -412,8 +412,15 @@ fn a_server_that_fails_again_and_again_is_given_up() {
     server.fail(vec![Fault::Status("503 Service Unavailable"); 9]);
     let error = place.fails(&format!("url: {}", server.url()));
     assert!(error.to_string().contains("503"), "{error}");
-    assert!(error.hint().unwrap().contains("another build continues"));
+    assert_eq!(error.hint(), None, "nothing came that could be kept");
     assert_eq!((server.requests().len(), place.warnings().len()), (5, 4));
+
+    let faults = [Fault::DropAfter(1_000_000)].into_iter().chain(vec![Fault::Status("503 Service Unavailable"); 9]);
+    let (place, server) = (Place::new(), Server::new(&disk()));
+    server.fail(faults);
+    let error = place.fails(&format!("url: {}", server.url()));
+    assert!(error.hint().unwrap().contains("another build continues"));
+    assert_eq!(server.requests().len(), 5);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Instant;
 
-use testkit::{HostState, Machine, Volumes, appliance_lock, fsck_clean, read_file_from_image, run};
+use testkit::{HostState, Machine, Targets, Volumes, appliance_lock, fsck_clean, read_file_from_image, run};
 use virt_maker::error::ErrorKind;
 use virt_maker::event::Events;
 
@@ -182,14 +182,17 @@ fn failures_are_explained_and_leave_nothing() {
 #[test]
 fn packages_that_do_not_fit_are_a_clear_error() {
     let before = HostState::capture();
-    let bench = with_proxies();
-    // The kernel with all its modules has 400 MB, and everything else 300.
+    let (bench, targets) = (Bench::new(), Targets::new());
+    let packages = bench.folder.path().join("packages");
+    targets.attack().deb_repository(&packages, bench.folder.path());
+    let mirror = format!("deb [trusted=yes] copy:{} own main", packages.display());
     let error =
-        bench.make("{suite: bookworm, size: 512M, packages: [git, perl-doc, gcc, linux-image-amd64]}", Events::none());
+        bench.make(&format!("{{suite: own, size: 512M, mirror: '{mirror}', packages: [large]}}"), Events::none());
     let error = error.unwrap_err();
     let hint = error.hint().unwrap_or_default();
     assert!(hint.contains("`size`"), "{error} | {hint}");
     assert_eq!((error.kind(), bench.strays()), (ErrorKind::Base, Vec::new()));
+    drop(targets);
     before.assert_nothing_left();
 }
 
