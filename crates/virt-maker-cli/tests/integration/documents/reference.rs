@@ -102,6 +102,7 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("unattended_upgrades", "needs the network"),
     ("cloud_init", "needs a guest with cloud-init"),
     ("selinux", "needs a guest with SELinux; tested with one"),
+    ("locale", "needs a guest with the package locales; tested with one"),
     ("inject_virtio_win", "needs a Windows guest"),
     ("inject_qemu_ga", "needs a Windows guest"),
 ];
