@@ -478,9 +478,9 @@ fn secrets_that_stayed_are_found() {
     let ran = build(leak, "clean: true", Some("s3cret-t0ken")).exits(1);
     assert!(ran.stderr.contains("the secret `token` is in the result"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("s3cret-t0ken") && !ran.stdout.contains("s3cret-t0ken"));
-    // Used and gone.
+    // Used and gone. What `clean` leaves of the guest's own is told.
     let ran = build("sha256sum /run/secrets/token > /digest", "clean: true", Some("s3cret-t0ken")).exits(0);
-    assert_eq!(warned(&ran), "");
+    assert!(!warned(&ran).contains("secret") && warned(&ran).ends_with(": /etc/resolv.conf"), "{}", warned(&ran));
     // All layers are there and nobody knows the value: what the image carries is not known either.
     let ran = build("sha256sum /run/secrets/token > /digest", "sparsify: true", None).exits(1);
     assert!(ran.stderr.contains("the variable THE_TOKEN is not set"), "{}", ran.stderr);
