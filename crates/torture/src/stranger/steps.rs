@@ -20,11 +20,16 @@ pub(super) fn steps(project: &Project<'_>) -> usize {
     let null = fs::metadata("/dev/null").expect("the host has it");
     let command_line = fs::read_to_string("/proc/cmdline").expect("the host has it");
     let mark = command_line.split_whitespace().max_by_key(|word| word.len()).unwrap_or("no such word").to_owned();
+    // The machine of libguestfs has the guest's disk as that, and no other: there a command may do to it what it likes.
+    let disk = match project.field.engine {
+        "libguestfs" => ":",
+        _ => "mknod /tmp/disk b 8 0; dd if=/tmp/disk of=/dev/null bs=512 count=1 2>/dev/null && echo REACHED a disk; rm -f /tmp/disk",
+    };
     let script = format!(
         "for fd in /proc/self/fd/*; do touch $fd/reached 2>/dev/null && echo REACHED $fd; done
 for path in {victim} /proc/1/root{victim} /proc/self/root/../..{victim}; do cat $path/secret 2>/dev/null && echo REACHED $path; touch $path/x 2>/dev/null && echo REACHED $path; done
 chmod 600 /dev/null; chown 7 /dev/null; chmod 666 /dev/null
-mknod /tmp/disk b 8 0; dd if=/tmp/disk of=/dev/null bs=512 count=1 2>/dev/null && echo REACHED a disk; rm -f /tmp/disk
+{disk}
 mount -t tmpfs none /mnt 2>/dev/null && echo REACHED mount
 echo b > /proc/sysrq-trigger 2>/dev/null && echo REACHED sysrq; echo x > /proc/sys/kernel/hostname 2>/dev/null && echo REACHED sysctl
 cat /proc/cmdline

@@ -89,7 +89,8 @@ fn labelled(engine: &str) {
     let ran = bench.build(engine, &template, &["-vv"]).exits(0);
     assert_eq!(ran.of("warning").len(), 0, "{}", ran.stdout);
     let done = said(&ran);
-    assert!(done.len() == 2 && done[0] == done[1] && done[0].ends_with("by the policy `targeted`"), "{done:?}");
+    let labelled = "files labelled by the policy `targeted`: ";
+    assert!(done.len() == 2 && done[0] == done[1] && done[0].starts_with(labelled), "{done:?}");
     testkit::fsck_clean(&bench.path("a.img"), "raw");
     let tree = tree_of_image(&bench.path("a.img"), "raw");
     let found = labels(&tree);

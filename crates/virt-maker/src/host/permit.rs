@@ -356,8 +356,11 @@ impl Door {
     /// A door for these permissions and places. Places that are not there open nothing.
     pub fn new(permissions: Permissions, places: &Places) -> Door {
         let folder = |template: &PathBuf| Some(std::path::absolute(template).ok()?.parent()?.to_owned());
-        let mut trees: Vec<PathBuf> = places.templates.iter().filter_map(folder).filter_map(real).collect();
-        let downloads: Vec<PathBuf> = places.downloads.iter().cloned().filter_map(lead).collect();
+        // Hundreds of templates lie in a few folders.
+        let folders: BTreeSet<PathBuf> = places.templates.iter().filter_map(folder).collect();
+        let mut trees: Vec<PathBuf> = folders.into_iter().filter_map(real).collect();
+        let downloads: BTreeSet<&PathBuf> = places.downloads.iter().collect();
+        let downloads: Vec<PathBuf> = downloads.into_iter().cloned().filter_map(lead).collect();
         let mut outputs = trees.clone();
         // Who works at the root of everything has not said that a template may write anywhere.
         let working_dir = places.working_dir.clone().and_then(real).filter(|folder| folder.parent().is_some());
