@@ -213,7 +213,7 @@ fn the_setfiles_of_a_real_guest_agrees() {
     ];
     let template = bench.template("t.yml", &steps, "qcow2: {path: a.qcow2}");
     let ran = bench.build("chroot", &template, &["-vv"]).exits(0);
-    assert!(said(&ran)[0].ends_with("by the policy `default`"), "{:?}", said(&ran));
+    assert!(said(&ran)[0].starts_with("files labelled by the policy `default`: "), "{:?}", said(&ran));
     assert_eq!(ran.of("warning").len(), 0, "{}", ran.stdout);
     bench.base = bench.path("a.qcow2");
     let rules = "/etc/selinux/default/contexts/files/file_contexts";
