@@ -23,7 +23,9 @@ pub(super) fn steps(project: &Project<'_>) -> usize {
     // The machine of libguestfs has the guest's disk as that, and no other: there a command may do to it what it likes.
     let disk = match project.field.engine {
         "libguestfs" => ":",
-        _ => "mknod /tmp/disk b 8 0; dd if=/tmp/disk of=/dev/null bs=512 count=1 2>/dev/null && echo REACHED a disk; rm -f /tmp/disk",
+        _ => {
+            "mknod /tmp/disk b 8 0; dd if=/tmp/disk of=/dev/null bs=512 count=1 2>/dev/null && echo REACHED a disk; rm -f /tmp/disk"
+        }
     };
     let script = format!(
         "for fd in /proc/self/fd/*; do touch $fd/reached 2>/dev/null && echo REACHED $fd; done
