@@ -1,13 +1,13 @@
 //! Looking into an image from anywhere: what it carries that an image for many machines should not.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::Settings;
 use crate::disk::inspect::inspect;
 use crate::disk::overlay::{self, Backing};
-use crate::disk::{ImageFormat, VIRTUAL_SIZE_MAX};
+use crate::disk::{ImageFormat, told_within_bounds};
 use crate::engine::select::Selector;
 use crate::engine::{Image, OpenRequest};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -80,17 +80,7 @@ fn unpacked(path: &Path, name: &str, folder: &Path, settings: &Settings, events:
     let target = folder.join("unpacked");
     let out = File::options().read(true).write(true).create_new(true).open(&target);
     let out = out.context(ErrorKind::Store, || format!("cannot write {}", target.display()))?;
-    let mut meter = Meter::bytes(events, "unpack", None);
-    let mut progress = |done| {
-        meter.at(done);
-        if settings.cancel.is_cancelled() {
-            return Err(io::Error::other("cancelled"));
-        }
-        if done > VIRTUAL_SIZE_MAX {
-            return Err(io::Error::other("it unpacks to more than any disk may have"));
-        }
-        Ok(())
-    };
+    let mut progress = told_within_bounds(Meter::bytes(events, "unpack", None), &settings.cancel);
     let written = compression.reader(file).and_then(|mut reader| write_sparse(&mut reader, &out, &mut progress));
     settings.cancel.check()?;
     written.context(ErrorKind::Base, failed)?;

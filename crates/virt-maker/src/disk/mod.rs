@@ -6,7 +6,12 @@ pub mod overlay;
 mod qcow2;
 pub(crate) mod table;
 
+use std::io;
+
 pub use image::{Below, Image};
+
+use crate::event::Meter;
+use crate::host::Cancel;
 
 /// Formats of image files that the store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -30,3 +35,21 @@ impl ImageFormat {
 
 /// Largest disk that is taken, in bytes: 64 TiB.
 pub const VIRTUAL_SIZE_MAX: u64 = 64 << 40;
+
+/// Tells how much of a disk is written, and ends the writing when that is cancelled or would be more than any disk may have: a
+/// few compressed bytes can unpack to that.
+pub(crate) fn told_within_bounds<'a>(
+    mut meter: Meter<'a>,
+    cancel: &'a Cancel,
+) -> impl FnMut(u64) -> io::Result<()> + 'a {
+    move |done| {
+        meter.at(done);
+        if cancel.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        if done > VIRTUAL_SIZE_MAX {
+            return Err(io::Error::other("it unpacks to more than any disk may have"));
+        }
+        Ok(())
+    }
+}

@@ -18,8 +18,7 @@ use super::root::{self, Root};
 use super::signed::{Checksums, SignedList};
 use super::{Import, ImportContext, ImportKey, ImportKind, Made, fetch, http, sources};
 use crate::diagnostic::Diagnostic;
-use crate::disk::ImageFormat;
-use crate::disk::VIRTUAL_SIZE_MAX;
+use crate::disk::{ImageFormat, told_within_bounds};
 use crate::disk::inspect::{inspect, is_disk};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
@@ -433,17 +432,8 @@ impl Download {
         let out = out.context(ErrorKind::Store, || format!("cannot write {}", target.display()))?;
         let compression = Compression::of(&head[..known]);
         let plain = compression == Compression::None;
-        let mut meter = Meter::bytes(context.events, if plain { "copy" } else { "unpack" }, plain.then_some(length));
-        let mut progress = |done| {
-            meter.at(done);
-            if context.cancel.is_cancelled() {
-                return Err(io::Error::other("cancelled"));
-            }
-            if done > VIRTUAL_SIZE_MAX {
-                return Err(io::Error::other("it unpacks to more than any disk may have"));
-            }
-            Ok(())
-        };
+        let meter = Meter::bytes(context.events, if plain { "copy" } else { "unpack" }, plain.then_some(length));
+        let mut progress = told_within_bounds(meter, context.cancel);
         if plain {
             let digest = copy_with_digest(file, &out, &mut progress);
             context.cancel.check()?;
