@@ -129,7 +129,7 @@ impl Entry {
     }
 
     /// What tells entries apart that were told of.
-    pub fn mount(&self) -> (String, String) {
+    fn mount(&self) -> (String, String) {
         (self.device.clone(), self.mount_point.clone())
     }
 
@@ -154,6 +154,26 @@ impl Entry {
     /// How the device is named.
     pub fn named_device(&self) -> Device {
         Device::named(&self.device)
+    }
+}
+
+/// Entries whose disk or folder is not there and that were told of, so that nothing is said twice.
+#[derive(Debug, Default)]
+pub struct Told(Vec<(String, String)>);
+
+impl Told {
+    /// It is said by somebody else.
+    pub fn note(&mut self, entry: &Entry) {
+        self.0.push(entry.mount());
+    }
+
+    /// What to say of an fstab that was written since: these are all entries with something missing that it has now, each with
+    /// what that is.
+    pub fn news(&mut self, missing: &[(Entry, String)]) -> Vec<String> {
+        let new = missing.iter().filter(|(entry, _)| !self.0.contains(&entry.mount()));
+        let news = new.map(|(entry, why)| entry.not_there(why)).collect();
+        self.0 = missing.iter().map(|(entry, _)| entry.mount()).collect();
+        news
     }
 }
 

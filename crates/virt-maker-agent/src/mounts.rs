@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
-use virt_maker_agent::fstab::{self, Device, Entry};
+use virt_maker_agent::fstab::{self, Device, Entry, Told};
 use virt_maker_agent::probe::{Content, Found};
 use virt_maker_agent::protocol::{FailureKind, FileSystem, Mounted, Root};
 
@@ -45,8 +45,7 @@ pub struct Guest {
 #[derive(Debug, Default)]
 struct SeenFstab {
     mark: Option<Mark>,
-    /// Device and mount point of what was told of.
-    told: Vec<(String, String)>,
+    told: Told,
 }
 
 /// Device, inode, size, and both times of a file with their nanoseconds: what changes when it is written to or replaced.
@@ -114,7 +113,7 @@ impl Guest {
                         return Err(failure(kind, format!("fstab line {line}, {device} on {mount_point}: {why}")));
                     }
                     warnings.push(entry.left_out(&problem.message));
-                    guest.fstab.told.push(entry.mount());
+                    guest.fstab.told.note(entry);
                 }
             }
         }
@@ -144,17 +143,12 @@ impl Guest {
         if mark == self.fstab.mark {
             return Ok(Vec::new());
         }
-        let (mut news, mut told) = (Vec::new(), Vec::new());
-        for entry in self.read_fstab()?.iter().filter(|entry| entry.is_wanted() && entry.mount_point != "/") {
-            let Err(problem) = self.place_of(entry) else { continue };
-            let mount = entry.mount();
-            if !self.fstab.told.contains(&mount) {
-                news.push(entry.not_there(&problem.message));
-            }
-            told.push(mount);
-        }
-        self.fstab = SeenFstab { mark, told };
-        Ok(news)
+        let mut entries = self.read_fstab()?;
+        entries.retain(|entry| entry.is_wanted() && entry.mount_point != "/");
+        let missing = |entry| self.place_of(&entry).err().map(|problem| (entry, problem.message));
+        let missing: Vec<_> = entries.into_iter().filter_map(missing).collect();
+        self.fstab.mark = mark;
+        Ok(self.fstab.told.news(&missing))
     }
 
     /// The root, to resolve paths in.
@@ -267,8 +261,8 @@ impl Guest {
         })
     }
 
-    /// The volume that an entry names, and the folder that it goes to.
-    fn place_of(&self, entry: &Entry) -> Result<(usize, OwnedFd)> {
+    /// The volume that an entry names, and the folder that it goes to, with its path.
+    fn place_of(&self, entry: &Entry) -> Result<(usize, GuestPath, OwnedFd)> {
         let point = GuestPath::parse(&entry.mount_point)?;
         let device = entry.named_device();
         let Some(volume) = self.disk.find(&device) else {
@@ -292,12 +286,11 @@ impl Guest {
             let kind = if error == Errno::NOENT { FailureKind::NotFound } else { FailureKind::Fstab };
             failure(kind, format!("the mount point cannot be opened: {error}"))
         })?;
-        Ok((volume, folder))
+        Ok((volume, point, folder))
     }
 
     fn mount_entry(&mut self, entry: &Entry) -> Result<FileSystem> {
-        let point = GuestPath::parse(&entry.mount_point)?;
-        let (volume, folder) = self.place_of(entry)?;
+        let (volume, point, folder) = self.place_of(entry)?;
         let options = entry.mount_options(self.disk.volumes()[volume].content());
         let mount = self.disk.mount(volume, &options, true)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;

@@ -18,7 +18,7 @@
 use std::collections::HashMap;
 
 use virt_maker_agent::blocks::DISK;
-use virt_maker_agent::fstab::{self, Entry};
+use virt_maker_agent::fstab::{self, Entry, Told};
 use virt_maker_agent::protocol::{OsRelease, Root};
 
 use super::command::quote;
@@ -118,7 +118,7 @@ pub(super) fn mount(appliance: &mut Appliance, to_mend: bool, said: Option<&Root
         (None, [root]) => mount_by_fstab(appliance, &devices, root, "", to_mend, events)?,
         (None, []) => {
             mount_by_inspection(appliance, &devices, to_mend, events)?;
-            Vec::new()
+            Told::default()
         }
         (None, several) => return Err(several_roots(several.iter().map(|device| device.path.as_str()))),
     };
@@ -215,8 +215,8 @@ fn mount_by_fstab(
     options: &str,
     to_mend: bool,
     events: &Events,
-) -> Result<Vec<(String, String)>> {
-    let mut told = Vec::new();
+) -> Result<Told> {
+    let mut told = Told::default();
     mount_by_name(appliance, options, &root.path, "/").map_err(|error| {
         appliance.error(ErrorKind::Guest, format!("cannot mount the guest's root, {}", root.path), error)
     })?;
@@ -240,7 +240,7 @@ fn mount_by_fstab(
             Ok(()) => {}
             Err(error) if may_miss(&entry, &error, to_mend) && !appliance.cancel.is_cancelled() => {
                 events.warn(entry.left_out(&error.to_string()).escape_debug().to_string());
-                told.push(entry.mount());
+                told.note(&entry);
             }
             Err(error) => {
                 let what = format!("the guest's /etc/fstab wants {source} at {mount_point}, which cannot be mounted");
@@ -255,8 +255,7 @@ fn mount_by_fstab(
 pub(super) struct Fstab {
     devices: Vec<Device>,
     mark: Option<Mark>,
-    /// Device and mount point of what was told of.
-    told: Vec<(String, String)>,
+    told: Told,
 }
 
 impl Fstab {
@@ -276,7 +275,7 @@ impl Fstab {
             Some(_) => small_file(&mut appliance.handle, FSTAB)
                 .map_err(|error| appliance.error(ErrorKind::Guest, "cannot read the guest's /etc/fstab", error))?,
         };
-        let (mut news, mut told) = (Vec::new(), Vec::new());
+        let mut missing = Vec::new();
         for entry in wanted(&text) {
             let why = match find_device(&self.devices, &entry) {
                 None => NO_DEVICE.to_owned(),
@@ -285,13 +284,10 @@ impl Fstab {
                     Err(error) => error.to_string(),
                 },
             };
-            if !self.told.contains(&entry.mount()) {
-                news.push(entry.not_there(&why));
-            }
-            told.push(entry.mount());
+            missing.push((entry, why));
         }
-        (self.mark, self.told) = (mark, told);
-        Ok(news)
+        self.mark = mark;
+        Ok(self.told.news(&missing))
     }
 }
 
