@@ -167,6 +167,11 @@ impl State {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// Whether a command waits for the network.
+    fn is_awaited(&self) -> bool {
+        self.is_open() && !self.ended.load(Ordering::SeqCst)
+    }
+
     /// Passes on what comes for commands.
     fn pass_in(&self, mut from: Source, to: &Mutex<Target>) {
         let mut frame = Frame::new();
@@ -232,7 +237,7 @@ impl Outward {
             match self.open() {
                 Ok(()) => break,
                 // Who sent it has ended, and what comes later tries again.
-                Err(_) if !self.is_awaited() => return true,
+                Err(_) if !self.state.is_awaited() => return true,
                 // There is no network to be had.
                 Err(_) if attempt == 2 => return false,
                 Err(_) => {}
@@ -244,18 +249,12 @@ impl Outward {
         }
     }
 
-    /// Whether a command waits for the network.
-    fn is_awaited(&self) -> bool {
-        self.state.is_open() && !self.state.ended.load(Ordering::SeqCst)
-    }
-
     /// Opens the way, and has what comes in passed on.
     fn open(&mut self) -> std::io::Result<()> {
         let state = &self.state;
-        let awaited = || state.is_open() && !state.ended.load(Ordering::SeqCst);
         let network = match &mut self.way {
             Way::There(end) => end.try_clone()?,
-            Way::OnDemand(connect) => connect(&awaited)?,
+            Way::OnDemand(connect) => connect(&|| state.is_awaited())?,
             Way::Open(_) => return Ok(()),
         };
         let source = network.source(&self.stopped)?;
