@@ -2,18 +2,23 @@
 //!
 //! # How the graph grows
 //! ```text
-//! open:   [guest's device] -> overlay-0 -> parent -> ... -> base          (parent opens by its header)
-//! push:   blockdev-add overlay-1 with "backing": null, then blockdev-snapshot:
-//!         [guest's device] -> overlay-1 -> overlay-0 -> parent -> ... -> base
+//! open:   [guest's device] -> o0 -> parent -> ... -> base          (parent opens by its header)
+//! push:   blockdev-snapshot-sync of o0, with a file that exists:
+//!         [guest's device] -> o1 -> o0 -> parent -> ... -> base
 //! ```
-//! `blockdev-snapshot` flushes qemu's own caches of the old top into its file and never writes there again, so after
-//! a push the old top is complete in the page cache. It rewrites no header: each overlay's header names its backing
+//! That flushes qemu's own caches of the old top into its file and never writes there again, so after a push the old top
+//! is complete in the page cache. The new one has the `discard` and the `cache` of the old one. It rewrites no header: each overlay's header names its backing
 //! file as both will lie in the store, and inside a session the links are given by node.
 //!
 //! # What must not grow with depth
 //! Whenever the graph changes, qemu asks each node whether its backing node is the one that its header names, as text,
 //! and where it is not, it describes all below as JSON, once for each node above. So the program that has the graph
 //! open works in the folder of the images, and opens them by the names by which their headers know each other.
+//!
+//! # What a byte of a command costs
+//! qemu reads its commands byte by byte, and asks and wakes itself for each: five system calls. So the first overlay is
+//! told on the command line where that can be, a push is one command, names are short, and what qemu takes by itself is
+//! left out: a file has the `discard` and the `cache` of the node in whose options it is written.
 //!
 //! # Durability
 //! Overlays are opened with `cache.no-flush`: what a guest flushes before a seal protects nothing, because an overlay
@@ -42,30 +47,37 @@ pub struct BlockGraph {
     directory: Option<PathBuf>,
 }
 
+/// Name of the node on top of a graph that was just opened.
+pub const TOP: &str = "o0";
+
+/// Options of the node [`TOP`], for `blockdev-add` or a command line: the empty `overlay` on `parent`, which opens read-only
+/// with the chain that its header names. `directory` is the working directory of the program that gets them, where known.
+pub fn first_options(directory: Option<&Path>, parent: &Image, overlay: &Path) -> Result<Value> {
+    let parent = json!({
+        "driver": parent.format().name(),
+        "read-only": true,
+        "file": {"driver": "file", "filename": utf8(name_in(directory, parent.path()))?},
+    });
+    Ok(json!({
+        "driver": ImageFormat::Qcow2.name(),
+        "node-name": TOP,
+        "discard": "unmap",
+        "cache": {"no-flush": true},
+        "file": {"driver": "file", "filename": utf8(name_in(directory, overlay))?},
+        "backing": parent,
+    }))
+}
+
 impl BlockGraph {
-    /// Opens `parent` read-only, with the chain that its header names, and the empty `overlay` on it. `directory` is
-    /// the working directory of the program at the other end.
-    pub fn open(qmp: Qmp, directory: &Path, parent: &Image, overlay: &Path) -> Result<BlockGraph> {
-        let directory = Some(directory.to_owned());
-        let mut graph = BlockGraph { qmp, top: "overlay-0".into(), pushed: 0, directory };
-        let parent_name = graph.name(parent.path()).to_owned();
-        graph.qmp.execute(
-            "blockdev-add",
-            json!({
-                "driver": parent.format().name(),
-                "node-name": "parent",
-                "read-only": true,
-                "file": {"driver": "file", "filename": utf8(&parent_name)?},
-            }),
-        )?;
-        let overlay = overlay_options(&graph.top, graph.name(overlay), json!("parent"))?;
-        graph.qmp.execute("blockdev-add", overlay)?;
-        Ok(graph)
+    /// Opens a graph with these [`first_options`]. `directory` is the working directory of the program at the other end.
+    pub fn open(mut qmp: Qmp, directory: &Path, parent: &Image, overlay: &Path) -> Result<BlockGraph> {
+        qmp.execute("blockdev-add", first_options(Some(directory), parent, overlay)?)?;
+        Ok(BlockGraph::adopt(qmp, Some(directory)))
     }
 
-    /// Takes over a graph whose top node (by its node name) qemu opened from its command line.
-    pub fn adopt(qmp: Qmp, top: impl Into<String>) -> BlockGraph {
-        BlockGraph { qmp, top: top.into(), pushed: 0, directory: None }
+    /// Takes over a graph that the program at the other end opened from its command line, with [`first_options`].
+    pub fn adopt(qmp: Qmp, directory: Option<&Path>) -> BlockGraph {
+        BlockGraph { qmp, top: TOP.into(), pushed: 0, directory: directory.map(Path::to_owned) }
     }
 
     /// Name of the node on top. Devices and exports that were attached to the first top follow each push.
@@ -76,9 +88,12 @@ impl BlockGraph {
     /// Puts the empty overlay `next` on top. The caller has frozen the guest's file systems.
     pub fn push(&mut self, next: &Path) -> Result<()> {
         self.pushed += 1;
-        let node = format!("overlay-{}", self.pushed);
-        self.qmp.execute("blockdev-add", overlay_options(&node, self.name(next), Value::Null)?)?;
-        self.qmp.execute("blockdev-snapshot", json!({"node": self.top, "overlay": node}))?;
+        let node = format!("o{}", self.pushed);
+        let name = name_in(self.directory.as_deref(), next);
+        let arguments = json!({
+            "node-name": self.top, "snapshot-file": utf8(name)?, "snapshot-node-name": node, "mode": "existing",
+        });
+        self.qmp.execute("blockdev-snapshot-sync", arguments)?;
         self.top = node;
         Ok(())
     }
@@ -130,30 +145,18 @@ impl BlockGraph {
         self.qmp.execute("device_add", device).map(drop)
     }
 
-    /// The name by which the other end opens a file: without its folder where it works there.
-    fn name<'p>(&self, path: &'p Path) -> &'p Path {
-        match path.file_name() {
-            Some(name) if path.parent() == self.directory.as_deref() => Path::new(name),
-            _ => path,
-        }
-    }
-
     /// The control connection, for what is not part of the stack.
     pub fn qmp(&mut self) -> &mut Qmp {
         &mut self.qmp
     }
 }
 
-/// Options of an overlay node, for `blockdev-add` or a command line; `backing` is a node name or null.
-pub fn overlay_options(node: &str, path: &Path, backing: Value) -> Result<Value> {
-    Ok(json!({
-        "driver": ImageFormat::Qcow2.name(),
-        "node-name": node,
-        "discard": "unmap",
-        "cache": {"no-flush": true},
-        "file": {"driver": "file", "filename": utf8(path)?, "discard": "unmap", "cache": {"no-flush": true}},
-        "backing": backing,
-    }))
+/// The name by which a program that works in `directory` opens a file: without its folder where it lies there.
+fn name_in<'p>(directory: Option<&Path>, path: &'p Path) -> &'p Path {
+    match path.file_name() {
+        Some(name) if directory.is_some() && path.parent() == directory => Path::new(name),
+        _ => path,
+    }
 }
 
 fn utf8(path: &Path) -> Result<&str> {

@@ -48,8 +48,11 @@ impl Qmp {
     /// Executes one command and returns its `return`. An `error` answer becomes an error with qemu's words.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         self.serial += 1;
-        let mut line = serde_json::to_vec(&json!({"execute": command, "arguments": arguments, "id": self.serial}))
-            .expect("a JSON value is serialisable");
+        let mut message = json!({"execute": command, "id": self.serial});
+        if arguments.as_object().is_some_and(|arguments| !arguments.is_empty()) {
+            message["arguments"] = arguments;
+        }
+        let mut line = serde_json::to_vec(&message).expect("a JSON value is serialisable");
         line.push(b'\n');
         self.reader
             .get_mut()
@@ -107,7 +110,7 @@ impl Qmp {
 }
 
 /// qemu says once for each layer of a chain that it could not open its backing file: once is enough.
-fn without_echoes(said: &str) -> String {
+pub fn without_echoes(said: &str) -> String {
     const ECHO: &str = "Could not open backing file: ";
     let last = said.rsplit(ECHO).next().unwrap_or(said);
     if last.len() == said.len() { said.to_owned() } else { format!("{ECHO}{last}") }

@@ -591,7 +591,7 @@ fn a_libguestfs_whose_names_of_disks_are_not_the_kernel_s() {
     tool("mke2fs", &["-q", "-t", "ext4", "-L", "data", "-d", &bench.text("second"), &bench.text("cache.raw"), "16M"]);
 
     let program = bench.path("qemu");
-    let script = "#!/bin/bash\narguments=()\nfor argument; do\n  case $argument in\n    scsi-hd,drive=overlay-0) argument+=,scsi-id=10 ;;\n    \
+    let script = "#!/bin/bash\narguments=()\nfor argument; do\n  case $argument in\n    scsi-hd,drive=o0) argument+=,scsi-id=10 ;;\n    \
                   scsi-hd,drive=virt-maker-cache-0,*) argument+=,scsi-id=2 ;;\n  esac\n  arguments+=(\"$argument\")\ndone\n\
                   exec qemu-system-x86_64 \"${arguments[@]}\"\n";
     fs::write(&program, script).unwrap();

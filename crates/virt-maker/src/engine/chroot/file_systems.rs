@@ -73,17 +73,16 @@ impl FileSystemChecker {
         let work_dir = self.work_dir.join(self.count.to_string());
         fs::create_dir(&work_dir).context(ErrorKind::Store, || format!("cannot make {}", work_dir.display()))?;
         let directory = image.path().parent().unwrap_or(&work_dir);
-        let (mut qmp, daemon) = start_daemon(&work_dir, directory, self.agent.pid(), Waits::new(&self.cancel, |_| {}))?;
+        let name = image.path().file_name().map(Path::new).unwrap_or(image.path());
+        let layer = json!({
+            "driver": image.format().name(), "node-name": "layer", "read-only": true,
+            "file": {"driver": "file", "filename": path_text(name)?, "read-only": true},
+        });
+        let options = ["--blockdev".into(), layer.to_string()];
+        let waits = Waits::new(&self.cancel, |_| {});
+        let (mut qmp, daemon) = start_daemon(&work_dir, directory, &options, self.agent.pid(), waits)?;
         // Also for our own reading of what it shows: a read waits in the kernel as long as the daemon is there.
         let guard = Guard::kill_on_cancel(daemon.pid(), &self.cancel)?;
-        let name = image.path().file_name().map(Path::new).unwrap_or(image.path());
-        qmp.execute(
-            "blockdev-add",
-            json!({
-                "driver": image.format().name(), "node-name": "layer", "read-only": true,
-                "file": {"driver": "file", "filename": path_text(name)?, "read-only": true},
-            }),
-        )?;
         let whole = self.export(&mut qmp, &work_dir, "layer")?;
         let places = places(&whole)?;
         let mut found = FileSystems::default();

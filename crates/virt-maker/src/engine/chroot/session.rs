@@ -1,5 +1,6 @@
 //! A session of engine `chroot`: the agent, the storage daemon, and the stack of overlays between them.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,8 @@ use virt_maker_agent::protocol::{Request, Sandbox};
 use super::ChrootEngine;
 use super::network::Network;
 use crate::engine::agent::{AgentGuest, PATIENCE, Setup};
-use crate::engine::block::BlockGraph;
-use crate::engine::qmp::Qmp;
+use crate::engine::block::{self, BlockGraph};
+use crate::engine::qmp::{Qmp, without_echoes};
 use crate::engine::user_network::{proxies_behind_it, resolv_conf};
 use crate::engine::{OpenRequest, Session};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -73,20 +74,15 @@ impl ChrootSession {
         // The agent is in a namespace of its own by now; only this order keeps the FUSE mount off the host.
         let directory = request.overlay.parent().unwrap_or(request.work_dir);
         let waits = request.events.waits(&request.cancel);
-        let (qmp, daemon) = start_daemon(request.work_dir, directory, agent.pid(), waits)?;
+        let disk = block::first_options(Some(directory), request.parent, request.overlay)?;
+        let shown = json!({
+            "type": "fuse", "id": "disk", "node-name": block::TOP, "mountpoint": path_text(&export)?, "writable": true,
+        });
+        let options = ["--blockdev".into(), disk.to_string(), "--export".into(), shown.to_string()];
+        let (qmp, daemon) = start_daemon(request.work_dir, directory, &options, agent.pid(), waits)?;
         guard.waits_for(daemon.pid())?;
         let processes = Processes { agent, daemon };
-        let daemon = &processes.daemon;
-        let words = |error: Error, daemon: &Helper| {
-            let said = daemon.last_words();
-            if said.is_empty() { error } else { Error::new(error.kind(), said).with_source(error) }
-        };
-        let mut graph =
-            BlockGraph::open(qmp, directory, request.parent, request.overlay).map_err(|error| words(error, daemon))?;
-        let arguments = json!({
-            "type": "fuse", "id": "disk", "node-name": graph.top(), "mountpoint": path_text(&export)?, "writable": true,
-        });
-        graph.qmp().execute("block-export-add", arguments).map_err(|error| words(error, daemon))?;
+        let graph = BlockGraph::adopt(qmp, Some(directory));
 
         let setup = Setup {
             guard,
@@ -167,18 +163,23 @@ pub(super) fn start_agent(engine: &ChrootEngine, work_dir: &Path, root: &Path) -
     Ok((ours, helper))
 }
 
-pub(super) fn start_daemon(work_dir: &Path, directory: &Path, agent: u32, waits: Waits) -> Result<(Qmp, Helper)> {
+/// A storage daemon that works in `directory`, and shows what it shows in the namespace of the process `agent`. The
+/// greeting comes when it has done all that its `options` say.
+pub(super) fn start_daemon(
+    work_dir: &Path,
+    directory: &Path,
+    options: &[String],
+    agent: u32,
+    waits: Waits,
+) -> Result<(Qmp, Helper)> {
     let (ours, theirs) = UnixStream::pair().context(ErrorKind::Host, || "cannot make a socket pair")?;
+    let monitor =
+        ["--chardev", &format!("socket,id=qmp,fd={CHANNEL_FD}"), "--monitor", "chardev=qmp"].map(String::from);
     let helper = Helper::spawn(HelperCommand {
         name: "qemu-storage-daemon",
         program: PathBuf::from("qemu-storage-daemon"),
         package: "qemu-utils",
-        arguments: vec![
-            "--chardev".into(),
-            format!("socket,id=qmp,fd={CHANNEL_FD}").into(),
-            "--monitor".into(),
-            "chardev=qmp".into(),
-        ],
+        arguments: options.iter().chain(&monitor).map(OsString::from).collect(),
         channels: vec![theirs.into()],
         address_space: None,
         mount_namespace_of: Some(agent),
@@ -188,10 +189,18 @@ pub(super) fn start_daemon(work_dir: &Path, directory: &Path, agent: u32, waits:
     })?;
     let qmp = Qmp::greet(ours, waits.clone()).map_err(|error| match waits.cancel().check() {
         Err(cancelled) => cancelled,
-        Ok(()) => Error::new(ErrorKind::Host, format!("qemu-storage-daemon does not start: {}", helper.last_words()))
-            .with_source(error),
+        Ok(()) => refusal(&helper.last_words()).with_source(error),
     })?;
     Ok((qmp, helper))
+}
+
+/// What the words of a daemon that ended mean. It repeats the option that it does not like, which says nothing to
+/// those who did not write it.
+fn refusal(words: &str) -> Error {
+    match words.rsplit_once("}: ") {
+        Some((_, said)) => Error::new(ErrorKind::Internal, format!("qemu refused the disk: {}", without_echoes(said))),
+        None => Error::new(ErrorKind::Host, format!("qemu-storage-daemon does not start: {words}")),
+    }
 }
 
 pub(super) fn path_text(path: &Path) -> Result<&str> {

@@ -29,20 +29,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::ffi::{CallError, Handle, Library, events};
 use super::{Hung, LibguestfsOptions};
 use crate::engine::gate::{End, Gate, Reach};
 use crate::engine::qmp::Qmp;
-use crate::engine::{Image, OpenRequest, block, breakdown, user_network};
+use crate::engine::{OpenRequest, block, breakdown, user_network};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::host::Cancel;
 use crate::host::waiting::Waits;
 
-/// The node on top of the block graph at the start.
-pub(super) const TOP: &str = "overlay-0";
 /// Lines of the appliance's console that an error may quote.
 const CONSOLE_LINES: usize = 12;
 const POLL: Duration = Duration::from_millis(20);
@@ -184,8 +182,8 @@ fn configure(
 
     set(handle.add_raw_drive("/dev/null", "none"))?;
     // libguestfs hands these over in an order of its own, so none may depend on another of the same kind.
-    set(handle.config("-blockdev", &disk(request.parent, request.overlay)?.to_string()))?;
-    set(handle.config("-device", "scsi-hd,drive=overlay-0"))?;
+    set(handle.config("-blockdev", &block::first_options(None, request.parent, request.overlay)?.to_string()))?;
+    set(handle.config("-device", &format!("scsi-hd,drive={}", block::TOP)))?;
     for (index, cache) in request.caches.iter().enumerate() {
         let serial = cache_serial(index);
         let node = json!({
@@ -250,17 +248,6 @@ pub(super) const CACHE_SERIAL: &str = "virt-maker-cache-";
 /// The serial number by which the disk of a cache is found.
 pub(super) fn cache_serial(index: usize) -> String {
     format!("{CACHE_SERIAL}{index}")
-}
-
-/// The overlay on the parent, whose own chain opens from its header.
-fn disk(parent: &Image, overlay: &Path) -> Result<Value> {
-    let backing = json!({
-        "driver": parent.format().name(),
-        "node-name": "parent",
-        "read-only": true,
-        "file": {"driver": "file", "filename": utf8(parent.path())?},
-    });
-    block::overlay_options(TOP, overlay, backing)
 }
 
 fn utf8(path: &Path) -> Result<&str> {

@@ -66,7 +66,7 @@ impl LibguestfsSession {
         Ok(LibguestfsSession {
             appliance,
             output,
-            graph: BlockGraph::adopt(qmp, launch::TOP),
+            graph: BlockGraph::adopt(qmp, None),
             file_systems,
             os,
             fstab,
