@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::OnceLock;
 
 use virt_maker_agent::appliance::{GATEWAY, NAME_SERVER};
 
@@ -38,7 +39,7 @@ impl Reach {
         Reach { proxies, host, waits }
     }
 
-    /// The rules as they are now: addresses of the host and of a proxy may change.
+    /// The rules of a command that begins: addresses of the host and of a proxy may change.
     pub(super) fn rules(&self) -> Rules {
         let mut proxies = Vec::new();
         for (host, port) in &self.proxies {
@@ -51,7 +52,7 @@ impl Reach {
                 }
             }
         }
-        Rules { proxies, host: self.host, own: address::own() }
+        Rules { proxies, host: self.host, own: OnceLock::new() }
     }
 }
 
@@ -60,7 +61,8 @@ pub(super) struct Rules {
     /// Addresses and ports of TCP.
     proxies: Vec<(Ipv4Addr, u16)>,
     host: bool,
-    own: Vec<IpAddr>,
+    /// The host's own addresses, asked for by the first packet: most commands send none.
+    own: OnceLock<Vec<IpAddr>>,
 }
 
 /// What becomes of a frame.
@@ -99,7 +101,7 @@ impl Rules {
         let why = match target {
             GATEWAY => "the host's loopback",
             _ if is_of_the_network(target) && target != NAME_SERVER => return Verdict::Drop,
-            _ => match address::guarded(target.into(), &self.own) {
+            _ => match address::guarded(target.into(), self.own.get_or_init(address::own)) {
                 Some(why) => why,
                 None => return Verdict::Pass,
             },
@@ -173,7 +175,7 @@ pub(super) mod tests {
     }
 
     fn rules(host: bool) -> Rules {
-        let own = ["10.1.2.3", "127.0.0.1"].map(|text| text.parse().unwrap()).into();
+        let own = OnceLock::from(["10.1.2.3", "127.0.0.1"].map(|text| text.parse().unwrap()).to_vec());
         Rules { proxies: vec![(GATEWAY, 3128), (Ipv4Addr::new(10, 1, 2, 3), 3142)], host, own }
     }
 
