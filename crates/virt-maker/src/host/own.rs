@@ -90,6 +90,11 @@ pub fn outside(path: &Path) -> io::Result<PathBuf> {
 ///
 /// It is never waited for, as opening a pipe would.
 pub fn open(path: &Path, flags: OFlags) -> io::Result<File> {
+    Ok(open_known(path, flags)?.0)
+}
+
+/// The same, with what is known of it.
+fn open_known(path: &Path, flags: OFlags) -> io::Result<(File, fs::Metadata)> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let mode = if flags.contains(OFlags::CREATE) { Mode::RUSR | Mode::WUSR } else { Mode::empty() };
     let opened = match openat2(CWD, path, flags, mode, ResolveFlags::NO_SYMLINKS) {
@@ -108,7 +113,7 @@ pub fn open(path: &Path, flags: OFlags) -> io::Result<File> {
     if !stat.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no regular file", path.display())));
     }
-    Ok(file)
+    Ok((file, stat))
 }
 
 /// Opens for reading.
@@ -123,10 +128,31 @@ pub fn appender(path: &Path) -> io::Result<File> {
 
 /// Reads the whole.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = reader(path)?;
-    let mut bytes = Vec::with_capacity(file.metadata()?.len() as usize + 1);
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(read_known(path)?.0)
+}
+
+/// The same, and what is known of the file.
+///
+/// With as few calls of the system as it takes: to explain a miss, the records of all siblings are read.
+pub fn read_known(path: &Path) -> io::Result<(Vec<u8>, fs::Metadata)> {
+    let (mut file, stat) = open_known(path, OFlags::RDONLY)?;
+    let mut bytes = vec![0; stat.len() as usize + 1];
+    let mut length = 0;
+    loop {
+        match file.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        // There is one byte more than the file has, so what fits was the whole.
+        if length < bytes.len() {
+            break;
+        }
+        bytes.resize(bytes.len() * 2, 0);
+    }
+    bytes.truncate(length);
+    Ok((bytes, stat))
 }
 
 /// Reads the whole, as text.

@@ -125,6 +125,9 @@ pub struct Store {
     waits: Waits,
 }
 
+/// How many keys a thread looks up at least.
+const SHARE: usize = 64;
+
 impl Store {
     /// The same store, whose waits for others end and are told like these.
     pub fn waiting(self, waits: Waits) -> Store {
@@ -275,10 +278,14 @@ impl Store {
 
     /// What is there under each of some keys: [`Store::lookup`] on all processors.
     fn look_up_all(&self, keys: &[LayerKey]) -> Vec<Lookup> {
+        let look = |keys: &[LayerKey]| keys.iter().map(|key| self.lookup(*key)).collect::<Vec<_>>();
+        // What is done sooner than a thread has begun.
+        if keys.len() <= SHARE {
+            return look(keys);
+        }
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
-        let share = keys.len().div_ceil(workers).max(64);
+        let share = keys.len().div_ceil(workers).max(SHARE);
         std::thread::scope(|scope| {
-            let look = |keys: &[LayerKey]| keys.iter().map(|key| self.lookup(*key)).collect::<Vec<_>>();
             let workers: Vec<_> = keys.chunks(share).map(|keys| scope.spawn(move || look(keys))).collect();
             let done = workers.into_iter().map(|worker| worker.join());
             done.flat_map(|found| found.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()

@@ -1,7 +1,6 @@
 //! The record of a layer: what it is, where it came from, what it must look like.
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -50,10 +49,7 @@ impl Layer {
 
 /// The text of the record in a layer's folder, when the layer was last used, and how often.
 pub(super) fn read(folder: &Path) -> std::io::Result<(Vec<u8>, SystemTime, u64)> {
-    let mut file = own::reader(&folder.join(FILE))?;
-    let stat = file.metadata()?;
-    let mut text = Vec::with_capacity(stat.len() as usize + 1);
-    file.read_to_end(&mut text)?;
+    let (text, stat) = own::read_known(&folder.join(FILE))?;
     // One that was never used has no such file: it was used when it was made.
     let (used, uses) = match fs::symlink_metadata(folder.join(USES)) {
         Ok(uses) if uses.is_file() => (uses.modified()?, uses.len()),
