@@ -311,11 +311,18 @@ pub fn read_unlinked_name(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     read_all(File::from(rustix::fs::open(path, flags, Mode::empty())?), max)
 }
 
+/// How much room a file of `length` bytes takes, of which at most `max` are wanted. With it, a file is read by two calls of
+/// the system and not by one for each time that a buffer grows.
+pub fn room_for(length: u64, max: u64) -> usize {
+    length.min(max) as usize + 64
+}
+
 fn read_all(file: File, max: u64) -> io::Result<Vec<u8>> {
-    if !file.metadata()?.is_file() {
+    let stat = file.metadata()?;
+    if !stat.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(room_for(stat.len(), max));
     file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > max {
         true => Err(io::Error::other(format!("it has more than {max} bytes"))),

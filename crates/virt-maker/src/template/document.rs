@@ -9,7 +9,7 @@ use super::define::{Definitions, unknown_key};
 use super::expand::{Exec, Expander, ResolvedStep};
 use super::expression::Engine;
 use super::files::Files;
-use super::functions::{Fetch, Shared};
+use super::functions::{CacheDir, Fetch, Shared};
 use super::inherit::{evaluated, follow, take_in};
 use super::matrix::{self, Combination};
 use super::node::{Kind, Node};
@@ -88,26 +88,38 @@ pub struct Instead {
 }
 
 impl LoadOptions {
-    /// What `cache_dir()` says in a template: a folder for the templates of its own folder, so that nobody finds there what
-    /// somebody else's put.
-    fn downloads(&self, template: &Path) -> PathBuf {
-        let folder = std::path::absolute(template).unwrap_or_else(|_| template.to_owned());
-        let folder = folder.parent().unwrap_or(&folder);
-        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        let name = Digest::of(folder.as_os_str().as_encoded_bytes()).to_string();
-        self.cache_dir.join(&name[..16])
+    /// What `cache_dir()` says in a template.
+    fn downloads(&self, template: &Path) -> CacheDir {
+        let (cache_dir, template) = (self.cache_dir.clone(), template.to_owned());
+        CacheDir::new(Box::new(move || downloads(&cache_dir, &folder_of(&template))))
     }
 
     /// The door between these templates and the host.
     pub fn door(&self, templates: &[PathBuf]) -> Arc<Door> {
         self.door.clone().unwrap_or_else(|| {
-            let downloads = templates.iter().map(|template| self.downloads(template));
+            // Hundreds of templates lie in a few folders.
+            let folders: BTreeSet<PathBuf> = templates.iter().map(|template| folder_of(template)).collect();
+            let downloads = folders.iter().map(|folder| downloads(&self.cache_dir, folder));
             let downloads = downloads.filter(|folder| folder.is_absolute()).collect();
             let (working_dir, homes) = (self.working_dir.clone(), self.homes.clone());
             let places = Places { templates: templates.to_vec(), working_dir, downloads, homes };
             Arc::new(Door::new(self.permissions.clone(), &places))
         })
     }
+}
+
+/// The folder of a template; links are not followed.
+fn folder_of(template: &Path) -> PathBuf {
+    let absolute = std::path::absolute(template).unwrap_or_else(|_| template.to_owned());
+    absolute.parent().unwrap_or(&absolute).to_owned()
+}
+
+/// A folder below `cache_dir` for the downloads of the templates of one folder, so that nobody finds there what somebody
+/// else's put.
+fn downloads(cache_dir: &Path, folder: &Path) -> PathBuf {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let name = Digest::of(folder.as_os_str().as_encoded_bytes()).to_string();
+    cache_dir.join(&name[..16])
 }
 
 /// What a template asks for.

@@ -457,7 +457,7 @@ mod tests {
     fn engine() -> Engine {
         Engine::new(Arc::new(Shared {
             door: Arc::default(),
-            cache_dir: PathBuf::new(),
+            cache_dir: functions::CacheDir::new(Box::new(PathBuf::new)),
             fetch: None,
             frozen: None,
             state: Default::default(),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, filters};
@@ -26,10 +26,13 @@ const ITEMS_MAX: usize = 100_000;
 /// Downloads a URL to a path that does not exist yet; the error is a sentence.
 pub type Fetch = Arc<dyn Fn(&str, &Path) -> Result<(), String> + Send + Sync>;
 
+/// What `cache_dir()` says: looked for when a template asks for it.
+pub(super) type CacheDir = LazyLock<PathBuf, Box<dyn FnOnce() -> PathBuf + Send>>;
+
 /// What functions share, and what they learn.
 pub(super) struct Shared {
     pub door: Arc<Door>,
-    pub cache_dir: PathBuf,
+    pub cache_dir: CacheDir,
     pub fetch: Option<Fetch>,
     /// Values of volatile calls from an earlier build.
     pub frozen: Option<BTreeMap<String, String>>,

@@ -14,7 +14,7 @@ use super::mistakes;
 use super::node::{FORMAT, Kind, Node, SourceFile, Via};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::permit::{Door, HostPath, Permissions, Places};
+use crate::host::permit::{Door, HostPath, Permissions, Places, room_for};
 
 /// Deepest nesting.
 const DEPTH: usize = 100;
@@ -69,10 +69,12 @@ pub fn read_text(path: &Path, door: &Door) -> Result<String> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(std::io::Error::from);
     let file = File::from(file.context(ErrorKind::Template, failed)?);
-    if !file.metadata().is_ok_and(|stat| stat.is_file() || stat.is_dir()) {
+    let stat = file.metadata().ok().filter(|stat| stat.is_file() || stat.is_dir());
+    let Some(stat) = stat else {
         return Err(Error::new(ErrorKind::Template, format!("{}: it is not a regular file", failed()))
             .with_hint("a template may come through a pipe as `/dev/stdin`"));
-    }
+    };
+    bytes.reserve(room_for(stat.len(), SIZE));
     file.take(SIZE + 1).read_to_end(&mut bytes).context(ErrorKind::Template, failed)?;
     text_of(bytes, path)
 }
