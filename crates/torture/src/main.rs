@@ -27,7 +27,8 @@ use std::time::Instant;
 
 use random::Random;
 
-const USAGE: &str = "usage: torture [--short] [--seed N] [--virt-maker FILE] [--engine NAME[,NAME]] [CAMPAIGN]...
+const USAGE: &str = "usage: torture [--short] [--seed N] [--virt-maker FILE] [--engine NAME[,NAME]]
+               [--part NAME] [CAMPAIGN]...
 CAMPAIGN: kill power full rot crowd hostile stranger kernels";
 
 /// How a campaign is run.
@@ -38,6 +39,8 @@ pub struct Options {
     pub binary: PathBuf,
     /// For campaigns that run on each engine: only on this one, or on these, with commas between them.
     pub engine: Option<String>,
+    /// For `stranger`: only the part of this name.
+    pub part: Option<String>,
 }
 
 /// A campaign: its name, and what says in one line what it did. It panics at the first thing that must not be.
@@ -55,7 +58,7 @@ const CAMPAIGNS: &[Campaign] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut options = Options { short: false, binary: beside("virt-maker"), engine: None };
+    let mut options = Options { short: false, binary: beside("virt-maker"), engine: None, part: None };
     let (mut seed, mut wanted) = (None, Vec::new());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -72,6 +75,10 @@ fn main() -> ExitCode {
             "--engine" => match arguments.next() {
                 Some(name) => options.engine = Some(name),
                 None => return usage("--engine needs a name"),
+            },
+            "--part" => match arguments.next() {
+                Some(name) => options.part = Some(name),
+                None => return usage("--part needs a name"),
             },
             name => match CAMPAIGNS.iter().find(|(known, _)| *known == name) {
                 Some(campaign) => wanted.push(campaign),

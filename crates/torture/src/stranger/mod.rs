@@ -35,10 +35,14 @@ pub fn run(options: &Options, _: &mut Random) -> String {
         ];
         let mut members = 0;
         for (name, part) in parts {
+            if options.part.as_deref().is_some_and(|wanted| wanted != name) {
+                continue;
+            }
             let count = part(&project);
             println!("stranger: {count} {name} on {}", field.engine);
             members += count;
         }
+        assert!(members > 0, "there is no part `{}`", options.part.as_deref().unwrap_or_default());
         members
     });
     format!("{members} ways on {engines}, and none of them reached the host")
