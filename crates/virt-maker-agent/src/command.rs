@@ -137,6 +137,11 @@ fn start(guest: &Guest, binds: &[(String, String)], devices: &Devices, plan: &Pl
     if !guest.shown(plan.folders.facade.folder())?.is_empty() {
         covers.push(plan.folders.facade.udev());
     }
+    if run.privileged {
+        // What makes containers sets these for a network of its own.
+        covers.retain(|(_, target)| target != "/proc/sys");
+        covers.extend(plan.folders.facade.groups());
+    }
     if plan.folders.holds.get() {
         let mut started = launch(guest, binds, &covers, true, devices, plan, run)?;
         let placed = match started.hold.take() {
@@ -168,7 +173,10 @@ fn launch(
     let udev = covers.iter().any(|(_, target)| target == sandbox::UDEV);
     let told = if held { &[] } else { covers };
     let arguments = sandbox::memory_file("arguments", &sandbox::arguments(guest, binds, told, udev, run)?)?;
-    let filter = sandbox::memory_file("seccomp", &seccomp::program())?;
+    if run.privileged && !plan.folders.appliance {
+        return Err(failure(FailureKind::Protocol, "only in a machine of its own a command has all rights"));
+    }
+    let filter = (!run.privileged).then(|| sandbox::memory_file("seccomp", &seccomp::program())).transpose()?;
     let script = match &run.script {
         Some(text) => Some(sandbox::memory_file("script", text.as_bytes())?),
         None => None,
@@ -189,7 +197,10 @@ fn launch(
     let number = |descriptor: &OwnedFd| descriptor.as_raw_fd().to_string();
     say(&["--json-status-fd", &number(&status_child)]);
     // Given this way, the environment (which may hold secrets) does not show in the host's process list.
-    say(&["--args", &number(&arguments), "--seccomp", &number(&filter)]);
+    say(&["--args", &number(&arguments)]);
+    if let Some(filter) = &filter {
+        say(&["--seccomp", &number(filter)]);
+    }
     if let Some(script) = &script {
         say(&["--perms", "0700", "--file", &number(script), sandbox::SCRIPT]);
     }

@@ -71,6 +71,19 @@ impl Facade {
         &self.folder
     }
 
+    /// The groups of processes (cgroup v2) of this machine, and where a command sees them that may do all in it. None where the
+    /// kernel has no such groups.
+    pub fn groups(&self) -> Option<Cover> {
+        let place = self.folder.with_file_name("groups");
+        if fs::create_dir(&place).is_ok()
+            && rustix::mount::mount("none", &place, "cgroup2", MountFlags::empty(), None).is_err()
+        {
+            let _ = fs::remove_dir(&place);
+        }
+        let found = place.to_str().filter(|_| place.is_dir())?;
+        Some((found.to_owned(), "/sys/fs/cgroup".to_owned()))
+    }
+
     /// udev's database, and where a command sees it.
     pub fn udev(&self) -> Cover {
         self.udev.clone()

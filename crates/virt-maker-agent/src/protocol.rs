@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// A frame that holds one JSON message.
 pub const FRAME_MESSAGE: u8 = 1;
 /// A frame that holds raw bytes; an empty one ends a transfer.
@@ -259,6 +259,9 @@ pub struct Run {
     /// Folders of caches ([`Request::MountCache`]) that the program finds in the place of what the guest has there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caches: Vec<CacheFolder>,
+    /// Without the walls that hold root back: with all capabilities, and all calls of the system. In an appliance only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
     /// Run on a pseudo-terminal: data frames from the host are its input, [`Request`]s do not interleave; an empty
     /// data frame ends the input. Used by `--on-failure shell`.
     pub terminal: Option<TerminalSize>,

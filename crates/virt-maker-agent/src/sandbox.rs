@@ -184,9 +184,12 @@ pub fn arguments(
         // namespace has no number that a shell could give the terminal back to.
         list.push("--as-pid-1");
     }
-    list.extend(["--chdir", "/", "--cap-drop", "ALL"]);
-    for capability in CAPABILITIES {
-        list.extend(["--cap-add", capability]);
+    list.extend(["--chdir", "/"]);
+    if run.privileged {
+        list.extend(["--cap-add", "ALL"]);
+    } else {
+        list.extend(["--cap-drop", "ALL"]);
+        CAPABILITIES.iter().for_each(|capability| list.extend(["--cap-add", capability]));
     }
     list.push("--clearenv");
     for (name, value) in ENVIRONMENT {

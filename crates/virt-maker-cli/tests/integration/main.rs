@@ -39,6 +39,7 @@ mod pages;
 mod parallel;
 mod permissions;
 mod places;
+mod privileged;
 mod readme;
 mod resize;
 mod schema;

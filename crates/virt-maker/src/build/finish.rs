@@ -41,6 +41,7 @@ pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extr
         draft: &draft,
         log: &log,
         overlays: 1,
+        privileged: false,
         network: false,
         caches: &BTreeSet::new(),
     };

@@ -63,7 +63,15 @@ const HINTS: &[(&[&str], &str, &str)] = &[
         "a step runs as root, and no program in it gets more rights than who starts it: do as root what needs root, and go to \
          another user with `su USER -c ...` or `runuser`, without `sudo` behind it",
     ),
+    (
+        &["cannot clone: Operation not permitted", "cannot re-exec process", "unshare failed: Operation not permitted"],
+        "",
+        MACHINE,
+    ),
+    (&["mount: permission denied", ": permission denied.", "must be superuser"], "mount ", MACHINE),
 ];
+/// What helps where a program needs rights that reach a machine.
+const MACHINE: &str = "a step may not mount or make containers; with `privileged: on` beside it, it may, in a machine of its own (engine `vm`)";
 /// What helps where a program looks for what belongs to the kernel that runs.
 const OTHER_KERNEL: &str = "`uname -r` tells the release of the kernel that builds, which is none of the guest's; the guest's own newest is in \
                             `$GUEST_KERNEL`, as in `linux-headers-$GUEST_KERNEL` or `depmod $GUEST_KERNEL`";

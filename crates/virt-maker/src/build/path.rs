@@ -130,6 +130,7 @@ fn run_session(
         _ => None,
     });
     let network = steps.clone().any(|step| step.options.network.unwrap_or(step.kind.network));
+    let privileged = steps.clone().any(|step| step.options.privileged);
     let names = steps.flat_map(|step| step.options.mounts.iter().map(|mount| mount.cache.as_str())).collect();
     let wanted = NewSession {
         workspace: &workspace,
@@ -138,6 +139,7 @@ fn run_session(
         log: &log,
         overlays: missing.len(),
         network,
+        privileged,
         caches: &names,
     };
     let opened = wanted.open(build).map_err(|error| match (error.kind(), &plan.nodes[missing[0]].origin) {

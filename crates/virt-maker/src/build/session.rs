@@ -42,6 +42,8 @@ pub(super) struct NewSession<'r> {
     pub(super) overlays: usize,
     /// Whether one of its commands has a network.
     pub(super) network: bool,
+    /// Whether one of its commands has all rights in a machine of its own.
+    pub(super) privileged: bool,
     /// Names of the caches that steps mount.
     pub(super) caches: &'r BTreeSet<&'r str>,
 }
@@ -52,7 +54,7 @@ impl NewSession<'_> {
     /// Where an engine says that it cannot open such a guest, and `auto` knows another one, that is tried.
     pub(super) fn open<'a>(&self, build: &Build<'a>) -> Result<Opened<'a>> {
         let mut again = false;
-        build.shared.selector.first_that_opens(build.events, |candidate| {
+        let attempt = |candidate: &Candidate| {
             if std::mem::replace(&mut again, true) {
                 // A mount may have written to it before another one failed.
                 let image = self.draft.image();
@@ -61,7 +63,11 @@ impl NewSession<'_> {
                 create_overlay(self.draft, &self.parent.record)?;
             }
             self.open_with(candidate, build)
-        })
+        };
+        match self.privileged {
+            true => build.shared.selector.first_with_all_rights(build.events, attempt),
+            false => build.shared.selector.first_that_opens(build.events, attempt),
+        }
     }
 
     fn open_with<'a>(&self, candidate: &Candidate, build: &Build<'a>) -> Result<Opened<'a>> {

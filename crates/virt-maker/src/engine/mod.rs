@@ -79,6 +79,11 @@ pub trait Engine: Send + Sync {
     /// Whether a virtual machine is between a guest and the host, so that the host's kernel never reads its file systems.
     fn isolates(&self) -> bool;
 
+    /// Whether it can run commands with all rights ([`crate::guest::Run::privileged`]).
+    fn has_privileged(&self) -> bool {
+        false
+    }
+
     /// How many sessions are good at once on this host, where the user does not say; `cores` is its number of CPUs.
     fn sessions_at_once(&self, cores: usize) -> usize {
         cores

@@ -70,6 +70,17 @@ impl Selector {
         first_of(&self.candidates()?, events, attempt)
     }
 
+    /// The same of those that have commands with all rights.
+    pub fn first_with_all_rights<T>(&self, events: &Events, attempt: impl FnMut(&Candidate) -> Result<T>) -> Result<T> {
+        let mut found = self.candidates()?;
+        found.retain(|candidate| candidate.engine.has_privileged());
+        if found.is_empty() {
+            let message = "a step is `privileged`, and its commands would have no machine of their own";
+            return Err(Error::new(ErrorKind::Unsupported, message).with_hint("take --engine vm, which has one"));
+        }
+        first_of(&found, events, attempt)
+    }
+
     fn find(&self) -> Result<Vec<Candidate>> {
         match self.choice {
             EngineChoice::Chroot => {

@@ -205,6 +205,9 @@ fn options(spec: &Spec, step: &StepEntry) -> Map<String, Value> {
     if let Some(network) = options.network.filter(|network| *network != step.kind.network) {
         found.insert("network".into(), network.into());
     }
+    if options.privileged {
+        found.insert("privileged".into(), true.into());
+    }
     if !options.cache_key.is_empty() {
         found.insert("cache_key".into(), json!(options.cache_key));
     }

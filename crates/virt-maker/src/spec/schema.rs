@@ -141,6 +141,8 @@ pub(super) struct Options {
     defaults: Defaults,
     /// Text that enters its key and does nothing else; or a list.
     cache_key: Option<OneOrMany>,
+    /// With `on`, its commands have all rights in a machine of their own, which is engine `vm`: they may mount, and make containers.
+    privileged: Option<OnOff>,
     /// Names of secrets that its commands find in `/run/secrets`.
     secrets: Option<OneOrMany>,
     /// Caches that its commands use, outside of layers: `{cache: apt}` for a package manager, or `{cache: NAME, target: PATH}`.

@@ -10,8 +10,20 @@ use super::{shell, suggest};
 use crate::diagnostic::Diagnostic;
 
 /// The names of all options, as they stand beside a runner.
-pub const OPTIONS: [&str; 11] =
-    ["name", "when", "env", "network", "timeout", "cache", "cache_key", "retries", "secrets", "mounts", "shell"];
+pub const OPTIONS: [&str; 12] = [
+    "name",
+    "when",
+    "env",
+    "network",
+    "timeout",
+    "cache",
+    "cache_key",
+    "retries",
+    "secrets",
+    "mounts",
+    "shell",
+    "privileged",
+];
 /// Those that `defaults` may set for a whole template.
 pub const DEFAULTS: [&str; 6] = ["env", "network", "timeout", "cache", "retries", "shell"];
 
@@ -27,6 +39,9 @@ pub struct StepOptions {
     /// Whether its commands may use the network; `None` is what its kind does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<bool>,
+    /// Whether its commands have all rights in a machine of their own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
     /// Seconds that it may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u64>,
@@ -76,6 +91,7 @@ impl StepOptions {
             name,
             env,
             network: inner.network.or(self.network),
+            privileged: inner.privileged || self.privileged,
             timeout: inner.timeout.or(self.timeout),
             ttl: inner.ttl.or(self.ttl),
             always_run: inner.always_run || self.always_run,
@@ -100,6 +116,9 @@ impl StepOptions {
         }
         if let Some(network) = self.network {
             add("network", if network { "on" } else { "off" }.into());
+        }
+        if self.privileged {
+            add("privileged", true.into());
         }
         if let Some(timeout) = self.timeout {
             add("timeout", timeout.into());
@@ -145,6 +164,7 @@ impl StepOptions {
                 }
             }
             "network" => self.network = Some(on_or_off(node)?),
+            "privileged" => self.privileged = on_or_off(node)?,
             "shell" => {
                 let shell = text(node, "the path of a shell")?.trim().to_owned();
                 if !shell.starts_with('/') || shell.contains(['\n', '\0']) {

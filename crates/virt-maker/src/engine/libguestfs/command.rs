@@ -66,6 +66,9 @@ impl LibguestfsSession {
     /// See [`Run`]. With `terminal`, the command talks to this process's terminal.
     pub(super) fn run_command(&mut self, run: &Run) -> Result<Exit> {
         self.appliance.cancel.check()?;
+        if run.privileged {
+            return Err(Error::new(ErrorKind::Unsupported, "this engine has no commands with all rights"));
+        }
         if !self.disk_shown {
             self.show_disk()?;
             self.disk_shown = true;

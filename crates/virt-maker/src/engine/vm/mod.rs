@@ -107,6 +107,10 @@ impl Engine for VmEngine {
         true
     }
 
+    fn has_privileged(&self) -> bool {
+        true
+    }
+
     fn memory(&self) -> u64 {
         u64::from(self.options.memory_mib) << 20
     }

@@ -1,0 +1,57 @@
+//! Steps that are `privileged`: all rights, in a machine of their own only.
+
+use serde_json::json;
+use testkit::{TinyOptions, appliance_lock, tiny_guest};
+
+use crate::common::{Bench, Ran, run};
+
+/// Mounts, puts one file system over another, and looks for groups of processes: what programs that make containers do.
+const MOUNTS: &str = "cd /run && mkdir -p t && mount -t tmpfs none t && cd t && mkdir below above work whole && \
+                      mount -t overlay -o lowerdir=below,upperdir=above,workdir=work none whole && \
+                      touch whole/made && ls above && test -e /sys/fs/cgroup/cgroup.procs";
+
+fn privileged(script: &str) -> String {
+    json!({ "run": script, "privileged": true }).to_string()
+}
+
+fn said(ran: &Ran) -> String {
+    ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect()
+}
+
+/// The layers that steps leave are those of any engine: only how they are made differs.
+#[test]
+fn a_privileged_step_mounts_in_its_machine_with_vm_appliance() {
+    let _lock = appliance_lock();
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let without =
+        format!("if {{ {MOUNTS}; }} 2>/dev/null; then echo mounted; else echo refused; fi; echo kept > /root/kept");
+    let with = format!("{MOUNTS} && cat /root/kept && id -u");
+    let template = bench.template("t.yml", &[run(&without), privileged(&with)], "");
+    // Whoever may take `chroot` is not offered it for this.
+    let ran = bench.build("auto", &template, &[]).exits(0);
+    assert_eq!(said(&ran), "refused\nmade\nkept\n0\n");
+    assert!(ran.of("warning").is_empty(), "nothing was tried in vain: {:?}", ran.events);
+    // All there, so no machine is needed.
+    bench.build("chroot", &template, &[]).exits(0);
+}
+
+#[test]
+fn a_privileged_step_is_refused_where_the_kernel_is_the_host_s() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let template = bench.template("t.yml", &[run("true"), privileged(MOUNTS)], "");
+    let ran = bench.build("chroot", &template, &[]).exits(5);
+    for words in ["a step is `privileged`, and its commands would have no machine of their own", "--engine vm"] {
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+    // It is another layer than that of the same script without.
+    let plain = bench.template("plain.yml", &[run("true"), run(MOUNTS)], "");
+    let keys = |template: &std::path::Path| {
+        let ran = bench.run(&["plan", template.to_str().unwrap(), "--json"]).exits(0);
+        let said: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        let nodes = said["nodes"].as_array().unwrap();
+        nodes.iter().map(|node| node["layer"]["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (one, other) = (keys(&template), keys(&plain));
+    assert_eq!(one[..2], other[..2]);
+    assert_ne!(one[2], other[2]);
+}
