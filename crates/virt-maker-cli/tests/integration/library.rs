@@ -22,8 +22,16 @@ fn do_what_they_say(engine: &str) {
     let mut openssl = Command::new("openssl");
     openssl.args(["req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=An Example Authority", "-days", "30"]);
     testkit::run(openssl.arg("-keyout").arg(bench.path("ca.key")).arg("-out").arg(bench.path("ca.pem")));
+    let isolated = engine != "chroot";
+    // What an emulated machine takes minutes for, and other tests show there: its steps find their packages.
+    let more = if isolated { ", unattended-upgrades, qemu-guest-agent, cloud-init" } else { "" };
+    let packages = format!("install: [locales, tzdata{more}]");
+    if isolated {
+        let template = bench.template("packages.yml", std::slice::from_ref(&packages), "");
+        bench.build("chroot", &template, &[]).exits(0);
+    }
     let steps = [
-        "install: [locales, tzdata]".to_owned(),
+        packages,
         "timezone: Europe/Berlin".to_owned(),
         "locale: de_DE.UTF-8".to_owned(),
         "keyboard: {layout: de, variant: nodeadkeys}".to_owned(),
@@ -48,7 +56,7 @@ fn do_what_they_say(engine: &str) {
             systemctl is-enabled unattended-upgrades; ls /usr/sbin/qemu-ga; cloud-init --version; cat /etc/cloud/cloud.cfg.d/90-virt-maker.cfg; cat /var/lib/cloud/seed/nocloud/*; true",
         ),
     ];
-    if engine == "chroot" {
+    if !isolated {
         // Without the package that has it, a step fails and names the package.
         for (step, hint) in [
             ("locale: de_DE.UTF-8", "`install: locales` in a step before"),
