@@ -407,6 +407,12 @@ pub struct Check {
     /// Its format, where it should not be told by the first bytes.
     #[arg(long, value_enum)]
     pub format: Option<DiskFormat>,
+    /// Its root file system, where there are several: as an fstab names it, `LABEL=system` or `/dev/sda3`.
+    #[arg(long, value_name = "DEVICE")]
+    pub root: Option<String>,
+    /// Of a btrfs, the path of the subvolume that is the root.
+    #[arg(long, value_name = "PATH", requires = "root")]
+    pub subvolume: Option<String>,
     #[command(flatten)]
     pub store: StoreArgument,
     /// How the guest is opened [default: $VIRT_MAKER_ENGINE, or what the settings say, or auto].

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 use virt_maker::build::{OnFailure, Settings, check_image};
-use virt_maker::disk::ImageFormat;
+use virt_maker::disk::{ImageFormat, Root};
 use virt_maker::event::Events;
 use virt_maker::host::Cancel;
 use virt_maker::hygiene::{Finding, Severity, known};
@@ -53,7 +53,8 @@ pub fn run(arguments: &Check) -> Result<(), Failure> {
         DiskFormat::Qcow2 => ImageFormat::Qcow2,
         DiskFormat::Raw => ImageFormat::Raw,
     });
-    let findings = check_image(&arguments.image, format, &settings, &Events::new(report::warnings_only))?;
+    let root = arguments.root.clone().map(|device| Root { device, subvolume: arguments.subvolume.clone() });
+    let findings = check_image(&arguments.image, format, root, &settings, &Events::new(report::warnings_only))?;
     if arguments.json {
         print_json(&json!({ "version": VERSION, "findings": findings, "fine": fine(&findings) }))?;
     } else {

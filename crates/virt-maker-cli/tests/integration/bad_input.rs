@@ -136,7 +136,41 @@ fn guests(engine: &str) {
     let ran = bench.build(engine, &spec(", root: {device: /dev/sda2}"), &[]).exits(0);
     let ran = (bench.image(&ran.sealed()[1]), bench.run(&["cat", "--engine", engine, "root.yml", "/which"]).exits(0));
     assert_eq!(ran.1.stdout, "x\n", "{}", ran.0.display());
+    let check = |more: &[&str]| bench.run(&[&["check", two.to_str().unwrap(), "--engine", engine], more].concat());
+    let ran = check(&[]).exits(1);
+    assert!(ran.stderr.contains("`--root` of `check`"), "{}", ran.stderr);
+    let ran = check(&["--root", "/dev/sda2"]);
+    assert!(matches!(ran.status, Some(0 | 10 | 11)), "{}", ran.stderr);
+    let ran = check(&["--root", "sda2"]).exits(1);
+    assert!(ran.stderr.contains("a device as an fstab names it"), "{}", ran.stderr);
+    // The same of subvolumes, where the fstab names neither.
+    let pool = two_subvolumes(&bench);
+    let spec = |subvolume: &str| {
+        let path = bench.path(&format!("{subvolume}.yml"));
+        let root = format!("root: {{device: LABEL=pool, subvolume: {subvolume}}}");
+        let import = format!("{{disk: {{path: '{}', {root}}}}}", pool.display());
+        fs::write(&path, format!("format: 2\nspec:\n  import: {import}\n  steps: [run: cat /which]\n")).unwrap();
+        path
+    };
+    for subvolume in ["one", "two"] {
+        let ran = bench.build(engine, &spec(subvolume), &[]).exits(0);
+        assert_eq!(ran.of("output")[0]["text"], format!("{subvolume}\n"));
+    }
     before.assert_nothing_left();
+}
+
+/// A btrfs with the trees of two guests, each in a subvolume and with its name in `/which`.
+fn two_subvolumes(bench: &Bench) -> PathBuf {
+    const MAKE: &str = "set -e; truncate -s 256M pool.img; mkfs.btrfs -q -L pool pool.img; mkdir pool tree
+        mount -o loop pool.img pool; mount -o loop,ro \"$0\" tree
+        for name in one two; do
+            btrfs -q subvolume create pool/$name; cp -a tree/. pool/$name; echo $name > pool/$name/which
+            echo 'LABEL=pool / btrfs subvol=none 0 0' > pool/$name/etc/fstab
+        done; umount pool tree; rmdir pool tree";
+    let mut make = Command::new("unshare");
+    make.args(["--mount", "sh", "-c", MAKE]).arg(tiny_guest(&TinyOptions::default()));
+    testkit::run(make.current_dir(bench.folder.path()));
+    bench.path("pool.img")
 }
 
 /// A host with nothing but this program on it: what was asked for is named with its package, and so is what each

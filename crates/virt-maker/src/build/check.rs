@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Settings;
 use crate::disk::inspect::inspect;
 use crate::disk::overlay::{self, Backing};
-use crate::disk::{ImageFormat, told_within_bounds};
+use crate::disk::{ImageFormat, Root, told_within_bounds};
 use crate::engine::select::Selector;
 use crate::engine::{Image, OpenRequest};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -16,16 +16,23 @@ use crate::host::decompress::Compression;
 use crate::host::digest::write_sparse;
 use crate::host::url;
 use crate::hygiene::{self, Finding};
+use crate::import::wrong_root;
 use crate::store::Store;
 
 /// Inspects the guest on the disk `image`, which is only read; one that is compressed is unpacked into the store for as long
-/// as it is looked at. `format` is what its user says that it is.
+/// as it is looked at. `format` is what its user says that it is, `root` which of its
+/// file systems is the guest's root.
 pub fn check_image(
     image: &Path,
     format: Option<ImageFormat>,
+    root: Option<Root>,
     settings: &Settings,
     events: &Events,
 ) -> Result<Vec<Finding>> {
+    let wrong = root.as_ref().map(|root| wrong_root(&root.device, root.subvolume.as_deref()));
+    if let Some((field, problem)) = wrong.unwrap_or_default().first() {
+        return Err(Error::new(ErrorKind::Template, format!("the {field} of the root: {problem}")));
+    }
     let name = image.display().to_string();
     let path = std::fs::canonicalize(image).context(ErrorKind::Base, || format!("cannot read {name}"))?;
     if !path.is_file() {
@@ -48,7 +55,7 @@ pub fn check_image(
         let overlay = work_dir.join("overlay.qcow2");
         overlay::create(&overlay, inspected.virtual_size, Backing { name: backing, format: inspected.format })?;
         candidate.engine.open(OpenRequest {
-            parent: &Image::alone(&path, inspected.format)?,
+            parent: &Image::alone(&path, inspected.format)?.with_root(root.clone()),
             overlay: &overlay,
             overlays: 1,
             work_dir: &work_dir,

@@ -9,6 +9,7 @@ pub(crate) mod table;
 use std::io;
 
 pub use image::{Below, Image};
+pub use virt_maker_agent::protocol::Root;
 
 use crate::event::Meter;
 use crate::host::Cancel;

@@ -25,7 +25,7 @@ pub const PATIENCE: Duration = Duration::from_secs(600);
 /// How many bytes of times and attributes go with one request.
 const MARKS_AT_ONCE: usize = 512 << 10;
 /// What helps where a guest has several roots.
-pub const WHICH_ROOT: &str = "say which one it is, among the arguments of the import: `root: {device: LABEL=..., subvolume: ...}`, where the device is named as an \
+pub const WHICH_ROOT: &str = "say which one it is, by `--root` of `check`, or among the arguments of the import: `root: {device: LABEL=..., subvolume: ...}`, where the device is named as an \
      fstab names it and only a btrfs has subvolumes";
 /// What helps where a guest's fstab names what is not there.
 pub const MEND: &str = "give the entry the option `nofail`, or mend it: `virt-maker shell LAYER --keep-as NAME` opens the guest without it";

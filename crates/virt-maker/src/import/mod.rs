@@ -8,6 +8,7 @@ mod mkfs;
 mod relay;
 mod resize;
 mod root;
+pub(crate) use root::wrong as wrong_root;
 mod signed;
 mod sources;
 mod text;

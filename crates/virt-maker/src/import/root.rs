@@ -27,20 +27,8 @@ impl Root {
     /// Itself, with what is wrong with it told.
     pub(super) fn checked(self, arguments: &Node, problems: &mut Vec<Diagnostic>) -> Root {
         let at = arguments.get(NAME).unwrap_or(arguments);
-        let named = self.device.split_once('=').map_or(self.device.starts_with("/dev/"), |(kind, name)| {
-            ["UUID", "LABEL", "PARTUUID", "PARTLABEL"].contains(&kind) && !name.is_empty()
-        });
-        if !named || self.device.contains(char::is_control) {
-            let at = at.get("device").unwrap_or(at);
-            problems
-                .push(at.diagnostic("expected a device as an fstab names it: `UUID=...`, `LABEL=...`, `/dev/sda2`"));
-        }
-        let path = self.subvolume.as_deref().map(|path| path.trim_matches('/'));
-        if path.is_some_and(|path| {
-            path.is_empty() || path.contains([',', '\0']) || path.split('/').any(|part| part == "..")
-        }) {
-            let at = at.get("subvolume").unwrap_or(at);
-            problems.push(at.diagnostic("expected the path of a subvolume, without `..` and commas"));
+        for (field, problem) in wrong(&self.device, self.subvolume.as_deref()) {
+            problems.push(at.get(field).unwrap_or(at).diagnostic(problem));
         }
         self
     }
@@ -52,4 +40,21 @@ impl Root {
             None => json!({ "device": self.device }),
         }
     }
+}
+
+/// What is wrong with how a root is named: the field of [`Root`], and what was expected there.
+pub(crate) fn wrong(device: &str, subvolume: Option<&str>) -> Vec<(&'static str, &'static str)> {
+    let mut found = Vec::new();
+    let named = device.split_once('=').map_or(device.starts_with("/dev/"), |(kind, name)| {
+        ["UUID", "LABEL", "PARTUUID", "PARTLABEL"].contains(&kind) && !name.is_empty()
+    });
+    if !named || device.contains(char::is_control) {
+        found.push(("device", "expected a device as an fstab names it: `UUID=...`, `LABEL=...`, `/dev/sda2`"));
+    }
+    let climbs = |path: &str| path.split('/').any(|part| part == "..");
+    let path = subvolume.map(|path| path.trim_matches('/'));
+    if path.is_some_and(|path| path.is_empty() || path.contains([',', '\0']) || climbs(path)) {
+        found.push(("subvolume", "expected the path of a subvolume, without `..` and commas"));
+    }
+    found
 }

@@ -218,7 +218,11 @@ fn mount_by_fstab(
 ) -> Result<Told> {
     let mut told = Told::default();
     mount_by_name(appliance, options, &root.path, "/").map_err(|error| {
-        appliance.error(ErrorKind::Guest, format!("cannot mount the guest's root, {}", root.path), error)
+        let what = match options.strip_prefix("subvol=/") {
+            Some(path) => format!("the root is said to be subvolume {path} of {}, which cannot be mounted", root.path),
+            None => format!("cannot mount the guest's root, {}", root.path),
+        };
+        appliance.error(ErrorKind::Guest, what, error)
     })?;
     let fstab = match small_file(&mut appliance.handle, FSTAB) {
         Ok(fstab) => fstab,
