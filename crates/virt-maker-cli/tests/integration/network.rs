@@ -23,7 +23,7 @@ fn warned(ran: &Ran) -> Vec<String> {
 /// An address of this host that is not only its own affair.
 fn own_address() -> Option<Ipv4Addr> {
     let free = |address: &IpAddr| address::guarded(*address, &[]).is_none();
-    address::own().into_iter().filter(free).find_map(|address| match address {
+    address::own().unwrap().into_iter().filter(free).find_map(|address| match address {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,
     })

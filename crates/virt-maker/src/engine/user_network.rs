@@ -31,7 +31,7 @@ pub fn netdev(id: &str) -> Value {
 pub fn resolv_conf(text: Option<&str>) -> String {
     let own = address::own();
     let only_hosts = |server: &str| match server.parse() {
-        Ok(IpAddr::V4(server)) => address::guarded(server.into(), &own).is_some(),
+        Ok(IpAddr::V4(server)) => own.as_ref().map_or(true, |own| address::guarded(server.into(), own).is_some()),
         Ok(IpAddr::V6(_)) => true,
         // With a zone, as `fe80::1%eth0` has one.
         Err(_) => server.contains(':'),

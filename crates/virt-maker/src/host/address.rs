@@ -4,6 +4,7 @@
 //! host. Link-local addresses are where a cloud hands out the host's credentials, and some clouds have one or two
 //! addresses more for that. All else belongs to others, private networks too: mirrors live there.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Where clouds hand out what they tell a host alone, besides link-local addresses.
@@ -51,12 +52,13 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The addresses that the host's interfaces have now. None where the kernel does not say.
-pub fn own() -> Vec<IpAddr> {
+/// The addresses that the host's interfaces have now. An error where the kernel does not say, such as for want of descriptors:
+/// whoever keeps others from them has to keep them from all then.
+pub fn own() -> io::Result<Vec<IpAddr>> {
     let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
     // SAFETY: the call fills in `list`, or fails and leaves it.
     if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
-        return Vec::new();
+        return Err(io::Error::last_os_error());
     }
     let mut found = Vec::new();
     let mut next = list;
@@ -81,7 +83,7 @@ pub fn own() -> Vec<IpAddr> {
     }
     // SAFETY: the list is from `getifaddrs`, is freed once, and nothing of it is used any more.
     unsafe { libc::freeifaddrs(list) };
-    found
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -112,6 +114,6 @@ mod tests {
 
     #[test]
     fn the_loopback_device_has_an_address() {
-        assert!(own().contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        assert!(own().unwrap().contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)));
     }
 }

@@ -138,7 +138,11 @@ impl Refused {
         let own = address::own();
         let (mut free, mut refused) = (Vec::new(), None);
         for found in found {
-            match address::guarded(found.ip(), &own) {
+            let why = match &own {
+                Ok(own) => address::guarded(found.ip(), own),
+                Err(_) => Some("perhaps the host's own: its addresses cannot be read"),
+            };
+            match why {
                 None => free.push(found),
                 Some(why) => refused = Some(Refused { host: host.into(), at: found.ip(), why }),
             }

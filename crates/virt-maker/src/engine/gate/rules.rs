@@ -2,6 +2,7 @@
 //! proxies that the user wants commands to use.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::OnceLock;
 
@@ -62,7 +63,7 @@ pub(super) struct Rules {
     proxies: Vec<(Ipv4Addr, u16)>,
     host: bool,
     /// The host's own addresses, asked for by the first packet: most commands send none.
-    own: OnceLock<Vec<IpAddr>>,
+    own: OnceLock<io::Result<Vec<IpAddr>>>,
 }
 
 /// What becomes of a frame.
@@ -101,9 +102,12 @@ impl Rules {
         let why = match target {
             GATEWAY => "the host's loopback",
             _ if is_of_the_network(target) && target != NAME_SERVER => return Verdict::Drop,
-            _ => match address::guarded(target.into(), self.own.get_or_init(address::own)) {
-                Some(why) => why,
-                None => return Verdict::Pass,
+            _ => match self.own.get_or_init(address::own) {
+                Ok(own) => match address::guarded(target.into(), own) {
+                    Some(why) => why,
+                    None => return Verdict::Pass,
+                },
+                Err(_) => "perhaps the host's own: its addresses cannot be read",
             },
         };
         // Of a packet in pieces only the first one has a port, and they may overlap: none gets through.
@@ -175,7 +179,7 @@ pub(super) mod tests {
     }
 
     fn rules(host: bool) -> Rules {
-        let own = OnceLock::from(["10.1.2.3", "127.0.0.1"].map(|text| text.parse().unwrap()).to_vec());
+        let own = OnceLock::from(Ok(["10.1.2.3", "127.0.0.1"].map(|text| text.parse().unwrap()).to_vec()));
         Rules { proxies: vec![(GATEWAY, 3128), (Ipv4Addr::new(10, 1, 2, 3), 3142)], host, own }
     }
 
