@@ -86,6 +86,19 @@ fn what_a_mirror_leads_to_is_judged_for_an_ordinary_user() {
     before.assert_nothing_left();
 }
 
+/// In a user namespace a mounted `/proc` is somebody else's, which the first packages of a Debian must not mind.
+#[test]
+fn a_debian_is_made_by_an_ordinary_user() {
+    let before = HostState::capture();
+    let bench = Bench::new("/nonexistent".into());
+    let home = home(&bench);
+    fs::write(home.join("t.yml"), "spec: {import: {bootstrap: {suite: bookworm, size: 1500M}}}\n").unwrap();
+    give(&home);
+    let ids = format!("{USER}:200000:65536\n");
+    as_user(&home, &ids, PATH, &["build", "t.yml", "--progress", "plain"]).exits(0);
+    before.assert_nothing_left();
+}
+
 #[test]
 fn a_guest_of_an_ordinary_user_boots() {
     let _lock = appliance_lock();

@@ -275,6 +275,9 @@ impl Run<'_> {
         }
         let (walls, options) = more(walls, Options::default());
         let mut tool = walls.tool("mmdebstrap", "mmdebstrap");
+        // The folders that something is mounted on are there already. In a user namespace, owner, mode and time of a
+        // mounted `/proc` belong to somebody else, and tar would end with an error.
+        tool = tool.env("TAR_OPTIONS", "--anchored --exclude=./proc --exclude=./sys --exclude=./dev");
         for (name, value) in options.env {
             tool = tool.env(&name, value);
         }
