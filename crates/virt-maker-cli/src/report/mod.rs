@@ -5,6 +5,7 @@
 
 mod json;
 mod plain;
+mod screen;
 mod timeline;
 mod tty;
 

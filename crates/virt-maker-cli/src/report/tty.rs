@@ -11,11 +11,14 @@ use virt_maker::key::LayerKey;
 
 use super::Report;
 use super::plain::{spent_text, summary, title, whose, worth_saying};
+use super::screen::Screen;
 use crate::explain;
 use crate::text::{count, duration, harmless, size};
 
 /// How often a spinner moves.
 const TICK: Duration = Duration::from_millis(100);
+/// How often lines are drawn in a second, at most.
+const HERTZ: u8 = 20;
 
 /// Something that runs and has a moving line.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,7 +55,10 @@ pub(super) struct Tty {
 impl Tty {
     pub(super) fn new(verbose: u8, colours: bool) -> Tty {
         Tty {
-            screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            screen: MultiProgress::with_draw_target(ProgressDrawTarget::term_like_with_hz(
+                Box::<Screen>::default(),
+                HERTZ,
+            )),
             colours,
             verbose,
             running: HashMap::new(),
