@@ -51,6 +51,10 @@ pub fn run(link: &mut Link, guest: &Guest, caches: &[Cache], plan: &Plan<'_>, ru
     let killed = plan.folders.appliance.then(init::killed_for_memory);
     let refusals = plan.folders.limits().refusals();
     let outcome = execute(link, guest, &binds, plan, run);
+    if run.privileged {
+        // Whoever writes to a file system that a command has frozen waits for ever, and that would be us.
+        guest.unfreeze();
+    }
     let restored = surroundings.restore();
     let exit = match outcome? {
         Ok(exit) => exit,

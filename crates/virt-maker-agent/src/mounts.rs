@@ -196,6 +196,11 @@ impl Guest {
         Ok(())
     }
 
+    /// Ends what a command with all rights may have done with `fsfreeze`. It is no fault where nothing was frozen.
+    pub fn unfreeze(&self) {
+        self.mounts.iter().for_each(Mount::unfreeze);
+    }
+
     /// Discards the blocks that no file system uses. File systems that cannot are left alone.
     pub fn trim(&self) -> Result<()> {
         self.mounts.iter().try_for_each(|mount| mount.trim().map(drop))

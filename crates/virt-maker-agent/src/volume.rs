@@ -513,6 +513,17 @@ impl Mount {
         Ok(())
     }
 
+    /// Ends a freeze that is not ours.
+    pub fn unfreeze(&self) {
+        /// `FITHAW` of `linux/fs.h`.
+        const FITHAW: libc::c_ulong = 0xc004_5878;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if let Ok(top) = rustix::fs::openat(&self.top, ".", flags, Mode::empty()) {
+            // SAFETY: the call has no argument that the kernel would follow.
+            unsafe { libc::ioctl(top.as_raw_fd(), FITHAW as _, 0) };
+        }
+    }
+
     fn reconfigure(&self, flag: &str) -> rustix::io::Result<()> {
         let context = fspick(&self.top, "", FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC)?;
         fsconfig_set_flag(&context, flag)?;

@@ -25,11 +25,14 @@ fn a_privileged_step_mounts_in_its_machine_with_vm_appliance() {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let without =
         format!("if {{ {MOUNTS}; }} 2>/dev/null; then echo mounted; else echo refused; fi; echo kept > /root/kept");
-    let with = format!("{MOUNTS} && cat /root/kept && id -u");
-    let template = bench.template("t.yml", &[run(&without), privileged(&with)], "");
+    // What it changes of its machine is not for the step after it, and a file system that it froze is thawed.
+    let setting = "/proc/sys/vm/overcommit_memory";
+    let with = format!("{MOUNTS} && cat /root/kept && id -u && echo 1 >{setting} && sync && fsfreeze --freeze /");
+    let after = format!("echo overcommit $(cat {setting})");
+    let template = bench.template("t.yml", &[run(&without), privileged(&with), run(&after)], "");
     // Whoever may take `chroot` is not offered it for this.
     let ran = bench.build("auto", &template, &[]).exits(0);
-    assert_eq!(said(&ran), "refused\nmade\nkept\n0\n");
+    assert_eq!(said(&ran), "refused\nmade\nkept\n0\novercommit 0\n");
     assert!(ran.of("warning").is_empty(), "nothing was tried in vain: {:?}", ran.events);
     // All there, so no machine is needed.
     bench.build("chroot", &template, &[]).exits(0);
@@ -39,8 +42,20 @@ fn a_privileged_step_mounts_in_its_machine_with_vm_appliance() {
 fn a_privileged_step_is_refused_where_the_kernel_is_the_host_s() {
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     let template = bench.template("t.yml", &[run("true"), privileged(MOUNTS)], "");
+    // Before anything is done: a base made anew would take the layers of others along.
+    let other = bench.template("other.yml", &[run("true")], "");
+    bench.build("chroot", &other, &[]).exits(0);
+    let before = bench.layers();
+    bench.build("chroot", &template, &["--force"]).exits(5);
+    assert_eq!(bench.layers(), before);
     let ran = bench.build("chroot", &template, &[]).exits(5);
-    for words in ["a step is `privileged`, and its commands would have no machine of their own", "--engine vm"] {
+    assert!(ran.stderr.contains("t.yml:6:"), "the place of the step: {}", ran.stderr);
+    // A step that says otherwise than what is around it has none.
+    let inner = json!({ "run": "true", "privileged": false });
+    let around = json!({ "for": {"i": ["a"]}, "privileged": true, "steps": [inner] }).to_string();
+    let around = bench.template("around.yml", &[around], "");
+    bench.build("chroot", &around, &[]).exits(0);
+    for words in ["a step is `privileged`, and only engine `vm` has that", "--engine vm"] {
         assert!(ran.stderr.contains(words), "{}", ran.stderr);
     }
     // It is another layer than that of the same script without.

@@ -117,8 +117,12 @@ impl Build<'_> {
             OnFailure::Discard => drop(session),
             OnFailure::Shell => {
                 self.events.send(Event::StepFailed { key: info.key, failure: failure.clone() });
+                let privileged = match &node.origin {
+                    (spec, Part::Step(number, _)) => self.specs[*spec].steps[*number].options.has_all_rights(),
+                    _ => false,
+                };
                 host::terminal::say(&greeting(&failure, info, &self.commands(node)));
-                if let Some(Err(error)) = session.as_mut().map(|session| session.shell()) {
+                if let Some(Err(error)) = session.as_mut().map(|session| session.shell(privileged)) {
                     self.events.warn(format!("no shell could be opened: {}", crate::error::chain(&error)));
                 }
                 drop(session);

@@ -49,13 +49,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::engine::select::{EngineChoice, Selector};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::event::{Event, Events, ImageName, ImageState};
 use crate::export::Published;
 use crate::host::{Cancel, Certificates, url};
 use crate::import::ImportContext;
 use crate::key::LayerKey;
-use crate::plan::{NodeState, PlanContext, PlanNode};
+use crate::plan::{NodeState, Part, Plan, PlanContext, PlanNode};
 use crate::spec::Spec;
 use crate::store::{Owner, Store};
 use flatten::Flattener;
@@ -252,6 +252,10 @@ fn run(
     let needed = (0..specs.len()).filter(steps_to_run).map(|index| (index, &specs[index]));
     values.read(needed, &settings.secret_env)?;
 
+    let selector =
+        Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone(), settings.kernel.clone());
+    check_engines(specs, &plan, &selector)?;
+
     let (guest_env, less) = url::for_guests(&settings.network_env);
     if less && plan.nodes.iter().any(|node| node.layer.is_none() && node.parent.is_some()) {
         events.warn("the user and password of the proxy are not given to guests: their commands ask it without");
@@ -265,12 +269,7 @@ fn run(
     let stages: Vec<_> = specs.iter().map(|spec| schedule::stages(&alone(spec))).collect();
     let side_by_side = stages.iter().flatten().map(Vec::len).max().unwrap_or(1);
     let shared = Shared {
-        selector: Selector::new(
-            settings.engine,
-            settings.agent.clone(),
-            settings.engine_cache.clone(),
-            settings.kernel.clone(),
-        ),
+        selector,
         slots: Slots::new(settings.jobs, cores),
         schedule: Arc::new(Schedule::new(&plan, stages)),
         sessions: AtomicU32::new(0),
@@ -305,6 +304,26 @@ fn run(
     let (elapsed, spent) = (begin.elapsed(), shared.spent.list());
     events.send(Event::BuildFinished { built, cached, elapsed, spent, images: images.clone() });
     Ok(Summary { built, cached, artifacts })
+}
+
+/// What no engine here can do is told before anything is done: a base that is made anew takes the layers on it along.
+fn check_engines(specs: &[Spec], plan: &Plan, selector: &Selector) -> Result<()> {
+    let missing = plan.nodes.iter().filter(|node| node.layer.is_none());
+    let steps = missing.filter_map(|node| match &node.origin {
+        (spec, Part::Step(number, _)) => Some(&specs[*spec].steps[*number]),
+        _ => None,
+    });
+    for step in steps.filter(|step| !step.runner.works_on_disk()) {
+        let found = match step.options.has_all_rights() {
+            true => selector.with_all_rights(),
+            false => selector.candidates(),
+        };
+        found.map(drop).map_err(|error| match error.kind() {
+            ErrorKind::Unsupported => error.at(|| step.place()),
+            _ => error,
+        })?;
+    }
+    Ok(())
 }
 
 impl Build<'_> {

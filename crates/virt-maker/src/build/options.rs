@@ -66,7 +66,7 @@ impl Guest for Optioned<'_> {
         let mut run = run.clone();
         run.env.extend(self.options.env.clone());
         run.network = self.options.network.unwrap_or(run.network);
-        run.privileged = self.options.privileged;
+        run.privileged = self.options.has_all_rights();
         run.secrets.0.extend(self.secrets.0.clone());
         for mount in &self.options.mounts {
             run.caches.extend(mount.folders().into_iter().map(|(folder, target)| CacheFolder {

@@ -130,7 +130,7 @@ fn run_session(
         _ => None,
     });
     let network = steps.clone().any(|step| step.options.network.unwrap_or(step.kind.network));
-    let privileged = steps.clone().any(|step| step.options.privileged);
+    let privileged = steps.clone().any(|step| step.options.has_all_rights());
     let names = steps.flat_map(|step| step.options.mounts.iter().map(|mount| mount.cache.as_str())).collect();
     let wanted = NewSession {
         workspace: &workspace,
@@ -225,6 +225,12 @@ impl Walk<'_> {
             let deep = depth.add(false);
             let next = match missing.get(place + 1) {
                 Some(_) if depth.is_too_deep() => None,
+                // What a step with all rights did to its machine is not for steps without.
+                Some(index)
+                    if self.has_all_rights(build, node) && !self.has_all_rights(build, &self.plan.nodes[*index]) =>
+                {
+                    None
+                }
                 // No session may be open for it, so this one ends.
                 Some(index) if disk_step::is_one(build, &self.plan.nodes[*index]) => None,
                 Some(index) => build.store.try_lock(self.plan.nodes[*index].info.key)?.map(|lock| (*index, lock)),
@@ -242,6 +248,13 @@ impl Walk<'_> {
             self.sealer.seal(std::mem::replace(&mut draft, next), std::mem::replace(&mut lock, next_lock), deep)?;
         }
         Ok(())
+    }
+
+    fn has_all_rights(&self, build: &Build<'_>, node: &PlanNode) -> bool {
+        match &node.origin {
+            (spec, Part::Step(number, _)) => build.specs[*spec].steps[*number].options.has_all_rights(),
+            _ => false,
+        }
     }
 
     /// Disks that are not there, named by an fstab that the step has written, are told with the step's place: the guest may

@@ -76,7 +76,8 @@ impl NewSession<'_> {
         let caches =
             Caches::take(&build.store.cache_dir(), self.caches, candidate.engine.isolates(), &build.settings.cancel)?;
         let session = build.shared.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-        build.events.send(Event::EngineChosen { engine, reason: candidate.reason.clone() });
+        let why = if self.privileged { "a step is `privileged`; " } else { "" };
+        build.events.send(Event::EngineChosen { engine, reason: format!("{why}{}", candidate.reason) });
         build.events.send(Event::SessionStarted {
             session,
             engine,

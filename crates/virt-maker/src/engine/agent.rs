@@ -93,12 +93,13 @@ impl AgentGuest {
         self.within(Some(PATIENCE), |client| client.done(request))
     }
 
-    /// A shell on this process's terminal.
-    pub fn shell(&mut self) -> Result<()> {
+    /// A shell on this process's terminal; [`Run::privileged`] or not.
+    pub fn shell(&mut self, privileged: bool) -> Result<()> {
         let terminal = RawTerminal::enter()?;
         let mut run = Run {
             argv: super::SHELL.map(str::to_owned).into(),
             network: true,
+            privileged,
             terminal: Some(terminal.size()),
             ..Run::default()
         };

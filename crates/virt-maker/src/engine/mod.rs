@@ -112,6 +112,7 @@ pub trait Session: Send {
     /// Unmounts, flushes and ends all helpers. When this returns, the top overlay is as after a checkpoint.
     fn finish(self: Box<Self>) -> Result<()>;
 
-    /// A shell in the guest as it stands, on this process's terminal, until the user leaves it.
-    fn shell(&mut self) -> Result<()>;
+    /// A shell in the guest as it stands, on this process's terminal, until the user leaves it. With `privileged` it has all
+    /// rights, where the engine has that.
+    fn shell(&mut self, privileged: bool) -> Result<()>;
 }

@@ -72,13 +72,18 @@ impl Selector {
 
     /// The same of those that have commands with all rights.
     pub fn first_with_all_rights<T>(&self, events: &Events, attempt: impl FnMut(&Candidate) -> Result<T>) -> Result<T> {
+        first_of(&self.with_all_rights()?, events, attempt)
+    }
+
+    /// The engines to try for commands with all rights; never empty.
+    pub fn with_all_rights(&self) -> Result<Vec<Arc<Candidate>>> {
         let mut found = self.candidates()?;
         found.retain(|candidate| candidate.engine.has_privileged());
         if found.is_empty() {
-            let message = "a step is `privileged`, and its commands would have no machine of their own";
-            return Err(Error::new(ErrorKind::Unsupported, message).with_hint("take --engine vm, which has one"));
+            let message = "a step is `privileged`, and only engine `vm` has that";
+            return Err(Error::new(ErrorKind::Unsupported, message).with_hint("take --engine vm"));
         }
-        first_of(&found, events, attempt)
+        Ok(found)
     }
 
     fn find(&self) -> Result<Vec<Candidate>> {

@@ -173,7 +173,7 @@ impl Inside {
 
     /// A shell in the guest on this process's terminal, until the user leaves it.
     pub fn shell(&mut self) -> Result<()> {
-        self.session.shell()
+        self.session.shell(false)
     }
 
     /// Seals what was changed as a layer of its own, on the layer that was opened, and gives it the name `tag`.

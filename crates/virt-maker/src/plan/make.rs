@@ -205,7 +205,7 @@ fn options(spec: &Spec, step: &StepEntry) -> Map<String, Value> {
     if let Some(network) = options.network.filter(|network| *network != step.kind.network) {
         found.insert("network".into(), network.into());
     }
-    if options.privileged {
+    if options.has_all_rights() {
         found.insert("privileged".into(), true.into());
     }
     if !options.cache_key.is_empty() {

@@ -40,8 +40,8 @@ pub struct StepOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<bool>,
     /// Whether its commands have all rights in a machine of their own.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub privileged: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub privileged: Option<bool>,
     /// Seconds that it may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u64>,
@@ -72,6 +72,11 @@ pub struct StepOptions {
 }
 
 impl StepOptions {
+    /// Whether its commands have all rights, in a machine of their own.
+    pub fn has_all_rights(&self) -> bool {
+        self.privileged.unwrap_or(false)
+    }
+
     /// These options where a step within sets none of its own.
     pub(super) fn around(&self, inner: StepOptions) -> StepOptions {
         let name = match (&self.name, inner.name) {
@@ -91,7 +96,7 @@ impl StepOptions {
             name,
             env,
             network: inner.network.or(self.network),
-            privileged: inner.privileged || self.privileged,
+            privileged: inner.privileged.or(self.privileged),
             timeout: inner.timeout.or(self.timeout),
             ttl: inner.ttl.or(self.ttl),
             always_run: inner.always_run || self.always_run,
@@ -117,8 +122,8 @@ impl StepOptions {
         if let Some(network) = self.network {
             add("network", if network { "on" } else { "off" }.into());
         }
-        if self.privileged {
-            add("privileged", true.into());
+        if let Some(privileged) = self.privileged {
+            add("privileged", if privileged { "on" } else { "off" }.into());
         }
         if let Some(timeout) = self.timeout {
             add("timeout", timeout.into());
@@ -164,7 +169,7 @@ impl StepOptions {
                 }
             }
             "network" => self.network = Some(on_or_off(node)?),
-            "privileged" => self.privileged = on_or_off(node)?,
+            "privileged" => self.privileged = Some(on_or_off(node)?),
             "shell" => {
                 let shell = text(node, "the path of a shell")?.trim().to_owned();
                 if !shell.starts_with('/') || shell.contains(['\n', '\0']) {

@@ -629,7 +629,7 @@ fn child_opens_a_shell_and_then_hangs() {
             host_network: false,
         })
         .unwrap();
-    session.shell().unwrap();
+    session.shell(false).unwrap();
     println!("typed: {}", String::from_utf8_lossy(&session.guest().read("/etc/typed", 100).unwrap()));
     session.guest().run(&shell("sleep 100000")).unwrap();
 }

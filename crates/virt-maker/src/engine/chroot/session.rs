@@ -141,8 +141,8 @@ impl Session for ChrootSession {
         })
     }
 
-    fn shell(&mut self) -> Result<()> {
-        self.guest.shell()
+    fn shell(&mut self, privileged: bool) -> Result<()> {
+        self.guest.shell(privileged)
     }
 }
 
@@ -198,7 +198,14 @@ pub(super) fn start_daemon(
 /// those who did not write it.
 fn refusal(words: &str) -> Error {
     match words.rsplit_once("}: ") {
-        Some((_, said)) => Error::new(ErrorKind::Internal, format!("qemu refused the disk: {}", without_echoes(said))),
+        Some((_, said)) if said.contains("FUSE") => {
+            let error = Error::new(ErrorKind::Host, format!("the guest's disk cannot be shown: {said}"));
+            error.with_hint("it takes /dev/fuse; `virt-maker doctor` says what each engine needs")
+        }
+        Some((_, said)) => {
+            let error = Error::new(ErrorKind::Store, format!("qemu refused the disk: {}", without_echoes(said)));
+            error.with_hint("`virt-maker cache verify` looks for images that are damaged")
+        }
         None => Error::new(ErrorKind::Host, format!("qemu-storage-daemon does not start: {words}")),
     }
 }

@@ -156,10 +156,11 @@ impl Session for LibguestfsSession {
         Ok(())
     }
 
-    fn shell(&mut self) -> Result<()> {
+    fn shell(&mut self, privileged: bool) -> Result<()> {
         let run = Run {
             argv: crate::engine::SHELL.map(str::to_owned).into(),
             network: true,
+            privileged,
             terminal: Some(terminal::size()?),
             ..Run::default()
         };

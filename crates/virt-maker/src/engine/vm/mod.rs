@@ -171,11 +171,16 @@ fn ready(options: &VmOptions, events: &Events, cancel: &Cancel) -> Result<VmOpti
     Ok(emulated)
 }
 
+/// QEMU 10 leaves its own name out.
+fn is_warning(line: &str) -> bool {
+    line.starts_with("warning: ") || line.contains(": warning: ")
+}
+
 /// What qemu complained of last in its log, escaped; without its warnings, some of which it has each time.
 fn complaints(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().filter(|line| !line.contains(": warning: ")).collect();
+    let lines: Vec<&str> = text.lines().filter(|line| !is_warning(line)).collect();
     host::escape::last_lines(lines.join("\n").as_bytes(), 4)
 }
 

@@ -128,7 +128,7 @@ impl Session for VmSession {
         helper.wait()
     }
 
-    fn shell(&mut self) -> Result<()> {
-        self.guest.shell()
+    fn shell(&mut self, privileged: bool) -> Result<()> {
+        self.guest.shell(privileged)
     }
 }
