@@ -41,6 +41,7 @@ struct Line {
 
 pub(super) struct Tty {
     screen: MultiProgress,
+    terminal: Screen,
     /// Whether colours are wanted; what moves does so without them too.
     colours: bool,
     verbose: u8,
@@ -54,11 +55,11 @@ pub(super) struct Tty {
 
 impl Tty {
     pub(super) fn new(verbose: u8, colours: bool) -> Tty {
+        let terminal = Screen::default();
+        let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal.clone()), HERTZ);
         Tty {
-            screen: MultiProgress::with_draw_target(ProgressDrawTarget::term_like_with_hz(
-                Box::<Screen>::default(),
-                HERTZ,
-            )),
+            screen: MultiProgress::with_draw_target(target),
+            terminal,
             colours,
             verbose,
             running: HashMap::new(),
@@ -308,7 +309,7 @@ impl Report for Tty {
 
     fn end(&mut self) -> io::Result<()> {
         self.stop_all();
-        Ok(())
+        self.terminal.end()
     }
 }
 
