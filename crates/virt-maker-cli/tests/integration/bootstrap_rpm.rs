@@ -95,8 +95,18 @@ fn a_debian_is_made_by_an_ordinary_user() {
     fs::write(home.join("t.yml"), "spec: {import: {bootstrap: {suite: bookworm, size: 1500M}}}\n").unwrap();
     give(&home);
     let ids = format!("{USER}:200000:65536\n");
-    as_user(&home, &ids, PATH, &["build", "t.yml", "--progress", "plain"]).exits(0);
+    let build = ["build", "t.yml", "--progress", "plain", "-v"];
+    as_user(&home, &ids, PATH, &build).exits(0);
+    // Another size is made of that one; a smaller one cannot be.
+    fs::write(home.join("t.yml"), "spec: {import: {bootstrap: {suite: bookworm, size: 1700M}}}\n").unwrap();
+    give(&home);
+    let ran = as_user(&home, &ids, PATH, &build).exits(0);
+    assert!(ran.stderr.contains("from its base of another size"), "{}", ran.stderr);
     before.assert_nothing_left();
+    let images = fs::read_dir(home.join("store/images")).unwrap().map(|entry| entry.unwrap().path());
+    let grown = images.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    assert_eq!(fs::metadata(&grown).unwrap().len(), 1700 << 20);
+    fsck_clean(&grown, "raw");
 }
 
 #[test]

@@ -1,15 +1,20 @@
 //! Making a base: running an import and sealing what it made.
 
-use std::time::Instant;
+use std::fs::File;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Build;
 use crate::disk::{ImageFormat, overlay};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::import::{self, ImportContext, ImportKey};
+use crate::key::KeyMaterial;
 use crate::plan::PlanNode;
 use crate::spec::{ImportEntry, Release};
 use crate::store::{KeyLock, Layer};
+
+/// How old a base may be from which one of another size is made.
+const LATELY: Duration = Duration::from_secs(86_400);
 
 /// Runs the import of `node` and seals its base. The caller has found it missing while holding `lock`.
 pub(super) fn make(
@@ -27,8 +32,14 @@ pub(super) fn make(
     let cache_dir = build.store.cache_dir();
     let context = build.settings.import_context(&cache_dir, build.events);
     check_release(entry, &context)?;
-    let made =
-        entry.runner.make(key, &image, &log, &context).map_err(|error| build.keep_log(&log, &node.info, error))?;
+    let grown = sibling(build, node, entry, &context)
+        .map_or(Ok(None), |sibling| entry.runner.make_from(&sibling, &image, &log, &context));
+    let made = match grown {
+        Ok(Some(made)) => Ok(made),
+        Ok(None) => entry.runner.make(key, &image, &log, &context),
+        Err(error) => Err(error),
+    };
+    let made = made.map_err(|error| build.keep_log(&log, &node.info, error))?;
     let failed = || format!("cannot read the base that `{}` made", entry.kind.name);
     let virtual_size = match made.format {
         ImageFormat::Qcow2 => overlay::virtual_size(&image)?,
@@ -49,6 +60,34 @@ pub(super) fn make(
         import::note_release(layer.record.key, release, &context);
     }
     Ok(layer)
+}
+
+/// The disk of a base that differs from this one in its size alone, is smaller, and was made lately. Whoever wants new packages
+/// (`--force`, another release) gets none.
+fn sibling(build: &Build<'_>, node: &PlanNode, entry: &ImportEntry, context: &ImportContext<'_>) -> Option<File> {
+    let size = |material: &KeyMaterial| material.arguments.get("size").and_then(serde_json::Value::as_u64);
+    let wanted = size(&node.material).filter(|_| !build.settings.force)?;
+    let without_size = |material: &KeyMaterial| {
+        let mut material = material.clone();
+        material.arguments.as_object_mut().map(|arguments| arguments.remove("size"));
+        material
+    };
+    let wanted_material = without_size(&node.material);
+    let fits = |layer: &Layer| {
+        let record = &layer.record;
+        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(record.created);
+        let release = match entry.release {
+            Release::Pulled(release) => import::noted_release(record.key, context) == Some(release),
+            _ => true,
+        };
+        release
+            && record.format == ImageFormat::Raw
+            && made.elapsed().is_ok_and(|age| age < LATELY)
+            && size(&record.material).is_some_and(|size| size < wanted)
+            && without_size(&record.material) == wanted_material
+    };
+    let found = build.store.children(None).into_iter().filter(fits).max_by_key(|layer| layer.record.created)?;
+    File::open(found.path).ok()
 }
 
 /// Whether the mirror has what the lock file says, where one does.

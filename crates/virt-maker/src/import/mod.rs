@@ -128,6 +128,18 @@ pub trait Import: Send + Sync {
     /// is. The bytes are those of `key`, or it is an error. The header was checked in Rust ([`crate::disk`]).
     /// Output of tools goes to `log`.
     fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made>;
+
+    /// The same from the raw disk of a base whose arguments differ from its own in `size` alone, and that is smaller. `None`
+    /// where there is no such way; then nothing is at `target`.
+    fn make_from(
+        &self,
+        _sibling: &File,
+        _target: &Path,
+        _log: &Path,
+        _context: &ImportContext<'_>,
+    ) -> Result<Option<Made>> {
+        Ok(None)
+    }
 }
 
 /// A template whose result is the base of another one.

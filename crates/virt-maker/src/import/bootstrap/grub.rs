@@ -19,8 +19,10 @@ const MIB: u64 = 1 << 20;
 const BOOT_START: u64 = MIB;
 /// Where the root file system starts, in bytes.
 pub(in crate::import) const ROOT_START: u64 = 2 * MIB;
-/// What of the disk is not the root file system: what is before it, and the backup partition table behind it.
-pub(in crate::import) const OVERHEAD: u64 = 3 * MIB;
+/// What is behind the root file system: the copy of the partition table.
+pub(super) const BEHIND: u64 = MIB;
+/// What of the disk is not the root file system.
+pub(in crate::import) const OVERHEAD: u64 = ROOT_START + BEHIND;
 
 /// Where Debian and Ubuntu put GRUB's parts.
 const IMAGES: &str = "/usr/lib/grub/i386-pc";

@@ -33,6 +33,7 @@ use serde_json::json;
 use self::recipe::Recipe;
 use super::{Import, ImportContext, ImportKey, ImportKind, Made, http, sources};
 use crate::disk::ImageFormat;
+use crate::disk::table::copy_data;
 use crate::error::{Context, ErrorKind, Result};
 use crate::key::HostInput;
 use crate::template::Need;
@@ -82,6 +83,22 @@ impl Bootstrap {
             Bootstrap::Rpm(recipe) => &recipe.mirrors,
         };
         mirrors.iter().try_for_each(|mirror| judge_mirror(mirror, context))
+    }
+
+    /// What the disk has besides its root file system.
+    fn finish(&self, target: &Path, scratch: &tree::Scratch, context: &ImportContext<'_>) -> Result<Made> {
+        context.events.stage("the partition table and the boot loader");
+        grub::partition(target, self.size(), context.cancel)?;
+        grub::install(target, scratch.path(), context.cancel)?;
+        // Raw: nothing is converted, holes stay holes, and reads below the overlays need no second table of clusters.
+        Ok(ImageFormat::Raw.into())
+    }
+
+    fn suite(&self) -> &str {
+        match self {
+            Bootstrap::Debian(recipe) => &recipe.suite,
+            Bootstrap::Rpm(recipe) => &recipe.suite,
+        }
     }
 
     fn size(&self) -> u64 {
@@ -146,10 +163,35 @@ impl Import for Bootstrap {
             Bootstrap::Debian(recipe) => tree::make(recipe, target, &scratch, log, context)?,
             Bootstrap::Rpm(recipe) => dnf::make(recipe, &key.inputs, target, &scratch, log, context)?,
         }
-        context.events.stage("the partition table and the boot loader");
-        grub::partition(target, size, context.cancel)?;
-        grub::install(target, scratch.path(), context.cancel)?;
-        // Raw: nothing is converted, holes stay holes, and reads below the overlays need no second table of clusters.
-        Ok(ImageFormat::Raw.into())
+        self.finish(target, &scratch, context)
+    }
+
+    fn make_from(
+        &self,
+        sibling: &File,
+        target: &Path,
+        log: &Path,
+        context: &ImportContext<'_>,
+    ) -> Result<Option<Made>> {
+        // What stands behind it would be options for the file system.
+        if target.as_os_str().as_encoded_bytes().contains(&b'?') {
+            return Ok(None);
+        }
+        grub::check_host()?;
+        let scratch = tree::Scratch::beside(target)?;
+        context.events.stage(format!("{}: from its base of another size", self.suite()));
+        let copied = sibling.metadata().and_then(|stat| {
+            let disk = File::create_new(target)?;
+            // resize2fs would cut a file that is longer than its file system, wherever in it that begins.
+            disk.set_len(self.size() - grub::OVERHEAD)?;
+            // Its root file system alone: what else is on a disk depends on its size.
+            let length = stat.len() - grub::OVERHEAD;
+            copy_data(sibling, grub::ROOT_START, length, &disk, grub::ROOT_START).map(|()| disk)
+        });
+        let failed = || format!("cannot write {}", target.display());
+        let disk = copied.context(ErrorKind::Store, failed)?;
+        tree::grow(target, self.size(), log, context)?;
+        disk.set_len(self.size()).context(ErrorKind::Store, failed)?;
+        self.finish(target, &scratch, context).map(Some)
     }
 }

@@ -163,6 +163,16 @@ pub(super) fn file_system(
     made.map(|_| ()).map_err(|error| complaints.explain(suite, ("mke2fs", "e2fsprogs"), error, |_| None))
 }
 
+/// Grows the root file system in the disk at `image` to what [`file_system`] would make in one of `size` bytes.
+pub(super) fn grow(image: &Path, size: u64, log: &Path, context: &ImportContext<'_>) -> Result<()> {
+    let mut place = absolute(image)?.into_os_string();
+    place.push(format!("?offset={}", grub::ROOT_START));
+    let kib = (size - grub::OVERHEAD) / 1024;
+    let walls = Walls::for_data().write(image)?;
+    let tool = walls.tool("resize2fs", "e2fsprogs").arg(place).arg(format!("{kib}K"));
+    tool.log_to(log).run(context.cancel).map(drop)
+}
+
 /// A path that means the same in another folder.
 pub(in crate::import) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).context(ErrorKind::Host, || "cannot find the current folder")
