@@ -152,6 +152,8 @@ fn guests(engine: &str) {
         fs::write(&path, format!("format: 2\nspec:\n  import: {import}\n  steps: [run: cat /which]\n")).unwrap();
         path
     };
+    let ran = bench.build(engine, &spec("three"), &[]).exits(1);
+    assert!(ran.stderr.contains("subvolume three") && ran.stderr.contains("three.yml:3:"), "{}", ran.stderr);
     for subvolume in ["one", "two"] {
         let ran = bench.build(engine, &spec(subvolume), &[]).exits(0);
         assert_eq!(ran.of("output")[0]["text"], format!("{subvolume}\n"));

@@ -8,7 +8,8 @@ use super::session::{NewSession, Opened};
 use super::{Build, base, disk_step, leaks, log::StepLog};
 use crate::disk::ImageFormat;
 use crate::disk::overlay::{self, Backing};
-use crate::engine::Session;
+use crate::engine::{Session, WRONG_ROOT};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::guest::selinux;
@@ -143,6 +144,10 @@ fn run_session(
         caches: &names,
     };
     let opened = wanted.open(build).map_err(|error| match (error.kind(), &plan.nodes[missing[0]].origin) {
+        // It is the import that names it.
+        (ErrorKind::Guest, (spec, _)) if error.to_string().starts_with(WRONG_ROOT) => {
+            error.at(|| build.specs[*spec].import.place())
+        }
         // What is on the disk; anything else is no matter of the template.
         (ErrorKind::Guest | ErrorKind::Unsupported, (spec, Part::Step(number, _))) => {
             error.at(|| build.specs[*spec].steps[*number].place())

@@ -22,6 +22,9 @@ const GRACE: Duration = Duration::from_secs(15);
 /// How long the helper may take for what waits for the guest's disk alone.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
+/// How an error begins that a root is not there which the template's import names, on all engines.
+pub const WRONG_ROOT: &str = "the root is said to be ";
+
 /// How many bytes of times and attributes go with one request.
 const MARKS_AT_ONCE: usize = 512 << 10;
 /// What helps where a guest has several roots.

@@ -24,6 +24,8 @@ use crate::event::Events;
 use crate::guest::Guest;
 use crate::host::Cancel;
 
+pub(crate) use agent::WRONG_ROOT;
+
 pub use crate::disk::Image;
 
 /// A cache for commands ([`crate::guest::Run::caches`]): a raw image of one file system, which nobody else uses now.
