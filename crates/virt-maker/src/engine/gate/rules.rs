@@ -214,6 +214,20 @@ pub(super) mod tests {
     ];
 
     #[test]
+    fn where_the_hosts_addresses_cannot_be_read_nothing_but_the_name_server_and_a_proxy_is_reached() {
+        let unread = Rules { own: OnceLock::from(Err(io::Error::from(io::ErrorKind::Other))), ..rules(false) };
+        let judge = |protocol, target, port| unread.judge(&frame(IPV4, &packet(protocol, target, port)));
+        for (protocol, target) in [(TCP, [192, 0, 2, 7]), (UDP, [10, 1, 2, 4]), (TCP, [10, 1, 2, 3])] {
+            let verdict = judge(protocol, target, 80);
+            assert!(matches!(verdict, Verdict::Refuse(address, _) if address.octets() == target), "{target:?}");
+        }
+        assert_eq!(judge(ICMP, [192, 0, 2, 7], 0), Verdict::Drop);
+        for (protocol, target, port) in [(UDP, [169, 254, 2, 3], 53), (TCP, [169, 254, 2, 2], 3128)] {
+            assert_eq!(judge(protocol, target, port), Verdict::Pass, "{target:?}");
+        }
+    }
+
+    #[test]
     fn nothing_reaches_the_host_itself_but_the_name_server_and_a_proxy() {
         let judge = |host, protocol, target, port| rules(host).judge(&frame(IPV4, &packet(protocol, target, port)));
         for (protocol, target, port) in [
