@@ -15,10 +15,7 @@ use crate::store::{Depth, KeyLock, Layer};
 
 /// Whether a node is such a step.
 pub(super) fn is_one(build: &Build<'_>, node: &PlanNode) -> bool {
-    match &node.origin {
-        (spec, Part::Step(number, _)) => build.specs[*spec].steps[*number].runner.works_on_disk(),
-        _ => false,
-    }
+    build.step_of(node).is_some_and(|step| step.runner.works_on_disk())
 }
 
 /// Runs the step of a node on `parent`, and seals its layer.

@@ -11,7 +11,7 @@ use crate::error::{Context, Error, ErrorKind, Result, StepFailure};
 use crate::event::{Event, LayerInfo};
 use crate::guest::{Guest, Space};
 use crate::host;
-use crate::plan::{Part, PlanNode};
+use crate::plan::PlanNode;
 use crate::store::{Draft, FailureRecord, LayerRecord};
 
 /// So many lines of a step's script are shown above the shell.
@@ -117,10 +117,7 @@ impl Build<'_> {
             OnFailure::Discard => drop(session),
             OnFailure::Shell => {
                 self.events.send(Event::StepFailed { key: info.key, failure: failure.clone() });
-                let privileged = match &node.origin {
-                    (spec, Part::Step(number, _)) => self.specs[*spec].steps[*number].options.has_all_rights(),
-                    _ => false,
-                };
+                let privileged = self.step_of(node).is_some_and(|step| step.options.has_all_rights());
                 host::terminal::say(&greeting(&failure, info, &self.commands(node)));
                 if let Some(Err(error)) = session.as_mut().map(|session| session.shell(privileged)) {
                     self.events.warn(format!("no shell could be opened: {}", crate::error::chain(&error)));
@@ -150,8 +147,7 @@ impl Build<'_> {
 
     /// What a step ran, line by line: the variables that it set, and its script.
     fn commands(&self, node: &PlanNode) -> Vec<String> {
-        let (spec, Part::Step(number, _)) = &node.origin else { return Vec::new() };
-        let step = &self.specs[*spec].steps[*number];
+        let Some(step) = self.step_of(node) else { return Vec::new() };
         let mut lines: Vec<String> = step.options.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
         lines.extend(step.runner.commands().lines().map(str::to_owned));
         let more = lines.len().saturating_sub(COMMANDS_MAX);

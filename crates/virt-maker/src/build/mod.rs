@@ -56,7 +56,7 @@ use crate::host::{Cancel, Certificates, url};
 use crate::import::ImportContext;
 use crate::key::LayerKey;
 use crate::plan::{NodeState, Part, Plan, PlanContext, PlanNode};
-use crate::spec::Spec;
+use crate::spec::{Spec, StepEntry};
 use crate::store::{Owner, Store};
 use flatten::Flattener;
 use schedule::Schedule;
@@ -330,6 +330,14 @@ impl Build<'_> {
     /// The values of a spec's secrets, by their names.
     fn secrets(&self, spec: usize) -> Result<crate::guest::Secrets> {
         self.shared.values.of_spec(spec, &self.specs[spec], &self.settings.secret_env)
+    }
+
+    /// The step that makes a layer; none for a base.
+    fn step_of(&self, node: &PlanNode) -> Option<&StepEntry> {
+        match &node.origin {
+            (spec, Part::Step(number, _)) => Some(&self.specs[*spec].steps[*number]),
+            _ => None,
+        }
     }
 
     fn layer_started(&self, node: &PlanNode, session: Option<u32>) {

@@ -195,6 +195,7 @@ impl Walk<'_> {
     ) -> Result<()> {
         let mut parent = parent.clone();
         let mut depth = self.depth;
+        let all_rights = |node| build.step_of(node).is_some_and(|step| step.options.has_all_rights());
         for (place, index) in missing.iter().enumerate() {
             let node = &self.plan.nodes[*index];
             let begin = Instant::now();
@@ -231,11 +232,7 @@ impl Walk<'_> {
             let next = match missing.get(place + 1) {
                 Some(_) if depth.is_too_deep() => None,
                 // What a step with all rights did to its machine is not for steps without.
-                Some(index)
-                    if self.has_all_rights(build, node) && !self.has_all_rights(build, &self.plan.nodes[*index]) =>
-                {
-                    None
-                }
+                Some(index) if all_rights(node) && !all_rights(&self.plan.nodes[*index]) => None,
                 // No session may be open for it, so this one ends.
                 Some(index) if disk_step::is_one(build, &self.plan.nodes[*index]) => None,
                 Some(index) => build.store.try_lock(self.plan.nodes[*index].info.key)?.map(|lock| (*index, lock)),
@@ -253,13 +250,6 @@ impl Walk<'_> {
             self.sealer.seal(std::mem::replace(&mut draft, next), std::mem::replace(&mut lock, next_lock), deep)?;
         }
         Ok(())
-    }
-
-    fn has_all_rights(&self, build: &Build<'_>, node: &PlanNode) -> bool {
-        match &node.origin {
-            (spec, Part::Step(number, _)) => build.specs[*spec].steps[*number].options.has_all_rights(),
-            _ => false,
-        }
     }
 
     /// Disks that are not there, named by an fstab that the step has written, are told with the step's place: the guest may

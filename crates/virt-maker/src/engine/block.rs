@@ -154,7 +154,7 @@ impl BlockGraph {
 /// The name by which a program that works in `directory` opens a file: without its folder where it lies there.
 fn name_in<'p>(directory: Option<&Path>, path: &'p Path) -> &'p Path {
     match path.file_name() {
-        Some(name) if directory.is_some() && path.parent() == directory => Path::new(name),
+        Some(name) if path.parent() == directory => Path::new(name),
         _ => path,
     }
 }
