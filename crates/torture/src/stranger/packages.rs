@@ -82,7 +82,7 @@ fn led_to_the_host(project: &Project<'_>) -> usize {
     for target in
         [format!("http://127.0.0.1:{port}"), format!("http://localhost:{port}"), "http://169.254.169.254".into()]
     {
-        let listener = network.listen(Elsewhere::ADDRESS, 0);
+        let listener = network.listen_there();
         let mirror = format!("http://{}/debian", listener.local_addr().expect("a socket of ours"));
         let asked = serve(listener, Web::Leads(target.clone()));
         for spec in [

@@ -70,7 +70,7 @@ fn give(home: &Path) {
 #[test]
 fn what_a_mirror_leads_to_is_judged_for_an_ordinary_user() {
     let network = Elsewhere::new();
-    let leads = network.listen(Elsewhere::ADDRESS, 0);
+    let leads = network.listen_there();
     let mirror = format!("http://{}/debian", leads.local_addr().unwrap());
     let asked = serve(leads, Web::Leads("http://localhost:9".into()));
     let before = HostState::capture();

@@ -2,15 +2,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{Bench, Ran, run};
-use testkit::{HostState, TinyOptions, appliance_lock, tiny_guest};
-use virt_maker::host::address;
+use testkit::{Elsewhere, HostState, TinyOptions, appliance_lock, tiny_guest};
 
 fn said(ran: &Ran) -> String {
     ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect()
@@ -22,16 +21,21 @@ fn warned(ran: &Ran) -> Vec<String> {
 
 /// An address of this host that is not only its own affair.
 fn own_address() -> Option<Ipv4Addr> {
-    let free = |address: &IpAddr| address::guarded(*address, &[]).is_none();
-    address::own().unwrap().into_iter().filter(free).find_map(|address| match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    })
+    // The address that the host would send from; no packet is sent.
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect("192.0.2.1:9").ok()?;
+    match socket.local_addr().unwrap().ip() {
+        IpAddr::V4(address) if !address.is_loopback() && !address.is_link_local() => Some(address),
+        _ => None,
+    }
 }
 
 /// A service of the host that gives each caller a word.
 fn service(address: &str, word: &'static str) -> u16 {
-    let listener = TcpListener::bind((address, 0)).unwrap();
+    serve(TcpListener::bind((address, 0)).unwrap(), word)
+}
+
+fn serve(listener: TcpListener, word: &'static str) -> u16 {
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -94,6 +98,32 @@ fn only_a_proxy_of_the_host_is_reached_from_the_appliance() {
 #[test]
 fn only_a_proxy_of_the_host_is_reached_on_libguestfs() {
     only_a_proxy_of_the_host_is_reached("libguestfs");
+}
+
+/// An address may be the host's without an interface that has it, as load balancers of clouds do it: by a route of type
+/// `local` alone. It is the host's all the same.
+#[test]
+fn an_address_that_is_the_hosts_by_a_route_alone_is_not_reached() {
+    let bench = Bench::new(tiny_guest(&TinyOptions::default()));
+    let network = Elsewhere::new();
+    let (routed, elsewhere) = (Elsewhere::ROUTED, Elsewhere::ADDRESS);
+    let own = serve(network.listen(routed, 0), "the service\n");
+    let other = serve(network.listen_there(), "somebody else\n");
+    let script = format!("nc -w 3 {routed} {own} </dev/null 2>/dev/null; nc -w 5 {elsewhere} {other} </dev/null");
+    let template = bench.template("t.yml", &[run(&script)], "");
+    let build = |more: &[&str]| {
+        let arguments = ["build", template.to_str().unwrap(), "--engine", "chroot", "--progress", "json"];
+        let command = bench.command(&[&arguments, more].concat());
+        Ran::from(network.command(&command).output().unwrap()).exits(0)
+    };
+    let ran = build(&[]);
+    assert_eq!(said(&ran), "somebody else\n");
+    assert!(
+        warned(&ran).iter().any(|warning| warning.contains(&format!("reach {routed}, which is"))),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(said(&build(&["--force", "--allow", "host-network"])), "the service\nsomebody else\n");
 }
 
 /// A command that listens is heard by nobody: not at the host's loopback, not at its address, not by a name.

@@ -178,7 +178,7 @@ fn locks_that_others_hold_are_told_and_hold_nobody_up() {
 #[test]
 fn a_name_that_nobody_answers_for_holds_nobody_up() {
     let network = Elsewhere::new();
-    let _silent = network.inside(|| UdpSocket::bind((Elsewhere::ADDRESS, 53)).unwrap());
+    let _silent = network.there(|| UdpSocket::bind((Elsewhere::ADDRESS, 53)).unwrap());
     let bench = bench();
     let resolv = bench.path("resolv.conf");
     fs::write(&resolv, format!("nameserver {}\noptions timeout:30 attempts:5\n", Elsewhere::ADDRESS)).unwrap();

@@ -29,9 +29,8 @@ pub fn netdev(id: &str) -> Value {
 /// The host's `resolv.conf` as it works in there: the network's own name server, which asks those of the host, takes
 /// the place of those that only the host reaches, and of those with an address of IPv6.
 pub fn resolv_conf(text: Option<&str>) -> String {
-    let own = address::own();
     let only_hosts = |server: &str| match server.parse() {
-        Ok(IpAddr::V4(server)) => own.as_ref().map_or(true, |own| address::guarded(server.into(), own).is_some()),
+        Ok(IpAddr::V4(server)) => address::guarded(server.into(), address::is_home).is_some(),
         Ok(IpAddr::V6(_)) => true,
         // With a zone, as `fe80::1%eth0` has one.
         Err(_) => server.contains(':'),

@@ -1,11 +1,12 @@
 //! Which addresses are the host's own affair: the one table behind what steps and downloads may reach.
 //!
-//! The host answers at its loopback and at the addresses of its interfaces, and programs there trust who comes from the
+//! The host answers at its loopback and at the addresses that are its own, and programs there trust who comes from the
 //! host. Link-local addresses are where a cloud hands out the host's credentials, and some clouds have one or two
 //! addresses more for that. All else belongs to others, private networks too: mirrors live there.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 
 /// Where clouds hand out what they tell a host alone, besides link-local addresses.
 const METADATA: [IpAddr; 5] = [
@@ -18,8 +19,8 @@ const METADATA: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
-/// Why an address is only for who may reach the host: words to follow "which is". `own` is what [`own`] gives.
-pub fn guarded(address: IpAddr, own: &[IpAddr]) -> Option<&'static str> {
+/// Why an address is only for who may reach the host: words to follow "which is". `home` says what is the host's own, as [`is_home`] does.
+pub fn guarded(address: IpAddr, home: impl FnOnce(IpAddr) -> io::Result<bool>) -> Option<&'static str> {
     let address = plain(address);
     let (loopback, link_local) = match address {
         IpAddr::V4(address) => (address.is_loopback() || address.octets()[0] == 0, address.is_link_local()),
@@ -31,10 +32,12 @@ pub fn guarded(address: IpAddr, own: &[IpAddr]) -> Option<&'static str> {
         Some("link-local, where clouds keep a host's credentials")
     } else if METADATA.contains(&address) {
         Some("where a cloud keeps a host's credentials")
-    } else if own.contains(&address) {
-        Some("an address of the host itself")
     } else {
-        None
+        match home(address) {
+            Ok(true) => Some("an address of the host itself"),
+            Ok(false) => None,
+            Err(_) => Some("perhaps the host's own: its routes cannot be read"),
+        }
     }
 }
 
@@ -52,38 +55,77 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The addresses that the host's interfaces have now. An error where the kernel does not say, such as for want of descriptors:
-/// whoever keeps others from them has to keep them from all then.
-pub fn own() -> io::Result<Vec<IpAddr>> {
-    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
-    // SAFETY: the call fills in `list`, or fails and leaves it.
-    if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
-        return Err(io::Error::last_os_error());
+/// Whether packets to an address come to the host itself, as its kernel says: a route of type `local` is there for each
+/// address of an interface, and may be there for whole networks that no interface has an address of.
+pub struct Routes {
+    socket: OwnedFd,
+}
+
+impl Routes {
+    /// # Errors
+    ///
+    /// The kernel has no socket to ask with, such as for want of descriptors. Whoever keeps others from the host's own
+    /// addresses has to keep them from all then.
+    pub fn open() -> io::Result<Routes> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+        // `NETLINK_ROUTE` is protocol 0, which is none here.
+        Ok(Routes { socket: socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)? })
     }
-    let mut found = Vec::new();
-    let mut next = list;
-    // SAFETY: entries are valid until the list is freed below, and each points to the next one or nowhere.
-    while let Some(entry) = unsafe { next.as_ref() } {
-        next = entry.ifa_next;
-        // SAFETY: an entry's address is none, or valid as long as the entry.
-        let Some(general) = (unsafe { entry.ifa_addr.as_ref() }) else { continue };
-        match i32::from(general.sa_family) {
-            libc::AF_INET => {
-                // SAFETY: an address of this family has this structure.
-                let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
-                found.push(IpAddr::V4(Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr))));
-            }
-            libc::AF_INET6 => {
-                // SAFETY: an address of this family has this structure.
-                let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
-                found.push(IpAddr::V6(Ipv6Addr::from(address.sin6_addr.s6_addr)));
-            }
-            _ => {}
-        }
+
+    /// Whether the host answers at an address. One that leads nowhere is not the host's.
+    pub fn lead_home(&mut self, address: IpAddr) -> io::Result<bool> {
+        use rustix::net::{RecvFlags, SendFlags, recv, send};
+        send(&self.socket, &question(address), SendFlags::empty())?;
+        // The kernel has answered when the question is sent: nothing is waited for.
+        let mut answer = [0; 1024];
+        let (length, _) = recv(&self.socket, &mut answer, RecvFlags::DONTWAIT)?;
+        judge(&answer[..length])
     }
-    // SAFETY: the list is from `getifaddrs`, is freed once, and nothing of it is used any more.
-    unsafe { libc::freeifaddrs(list) };
-    Ok(found)
+}
+
+/// The same, for who asks seldom.
+pub fn is_home(address: IpAddr) -> io::Result<bool> {
+    Routes::open()?.lead_home(address)
+}
+
+/// The length of a message's header, and of a route's (rtnetlink(7)).
+const HEAD: usize = size_of::<libc::nlmsghdr>();
+const ROUTE_HEAD: usize = 12;
+
+/// Which route leads to an address: a message of type `RTM_GETROUTE` with one attribute (rtnetlink(7)).
+fn question(address: IpAddr) -> Vec<u8> {
+    let (family, bytes) = match address {
+        IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
+    };
+    let attribute = 4 + bytes.len();
+    let mut message = Vec::with_capacity(HEAD + ROUTE_HEAD + attribute);
+    message.extend(((HEAD + ROUTE_HEAD + attribute) as u32).to_ne_bytes());
+    message.extend(libc::RTM_GETROUTE.to_ne_bytes());
+    message.extend((libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    // The message's number, and that of the port, which the kernel fills in.
+    message.extend([0; 8]);
+    message.extend([family as u8, (bytes.len() * 8) as u8]);
+    message.extend([0; ROUTE_HEAD - 2]);
+    message.extend((attribute as u16).to_ne_bytes());
+    message.extend(libc::RTA_DST.to_ne_bytes());
+    message.extend(bytes);
+    message
+}
+
+/// What the kernel answers: a route, whose type counts, or the number of an error.
+fn judge(answer: &[u8]) -> io::Result<bool> {
+    let short = || io::Error::new(io::ErrorKind::InvalidData, "an answer of the kernel about routes that is too short");
+    let kind = answer.get(4..6).ok_or_else(short)?;
+    if u16::from_ne_bytes([kind[0], kind[1]]) == libc::RTM_NEWROUTE {
+        return Ok(*answer.get(HEAD + 7).ok_or_else(short)? == libc::RTN_LOCAL);
+    }
+    let number = answer.get(HEAD..HEAD + 4).and_then(|bytes| bytes.try_into().ok()).ok_or_else(short)?;
+    match -i32::from_ne_bytes(number) {
+        // No route, or one that says so: unreachable, prohibit, blackhole.
+        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL => Ok(false),
+        number => Err(io::Error::from_raw_os_error(number)),
+    }
 }
 
 #[cfg(test)]
@@ -93,7 +135,7 @@ mod tests {
     #[test]
     fn only_addresses_of_others_are_free() {
         let own = ["192.168.1.5", "fd12::5"].map(|text| text.parse().unwrap());
-        let guarded = |text: &str| guarded(text.parse().unwrap(), &own);
+        let guarded = |text: &str| guarded(text.parse().unwrap(), |address| Ok(own.contains(&address)));
         for text in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "0.1.2.3", "::1", "::", "::ffff:127.0.0.1", "64:ff9b::7f00:1"]
         {
             assert_eq!(guarded(text), Some("the host's loopback"), "{text}");
@@ -113,7 +155,36 @@ mod tests {
     }
 
     #[test]
-    fn the_loopback_device_has_an_address() {
-        assert!(own().unwrap().contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    fn what_cannot_be_asked_for_is_kept_from_all() {
+        let asked = |text: &str| guarded(text.parse().unwrap(), |_| Err(io::Error::from_raw_os_error(libc::EMFILE)));
+        assert_eq!(asked("192.0.2.7"), Some("perhaps the host's own: its routes cannot be read"));
+        assert_eq!(asked("127.0.0.1"), Some("the host's loopback"));
+    }
+
+    #[test]
+    fn an_address_of_the_loopback_device_leads_home_and_one_for_documentation_does_not() {
+        let mut routes = Routes::open().unwrap();
+        let mut home = |text: &str| routes.lead_home(text.parse().unwrap()).unwrap();
+        assert!(home("127.0.0.1") && home("127.200.3.4"));
+        assert!(!home("192.0.2.7"));
+        assert!(home("127.0.0.1"));
+    }
+
+    #[test]
+    fn answers_of_the_kernel_are_read_whole() {
+        let route = |kind: u8| {
+            let mut answer = vec![0; HEAD + ROUTE_HEAD];
+            answer[4..6].copy_from_slice(&libc::RTM_NEWROUTE.to_ne_bytes());
+            answer[HEAD + 7] = kind;
+            answer
+        };
+        let error = |number: i32| [&[0, 0, 0, 0, 2, 0][..], &[0; 10], &(-number).to_ne_bytes()].concat();
+        assert!(judge(&route(libc::RTN_LOCAL)).unwrap());
+        assert!(!judge(&route(libc::RTN_UNICAST)).unwrap());
+        assert!(!judge(&error(libc::ENETUNREACH)).unwrap());
+        assert_eq!(judge(&error(libc::EPERM)).unwrap_err().raw_os_error(), Some(libc::EPERM));
+        for short in [&[][..], &[0; 5], &route(libc::RTN_LOCAL)[..HEAD + 7], &error(libc::EPERM)[..HEAD + 3]] {
+            judge(short).unwrap_err();
+        }
     }
 }

@@ -135,14 +135,9 @@ pub(super) struct Refused {
 impl Refused {
     /// Of the addresses that a host's name leads to, those that a download may connect to, and one that it may not.
     pub(super) fn sort(host: &str, found: impl IntoIterator<Item = SocketAddr>) -> (Vec<SocketAddr>, Option<Refused>) {
-        let own = address::own();
         let (mut free, mut refused) = (Vec::new(), None);
         for found in found {
-            let why = match &own {
-                Ok(own) => address::guarded(found.ip(), own),
-                Err(_) => Some("perhaps the host's own: its addresses cannot be read"),
-            };
-            match why {
+            match address::guarded(found.ip(), address::is_home) {
                 None => free.push(found),
                 Some(why) => refused = Some(Refused { host: host.into(), at: found.ip(), why }),
             }

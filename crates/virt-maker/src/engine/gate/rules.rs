@@ -1,14 +1,15 @@
 //! What commands may reach: all that is not the host's own affair ([`address`]), and of that the name server and the
 //! proxies that the user wants commands to use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use virt_maker_agent::appliance::{GATEWAY, NAME_SERVER};
 
 use crate::engine::user_network::Proxy;
+use crate::host::address::Routes;
 use crate::host::waiting::Waits;
 use crate::host::{address, names};
 
@@ -53,7 +54,7 @@ impl Reach {
                 }
             }
         }
-        Rules { proxies, host: self.host, own: OnceLock::new() }
+        Rules { proxies, host: self.host, home: Mutex::new(Home::of_the_kernel()) }
     }
 }
 
@@ -62,8 +63,44 @@ pub(super) struct Rules {
     /// Addresses and ports of TCP.
     proxies: Vec<(Ipv4Addr, u16)>,
     host: bool,
-    /// The host's own addresses, asked for by the first packet: most commands send none.
-    own: OnceLock<io::Result<Vec<IpAddr>>>,
+    home: Mutex<Home>,
+}
+
+/// Which addresses are the host's own.
+struct Home {
+    ask: Box<dyn FnMut(Ipv4Addr) -> io::Result<bool> + Send>,
+    /// What was said of an address: each packet of a connection has the same one.
+    told: HashMap<Ipv4Addr, bool>,
+}
+
+/// How many addresses are remembered at most: who asks for more than that looks for something.
+const REMEMBERED: usize = 4096;
+
+impl Home {
+    /// As the kernel says. It is asked by the first packet: most commands send none.
+    fn of_the_kernel() -> Home {
+        let mut routes = None;
+        Home::new(move |address| match &mut routes {
+            Some(routes) => Routes::lead_home(routes, address.into()),
+            none => none.insert(Routes::open()?).lead_home(address.into()),
+        })
+    }
+
+    fn new(ask: impl FnMut(Ipv4Addr) -> io::Result<bool> + Send + 'static) -> Home {
+        Home { ask: Box::new(ask), told: HashMap::new() }
+    }
+
+    fn leads(&mut self, address: Ipv4Addr) -> io::Result<bool> {
+        if let Some(told) = self.told.get(&address) {
+            return Ok(*told);
+        }
+        let told = (self.ask)(address)?;
+        if self.told.len() == REMEMBERED {
+            self.told.clear();
+        }
+        self.told.insert(address, told);
+        Ok(told)
+    }
 }
 
 /// What becomes of a frame.
@@ -86,6 +123,10 @@ impl Rules {
         }
     }
 
+    fn home(&self) -> MutexGuard<'_, Home> {
+        self.home.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The same for a packet of IPv4 (RFC 791).
     fn judge_packet(&self, packet: &[u8]) -> Verdict {
         let Some(head) = packet.get(..PACKET_HEAD) else { return Verdict::Drop };
@@ -102,12 +143,9 @@ impl Rules {
         let why = match target {
             GATEWAY => "the host's loopback",
             _ if is_of_the_network(target) && target != NAME_SERVER => return Verdict::Drop,
-            _ => match self.own.get_or_init(address::own) {
-                Ok(own) => match address::guarded(target.into(), own) {
-                    Some(why) => why,
-                    None => return Verdict::Pass,
-                },
-                Err(_) => "perhaps the host's own: its addresses cannot be read",
+            _ => match address::guarded(target.into(), |_| self.home().leads(target)) {
+                Some(why) => why,
+                None => return Verdict::Pass,
             },
         };
         // Of a packet in pieces only the first one has a port, and they may overlap: none gets through.
@@ -179,8 +217,9 @@ pub(super) mod tests {
     }
 
     fn rules(host: bool) -> Rules {
-        let own = OnceLock::from(Ok(["10.1.2.3", "127.0.0.1"].map(|text| text.parse().unwrap()).to_vec()));
-        Rules { proxies: vec![(GATEWAY, 3128), (Ipv4Addr::new(10, 1, 2, 3), 3142)], host, own }
+        let own = Ipv4Addr::new(10, 1, 2, 3);
+        let home = Mutex::new(Home::new(move |address| Ok(address == own)));
+        Rules { proxies: vec![(GATEWAY, 3128), (own, 3142)], host, home }
     }
 
     /// Protocol, address, port; whether it is refused (or else dropped) where it is not allowed; whether the permission
@@ -214,8 +253,24 @@ pub(super) mod tests {
     ];
 
     #[test]
+    fn an_address_is_asked_for_once_and_many_of_them_take_no_memory() {
+        let (asked, count) = std::sync::mpsc::channel();
+        let mut home = Home::new(move |address| {
+            asked.send(address).unwrap();
+            Ok(address.octets()[3] == 7)
+        });
+        let address = |number: u32| Ipv4Addr::from(0x0a00_0000 + number);
+        assert!(home.leads(address(7)).unwrap() && home.leads(address(7)).unwrap());
+        assert!(!home.leads(address(8)).unwrap());
+        assert_eq!(count.try_iter().count(), 2);
+        assert!((0..3 * REMEMBERED as u32).all(|number| home.leads(address(number)).unwrap() == (number % 256 == 7)));
+        assert!(home.told.len() <= REMEMBERED);
+    }
+
+    #[test]
     fn where_the_hosts_addresses_cannot_be_read_nothing_but_the_name_server_and_a_proxy_is_reached() {
-        let unread = Rules { own: OnceLock::from(Err(io::Error::from(io::ErrorKind::Other))), ..rules(false) };
+        let home = Home::new(|_| Err(io::Error::from_raw_os_error(libc::EMFILE)));
+        let unread = Rules { home: Mutex::new(home), ..rules(false) };
         let judge = |protocol, target, port| unread.judge(&frame(IPV4, &packet(protocol, target, port)));
         for (protocol, target) in [(TCP, [192, 0, 2, 7]), (UDP, [10, 1, 2, 4]), (TCP, [10, 1, 2, 3])] {
             let verdict = judge(protocol, target, 80);

@@ -40,7 +40,7 @@ fn is_asked(asked: &Asked) -> bool {
 
 /// Makes a guest from there; its packages were installed.
 fn makes(network: &Elsewhere, bench: Bench, arguments: String) -> Bench {
-    let bench = network.inside(move || {
+    let bench = network.here(move || {
         let made = bench.make(&arguments, Events::none());
         made.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error.hint(), bench.log()));
         bench
@@ -51,12 +51,12 @@ fn makes(network: &Elsewhere, bench: Bench, arguments: String) -> Bench {
 
 fn redirects_are_judged(packages: &Path, arguments: Arguments) {
     let network = Elsewhere::new();
-    let files = network.listen(Elsewhere::ADDRESS, 0);
+    let files = network.listen_there();
     let real = url(&files);
     let asked = serve(files, Web::Files(packages.to_owned()));
 
     // As deb.debian.org does it.
-    let leads = network.listen(Elsewhere::ADDRESS, 0);
+    let leads = network.listen_there();
     let mirror = url(&leads);
     let led = serve(leads, Web::Leads(real.clone()));
     let made = makes(&network, bench(&[]), arguments(&mirror));
@@ -77,11 +77,11 @@ fn redirects_are_judged(packages: &Path, arguments: Arguments) {
     for (target, why) in
         [(format!("http://localhost:{port}"), "the host's loopback"), ("http://169.254.169.254".into(), "link-local")]
     {
-        let leads = network.listen(Elsewhere::ADDRESS, 0);
+        let leads = network.listen_there();
         let mirror = url(&leads);
         let led = serve(leads, Web::Leads(target.clone()));
         let text = arguments(&mirror);
-        let error = network.inside(move || {
+        let error = network.here(move || {
             let bench = bench(&[]);
             let error = bench.make(&text, Events::none()).unwrap_err();
             assert_eq!(bench.strays(), Vec::<String>::new());
