@@ -32,23 +32,16 @@ impl Digest {
 
     /// 64 lower-case hexadecimal digits, or `None` where `text` is not 64 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.as_bytes();
-        if text.len() != 64 {
-            return None;
-        }
         let mut bytes = [0; 32];
-        for (index, byte) in bytes.iter_mut().enumerate() {
-            let high = (text[2 * index] as char).to_digit(16)?;
-            let low = (text[2 * index + 1] as char).to_digit(16)?;
-            *byte = (high * 16 + low) as u8;
-        }
-        Some(Digest(bytes))
+        let read = base16ct::mixed::decode(text, &mut bytes).ok()?.len();
+        (read == bytes.len()).then_some(Digest(bytes))
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let mut digits = [0; 64];
+        f.write_str(base16ct::lower::encode_str(&self.0, &mut digits).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -35,7 +35,8 @@ impl<W: Write + Send> Plain<W> {
 
     fn say(&mut self, text: &str) -> io::Result<()> {
         let elapsed = self.begin.elapsed().as_secs_f64();
-        writeln!(self.out, "[{elapsed:8.3}] {text}")
+        // One call a line: a stream to a terminal or a pipe keeps nothing back.
+        self.out.write_all(format!("[{elapsed:8.3}] {text}\n").as_bytes())
     }
 
     fn output(&mut self, key: LayerKey, text: &str) -> io::Result<()> {

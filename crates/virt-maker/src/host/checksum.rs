@@ -73,9 +73,7 @@ impl<R: Read> Checking<R> {
     pub fn finish(self) -> (Digest, Result<(), Checksum>) {
         let digest = Digest::from_bytes(self.sha256.finalize().into());
         let found = match self.sha512 {
-            Some(hasher) => {
-                Checksum::Sha512(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-            }
+            Some(hasher) => Checksum::Sha512(base16ct::lower::encode_string(&hasher.finalize())),
             None => Checksum::Sha256(digest),
         };
         (digest, if found == self.wanted { Ok(()) } else { Err(found) })

@@ -31,7 +31,7 @@ pub enum Durability {
 pub fn random_id() -> io::Result<String> {
     let mut bytes = [0u8; ID_DIGITS / 2];
     random(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(base16ct::lower::encode_string(&bytes))
 }
 
 /// Fills a buffer, of 256 bytes at most, from the kernel's generator.

@@ -74,7 +74,7 @@ impl LibguestfsSession {
             if !one.attributes.is_empty() {
                 let _ = writeln!(attributes, "# file: {}", quoted(place.as_bytes()));
                 for (name, value) in &one.attributes {
-                    let digits: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+                    let digits = base16ct::lower::encode_string(value);
                     let _ = writeln!(attributes, "{name}=0x{digits}");
                 }
                 attributes.push('\n');

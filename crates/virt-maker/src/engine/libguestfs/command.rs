@@ -18,6 +18,7 @@ use super::terminal;
 use crate::engine::user_network::resolv_conf;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::Guest as _;
+use crate::host::temporary;
 
 /// Where the appliance keeps what is ours.
 const HERE: &str = "/run/virt-maker";
@@ -73,7 +74,7 @@ impl LibguestfsSession {
             self.show_disk()?;
             self.disk_shown = true;
         }
-        let token = random_token()?;
+        let token = temporary::random_id().context(ErrorKind::Host, || "cannot get random bytes")?;
         // What the step says itself goes before.
         let mut env = if run.network { self.network_env.clone() } else { BTreeMap::new() };
         env.extend(self.kernel().map(|release| (KERNEL.to_owned(), release)));
@@ -274,20 +275,6 @@ fn parse_answer(answer: &str) -> Result<Exit> {
         Some(("error", sentence)) => Err(Error::new(ErrorKind::Internal, sentence)),
         _ => Err(Error::new(ErrorKind::Internal, "the appliance did not say how the command ended")),
     }
-}
-
-/// 128 random bits as hexadecimal digits.
-pub(super) fn random_token() -> Result<String> {
-    let mut bytes = [0u8; 16];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-            .context(ErrorKind::Host, || "cannot get random bytes")?;
-    }
-    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    }))
 }
 
 #[cfg(test)]

@@ -52,11 +52,9 @@ impl LibguestfsSession {
         let what = "cannot label the guest's files";
         let mut text = String::new();
         for entry in labels {
-            let _ = write!(text, "# file: /sysroot{}\n{ATTRIBUTE}=0x", quoted(&entry.path));
-            entry.label.iter().chain(&[0]).for_each(|byte| {
-                let _ = write!(text, "{byte:02x}");
-            });
-            text.push_str("\n\n");
+            let digits = base16ct::lower::encode_string(&entry.label);
+            // The kernel keeps the byte that ends a text.
+            let _ = write!(text, "# file: /sysroot{}\n{ATTRIBUTE}=0x{digits}00\n\n", quoted(&entry.path));
         }
         // File systems that can hold no labels are none of our business; what else it says is.
         let command = format!(
