@@ -7,11 +7,10 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{AtFlags, OFlags};
-use virt_maker_agent::fstab;
 
 use crate::failure::{Result, system};
-use crate::guest::{open_in, read_small};
-use crate::mounts::{FSTAB_LIMIT, is_root};
+use crate::guest::open_in;
+use crate::linux::{self, is_root};
 use crate::volume::{Disk, Mount};
 
 /// `BTRFS_IOC_INO_LOOKUP`: of which subvolume an open folder is.
@@ -79,8 +78,7 @@ fn names_itself(candidate: &Candidate) -> bool {
 
 /// The subvolume that the fstab in a root mounts as `/`: its path, or its number.
 fn named(root: &Mount) -> (Option<String>, Option<u64>) {
-    let text = read_small(&root.top, "etc/fstab", FSTAB_LIMIT).ok().flatten().unwrap_or_default();
-    let entries = fstab::parse(&String::from_utf8_lossy(&text));
+    let entries = linux::fstab(&root.top).unwrap_or_default();
     let Some(entry) = entries.iter().find(|entry| entry.mount_point == "/") else { return (None, None) };
     let value = |key: &str| {
         entry.options.iter().find_map(|option| option.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))

@@ -23,6 +23,7 @@ use virt_maker_agent::seccomp;
 
 use crate::caches::{self, Cache};
 use crate::devices::Devices;
+use crate::facade::UDEV;
 use crate::failure::{Result, failure, refused, system};
 use crate::hold::{Cover, Hold, Placed};
 use crate::init;
@@ -174,7 +175,7 @@ fn launch(
     run: &Run,
 ) -> Result<Started> {
     // The agent has one thread, so descriptors that are meant for the child can be inheritable from the start.
-    let udev = covers.iter().any(|(_, target)| target == sandbox::UDEV);
+    let udev = covers.iter().any(|(_, target)| target == UDEV);
     let told = if held { &[] } else { covers };
     let arguments = sandbox::memory_file("arguments", &sandbox::arguments(guest, binds, told, udev, run)?)?;
     if run.privileged && !plan.folders.appliance {

@@ -24,7 +24,9 @@ use virt_maker_agent::protocol::Failure;
 
 use crate::failure::{Result, system};
 use crate::hold::Cover;
-use crate::sandbox::UDEV;
+
+/// Where a command finds udev's database, if its disk is shown.
+pub const UDEV: &str = "/run/udev";
 
 /// What may be left as it is, since every mount costs something: nothing can be written there, or only with a capability that
 /// commands do not have.

@@ -18,8 +18,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use virt_maker_agent::groups;
 
-use crate::sandbox::total_memory;
-
 /// Start of the names of our groups.
 const PREFIX: &str = "virt-maker-";
 /// How many processes and threads a command may have, at least; more on a machine with many processors.
@@ -145,6 +143,12 @@ fn processes() -> u64 {
 /// Three quarters of the machine's.
 fn memory() -> u64 {
     total_memory() / 4 * 3
+}
+
+/// How much memory there is, in bytes.
+pub fn total_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
 }
 
 fn token() -> std::io::Result<String> {

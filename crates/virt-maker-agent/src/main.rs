@@ -5,8 +5,10 @@
 //! `virt-maker-agent --appliance` is the first process of an appliance.
 //!
 //! # Rooms
-//! - [`serve`]: the conversation; [`link`]: the stream; [`failure`]: how work fails.
-//! - [`mounts`]: the guest's tree, over [`volume`] (the disk and one mount), [`loopdev`], [`naming`] and [`lvm`]; [`os_release`].
+//! - [`serve`]: the conversation; [`link`]: the stream; [`failure`]: how work fails; [`folders`]: what lasts from one command to the
+//!   next.
+//! - [`mounts`]: the guest's tree, over [`roots`] and [`btrfs`] (which file system is its root), [`linux`] (what a root looks like),
+//!   [`volume`] (the disk and one mount), [`loopdev`], [`naming`] and [`lvm`]; [`os_release`].
 //! - [`command`]: a program in the guest, over [`sandbox`] (the walls), `seccomp` of the library (the calls that it does not get),
 //!   [`limits`] and [`spawn`] (the group that it is in), [`devices`] and [`tty`] (its `/dev`), [`facade`] (what it sees of
 //!   the machine), [`own_disk`] (the disk that it sees) and [`hold`] (how that gets there), [`surroundings`] and [`standin`]
@@ -33,6 +35,7 @@ mod ext_features;
 mod facade;
 mod failure;
 mod files;
+mod folders;
 mod guest;
 mod hold;
 mod init;
@@ -40,6 +43,7 @@ mod keeper;
 mod labels;
 mod limits;
 mod link;
+mod linux;
 mod loopdev;
 mod lvm;
 mod marks;
@@ -48,6 +52,7 @@ mod naming;
 mod node;
 mod os_release;
 mod own_disk;
+mod roots;
 mod sandbox;
 mod serve;
 mod spawn;
@@ -57,23 +62,21 @@ mod tty;
 mod volume;
 mod walker;
 
-use std::cell::{Cell, OnceCell, RefCell};
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::mount::MountPropagationFlags;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::UnshareFlags;
 
 use virt_maker_agent::{appliance, descriptors, interface};
 
-use crate::facade::Facade;
 use crate::failure::{Result, refused, system};
+use crate::folders::Folders;
 use crate::link::Link;
-use crate::serve::Folders;
 
 const DEFAULT_FOLDER: &str = "/run/virt-maker";
 
@@ -188,23 +191,5 @@ fn settle(folder: &Path, appliance: bool) -> Result<Folders> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     rustix::process::setrlimit(Resource::Core, none).map_err(|error| system("forbid core dumps", error))?;
 
-    std::fs::create_dir_all(folder)
-        .map_err(|error| system(format_args!("make the folder {}", folder.display()), error))?;
-    let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
-    rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(c"mode=0700,size=4m"))
-        .map_err(|error| system(format_args!("mount a tmpfs on {}", folder.display()), error))?;
-    let opened = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| system(format_args!("open {}", folder.display()), error))?;
-    mounts::private_folder(&opened, "root")?;
-    let facade = Facade::prepare(folder)?;
-    let devices = RefCell::new(None);
-    Ok(Folders {
-        appliance,
-        own: folder.to_path_buf(),
-        root: folder.join("root"),
-        facade,
-        holds: Cell::new(true),
-        devices,
-        limits: OnceCell::new(),
-    })
+    Folders::make(folder, appliance)
 }

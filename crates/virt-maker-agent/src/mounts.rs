@@ -1,28 +1,25 @@
-//! The guest's tree: finding its root, mounting after its fstab, freezing and letting go.
+//! The guest's tree: mounting after its fstab, freezing and letting go.
 //!
 //! What must hold: mount points are resolved within the guest's root; a guest whose root is not certain (none, or
 //! several) is refused with a list of what is there; whatever fails half-way is undone by dropping what was built.
 
 use std::cell::OnceCell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
-use virt_maker_agent::fstab::{self, Device, Entry, Told};
-use virt_maker_agent::probe::{Content, Found};
+use virt_maker_agent::fstab::{Device, Entry, Told};
 use virt_maker_agent::protocol::{FailureKind, FileSystem, Mounted, Root};
 
-use crate::btrfs;
 use crate::failure::{Result, failure, system};
-use crate::guest::{GuestPath, open_in, read_small};
+use crate::guest::{GuestPath, open_in};
+use crate::linux;
 use crate::os_release;
 use crate::own_disk::OwnDisk;
+use crate::roots;
 use crate::volume::{Disk, Mount};
-
-/// More than any real fstab has.
-pub const FSTAB_LIMIT: u64 = 1 << 20;
 
 /// A guest whose file systems are mounted below a folder of the agent's own mount namespace.
 #[derive(Debug)]
@@ -66,8 +63,8 @@ impl Guest {
         let mut disk = Disk::open(disk, appliance)?;
         disk.name_after_guest();
         let root = match root {
-            Some(root) => said_root(&mut disk, root)?,
-            None => find_root(&mut disk)?,
+            Some(root) => roots::said(&mut disk, root)?,
+            None => roots::find(&mut disk)?,
         };
         let mut guest = Guest {
             mounts: Vec::new(),
@@ -122,10 +119,7 @@ impl Guest {
     }
 
     fn read_fstab(&self) -> Result<Vec<Entry>> {
-        let text = read_small(self.root(), "etc/fstab", FSTAB_LIMIT)
-            .map_err(|error| system("read the guest's /etc/fstab", error))?
-            .unwrap_or_default();
-        Ok(fstab::parse(&String::from_utf8_lossy(&text)))
+        linux::fstab(self.root()).map_err(|error| system("read the guest's /etc/fstab", error))
     }
 
     /// Without reading it; `None` where there is none.
@@ -311,110 +305,4 @@ impl Drop for Guest {
         // On the way out of a failure nothing more can be done; the namespace goes with the agent in any case.
         let _ = self.detach();
     }
-}
-
-/// Mounts the root that somebody named, read-only and unattached.
-fn said_root(disk: &mut Disk, root: &Root) -> Result<Mount> {
-    let Root { device, subvolume } = root;
-    let listing = disk.listing();
-    let wrong = |why: String| {
-        let place = subvolume.as_ref().map(|path| format!("subvolume {path} of ")).unwrap_or_default();
-        failure(FailureKind::NoRoot, format!("the root is said to be {place}{device}: {why}; the disk has {listing}"))
-    };
-    let Some(index) = disk.find(&Device::named(device)) else {
-        // It may be within what is not opened here.
-        return Err(match disk.has_closed() {
-            true => failure(
-                FailureKind::Unsupported,
-                format!("the root is said to be {device}, which the agent cannot find; the engine libguestfs may"),
-            ),
-            false => wrong("no such device".into()),
-        });
-    };
-    if subvolume.is_some() && disk.volumes()[index].content() != "btrfs" {
-        return Err(wrong("only btrfs has subvolumes".into()));
-    }
-    let options: Vec<_> =
-        subvolume.iter().map(|path| ("subvol".to_string(), format!("/{}", path.trim_matches('/')))).collect();
-    let mount = disk.mount(index, &options, false).map_err(|problem| match problem.kind {
-        FailureKind::Unsupported => problem,
-        _ => wrong(problem.message),
-    })?;
-    if is_root(&mount.top) { Ok(mount) } else { Err(wrong("there is no Linux root".into())) }
-}
-
-/// Finds the one file system that is a Linux root, and mounts it read-only and unattached.
-fn find_root(disk: &mut Disk) -> Result<Mount> {
-    let mut roots = Vec::new();
-    let mut notes = Vec::new();
-    let mut unsupported = false;
-    for index in 0..disk.volumes().len() {
-        let volume = &disk.volumes()[index];
-        let name = volume.name();
-        if volume.is_container() {
-            unsupported = true;
-        }
-        let Some(Found { content: Content::FileSystem { .. }, kind, .. }) = volume.found else { continue };
-        if matches!(kind, "vfat" | "exfat" | "ntfs") {
-            continue;
-        }
-        match candidates(disk, index) {
-            Ok(found) if found.is_empty() => notes.push(format!("{name} ({kind}) has no Linux root")),
-            Ok(found) => roots.extend(found),
-            Err(problem) => {
-                unsupported |= problem.kind == FailureKind::Unsupported;
-                notes.push(problem.message);
-            }
-        }
-    }
-    let mut listing = format!("the disk has {}", disk.listing());
-    if !notes.is_empty() {
-        listing = format!("{listing}; {}", notes.join("; "));
-    }
-    match roots.len() {
-        1 => Ok(roots.remove(0).1),
-        0 if unsupported => Err(failure(
-            FailureKind::Unsupported,
-            format!("no root file system that the agent can open; the engine libguestfs may: {listing}"),
-        )),
-        0 => Err(failure(FailureKind::NoRoot, format!("no root file system: {listing}"))),
-        _ => {
-            let places: Vec<String> = roots.into_iter().map(|(place, _)| place).collect();
-            Err(failure(
-                FailureKind::SeveralRoots,
-                format!("more than one root file system: {}; {listing}", places.join(", ")),
-            ))
-        }
-    }
-}
-
-/// The Linux roots within one file system, each with its name for messages: at most one, but for btrfs.
-fn candidates(disk: &mut Disk, index: usize) -> Result<Vec<(String, Mount)>> {
-    if disk.volumes()[index].content() == "btrfs" {
-        return btrfs::roots(disk, index);
-    }
-    let name = disk.volumes()[index].name();
-    let top = disk.mount(index, &[], false)?;
-    Ok(if is_root(&top.top) { vec![(name, top)] } else { Vec::new() })
-}
-
-/// Whether this looks like the root of a Linux system. A separate `/usr`, `/boot` or `/home` must not.
-pub fn is_root(top: &OwnedFd) -> bool {
-    let has = |path: &str| match path.rsplit_once('/') {
-        // The folder may be a link; the name itself may be a link that leads nowhere as long as nothing else is mounted.
-        Some((folder, name)) => open_in(top, folder, OFlags::PATH | OFlags::DIRECTORY)
-            .and_then(|folder| rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW))
-            .is_ok(),
-        None => rustix::fs::statat(top, path, AtFlags::SYMLINK_NOFOLLOW).is_ok(),
-    };
-    let etc = rustix::fs::statat(top, "etc", AtFlags::SYMLINK_NOFOLLOW)
-        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
-    etc && ["bin", "sbin", "usr"].into_iter().any(has)
-        && ["etc/os-release", "etc/fstab", "etc/passwd", "usr/lib/os-release"].into_iter().any(has)
-}
-
-/// Makes a folder of the agent's private tmpfs.
-pub fn private_folder(parent: impl AsFd, name: &str) -> Result<()> {
-    rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))
-        .map_err(|error| system(format_args!("make the agent's folder {name}"), error))
 }

@@ -13,12 +13,14 @@ use rustix::mount::MountFlags;
 use virt_maker_agent::machine::{KERNEL, newest_kernel};
 use virt_maker_agent::protocol::{FailureKind, Run};
 
+use crate::facade::UDEV;
 use crate::failure::{Result, failure, refused, system};
 use crate::files;
+use crate::folders::Folders;
 use crate::guest::read_small;
 use crate::hold::Cover;
+use crate::limits::total_memory;
 use crate::mounts::Guest;
-use crate::serve::Folders;
 
 /// Where the guest sees the script that it runs.
 pub const SCRIPT: &str = "/run/virt-maker/script";
@@ -29,9 +31,6 @@ pub const SECRETS: &str = "/run/secrets";
 /// Begins the command of a run on a terminal, whose name follows: the first terminal that the leader of a session opens becomes
 /// its own.
 pub const TAKE_TERMINAL: [&str; 3] = ["/bin/sh", "-c", "terminal=$0; exec \"$@\" 0<>\"$terminal\" 1>&0 2>&0"];
-
-/// Where it finds udev's database, if its disk is shown.
-pub const UDEV: &str = "/run/udev";
 
 /// Capabilities that a command keeps: what package scripts and ordinary administration of a file tree need.
 ///
@@ -216,12 +215,6 @@ fn kernel(guest: &Guest) -> Option<String> {
     let names = |path| files::read_dir(guest.root(), path).unwrap_or_default();
     let (boot, modules) = (names("/boot"), OnceCell::new());
     newest_kernel(&boot, || modules.get_or_init(|| names("/lib/modules"))).map(str::to_string)
-}
-
-/// How much memory there is, in bytes.
-pub fn total_memory() -> u64 {
-    let info = rustix::system::sysinfo();
-    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
 }
 
 /// The guest's own name for itself: the host's must not get into what package scripts write.

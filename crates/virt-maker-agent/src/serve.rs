@@ -3,9 +3,6 @@
 //! A request that cannot be done is answered by a failure, and the conversation goes on; only a broken stream or a
 //! host that breaks the protocol ends it.
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::path::PathBuf;
-
 use rustix::mount::MountFlags;
 use virt_maker_agent::label::Labelled;
 use virt_maker_agent::protocol::{FailureKind, Frame, Reply, Request, Sandbox, VERSION};
@@ -14,13 +11,11 @@ use virt_maker_agent::walk::Entry;
 use crate::archive;
 use crate::caches::Cache;
 use crate::command;
-use crate::devices::Devices;
-use crate::facade::Facade;
 use crate::failure::{Result, failure, refused, system};
 use crate::files::{self, NewFile};
+use crate::folders::Folders;
 use crate::init;
 use crate::labels::{self, Labeller};
-use crate::limits::Limits;
 use crate::link::{Broken, Link};
 use crate::marks;
 use crate::mounts::Guest;
@@ -33,53 +28,6 @@ const CHUNK: usize = 256 * 1024;
 /// Said once where a container may not make device nodes.
 const SHARED_NODES: &str =
     "no device node can be made here, so commands see the host's /dev/null and the like, read-only";
-
-/// The agent's own folders, in its mount namespace.
-#[derive(Debug)]
-pub struct Folders {
-    /// Whether this is the first process of an appliance, so that the whole machine is the agent's.
-    pub appliance: bool,
-    /// The folder that all of them are in, on a small file system of its own.
-    pub own: PathBuf,
-    /// Where a guest's root is mounted.
-    pub root: PathBuf,
-    /// What commands see of the machine.
-    pub facade: Facade,
-    /// Whether the agent can put that in place by itself.
-    pub holds: Cell<bool>,
-    /// The `/dev` that the next command has, if it is still as it was made.
-    pub devices: RefCell<Option<Devices>>,
-    /// What bounds commands, from the first one on.
-    pub limits: OnceCell<Limits>,
-}
-
-impl Folders {
-    /// Devices that no command has changed anything of.
-    pub fn fresh_devices(&self) -> Result<Devices> {
-        match self.devices.take() {
-            Some(devices) if devices.untouched() => Ok(devices),
-            touched => {
-                // They lie at the same place.
-                drop(touched);
-                Devices::prepare(&self.own)
-            }
-        }
-    }
-
-    /// The same for a command in this guest, whose disk is among them.
-    pub fn devices_of(&self, guest: &Guest) -> Result<Devices> {
-        let disk = guest.shown(self.facade.folder())?;
-        disk.refresh();
-        let mut devices = self.fresh_devices()?;
-        devices.show(disk)?;
-        Ok(devices)
-    }
-
-    /// What bounds commands.
-    pub fn limits(&self) -> &Limits {
-        self.limits.get_or_init(|| if self.appliance { Limits::of_appliance() } else { Limits::of_host() })
-    }
-}
 
 /// Serves until the host goes. What is mounted then is let go of.
 pub fn serve(link: &mut Link, folders: &Folders) -> std::result::Result<(), Broken> {

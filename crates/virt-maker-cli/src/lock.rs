@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use virt_maker::error::{Context, Error, ErrorKind};
 use virt_maker::host::permit;
-use virt_maker::host::{durable, url};
+use virt_maker::host::{temporary, url};
 use virt_maker::import::{ImportContext, look_again};
 use virt_maker::key::Digest;
 use virt_maker::spec::{Release, Spec};
@@ -79,7 +79,7 @@ impl Lock {
         let written = Lock { version: self.version, sources };
         let mut text = serde_json::to_string_pretty(&written).map_err(std::io::Error::from)?;
         text.push('\n');
-        durable::write(path, text.as_bytes())
+        temporary::replace_durably(path, text.as_bytes())
             .context(ErrorKind::Host, || format!("cannot write {}", path.display()))?;
         Ok(())
     }

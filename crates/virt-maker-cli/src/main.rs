@@ -3,7 +3,10 @@
 mod arguments;
 mod commands;
 mod config;
+mod diagnostic;
+mod environment;
 mod error;
+mod error_text;
 mod explain;
 mod html;
 mod lock;
@@ -23,7 +26,7 @@ fn main() -> ExitCode {
     // Before anything else: a descriptor that our caller left open is nothing for a guest or for a tool. The engine's own
     // libraries start programs, too. Where it cannot be done here, each of our own children does it once more.
     let _ = close_on_exec();
-    settings::complete_search_path();
+    environment::complete_search_path();
     let arguments = match arguments::Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(mut error) => {
@@ -39,7 +42,7 @@ fn main() -> ExitCode {
     match commands::run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.print();
+            error_text::print(&failure);
             ExitCode::from(failure.exit_code())
         }
     }

@@ -11,7 +11,7 @@ use virt_maker::host::Cancel;
 use super::print_json;
 use crate::arguments::{ApplianceCommand, KernelArgument, Progress};
 use crate::error::Failure;
-use crate::{report, settings, signals};
+use crate::{environment, report, settings, signals};
 
 /// Version of the JSON document.
 const VERSION: u32 = 1;
@@ -28,7 +28,7 @@ pub fn run(command: &ApplianceCommand) -> Result<(), Failure> {
 /// The settings with which a build would use engine `vm`.
 pub fn options(kernel: Option<std::path::PathBuf>) -> Result<VmOptions, Failure> {
     let kernel = settings::kernel(kernel)?;
-    Ok(Selector::new(EngineChoice::Vm, settings::agent(), settings::cache_dir()?, kernel).vm_options()?)
+    Ok(Selector::new(EngineChoice::Vm, environment::agent(), environment::cache_dir()?, kernel).vm_options()?)
 }
 
 fn build(kernel: &KernelArgument, force: bool) -> Result<(), Failure> {

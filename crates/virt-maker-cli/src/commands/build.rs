@@ -14,7 +14,7 @@ use virt_maker::store::Store;
 use super::{cache, loading};
 use crate::arguments::{Build, Failed, Progress};
 use crate::error::Failure;
-use crate::{html, lock, report, settings, signals};
+use crate::{environment, html, lock, report, settings, signals};
 
 /// Runs it.
 pub fn run(arguments: &Build) -> Result<(), Failure> {
@@ -23,7 +23,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         return Err(Failure::Usage("--on-failure shell needs a terminal; --on-failure keep does not".into()));
     }
     let progress = match arguments.progress {
-        Progress::Auto if terminal && !settings::plain_terminal() => Progress::Tty,
+        Progress::Auto if terminal && !environment::plain_terminal() => Progress::Tty,
         Progress::Auto => Progress::Plain,
         asked => asked,
     };
@@ -37,8 +37,8 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     let mut settings = Settings {
         store: settings::store(arguments.store.store.clone())?,
         owner: settings::owner()?,
-        agent: settings::agent(),
-        engine_cache: settings::cache_dir()?,
+        agent: environment::agent(),
+        engine_cache: environment::cache_dir()?,
         engine: settings::engine(arguments.engine)?,
         kernel: settings::kernel(arguments.kernel.kernel.clone())?,
         force: arguments.force,
@@ -48,13 +48,13 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         max_depth: settings::max_depth(arguments.depth.max_depth, arguments.store.store.clone())?,
         fail_fast: arguments.fail_fast,
         on_failure: arguments.on_failure.into(),
-        network_env: settings::proxies(),
+        network_env: environment::proxies(),
         certificates: settings::certificates()?,
         host_network: loading::host_network(arguments.templates.allowed())?,
         secret_env: Default::default(),
         cancel,
     };
-    let reporter = report::new(progress, settings::verbosity(arguments.verbose), arguments.report.clone());
+    let reporter = report::new(progress, environment::verbosity(arguments.verbose), arguments.report.clone());
     let sink = reporter.clone();
     let events = Events::new(move |event| sink.event(event));
     let paths: Vec<_> = arguments.templates.paths().cloned().collect();
@@ -72,7 +72,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         }
     };
     loading::warn(&loaded.notes, &events);
-    settings.secret_env = settings::secrets(&loaded.specs);
+    settings.secret_env = environment::secrets(&loaded.specs);
     if let Err(failure) = sources(arguments, &mut loaded.specs, &settings, &events) {
         if let Failure::Library(error) = &failure {
             let message = virt_maker::error::chain(error);

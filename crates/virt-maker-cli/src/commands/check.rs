@@ -12,7 +12,7 @@ use virt_maker::hygiene::{Finding, Severity, known};
 use super::print_json;
 use crate::arguments::{Check, DiskFormat};
 use crate::error::Failure;
-use crate::{report, settings, signals};
+use crate::{environment, report, settings, signals};
 
 /// Version of the JSON document.
 const VERSION: u32 = 1;
@@ -32,8 +32,8 @@ pub fn run(arguments: &Check) -> Result<(), Failure> {
     let settings = Settings {
         store: settings::store(arguments.store.store.clone())?,
         owner: settings::owner()?,
-        agent: settings::agent(),
-        engine_cache: settings::cache_dir()?,
+        agent: environment::agent(),
+        engine_cache: environment::cache_dir()?,
         engine: settings::engine(arguments.engine)?,
         kernel: settings::kernel(arguments.kernel.kernel.clone())?,
         force: false,
@@ -43,7 +43,7 @@ pub fn run(arguments: &Check) -> Result<(), Failure> {
         max_depth: virt_maker::store::Depth::DEFAULT,
         fail_fast: false,
         on_failure: OnFailure::Discard,
-        network_env: settings::proxies(),
+        network_env: environment::proxies(),
         certificates: Default::default(),
         host_network: false,
         secret_env: Default::default(),

@@ -110,7 +110,7 @@ fn shown(origin: &Origin) -> String {
 
 /// A path below the working folder is shown from there.
 fn nearer(path: &Path) -> &Path {
-    match crate::settings::working_dir() {
+    match crate::environment::working_dir() {
         Some(folder) => path.strip_prefix(folder).unwrap_or(path),
         None => path,
     }

@@ -6,13 +6,13 @@ use serde_json::json;
 use virt_maker::engine::doctor::{State, examine};
 use virt_maker::engine::vm::{self, Measured};
 use virt_maker::event::Events;
-use virt_maker::host::{Cancel, temporary};
+use virt_maker::host::{Cancel, random};
 
 use super::print_json;
 use crate::arguments;
 use crate::error::Failure;
 use crate::text::harmless;
-use crate::{settings, signals};
+use crate::{environment, settings, signals};
 
 /// Version of the JSON document.
 const VERSION: u32 = 1;
@@ -22,8 +22,8 @@ const NO_ENGINE: u8 = 5;
 /// Runs it. Fails where no engine works.
 pub fn run(arguments: &arguments::Doctor) -> Result<(), Failure> {
     let found = examine(
-        &settings::agent(),
-        &settings::cache_dir()?,
+        &environment::agent(),
+        &environment::cache_dir()?,
         settings::kernel(arguments.kernel.kernel.clone())?.as_deref(),
     )?;
     let measured = match arguments.measure {
@@ -76,7 +76,7 @@ fn measure(arguments: &arguments::Doctor) -> Result<Measured, Failure> {
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
     // Beside the saved state, where there is room for an overlay.
-    let folder = settings::cache_dir()?.join(format!("measure-{}", temporary::random_id()?));
+    let folder = environment::cache_dir()?.join(format!("measure-{}", random::id()?));
     std::fs::create_dir_all(&folder)?;
     let measured = vm::measure(&options, &folder, &Events::none(), &cancel);
     std::fs::remove_dir_all(&folder)?;

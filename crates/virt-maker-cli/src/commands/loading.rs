@@ -8,14 +8,14 @@ use virt_maker::diagnostic::Diagnostic;
 use virt_maker::error::{Context, Error, ErrorKind};
 use virt_maker::event::Events;
 use virt_maker::host::permit::{Permission, Permissions};
-use virt_maker::host::{Cancel, durable};
+use virt_maker::host::{Cancel, temporary};
 use virt_maker::key::Digest;
 use virt_maker::spec::{HostAccess, load_options};
 use virt_maker::template::LoadOptions;
 
 use crate::arguments::{Given, Templates};
 use crate::error::Failure;
-use crate::{config, settings};
+use crate::{config, environment, settings};
 
 /// The options for these templates.
 pub fn options(templates: &Templates, events: &Events, cancel: &Cancel) -> Result<LoadOptions, Failure> {
@@ -25,16 +25,16 @@ pub fn options(templates: &Templates, events: &Events, cancel: &Cancel) -> Resul
 /// The options for templates to which so much is given.
 pub fn options_with(given: &Given, events: &Events, cancel: &Cancel) -> Result<LoadOptions, Failure> {
     let mut permissions = Permissions::default();
-    let working_dir = settings::working_dir();
+    let working_dir = environment::working_dir();
     let configured = config::allowed()?;
     for permission in configured.iter().map(|allowed| &allowed.value).chain(given.allowed()) {
         permissions.add(permission, &working_dir.clone().unwrap_or_default());
     }
     let host = HostAccess {
-        cache_dir: settings::cache_dir()?.join("downloads"),
+        cache_dir: environment::cache_dir()?.join("downloads"),
         permissions,
-        homes: settings::homes(),
-        env: settings::proxies(),
+        homes: environment::homes(),
+        env: environment::proxies(),
         certificates: settings::certificates()?,
         events: events.clone(),
         cancel: cancel.clone(),
@@ -51,10 +51,10 @@ pub fn host_network(given: &[Permission]) -> Result<bool, Failure> {
 
 /// The file with what changing functions (`now()`, ...) gave in the last build of these templates with these parameters.
 fn record_path(templates: &Templates) -> Result<PathBuf, Failure> {
-    let base = settings::working_dir().unwrap_or_default();
+    let base = environment::working_dir().unwrap_or_default();
     let paths: Vec<_> = templates.paths().map(|path| base.join(path).display().to_string()).collect();
     let name = Digest::of(json!([paths, templates.parameters()]).to_string().as_bytes());
-    Ok(settings::cache_dir()?.join("frozen").join(format!("{name}.json")))
+    Ok(environment::cache_dir()?.join("frozen").join(format!("{name}.json")))
 }
 
 /// With `--freeze`: the values of the last build.
@@ -83,7 +83,7 @@ pub fn record(templates: &Templates, values: &BTreeMap<String, String>) -> Resul
     let failed = || format!("cannot write {}", path.display());
     let folder = path.parent().unwrap_or(&path);
     std::fs::create_dir_all(folder).context(ErrorKind::Store, failed)?;
-    durable::write(&path, json!(values).to_string().as_bytes()).context(ErrorKind::Store, failed)?;
+    temporary::replace_durably(&path, json!(values).to_string().as_bytes()).context(ErrorKind::Store, failed)?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use virt_maker::store::Store;
 use super::loading;
 use crate::arguments::layers::Opening;
 use crate::error::Failure;
-use crate::{report, settings, signals};
+use crate::{environment, report, settings, signals};
 
 /// The store, and with what its layers are opened.
 pub fn prepare(opening: &Opening) -> Result<(Store, Opener), Failure> {
@@ -16,11 +16,11 @@ pub fn prepare(opening: &Opening) -> Result<(Store, Opener), Failure> {
     signals::listen(&cancel)?;
     let store = settings::open_store(opening.store.store.clone())?.waiting(report::waits(&cancel));
     let opener = Opener {
-        agent: settings::agent(),
-        engine_cache: settings::cache_dir()?,
+        agent: environment::agent(),
+        engine_cache: environment::cache_dir()?,
         engine: opening.engine.into(),
         kernel: settings::kernel(opening.kernel.kernel.clone())?,
-        network_env: settings::proxies(),
+        network_env: environment::proxies(),
         host_network: loading::host_network(&[])?,
         events: Events::new(report::warnings_only),
         cancel,

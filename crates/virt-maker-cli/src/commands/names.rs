@@ -3,6 +3,7 @@
 
 use std::io::Write;
 
+use crate::environment;
 use crate::error::Failure;
 use crate::settings;
 
@@ -16,7 +17,7 @@ pub fn run(steps: bool) -> Result<(), Failure> {
     if !steps {
         names.extend(store.tags().unwrap_or_default().into_iter().map(|tag| tag.name));
     }
-    let here = settings::working_dir().and_then(|folder| folder.canonicalize().ok());
+    let here = environment::working_dir().and_then(|folder| folder.canonicalize().ok());
     for note in store.build_notes() {
         // As somebody in this folder would write it.
         let template = here.as_ref().and_then(|here| note.template.strip_prefix(here).ok()).unwrap_or(&note.template);

@@ -15,7 +15,7 @@ use super::{loading, print_json};
 use crate::arguments;
 use crate::error::Failure;
 use crate::text::{count, duration, harmless};
-use crate::{explain, lock, report, settings};
+use crate::{environment, explain, lock, report, settings};
 
 /// Version of the JSON document.
 const VERSION: u32 = 2;
@@ -33,7 +33,7 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     loading::warn(&loaded.notes, &events);
     let store = settings::open_store(arguments.store.store.clone())?;
     let cache_dir = store.cache_dir();
-    let (env, certificates) = (settings::proxies(), settings::certificates()?);
+    let (env, certificates) = (environment::proxies(), settings::certificates()?);
     let host_network = loading::host_network(arguments.templates.allowed())?;
     let import = ImportContext {
         cache_dir: &cache_dir,

@@ -11,7 +11,8 @@ use virt_maker::template::resolve;
 
 use super::{loading, print_json};
 use crate::arguments;
-use crate::error::{Failure, print_note};
+use crate::diagnostic::print_note;
+use crate::error::Failure;
 use crate::yaml;
 
 /// Version of the JSON document.

@@ -11,6 +11,7 @@ use virt_maker::template::{Definitions, Need, closest, definitions};
 
 use super::print_json;
 use crate::arguments::{self, RunnerRole};
+use crate::environment;
 use crate::error::Failure;
 use crate::settings;
 use crate::text::harmless;
@@ -24,15 +25,15 @@ pub fn run(arguments: &arguments::Runners) -> Result<(), Failure> {
         None => Definitions::default(),
         Some(path) => {
             let host = HostAccess {
-                cache_dir: settings::cache_dir()?.join("downloads"),
+                cache_dir: environment::cache_dir()?.join("downloads"),
                 permissions: Permissions::default(),
-                homes: settings::homes(),
-                env: settings::proxies(),
+                homes: environment::homes(),
+                env: environment::proxies(),
                 certificates: settings::certificates()?,
                 events: Events::none(),
                 cancel: Cancel::default(),
             };
-            definitions(path, &load_options(&[], settings::working_dir(), &host))?
+            definitions(path, &load_options(&[], environment::working_dir(), &host))?
         }
     };
     let role = arguments.role.map(|role| match role {

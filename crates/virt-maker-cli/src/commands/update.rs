@@ -12,6 +12,7 @@ use virt_maker::import::{ImportContext, look_again};
 
 use super::loading;
 use crate::arguments;
+use crate::environment;
 use crate::error::Failure;
 use crate::lock::{self, Lock};
 use crate::settings;
@@ -34,7 +35,7 @@ pub fn run(arguments: &arguments::Update) -> Result<(), Failure> {
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
     let store = settings::open_store(arguments.store.store.clone())?.waiting(crate::report::waits(&cancel));
-    let (cache_dir, env, certificates) = (store.cache_dir(), settings::proxies(), settings::certificates()?);
+    let (cache_dir, env, certificates) = (store.cache_dir(), environment::proxies(), settings::certificates()?);
     let events = Events::new(crate::report::warnings_only);
     let host_network = loading::host_network(&arguments.allow)?;
     let context = ImportContext {

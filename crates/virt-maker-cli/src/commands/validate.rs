@@ -10,7 +10,8 @@ use virt_maker::spec;
 
 use super::{loading, print_json, render};
 use crate::arguments;
-use crate::error::{Failure, print_note};
+use crate::diagnostic::print_note;
+use crate::error::Failure;
 use crate::text::count;
 
 /// Version of the JSON document.

@@ -19,8 +19,9 @@ use virt_maker::host::permit::Permission;
 use virt_maker::store::Depth;
 
 use crate::arguments::Engine;
-use crate::error::{Failure, print_warning};
-use crate::settings;
+use crate::diagnostic::print_warning;
+use crate::environment;
+use crate::error::Failure;
 use read::{File, Located};
 
 /// The name of a project's file.
@@ -79,7 +80,7 @@ pub fn files() -> Result<&'static Files, Failure> {
     if let Some(files) = FILES.get() {
         return Ok(files);
     }
-    let files = Files::load(settings::config_file(), settings::working_dir())?;
+    let files = Files::load(environment::config_file(), environment::working_dir())?;
     files.refused.iter().for_each(print_warning);
     Ok(FILES.get_or_init(|| files))
 }
@@ -178,21 +179,21 @@ fn argument<T>(value: Option<T>) -> Option<Value<T>> {
 /// Where layers are kept.
 pub fn store(given: Option<PathBuf>) -> Result<Value<PathBuf>, Failure> {
     let variable = || {
-        settings::path("VIRT_MAKER_STORE").map(|value| Value { value, origin: Origin::Variable("VIRT_MAKER_STORE") })
+        environment::path("VIRT_MAKER_STORE").map(|value| Value { value, origin: Origin::Variable("VIRT_MAKER_STORE") })
     };
     let files = files()?;
     let found =
         argument(given).or_else(variable).or_else(|| of_files(files.project.store.as_ref(), files.user.store.as_ref()));
     match found {
         Some(found) => Ok(found),
-        None => Ok(Value { value: settings::cache_dir()?.join("store"), origin: Origin::Default }),
+        None => Ok(Value { value: environment::cache_dir()?.join("store"), origin: Origin::Default }),
     }
 }
 
 /// How steps are run.
 pub fn engine(given: Option<Engine>) -> Result<Value<Engine>, Failure> {
     const NAME: &str = "VIRT_MAKER_ENGINE";
-    let variable = settings::variable(NAME).map(|text| -> Result<Value<Engine>, Failure> {
+    let variable = environment::variable(NAME).map(|text| -> Result<Value<Engine>, Failure> {
         let value = Engine::from_str(&text, false).map_err(|_| {
             Failure::Usage(format!(
                 "{NAME}: there is no engine `{}`: auto, chroot, vm, libguestfs",
@@ -213,7 +214,7 @@ pub fn engine(given: Option<Engine>) -> Result<Value<Engine>, Failure> {
 /// How many images are worked on at once; `None` leaves it to the build.
 pub fn jobs(given: Option<NonZeroUsize>) -> Result<Value<Option<NonZeroUsize>>, Failure> {
     const NAME: &str = "VIRT_MAKER_JOBS";
-    let variable = settings::variable(NAME).map(|text| match text.parse() {
+    let variable = environment::variable(NAME).map(|text| match text.parse() {
         Ok(value) => Ok(Value { value, origin: Origin::Variable(NAME) }),
         Err(_) => Err(Failure::Usage(format!("{NAME}: `{}` is no number, at least 1", text.escape_debug()))),
     });
@@ -228,7 +229,8 @@ pub fn jobs(given: Option<NonZeroUsize>) -> Result<Value<Option<NonZeroUsize>>, 
 /// A kernel for the appliance; `None` is one of the host's.
 pub fn kernel(given: Option<PathBuf>) -> Result<Value<Option<PathBuf>>, Failure> {
     let variable = || {
-        settings::path("VIRT_MAKER_KERNEL").map(|value| Value { value, origin: Origin::Variable("VIRT_MAKER_KERNEL") })
+        environment::path("VIRT_MAKER_KERNEL")
+            .map(|value| Value { value, origin: Origin::Variable("VIRT_MAKER_KERNEL") })
     };
     let files = files()?;
     let found = argument(given)

@@ -46,7 +46,7 @@ struct State {
 /// The report that was asked for, and a page with the timeline where one was; `verbose` counts the `-v`.
 pub fn new(progress: Progress, verbose: u8, timeline: Option<PathBuf>) -> Reporter {
     let report: Box<dyn Report> = match progress {
-        Progress::Tty => Box::new(tty::Tty::new(verbose, crate::settings::colours())),
+        Progress::Tty => Box::new(tty::Tty::new(verbose, crate::environment::colours())),
         Progress::Json => Box::new(json::Json::new(io::stdout())),
         Progress::Quiet => Box::new(Quiet),
         Progress::Plain | Progress::Auto => Box::new(plain::Plain::new(io::stderr(), verbose)),

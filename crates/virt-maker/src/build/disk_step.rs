@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::Build;
+use super::draft::draft_on;
 use super::log::StepLog;
 use super::options;
-use super::path::draft_on;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::import;

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::draft::create_overlay;
 use super::log::StepLog;
-use super::path::create_overlay;
 use super::session::NewSession;
 use super::{Build, leaks};
 use crate::disk::ImageFormat;

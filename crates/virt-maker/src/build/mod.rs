@@ -17,6 +17,7 @@ mod base;
 mod caches;
 mod check;
 mod disk_step;
+mod draft;
 mod exports;
 mod failure;
 mod finish;

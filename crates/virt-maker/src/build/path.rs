@@ -2,12 +2,11 @@
 
 use std::time::Instant;
 
+use super::draft::draft_on;
 use super::options::{self, Optioned};
 use super::sealer::Sealer;
 use super::session::{NewSession, Opened};
 use super::{Build, base, disk_step, leaks, log::StepLog};
-use crate::disk::ImageFormat;
-use crate::disk::overlay::{self, Backing};
 use crate::engine::{Session, WRONG_ROOT};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -18,7 +17,7 @@ use crate::import;
 use crate::key::LayerKey;
 use crate::plan::{Part, Plan, PlanNode, usable};
 use crate::step::StepContext;
-use crate::store::{Depth, Draft, KeyLock, Layer, LayerRecord, Lookup, Store, Workspace};
+use crate::store::{Depth, Draft, KeyLock, Layer, LayerRecord, Lookup, Workspace};
 
 /// Makes what is missing of a path (indices of nodes, from the base) and returns its last layer.
 pub(super) fn ensure(build: &Build<'_>, plan: &Plan, path: &[usize]) -> Result<Layer> {
@@ -312,18 +311,4 @@ impl Walk<'_> {
         ran.and(logged)?;
         leaks::note(build, draft, &secrets)
     }
-}
-
-/// A draft with an empty overlay whose header names the parent's file as it will lie beside it in the store.
-pub(super) fn draft_on(store: &Store, workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
-    let folder = workspace.subfolder(&node.info.key.to_string())?;
-    let draft = store.draft(folder, node.material.clone(), ImageFormat::Qcow2, parent.virtual_size)?;
-    create_overlay(&draft, parent)?;
-    Ok(draft)
-}
-
-/// Writes the empty overlay of a draft.
-pub(super) fn create_overlay(draft: &Draft, parent: &LayerRecord) -> Result<()> {
-    let backing = Backing { name: &parent.image_name(), format: parent.format };
-    overlay::create(&draft.image(), parent.virtual_size, backing)
 }

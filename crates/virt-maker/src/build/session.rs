@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::Build;
 use super::caches::Caches;
+use super::draft::create_overlay;
 use super::log::StepLog;
-use super::path::create_overlay;
 use super::slots::Slot;
 use crate::engine::select::Candidate;
 use crate::engine::{OpenRequest, Session};

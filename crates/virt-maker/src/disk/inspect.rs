@@ -8,7 +8,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{ImageFormat, VIRTUAL_SIZE_MAX, overlay::MAGIC, qcow2};
+use super::qcow2::{self, MAGIC};
+use super::{ImageFormat, VIRTUAL_SIZE_MAX};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// An image that may be opened.

@@ -12,18 +12,13 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::{ImageFormat, qcow2};
+use super::ImageFormat;
+use super::qcow2::{self, BACKING_NAME_MAX, EXTENSION_BACKING_FORMAT, MAGIC};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::own;
 
-/// `QFI\xfb`.
-pub(crate) const MAGIC: u32 = 0x5146_49fb;
 /// Length of the version 3 header without the optional fields beyond the compression type, in bytes.
 const HEADER_LENGTH: u32 = 104;
-/// Header extension that names the format of the backing file.
-const BACKING_FORMAT: u32 = 0xe279_2aca;
-/// Longest backing file name that the format allows, in bytes.
-const BACKING_NAME_MAX: usize = 1023;
 /// Refcounts have 16 bits, as qemu makes them by default.
 const REFCOUNT_ORDER: u32 = 4;
 /// Largest L1 table that is worth holding for every node of a chain, in bytes.
@@ -63,7 +58,10 @@ pub fn create(path: &Path, virtual_size: u64, backing: Backing<'_>) -> Result<()
     let l1_clusters = (l1_entries * 8).div_ceil(cluster).max(1);
     let clusters = 3 + l1_clusters;
     let name = backing.name.as_bytes();
-    if virtual_size == 0 || !virtual_size.is_multiple_of(512) || name.len() > BACKING_NAME_MAX || clusters > cluster / 2
+    if virtual_size == 0
+        || !virtual_size.is_multiple_of(512)
+        || name.len() > BACKING_NAME_MAX as usize
+        || clusters > cluster / 2
     {
         let message = format!("no overlay can be made of a disk of {virtual_size} bytes on `{}`", backing.name);
         return Err(Error::new(ErrorKind::Base, message));
@@ -90,7 +88,7 @@ pub fn create(path: &Path, virtual_size: u64, backing: Backing<'_>) -> Result<()
     put64(&mut header, 0); // autoclear features
     put32(&mut header, REFCOUNT_ORDER);
     put32(&mut header, HEADER_LENGTH);
-    put32(&mut header, BACKING_FORMAT);
+    put32(&mut header, EXTENSION_BACKING_FORMAT);
     put32(&mut header, extension.len() as u32);
     header.extend_from_slice(extension);
     header.resize(header.len().next_multiple_of(8), 0);
@@ -139,7 +137,7 @@ pub fn set_backing_name(path: &Path, name: &str) -> Result<()> {
         let offset = u64::from_be_bytes(head[8..16].try_into().expect("eight bytes"));
         let bits = u32::from_be_bytes(head[20..24].try_into().expect("four bytes"));
         // The first cluster is the header's own, so the name may grow up to its end.
-        if name.len() > BACKING_NAME_MAX || offset + name.len() as u64 > 1 << bits.min(21) {
+        if name.len() > BACKING_NAME_MAX as usize || offset + name.len() as u64 > 1 << bits.min(21) {
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "the name is too long"));
         }
         file.write_all_at(name.as_bytes(), offset)?;

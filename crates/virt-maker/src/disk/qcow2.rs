@@ -9,6 +9,8 @@ use std::os::unix::fs::FileExt;
 
 use super::VIRTUAL_SIZE_MAX;
 
+/// `QFI\xfb`.
+pub(super) const MAGIC: u32 = 0x5146_49fb;
 /// Incompatible features that are known and harmless: dirty, compression type, extended L2 entries.
 const FEATURES_KNOWN: u64 = FEATURE_DIRTY | FEATURE_COMPRESSION | FEATURE_EXTENDED_L2;
 const FEATURE_DIRTY: u64 = 1 << 0;
@@ -19,9 +21,9 @@ const FEATURE_EXTENDED_L2: u64 = 1 << 4;
 /// Header extension that names an external data file.
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 /// Header extension that names the format of the file below.
-const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
+pub(super) const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 /// Longest name of a file below that the format allows, in bytes.
-const BACKING_NAME_MAX: u32 = 1023;
+pub(super) const BACKING_NAME_MAX: u32 = 1023;
 /// Longest name of a format that is known.
 const FORMAT_NAME_MAX: u64 = 16;
 /// Header extension of full disk encryption.
@@ -102,7 +104,7 @@ pub(super) fn below(file: &File) -> Result<Option<(String, Option<String>)>, Str
         |bytes: &mut [u8], at: u64| file.read_exact_at(bytes, at).map_err(|_| "its header is truncated".to_owned());
     read(&mut head, 0)?;
     let head = Fields(&head);
-    if head.u32(0)? != super::overlay::MAGIC {
+    if head.u32(0)? != MAGIC {
         return Err("it is no qcow2 image".into());
     }
     let (version, bits) = (head.u32(4)?, head.u32(20)?);

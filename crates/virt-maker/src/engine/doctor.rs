@@ -10,7 +10,7 @@ use super::select::{EngineChoice, Selector};
 use super::vm::{self, VmOptions};
 use super::{chroot, kvm, libguestfs};
 use crate::error::{Context, ErrorKind, Result, chain};
-use crate::host::{Cancel, Tool, find_program, temporary};
+use crate::host::{Cancel, Tool, find_program, random};
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -158,7 +158,7 @@ fn check(name: &str, works: bool, detail: String, package: Option<&'static str>)
 
 /// Programs have a home that goes again: dnf makes a database of packages there when it is asked for its version.
 fn check_tools(cache_dir: &Path, cancel: &Cancel) -> Result<Vec<Check>> {
-    let id = temporary::random_id().context(ErrorKind::Host, || "the system gives no random bytes")?;
+    let id = random::id()?;
     let home = cache_dir.join(format!("doctor-{id}"));
     fs::create_dir_all(&home).context(ErrorKind::Host, || format!("cannot make {}", home.display()))?;
     let checks = TOOLS.iter().map(|tool| check_tool(*tool, &home, cancel)).collect();

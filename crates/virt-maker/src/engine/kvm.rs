@@ -20,7 +20,7 @@ use serde_json::json;
 use super::qmp::Qmp;
 use crate::error::{Result, chain};
 use crate::host::waiting::Waits;
-use crate::host::{self, CHANNEL_FD, Cancel, Guard, Helper, HelperCommand, durable};
+use crate::host::{self, CHANNEL_FD, Cancel, Guard, Helper, HelperCommand, temporary};
 
 /// The program that runs machines of this host's kind.
 pub(super) const QEMU: &str = "qemu-system-x86_64";
@@ -76,7 +76,7 @@ pub fn note_hang(cache_dir: &Path, kernel: &str, seen: &str) {
     };
     kvm.hung.insert(kernel.to_owned(), seen.to_owned());
     // Only speed depends on it.
-    let _ = durable::write(&place, &serde_json::to_vec(&kvm).expect("serialisable"));
+    let _ = temporary::replace_durably(&place, &serde_json::to_vec(&kvm).expect("serialisable"));
 }
 
 /// Has programs of the host use no KVM where what is kept in `cache_dir` says that it does not work here. Tries nothing.
@@ -112,7 +112,7 @@ pub fn probe(cache_dir: &Path, work_dir: &Path) -> Kvm {
     let kvm = Kvm { works, detail, tried_on, hung: BTreeMap::new() };
     if fs::create_dir_all(cache_dir).is_ok() {
         // Only speed depends on it.
-        let _ = durable::write(&place, &serde_json::to_vec(&kvm).expect("serialisable"));
+        let _ = temporary::replace_durably(&place, &serde_json::to_vec(&kvm).expect("serialisable"));
     }
     kvm
 }

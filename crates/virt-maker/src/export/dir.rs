@@ -75,7 +75,7 @@ impl Export for DirExport {
 
     fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()> {
         let tree = context.tree.ok_or_else(|| Error::new(ErrorKind::Internal, "an archive was not made"))?;
-        if !rustix::process::geteuid().is_root() {
+        if !crate::host::user::is_root() {
             let message = "a folder with the guest's files needs root: they belong to users of the guest";
             return Err(Error::new(ErrorKind::Export, message).with_hint("run as root, or export a `tar`"));
         }

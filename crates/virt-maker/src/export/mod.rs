@@ -9,13 +9,16 @@ mod identity;
 mod pieces;
 mod place;
 mod publish;
+mod record;
 mod shrink;
+mod unfinished;
 
 use std::path::{Path, PathBuf};
 
 pub use arguments::Common;
 pub use place::{Look, ready};
-pub use publish::{ExportRecord, From, Published, list, publish};
+pub use publish::publish;
+pub use record::{ExportRecord, From, Published, list};
 
 use crate::disk::Image;
 use crate::error::Result;

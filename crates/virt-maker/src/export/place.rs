@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
-use super::publish::{self, ExportRecord, From, Stat};
+use super::record::{self, ExportRecord, From, Stat};
+use super::unfinished::remove;
 use super::{Export, ExportKind, beside};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Events;
@@ -30,7 +31,7 @@ pub struct Look<'a> {
 pub fn ready(export: &dyn Export, kind: &ExportKind, look: Look<'_>, promised: &dyn Fn(&Path) -> bool) -> Result<()> {
     judged(export)?;
     let target = export.common().target.path();
-    let known = look.records.map(|records| publish::known(export, records, &Events::none()));
+    let known = look.records.map(|records| record::known(export, records, &Events::none()));
     let before = known.as_ref().and_then(|(record, _)| record.as_ref()).filter(|record| record.still_there(target));
     // Without records a folder that is there counts as ours.
     let ours = known.is_none() || before.is_some_and(|record| record.kind == kind.name);
@@ -207,7 +208,7 @@ impl Drop for Unaccepted<'_> {
 /// Removes an artifact that was exported, what lies beside it, and its record.
 pub(super) fn withdraw(export: &dyn Export, record: &Path, waits: &Waits) {
     let common = export.common();
-    publish::remove(common.target.path());
+    remove(common.target.path());
     if common.extras.manifest {
         let _ = fs::remove_file(beside::manifest_path(common.target.path()));
     }

@@ -26,7 +26,7 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use virt_maker_agent::interface::set_up_loopback;
 
-use super::subordinate::is_root;
+use super::user::is_root;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// The address of the server in the namespace; it has all ports for itself.

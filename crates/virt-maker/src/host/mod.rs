@@ -19,6 +19,7 @@ pub mod own;
 pub mod permit;
 mod pipe;
 mod process;
+pub mod random;
 pub mod rolling;
 mod script;
 mod stack;
@@ -28,6 +29,7 @@ pub mod temporary;
 pub mod terminal;
 pub mod tree;
 pub mod url;
+pub mod user;
 pub mod waiting;
 pub mod walls;
 

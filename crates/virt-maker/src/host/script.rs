@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::temporary::random_id;
+use super::random;
 use super::{Cancel, Tool};
 use crate::error::{Context, ErrorKind, Result};
 
@@ -31,7 +31,7 @@ pub struct Script<'a> {
 impl Script<'_> {
     /// Runs it; all that it writes goes to `output`, line by line. Anything but success is an error.
     pub fn run(&self, cancel: &Cancel, output: Output) -> Result<()> {
-        let id = random_id().context(ErrorKind::Host, || "the system gives no random bytes")?;
+        let id = random::id()?;
         let path = Removed(self.scratch.join(format!("script-{id}")));
         // Closed before it runs: a file that is open for writing cannot be executed.
         OpenOptions::new()

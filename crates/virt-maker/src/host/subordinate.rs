@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::user::is_root;
 use super::{Cancel, Tool};
 
 /// Where system programs are; ordinary users do not have all of it in their own `PATH`.
@@ -39,10 +40,6 @@ fn with_options(options: &[&str]) -> Tool {
         tool = tool.args(["--user", "--map-root-user", "--map-auto"]);
     }
     tool.args(options).arg("--")
-}
-
-pub(super) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 /// Removes a folder of this user with all that is in it, also where that belongs to subordinate ids. Nothing depends on

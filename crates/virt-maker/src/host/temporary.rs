@@ -1,6 +1,6 @@
 //! Names of files and folders that are in the making.
 //!
-//! A name is made of 128 random bits. A process id would not do: processes in other pid namespaces (containers) and on other
+//! A name has 128 random bits in it. A process id would not do: processes in other pid namespaces (containers) and on other
 //! hosts (network file systems) have the same ones, and would write to each other's files.
 //!
 //! What is written beside its place and renamed is there whole or not at all for who looks; what a crash of the host leaves
@@ -11,8 +11,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Hexadecimal digits of a [`random_id`].
-pub const ID_DIGITS: usize = 32;
+use super::durable::sync_dir;
+use super::random;
+
 /// What a temporary name ends with.
 const ENDING: &str = ".tmp";
 /// So many bytes of a file's own name are in its temporary one: a name may be as long as the file system allows.
@@ -27,36 +28,17 @@ pub enum Durability {
     None,
 }
 
-/// 128 random bits as 32 hexadecimal digits.
-pub fn random_id() -> io::Result<String> {
-    let mut bytes = [0u8; ID_DIGITS / 2];
-    random(&mut bytes)?;
-    Ok(base16ct::lower::encode_string(&bytes))
-}
-
-/// Fills a buffer, of 256 bytes at most, from the kernel's generator.
-pub fn random(bytes: &mut [u8]) -> io::Result<()> {
-    let got = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty())?;
-    // Up to this size the kernel gives all or nothing.
-    if got == bytes.len() { Ok(()) } else { Err(io::Error::other("the system gives no random bytes")) }
-}
-
-/// Whether a text has the form of a [`random_id`].
-pub fn is_id(text: &str) -> bool {
-    text.len() == ID_DIGITS && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-}
-
 /// A name beside `path` that nobody else uses, on the same file system: `.NAME.ID.tmp`.
 pub fn beside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let end = (0..=NAME_KEPT.min(name.len())).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
-    Ok(folder_of(path).join(format!(".{}.{}{ENDING}", &name[..end], random_id()?)))
+    Ok(folder_of(path).join(format!(".{}.{}{ENDING}", &name[..end], random::id_io()?)))
 }
 
 /// Whether `name` is one that [`beside`] gives for a file called `of`, or one that older versions gave it.
 pub fn is_beside(name: &str, of: &str) -> bool {
     let id = name.strip_prefix('.').and_then(|rest| rest.strip_prefix(of)?.strip_prefix('.')?.strip_suffix(ENDING));
-    id.is_some_and(|id| is_id(id) || !id.is_empty() && id.bytes().all(|c| c.is_ascii_digit() || c == b'.'))
+    id.is_some_and(|id| random::is_id(id) || !id.is_empty() && id.bytes().all(|c| c.is_ascii_digit() || c == b'.'))
 }
 
 /// Writes a file, mode 0600, in the place of what is there, at once.
@@ -64,7 +46,12 @@ pub fn replace(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<
     replace_with(path, 0o600, durability, |file| file.write_all(bytes))
 }
 
-/// The same with a mode, less what the process's mask takes from it, and with content that `write` puts into the new file.
+/// The same, durable when it returns.
+pub fn replace_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, Durability::Synced)
+}
+
+/// As [`replace`], with a mode, less what the process's mask takes from it, and with content that `write` puts into the new file.
 pub fn replace_with(
     path: &Path,
     mode: u32,
@@ -84,7 +71,7 @@ pub fn replace_with(
         let _ = fs::remove_file(&temporary);
     }
     done?;
-    if durability == Durability::Synced { super::durable::sync_dir(folder_of(path)) } else { Ok(()) }
+    if durability == Durability::Synced { sync_dir(folder_of(path)) } else { Ok(()) }
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -21,7 +21,8 @@ use virt_maker_agent::seccomp;
 
 use super::Tool;
 use super::enclosed::{Enclosed, Entered, WAIT};
-use super::subordinate::{SYSTEM_PATH, as_root_mounting, as_root_mounting_without_network, is_root};
+use super::subordinate::{SYSTEM_PATH, as_root_mounting, as_root_mounting_without_network};
+use super::user::is_root;
 use crate::error::{Context, ErrorKind, Result};
 
 const PROGRAM: &str = "bwrap";

@@ -14,7 +14,7 @@ use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::checksum::Checksum;
 use crate::host::permit::HostPath;
-use crate::host::{Tool, temporary, url_path};
+use crate::host::{Tool, random, url_path};
 use crate::key::Digest;
 use crate::template::Node;
 
@@ -215,7 +215,7 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(below: &Path) -> std::io::Result<Folder> {
-        let folder = below.join(format!("verify-{}", temporary::random_id()?));
+        let folder = below.join(format!("verify-{}", random::id_io()?));
         fs::create_dir_all(&folder)?;
         Ok(Folder(folder))
     }

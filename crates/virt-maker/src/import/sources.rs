@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::ImportContext;
 use crate::event::Meter;
 use crate::host::url::shown_in;
-use crate::host::{digest, durable};
+use crate::host::{digest, temporary};
 use crate::key::Digest;
 
 /// Two changes of a file within one tick of the kernel's clock may leave the same times; a tick is at most 10 ms.
@@ -68,7 +68,7 @@ fn save(cache_dir: &Path, source: &str, stat: Option<[i128; 7]>, digest: Digest)
     if let Some(folder) = path.parent()
         && fs::create_dir_all(folder).is_ok()
     {
-        let _ = durable::write(&path, &serde_json::to_vec(&known).expect("serialisable"));
+        let _ = temporary::replace_durably(&path, &serde_json::to_vec(&known).expect("serialisable"));
     }
 }
 

@@ -23,7 +23,7 @@ use crate::engine::{OpenRequest, Session};
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::guest::Guest;
-use crate::host::{Cancel, temporary};
+use crate::host::{Cancel, random};
 use crate::key::{KeyMaterial, LayerKey};
 use crate::store::{Draft, Kept, Layer, Lease, Store, Workspace};
 
@@ -98,7 +98,7 @@ impl Inside {
     }
 
     fn open_on(store: &Store, layer: Layer, lease: Lease, opener: &Opener, changed: Option<&Path>) -> Result<Inside> {
-        let unique = temporary::random_id().context(ErrorKind::Host, || "the system gives no random bytes")?;
+        let unique = random::id()?;
         // What is done in it is no work of a template, so its key is one that nothing else has.
         let material = KeyMaterial {
             role: "step".into(),

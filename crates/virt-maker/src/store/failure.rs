@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{durable, own};
+use crate::host::{own, temporary};
 use crate::key::{KeyMaterial, LayerKey};
 
 /// The version of the record's form; records of other versions are passed over.
@@ -38,7 +38,10 @@ impl FailureRecord {
 
     /// Writes it beside the log. Only the picture misses it if that fails.
     pub(crate) fn note(&self, log: &Path) -> std::io::Result<()> {
-        durable::write(&log.with_extension("json"), &serde_json::to_vec(self).expect("a record is serialisable"))
+        temporary::replace_durably(
+            &log.with_extension("json"),
+            &serde_json::to_vec(self).expect("a record is serialisable"),
+        )
     }
 }
 

@@ -28,7 +28,7 @@ use super::{KeyLock, Layer, Lookup, Store, allocated_bytes};
 use crate::disk::ImageFormat;
 use crate::disk::overlay::{self, Backing};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::{Cancel, Tool, digest, durable};
+use crate::host::{Cancel, Tool, digest, durable, temporary};
 use crate::key::LayerKey;
 
 /// What came of flattening a layer.
@@ -183,7 +183,7 @@ impl Store {
         let place = now.folder.join(record::FILE);
         let failed = || format!("cannot write {}", place.display());
         let before = fs::metadata(&place).and_then(|stat| stat.modified()).context(ErrorKind::Store, failed)?;
-        durable::write(&place, &record.to_json()).context(ErrorKind::Store, failed)?;
+        temporary::replace_durably(&place, &record.to_json()).context(ErrorKind::Store, failed)?;
         // Where nothing else says when it was used, this does.
         let _ = fs::File::open(&place).and_then(|file| file.set_modified(before));
         fs::rename(image, &now.path).context(ErrorKind::Store, || format!("cannot replace {}", now.path.display()))?;

@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use super::record::{self, ImageName, Making};
 use super::tree::Tree;
+use super::wish::Wish;
 use super::{Store, hooks, seal};
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::{Cancel, durable};
@@ -34,44 +35,6 @@ mod tests;
 const BATCH: usize = 256;
 /// So many threads remove files.
 const REMOVERS: usize = 8;
-
-/// What a store may have. Sizes in bytes; only layers count.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// All layers together take no more than this.
-    pub max_size: Option<u64>,
-    /// So much stays free on the disk that holds the store.
-    pub min_free: Option<u64>,
-    /// Layers that were not used for longer go.
-    pub max_age: Option<Duration>,
-}
-
-impl Limits {
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        *self == Limits::default()
-    }
-}
-
-/// What is to be collected.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Wish {
-    /// What can never be used again, and what passes these limits.
-    Within(Limits),
-    /// All that nobody uses or wants to keep.
-    Everything,
-    /// These, and all on them. Tags and pins do not keep them, for nothing is left to keep.
-    Bad(HashMap<LayerKey, Verdict>),
-}
-
-/// What is wrong with a layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// In words.
-    pub problem: String,
-    /// The making that was looked at; none where its record could not be read. One that was made since is another.
-    pub id: Option<String>,
-}
 
 /// Why a layer goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -21,15 +21,15 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::owner::{Owner, mac, same};
+use super::record::SECRETS_FILE as FILE;
 use super::{Draft, LayerRecord, Store};
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::own;
+use crate::host::random;
 use crate::host::rolling::Rolling;
 use crate::host::temporary::{self, Durability};
 use crate::key::{Digest, LayerKey};
 
-/// Its name in the layer's folder.
-pub(super) const FILE: &str = "secrets.json";
 const VERSION: u32 = 1;
 /// A file that is larger is none of ours.
 const FILE_MAX: u64 = 1 << 20;
@@ -96,7 +96,7 @@ impl Store {
         if values.is_empty() {
             return Ok(());
         }
-        let salt = super::seal::random_id()?;
+        let salt = random::id()?;
         let (key, rolling) = (key(&self.owner, &salt)?, rolling(&self.owner)?);
         let entry = |(index, (name, value)): (usize, (&str, &[u8]))| Entry {
             name: name.to_owned(),
@@ -149,7 +149,7 @@ impl Store {
             return Err(format!("{FILE} has version {found}; this program knows version {VERSION}"));
         }
         let document: Document = serde_json::from_slice(&text).map_err(|_| damaged())?;
-        if !temporary::is_id(&document.body.salt) {
+        if !random::is_id(&document.body.salt) {
             return Err(damaged());
         }
         let key = key(&self.owner, &document.body.salt).map_err(|error| crate::error::chain(&error))?;

@@ -20,7 +20,7 @@ use rustix::fs::{FlockOperation, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_
 use super::{Store, locking, record};
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::waiting::Lock;
-use crate::host::{own, temporary};
+use crate::host::{own, random};
 use crate::key::{Digest, LayerKey};
 
 /// Protects some layers, and all below them, from being collected. Dropping it ends that.
@@ -53,7 +53,7 @@ impl Store {
     pub fn lease(&self, keys: &[LayerKey]) -> Result<Lease> {
         let failed = || format!("cannot write a lease in {}", self.leases_dir().display());
         let _gate = self.open_gate()?;
-        let name = super::seal::random_id()?;
+        let name = random::id()?;
         let path = self.leases_dir().join(&name);
         let new = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let mut file = own::open(&path, new).context(ErrorKind::Store, failed)?;
@@ -139,7 +139,7 @@ impl Store {
     /// What has the form of a lease's name; nothing else there is one.
     fn lease_files(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.leases_dir()).into_iter().flatten().flatten();
-        let ours = entries.filter(|entry| entry.file_name().to_str().is_some_and(temporary::is_id));
+        let ours = entries.filter(|entry| entry.file_name().to_str().is_some_and(random::is_id));
         ours.map(|entry| entry.path()).collect()
     }
 }

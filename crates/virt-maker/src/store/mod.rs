@@ -67,6 +67,7 @@ mod seal;
 mod tests;
 mod tree;
 mod usage;
+mod wish;
 mod workspace;
 
 use std::collections::HashSet;
@@ -79,7 +80,7 @@ pub use adopt::Adopted;
 pub use collected::{Collected, utc};
 pub use failure::FailureRecord;
 pub use flat::{Depth, Flattened};
-pub use gc::{Collection, Limits, Verdict, Victim, Why, Wish};
+pub use gc::{Collection, Victim, Why};
 pub use held::{Held, HeldValue};
 pub use kept::{Kept, OVERLAY as KEPT_OVERLAY};
 pub use lease::Lease;
@@ -91,6 +92,7 @@ pub use record::{FlatImage, Layer, LayerRecord, RECORD_VERSION};
 pub use seal::Draft;
 pub use tree::{Damaged, Listed, hits};
 pub use usage::{Share, TemplateUsage, Usage};
+pub use wish::{Limits, Verdict, Wish};
 pub use workspace::Workspace;
 
 use crate::disk::ImageFormat;

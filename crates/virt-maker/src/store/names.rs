@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Lookup, Store};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::{durable, own};
+use crate::host::{durable, own, temporary};
 use crate::key::{Digest, LayerKey};
 
 /// The version of the files of tags and pins.
@@ -151,7 +151,7 @@ impl Store {
 fn write(path: &Path, key: LayerKey) -> Result<()> {
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let text = serde_json::to_vec(&Note { version: VERSION, key, created }).expect("a note is serialisable");
-    durable::write(path, &text).context(ErrorKind::Store, || format!("cannot write {}", path.display()))
+    temporary::replace_durably(path, &text).context(ErrorKind::Store, || format!("cannot write {}", path.display()))
 }
 
 fn remove(path: &Path) -> Result<bool> {

@@ -19,7 +19,7 @@ use super::owner::{self, Mark, Owner};
 use super::{FOLDERS, FORMAT, Store, lock, locking, workspace};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::waiting::Waits;
-use crate::host::{durable, own, temporary};
+use crate::host::{own, temporary};
 
 #[cfg(test)]
 mod tests;
@@ -158,7 +158,7 @@ impl Store {
         self.check_folders()?;
         // Images may hold what only their owner may read.
         self.complete()?;
-        durable::write(&self.root.join(BACKUP_TAG), TAG.as_bytes()).context(ErrorKind::Store, failed)?;
+        temporary::replace_durably(&self.root.join(BACKUP_TAG), TAG.as_bytes()).context(ErrorKind::Store, failed)?;
         // The file that makes it a store comes last, so a crash leaves a folder that is made again.
         self.mark(owner)
     }
@@ -187,7 +187,7 @@ impl Store {
     pub(super) fn mark(&self, owner: &Owner) -> Result<serde_json::Value> {
         let Mark { id, mark } = Mark::new(&self.root, owner)?;
         let document = json!({ "format": FORMAT, "id": id, "mark": mark });
-        match durable::write(&self.root.join(MARK), format!("{document}\n").as_bytes()) {
+        match temporary::replace_durably(&self.root.join(MARK), format!("{document}\n").as_bytes()) {
             // By its place it is the user's; who can only read it marks nothing.
             Err(error) if locking::is_read_only(&error) && owner.is_home(&self.root) => {}
             written => {

@@ -24,7 +24,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::{durable, own, temporary};
+use crate::host::{durable, own, random, temporary};
 use crate::key::Digest;
 
 /// Bytes of the secret.
@@ -115,8 +115,7 @@ fn make(path: &Path) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(above)?;
     }
     own::make_folder(folder)?;
-    let mut secret = [0; LENGTH];
-    temporary::random(&mut secret)?;
+    let secret = random::bytes::<LENGTH>()?;
     let new = temporary::beside(path)?;
     let done = (|| {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
@@ -141,7 +140,7 @@ pub(super) struct Mark {
 impl Mark {
     /// A new one for the folder `root`.
     pub(super) fn new(root: &Path, owner: &Owner) -> Result<Mark> {
-        let id = super::seal::random_id()?;
+        let id = random::id()?;
         let mark = owner.mark(&id, inode(root)?)?;
         Ok(Mark { id, mark })
     }
@@ -150,7 +149,7 @@ impl Mark {
     pub(super) fn of(document: &serde_json::Value) -> Option<Mark> {
         let text = |name: &str| Some(document.get(name)?.as_str()?.to_owned());
         let (id, mark) = (text("id")?, text("mark")?);
-        temporary::is_id(&id).then_some(Mark { id, mark })
+        random::is_id(&id).then_some(Mark { id, mark })
     }
 
     /// Whether it is one of this user, for this folder.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::ImageFormat;
 use crate::host::url::shown_in;
-use crate::host::{checked, own, temporary};
+use crate::host::{checked, own, random};
 use crate::key::{Digest, KeyMaterial, LayerKey};
 
 /// The version of the record's form; a record of another version is a miss.
@@ -20,6 +20,8 @@ pub(super) const CHILDREN: &str = "children";
 pub(super) const FILE: &str = "layer.json";
 /// The file in the layer's folder that has a byte for each use; its time is that of the last one.
 pub(super) const USES: &str = "uses";
+/// The file in the layer's folder that says which secrets its step could read.
+pub(super) const SECRETS_FILE: &str = "secrets.json";
 /// The file of a draft that has no record yet: the name of its image.
 pub(super) const IMAGE_FILE: &str = "draft";
 
@@ -183,7 +185,7 @@ impl LayerRecord {
         }
         // It becomes part of a file's name.
         for id in [Some(&record.id), record.parent_id.as_ref()].into_iter().flatten() {
-            if !temporary::is_id(id) {
+            if !random::is_id(id) {
                 return Err(format!("its record has `{}` as id", id.escape_debug()));
             }
         }
@@ -223,7 +225,7 @@ impl ImageName {
         let formats = [ImageFormat::Qcow2, ImageFormat::Raw];
         let format = formats.into_iter().find(|known| known.name() == format)?;
         let key = LayerKey(Digest::parse(key)?);
-        let parsed = temporary::is_id(id).then(|| ImageName { key, id: id.to_owned(), format });
+        let parsed = random::is_id(id).then(|| ImageName { key, id: id.to_owned(), format });
         // Digits may be written in several ways, and only one is a name of ours.
         parsed.filter(|parsed| parsed.to_string() == name)
     }

@@ -15,10 +15,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::record::{self, ImageName, Layer, LayerRecord, RECORD_VERSION};
-use super::{Store, allocated_bytes, held, hooks};
+use super::{Store, allocated_bytes, hooks};
 use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
-use crate::host::{digest, durable, own, temporary};
+use crate::host::{digest, durable, own, random, temporary};
 use crate::key::{Digest, KeyMaterial, LayerKey};
 
 /// The file in the folder of a layer that was replaced, or was about to be.
@@ -48,7 +48,7 @@ impl Draft {
         let record = LayerRecord {
             version: RECORD_VERSION,
             key: material.key(),
-            id: random_id()?,
+            id: random::id()?,
             parent_id: None,
             material,
             summary: String::new(),
@@ -131,7 +131,9 @@ pub(super) fn seal(store: &Store, draft: Draft) -> Result<Layer> {
     fs::set_permissions(&path, Permissions::from_mode(0o400)).context(ErrorKind::Store, failed)?;
     durable::sync_file(&path).context(ErrorKind::Store, failed)?;
     durable::sync_dir(&draft.images).context(ErrorKind::Store, failed)?;
-    for file in ["log.txt", held::FILE].map(|name| draft.folder.join(name)).iter().filter(|file| file.exists()) {
+    for file in
+        ["log.txt", record::SECRETS_FILE].map(|name| draft.folder.join(name)).iter().filter(|file| file.exists())
+    {
         durable::sync_file(file).context(ErrorKind::Store, failed)?;
     }
     let digest = match draft.digest {
@@ -148,7 +150,8 @@ pub(super) fn seal(store: &Store, draft: Draft) -> Result<Layer> {
 
     let failed = || format!("cannot seal layer {}", record.key.short());
     // Writes, syncs the file, and syncs the draft's folder.
-    durable::write(&draft.folder.join(record::FILE), &record.to_json()).context(ErrorKind::Store, failed)?;
+    temporary::replace_durably(&draft.folder.join(record::FILE), &record.to_json())
+        .context(ErrorKind::Store, failed)?;
     // From here on the record names the image.
     fs::remove_file(draft.folder.join(record::IMAGE_FILE)).context(ErrorKind::Store, failed)?;
     hooks::reached("seal: recorded, not yet renamed");
@@ -256,9 +259,4 @@ fn put_in_place(draft: &Path, target: &Path) -> rustix::io::Result<bool> {
         done => done,
     };
     exchanged.map(|()| true)
-}
-
-/// See [`temporary::random_id`].
-pub(super) fn random_id() -> Result<String> {
-    temporary::random_id().context(ErrorKind::Host, || "the system gives no random bytes")
 }

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
-use super::gc::Verdict;
 use super::lease::ClosedGate;
 use super::record::Making;
-use super::{Layer, LayerRecord, Lookup, Store, Wish};
+use super::wish::{Verdict, Wish};
+use super::{Layer, LayerRecord, Lookup, Store};
 use crate::error::Result;
 use crate::key::LayerKey;
 

@@ -15,7 +15,7 @@ use super::{Store, locking};
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::subordinate::remove_tree;
 use crate::host::waiting::Lock;
-use crate::host::{own, temporary};
+use crate::host::{own, random};
 
 /// The file in a workspace that its owner holds.
 const LOCK: &str = "lock";
@@ -34,7 +34,7 @@ impl Workspace {
         let failed = || format!("cannot make a folder in {}", parent.display());
         let gate = locking::open(&parent.with_file_name(locking::SWEEPING)).context(ErrorKind::Store, failed)?;
         store.waits.lock(&gate, Lock::Shared, &parent.with_file_name(locking::SWEEPING), ErrorKind::Store)?;
-        let path = parent.join(super::seal::random_id()?);
+        let path = parent.join(random::id()?);
         DirBuilder::new().mode(0o700).create(&path).context(ErrorKind::Store, failed)?;
         let lock = locking::open(&path.join(LOCK)).context(ErrorKind::Store, failed)?;
         store.waits.lock(&lock, Lock::Exclusive, &path.join(LOCK), ErrorKind::Store)?;
@@ -83,7 +83,7 @@ pub(super) fn sweep(store: &Store) {
     let parent = store.tmp_dir();
     let Ok(entries) = fs::read_dir(&parent) else { return };
     let ours = |entry: &fs::DirEntry| {
-        entry.file_type().is_ok_and(|kind| kind.is_dir()) && entry.file_name().to_str().is_some_and(temporary::is_id)
+        entry.file_type().is_ok_and(|kind| kind.is_dir()) && entry.file_name().to_str().is_some_and(random::is_id)
     };
     let stale: Vec<_> = entries.flatten().filter(ours).map(|entry| entry.path()).collect();
     if stale.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use crate::host::random;
 use crate::host::memory;
 
 /// Where Unix systems keep a list of words.
@@ -67,10 +68,7 @@ pub(super) fn random_word(min: usize, max: usize) -> Option<String> {
     if words.is_empty() {
         words = FEW_WORDS.split_whitespace().filter(fits).collect();
     }
-    let mut bytes = [0u8; 8];
-    // Before the kernel has entropy, at the very start of a machine, this waits.
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).ok()?;
-    let index = u64::from_le_bytes(bytes) as usize;
+    let index = u64::from_le_bytes(random::bytes().ok()?) as usize;
     words.get(index.checked_rem(words.len())?).map(|word| (*word).to_owned())
 }
 

@@ -11,7 +11,7 @@ use virt_maker::store::{Store, Wish};
 use crate::commands::print_json;
 use crate::error::Failure;
 use crate::text::{count, harmless};
-use crate::{report, settings, signals};
+use crate::{environment, report, signals};
 
 /// Version of the JSON document.
 const VERSION: u32 = 1;
@@ -22,7 +22,7 @@ pub(super) fn run(store: &Store, repair: bool, as_json: bool) -> Result<(), Fail
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
     let store = &store.clone().waiting(report::waits(&cancel));
-    let found = verify(store, &settings::agent(), &Events::new(report::warnings_only), &cancel)?;
+    let found = verify(store, &environment::agent(), &Events::new(report::warnings_only), &cancel)?;
     let removed = match repair && !found.bad.is_empty() {
         true => store.collect(&Wish::Bad(found.bad_keys()), false, &cancel)?.layers,
         false => Vec::new(),

@@ -55,7 +55,7 @@ impl Engine for ChrootEngine {
 /// Whether this engine can work here: root, its programs, FUSE and loop devices. The error says what is missing.
 pub fn check(agent: &Path) -> Result<()> {
     let lacks = |what: String, hint: &str| Err(Error::new(ErrorKind::Host, what).with_hint(hint));
-    if !rustix::process::geteuid().is_root() {
+    if !crate::host::user::is_root() {
         let what = "engine `chroot` needs root: it mounts the guest's file systems";
         return lacks(what.into(), "run as root, or use --engine libguestfs");
     }

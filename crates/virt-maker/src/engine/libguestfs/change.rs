@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
-use super::command::quote;
 use super::ffi::CallError;
+use super::job::quote;
 use super::label::quoted;
 use super::session::LibguestfsSession;
 use crate::error::{Error, ErrorKind, Result};

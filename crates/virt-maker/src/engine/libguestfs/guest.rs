@@ -13,7 +13,7 @@ use super::ffi::{CallError, Handle};
 use super::session::LibguestfsSession;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::{Attributes, Entry, Exit, FileKind, Guest, Labelled, Marks, OsRelease, Run, Space, Stat};
-use crate::host::temporary;
+use crate::host::random;
 
 /// What goes with one call, in bytes; more is streamed.
 const INLINE: usize = 1 << 20;
@@ -49,8 +49,7 @@ impl LibguestfsSession {
     /// A name beside `path` that nothing has.
     fn beside(&self, path: &str) -> Result<String> {
         let (folder, _) = self.split(path)?;
-        let unique = temporary::random_id().context(ErrorKind::Host, || "cannot get random bytes")?;
-        Ok(format!("{}/.virt-maker-{unique}", folder.trim_end_matches('/')))
+        Ok(format!("{}/.virt-maker-{}", folder.trim_end_matches('/'), random::id()?))
     }
 
     /// Puts `temporary` in the place of `path`, or removes it where something failed.

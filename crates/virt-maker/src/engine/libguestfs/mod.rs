@@ -7,7 +7,7 @@
 //! inspect.rs  finds the guest's root and mounts its file systems
 //! session.rs  checkpoint, finish, shell
 //! own_disk.rs the guest's own disk as commands see it
-//! guest.rs    files;  command.rs commands;  output.rs their output, live
+//! guest.rs    files;  command.rs commands;  job.rs their shell text;  output.rs their output, live
 //! appliance/  shell scripts that run commands inside the appliance
 //! ```
 //!
@@ -30,6 +30,7 @@ mod command;
 mod ffi;
 mod guest;
 mod inspect;
+mod job;
 mod label;
 mod launch;
 mod output;

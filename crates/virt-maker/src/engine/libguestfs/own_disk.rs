@@ -12,8 +12,8 @@ use std::fmt::Write as _;
 use virt_maker_agent::blocks::{Block, DISK, Item, Number, items};
 use virt_maker_agent::fstab;
 
-use super::command::quote;
 use super::inspect::{small_file, unescape};
+use super::job::quote;
 use super::launch::CACHE_SERIAL;
 use super::session::LibguestfsSession;
 use crate::error::{ErrorKind, Result};

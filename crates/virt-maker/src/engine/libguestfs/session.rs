@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use virt_maker_agent::protocol::{OsRelease, Run};
 
-use super::command::{quote, setup};
 use super::ffi::Library;
 use super::inspect::{self, FileSystem, Fstab, Mounted};
+use super::job::{quote, setup};
 use super::launch::{self, Appliance, Started};
 use super::output::Output;
 use super::{LibguestfsOptions, terminal};

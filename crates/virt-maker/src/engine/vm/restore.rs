@@ -17,7 +17,7 @@ use crate::engine::block::BlockGraph;
 use crate::engine::gate::{End, Gate, Reach};
 use crate::engine::qmp::Qmp;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::{Guard, Helper};
+use crate::host::{Guard, Helper, random};
 
 /// How long a restore may take. It takes a tenth of a second.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -98,12 +98,7 @@ fn resume(qmp: &mut Qmp) -> Result<()> {
 
 /// What makes a clone one of its own.
 fn wake() -> Result<Wake> {
-    let mut entropy = vec![0; Wake::ENTROPY];
-    let mut filled = 0;
-    while filled < entropy.len() {
-        filled += rustix::rand::getrandom(&mut entropy[filled..], rustix::rand::GetRandomFlags::empty())
-            .context(ErrorKind::Host, || "cannot get random bytes")?;
-    }
+    let entropy = random::bytes::<{ Wake::ENTROPY }>().context(ErrorKind::Host, || "cannot get random bytes")?.to_vec();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(Wake { entropy, seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() })
 }

@@ -25,7 +25,7 @@ use crate::engine::breakdown::broke_down;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::host::waiting::{Lock, Waits};
-use crate::host::{Cancel, durable, find_program, own, temporary};
+use crate::host::{Cancel, durable, find_program, own, random, temporary};
 use crate::key::Digest;
 
 /// States beyond this many are removed, those that were made first.
@@ -157,7 +157,7 @@ pub fn clean(options: &VmOptions, waits: &Waits) -> Result<u64> {
 
 fn make(options: &VmOptions, ingredients: &Ingredients, folder: &Path, events: &Events, cancel: &Cancel) -> Result<()> {
     let begin = Instant::now();
-    let id = temporary::random_id().context(ErrorKind::Host, || "the system gives no random bytes")?;
+    let id = random::id()?;
     let making = options.cache_dir.join(format!("making-{id}"));
     let failed = || format!("cannot make {}", making.display());
     fs::DirBuilder::new().mode(0o700).create(&making).context(ErrorKind::Host, failed)?;
@@ -180,7 +180,7 @@ fn make(options: &VmOptions, ingredients: &Ingredients, folder: &Path, events: &
             bytes: size(&making),
         };
         let text = serde_json::to_vec_pretty(&info).expect("a record is serialisable");
-        durable::write(&making.join("record.json"), &text).context(ErrorKind::Host, failed)?;
+        temporary::replace_durably(&making.join("record.json"), &text).context(ErrorKind::Host, failed)?;
         fs::rename(&making, folder)
             .and_then(|()| durable::sync_dir(&options.cache_dir))
             .context(ErrorKind::Host, || format!("cannot make {}", folder.display()))
@@ -273,8 +273,8 @@ fn sweep(cache_dir: &Path) {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         // Names of states have this form too; in older versions one in the making had the number of a process.
         let in_the_making =
-            name.strip_prefix("making-").is_some_and(|id| temporary::is_id(id) || id.parse::<u32>().is_ok());
-        let broken = temporary::is_id(&name) && !path.join("record.json").exists();
+            name.strip_prefix("making-").is_some_and(|id| random::is_id(id) || id.parse::<u32>().is_ok());
+        let broken = random::is_id(&name) && !path.join("record.json").exists();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) && (in_the_making || broken) {
             let _ = fs::remove_dir_all(path);
         }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::tree::Shared;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::decompress::{Compression, SIGNATURE};
 use crate::host::digest;
@@ -29,7 +28,7 @@ const LAYERS: usize = 1000;
 /// A part of a file, to be read from its beginning.
 #[derive(Clone)]
 pub(super) struct Section {
-    file: Shared,
+    file: Arc<File>,
     start: u64,
     length: u64,
     at: u64,

@@ -5,7 +5,6 @@
 //! something that is no folder; there are no devices. So whoever unpacks it into an empty folder stays in that folder.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::{self, Read, Write};
 
 use tar::EntryType;
@@ -338,6 +337,3 @@ fn refused(name: &[u8], why: &str) -> Error {
     let name = String::from_utf8_lossy(name).into_owned();
     Error::new(ErrorKind::Base, format!("its member `{}` {why}", name.escape_debug()))
 }
-
-/// A file that several readers may read.
-pub(super) type Shared = std::sync::Arc<File>;

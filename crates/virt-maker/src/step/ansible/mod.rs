@@ -29,7 +29,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::{Attributes, Guest};
 use crate::host::permit::{Door, HostPath};
 use crate::host::tree::{Entry, EntryKind, Walk};
-use crate::host::{Tool, temporary};
+use crate::host::{Tool, random};
 use crate::key::{Digest, HostInput};
 use crate::template::{Kind, Need, Node, arguments, from_node};
 
@@ -144,7 +144,7 @@ impl AnsibleStep {
 
     fn play(&self, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         let failed = || "cannot prepare ansible-playbook";
-        let home = context.scratch.join(format!("ansible-{}", temporary::random_id().context(ErrorKind::Host, failed)?));
+        let home = context.scratch.join(format!("ansible-{}", random::id()?));
         let write = |name: &str, text: &str| fs::write(home.join(name), text).context(ErrorKind::Store, failed);
         let _home = Folder::make(&home).context(ErrorKind::Store, failed)?;
         write("virt_maker.py", PLUGIN)?;

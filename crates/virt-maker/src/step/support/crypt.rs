@@ -3,6 +3,7 @@
 use sha_crypt::{CustomizedPasswordHasher, Params, ShaCrypt};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::random;
 
 /// As `crypt` does it by default.
 const ROUNDS: u32 = 5000;
@@ -34,13 +35,7 @@ fn crypt(password: &str, salt: &[u8], rounds: u32) -> Result<String> {
 }
 
 fn random<const LENGTH: usize>() -> Result<[u8; LENGTH]> {
-    let mut bytes = [0; LENGTH];
-    let mut filled = 0;
-    while filled < LENGTH {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-            .context(ErrorKind::Host, || "cannot get random bytes")?;
-    }
-    Ok(bytes)
+    random::bytes().context(ErrorKind::Host, || "cannot get random bytes")
 }
 
 #[cfg(test)]

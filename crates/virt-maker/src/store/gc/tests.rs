@@ -7,6 +7,7 @@ use super::super::hooks;
 use super::super::tests::{owner, present, sealed, store};
 use super::super::{Layer, Lookup};
 use super::*;
+use crate::store::{Limits, Verdict};
 
 /// A layer of 64 KiB on `parent`, last used so many seconds ago.
 fn layer(store: &Store, name: &str, parent: Option<&Layer>, unused: u64) -> Layer {

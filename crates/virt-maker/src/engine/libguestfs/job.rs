@@ -1,0 +1,209 @@
+//! Jobs: the text that the appliance's shell gets for a command, and what its answer means.
+//!
+//! A job is shell text that this room makes; whatever comes from a template is in it only as a quoted word.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use virt_maker_agent::machine::{DRACUT, EMPTY, FILES, SHOWN, SKELETON};
+use virt_maker_agent::protocol::{CacheFolder, Exit, Failure, Run, TerminalSize};
+
+use crate::engine::user_network::resolv_conf;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where the appliance keeps what is ours.
+pub(super) const HERE: &str = "/run/virt-maker";
+/// Capabilities of a command: those that the agent gives (`sandbox.rs`), so that all engines allow the same.
+const BOUNDING_SET: &str = "-all,+audit_write,+chown,+dac_override,+fowner,+fsetid,+kill,+linux_immutable,+mknod,\
+    +net_bind_service,+setfcap,+setgid,+setpcap,+setuid,+sys_chroot";
+
+/// Commands that make the appliance ready; run once in a session.
+pub(super) fn setup() -> String {
+    let mut text = format!("mkdir -p {HERE}\n");
+    for (name, content) in [
+        ("run.sh", include_str!("appliance/run.sh")),
+        ("step.sh", include_str!("appliance/step.sh")),
+        ("network.sh", include_str!("appliance/network.sh")),
+        ("setup.sh", include_str!("appliance/setup.sh")),
+        ("dracut.conf", DRACUT),
+    ] {
+        document(&mut text, name, content);
+    }
+    machine(&mut text);
+    let _ = write!(text, "exec /bin/sh {HERE}/setup.sh");
+    text
+}
+
+/// What commands see of the machine, as the agent has it (`facade.rs`): appends commands that put it below `machine`.
+fn machine(text: &mut String) {
+    let _ = writeln!(text, "mkdir -p {HERE}/machine/proc");
+    for folder in SKELETON.iter().chain(SHOWN) {
+        let _ = writeln!(text, "mkdir -p {HERE}/machine/sys/{folder}");
+    }
+    for (file, content) in FILES {
+        let octal: String = content.iter().map(|byte| format!("\\{byte:03o}")).collect();
+        let _ = writeln!(text, "[ ! -e /proc/{file} ] || printf '{octal}' >{HERE}/machine/proc/{file}");
+    }
+    for folder in EMPTY {
+        let _ = writeln!(text, "[ ! -d /proc/{folder} ] || mkdir -p {HERE}/machine/proc/{folder}");
+    }
+    for folder in SHOWN {
+        let _ = writeln!(text, "[ ! -d /sys/{folder} ] || mount -o bind,ro /sys/{folder} {HERE}/machine/sys/{folder}");
+    }
+}
+
+/// The job of a command.
+pub(super) fn job(run: &Run, token: &str) -> Result<String> {
+    let mut text = String::new();
+    let (input, port, marker) = match run.terminal {
+        None => ("/dev/null", "/dev/virtio-ports/org.virt-maker.output", token),
+        Some(_) => ("/dev/hvc0", "/dev/hvc0", ""),
+    };
+    let timeout = run.timeout.map(|seconds| seconds.to_string()).unwrap_or_default();
+    let _ = writeln!(text, "VM_TOKEN={marker} VM_INPUT={input} VM_PORT={port} VM_TIMEOUT={timeout}");
+    let _ = writeln!(text, "export VM_NETWORK={}", u8::from(run.network));
+    if let Some(script) = &run.script {
+        document(&mut text, "script", script);
+    }
+    if run.network {
+        document(&mut text, "resolv.conf", &resolv_conf(run.resolv_conf.as_deref()));
+    }
+    if !run.secrets.0.is_empty() {
+        let _ = writeln!(text, "(umask 077; mkdir {HERE}/secrets)");
+    }
+    for (name, secret) in &run.secrets.0 {
+        document(&mut text, &format!("secrets/{name}"), secret);
+    }
+    if !run.caches.is_empty() {
+        let lines =
+            run.caches.iter().map(|CacheFolder { cache, folder, target }| format!("{cache}/{folder} {target}\n"));
+        document(&mut text, "binds", &lines.collect::<String>());
+    }
+    document(&mut text, "command", &command(run)?);
+    let _ = writeln!(text, ". {HERE}/run.sh");
+    if text.contains('\0') {
+        return Err(Error::new(ErrorKind::Step, "a command, its script or its environment contains a NUL byte"));
+    }
+    Ok(text)
+}
+
+/// Appends a command that writes a file, without starting a program.
+fn document(text: &mut String, name: &str, content: &str) {
+    let _ = writeln!(text, "printf %s {} >{HERE}/{name}", quote(content));
+}
+
+/// The shell text that becomes the command by `exec`.
+fn command(run: &Run) -> Result<String> {
+    let mut words: Vec<&str> = Vec::new();
+    if run.script.is_some() {
+        words.extend(run.shell.iter().map(String::as_str));
+        words.push("/run/virt-maker/script");
+    }
+    words.extend(run.argv.iter().map(String::as_str));
+    if words.is_empty() {
+        return Err(Error::new(ErrorKind::Step, "there is no program to run"));
+    }
+    let mut text = String::from("umask 022\n");
+    if let Some(TerminalSize { rows, columns }) = run.terminal {
+        let _ = writeln!(text, "stty sane rows {rows} columns {columns}");
+        text.push_str("exec setsid --ctty --wait ");
+    } else {
+        text.push_str("exec ");
+    }
+    let _ = write!(text, "setpriv --no-new-privs --bounding-set={BOUNDING_SET} -- env -i --");
+    for (name, value) in environment(run) {
+        if name.is_empty() || name.contains('=') {
+            return Err(Error::new(ErrorKind::Step, format!("{name:?} is no name of an environment variable")));
+        }
+        let _ = write!(text, " {}", quote(&format!("{name}={value}")));
+    }
+    let _ = write!(text, " {HERE}/chroot /sysroot");
+    for word in words {
+        let _ = write!(text, " {}", quote(word));
+    }
+    text.push('\n');
+    Ok(text)
+}
+
+/// The fixed base with what the step adds.
+fn environment(run: &Run) -> BTreeMap<&str, &str> {
+    let base = [
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", "/root"),
+        ("LANG", "C.UTF-8"),
+        ("TERM", if run.terminal.is_some() { "linux" } else { "dumb" }),
+        ("DEBIAN_FRONTEND", "noninteractive"),
+        ("SYSTEMD_OFFLINE", "1"),
+        ("SYSTEMD_DEVICE_VERIFY_SYSFS", "0"),
+    ];
+    base.into_iter().chain(run.env.iter().map(|(name, value)| (name.as_str(), value.as_str()))).collect()
+}
+
+/// One word of the shell, whatever is in it.
+pub(super) fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The notes of an answer, and what is behind them.
+pub(super) fn split_notes(mut answer: &str) -> (Vec<&str>, &str) {
+    let mut notes = Vec::new();
+    while let Some((note, rest)) = answer.strip_prefix("note=").and_then(|rest| rest.split_once('\n')) {
+        notes.push(note);
+        answer = rest;
+    }
+    (notes, answer)
+}
+
+/// `status=N`, `guest=...`, `timeout=N` or `error=...`, as `appliance/run.sh` prints it.
+pub(super) fn parse_answer(answer: &str) -> Result<Exit> {
+    match answer.trim_end().split_once('=') {
+        Some(("status", number)) => match number.parse::<i32>() {
+            // 512 is set where a core was dumped.
+            Ok(status) if status >= 512 => Ok(Exit::Signal(status - 512)),
+            Ok(status) if status >= 256 => Ok(Exit::Signal(status - 256)),
+            Ok(status) if status >= 0 => Ok(Exit::Status(status)),
+            _ => Err(Error::new(ErrorKind::Internal, "the appliance could not start the command's shell")),
+        },
+        Some(("guest", sentence)) => Err(Error::new(ErrorKind::Guest, sentence)),
+        Some(("timeout", seconds)) => {
+            Err(Error::new(ErrorKind::Step, Failure::timed_out(seconds.parse().unwrap_or_default()).message))
+        }
+        Some(("error", sentence)) => Err(Error::new(ErrorKind::Internal, sentence)),
+        _ => Err(Error::new(ErrorKind::Internal, "the appliance did not say how the command ended")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_reach_a_real_shell_unchanged() {
+        for word in ["", "a b", "it's", "$(touch x); `y`", "new\nline", "\\", "é\"*"] {
+            let out =
+                std::process::Command::new("/bin/sh").args(["-c", &format!("printf %s {}", quote(word))]).output();
+            assert_eq!(String::from_utf8(out.unwrap().stdout).unwrap(), word);
+        }
+    }
+
+    #[test]
+    fn answers_tell_status_signal_and_failure() {
+        assert_eq!(parse_answer("status=137\n").unwrap(), Exit::Status(137));
+        assert_eq!(parse_answer("status=265\n").unwrap(), Exit::Signal(9));
+        assert_eq!(parse_answer("status=523\n").unwrap(), Exit::Signal(11));
+        assert_eq!(parse_answer("guest=full\n").unwrap_err().kind(), ErrorKind::Guest);
+        assert!(parse_answer("timeout=7").unwrap_err().to_string().contains("after 7 s"));
+        assert_eq!(parse_answer("").unwrap_err().kind(), ErrorKind::Internal);
+        assert_eq!(split_notes("note=a b\nnote=c\nstatus=0\n"), (vec!["a b", "c"], "status=0\n"));
+    }
+
+    #[test]
+    fn a_command_that_cannot_be_is_refused() {
+        assert_eq!(job(&Run::default(), "t").unwrap_err().kind(), ErrorKind::Step);
+        let mut run = Run { argv: vec!["x".into()], ..Run::default() };
+        run.env.insert("A=B".into(), "c".into());
+        assert!(job(&run, "t").unwrap_err().to_string().contains("A=B"));
+        let run = Run { argv: vec!["x\0y".into()], ..Run::default() };
+        assert_eq!(job(&run, "t").unwrap_err().kind(), ErrorKind::Step);
+    }
+}
