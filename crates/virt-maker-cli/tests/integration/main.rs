@@ -26,6 +26,7 @@ mod exports;
 mod exports_tree;
 mod first_boot;
 mod flatten;
+mod floors;
 mod format;
 mod imports;
 mod kernels;
