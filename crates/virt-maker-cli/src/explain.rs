@@ -1,8 +1,8 @@
 //! Why a layer is missing, for people.
 
 use similar::{ChangeTag, TextDiff};
+use virt_maker::host::clock::utc;
 use virt_maker::plan::{FieldChange, MissReason};
-use virt_maker::store::utc;
 
 use crate::text::{duration, harmless};
 

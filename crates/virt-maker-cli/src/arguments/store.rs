@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use virt_maker::host::units;
 use virt_maker::store::{Depth, Limits};
 
 use super::StoreArgument;
@@ -156,58 +157,10 @@ pub fn depth(text: &str) -> Result<usize, String> {
 
 /// Reads a size: bytes, or with K, M, G or T in steps of 1024.
 pub fn size(text: &str) -> Result<u64, String> {
-    let wrong = || "expected a size such as 500M or 20G".to_owned();
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[number.len()..].to_ascii_lowercase()[..] {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        "t" | "tb" | "tib" => 1u64 << 40,
-        _ => return Err(wrong()),
-    };
-    match number.parse::<u64>() {
-        Ok(number) => number.checked_mul(factor).ok_or_else(wrong),
-        Err(_) => match number.parse::<f64>() {
-            Ok(part) if part.is_finite() && part >= 0.0 && part * (factor as f64) < u64::MAX as f64 => {
-                Ok((part * factor as f64) as u64)
-            }
-            _ => Err(wrong()),
-        },
-    }
+    units::size(text).ok_or_else(|| "expected a size such as 500M or 20G".to_owned())
 }
 
 /// Reads a time: seconds, or with s, m, h, d or w.
 pub fn time(text: &str) -> Result<Duration, String> {
-    let wrong = || "expected a time such as 12h or 30d".to_owned();
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[number.len()..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        "w" => 7 * 86_400,
-        _ => return Err(wrong()),
-    };
-    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(wrong)?;
-    Ok(Duration::from_secs(seconds))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_and_times_are_read() {
-        let sizes = ["0", "12", "1K", "500M", "1.5G", "2TiB"].map(|text| size(text).unwrap());
-        assert_eq!(sizes, [0, 12, 1024, 500 << 20, 3 << 29, 2 << 40]);
-        for wrong in ["", "G", "-1", "1X", "99999999999T", "nan", "1e400"] {
-            assert!(size(wrong).is_err(), "{wrong}");
-        }
-        let times = ["5", "5s", "90m", "12h", "30d", "2w"].map(|text| time(text).unwrap().as_secs());
-        assert_eq!(times, [5, 5, 5400, 43_200, 2_592_000, 1_209_600]);
-        for wrong in ["", "h", "1y", "1.5h", "-1d"] {
-            assert!(time(wrong).is_err(), "{wrong}");
-        }
-    }
+    units::time(text).ok_or_else(|| "expected a time such as 12h or 30d".to_owned())
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 use virt_maker::guest::{Entry, FileKind};
-use virt_maker::store::utc;
+use virt_maker::host::clock::utc;
 
 use super::{looking, print_json};
 use crate::arguments::layers::Ls;

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use serde_json::json;
-use virt_maker::store::utc;
+use virt_maker::host::clock::utc;
 
 use super::print_json;
 use crate::arguments::store::Tag;

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::json;
 use virt_maker::error::{Context, ErrorKind};
 use virt_maker::export::{self, ExportRecord};
-use virt_maker::host::url;
+use virt_maker::host::{clock, url};
 use virt_maker::key::LayerKey;
 use virt_maker::store::{Layer, hits};
 
@@ -109,7 +109,7 @@ impl<'a> Tree<'a> {
         for record in exports {
             exported.entry(record.layer).or_default().push(record);
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = clock::now();
         let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok();
         let width = size.map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
         Tree { layers, children, exports: exported, marks: HashMap::new(), now, width }

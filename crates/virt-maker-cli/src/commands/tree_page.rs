@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 use virt_maker::export::ExportRecord;
-use virt_maker::host::url;
+use virt_maker::host::{clock, url};
 use virt_maker::inspect::Look;
 use virt_maker::key::LayerKey;
 use virt_maker::store::{Layer, Pin, Store, Tag, hits};
@@ -110,7 +110,7 @@ pub fn write(
             })
         })
         .collect();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = clock::now();
     let mut data = json!({ "version": 1, "now": now, "layers": layers, "failures": failures });
     // Arguments are in the records as keys cover them.
     url::hide_in(&mut data);

@@ -13,10 +13,9 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
-
 use crate::engine::CacheDisk;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::lock::{Lock, try_lock};
 use crate::host::subordinate::SYSTEM_PATH;
 use crate::host::walls::Walls;
 use crate::host::{Cancel, Tool};
@@ -49,9 +48,8 @@ impl Caches {
                 let lock = folder.join(format!("{number}.lock"));
                 let lock = File::options().create(true).write(true).truncate(false).open(lock);
                 let lock = lock.context(ErrorKind::Store, failed)?;
-                match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                    Err(rustix::io::Errno::WOULDBLOCK) => continue,
-                    locked => locked.context(ErrorKind::Store, failed)?,
+                if !try_lock(&lock, Lock::Exclusive).context(ErrorKind::Store, failed)? {
+                    continue;
                 }
                 let path = folder.join(format!("{number}.raw"));
                 ready(&path, cancel)?;

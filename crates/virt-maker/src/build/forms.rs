@@ -6,6 +6,8 @@
 
 use serde_json::Value;
 
+use crate::host::url;
+
 /// Lines of a value that are shorter are not looked for by themselves: they would be everywhere.
 const LINE_MIN: usize = 4;
 /// Shorter values are not looked for in encodings, whose parts are shorter still.
@@ -41,9 +43,8 @@ fn encoded(text: &str, forms: &mut Vec<Vec<u8>>) {
     forms.push(text.replace('\'', "'\\''").into());
     forms.push(text.replace('\'', "'\"'\"'").into());
     forms.push(escaped(text, |byte| byte.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(&byte)).into());
-    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     for upper in [true, false] {
-        let percent = percent(text, unreserved, upper);
+        let percent = url::encoded(text, upper);
         forms.push(percent.replace("%20", "+").into());
         forms.push(percent.into());
         forms.push(text.bytes().map(|byte| hex(byte, upper)).collect::<String>().into());
@@ -72,12 +73,6 @@ fn escaped(text: &str, plain: impl Fn(u8) -> bool) -> String {
 
 fn hex(byte: u8, upper: bool) -> String {
     if upper { format!("{byte:02X}") } else { format!("{byte:02x}") }
-}
-
-fn percent(text: &str, plain: impl Fn(u8) -> bool, upper: bool) -> String {
-    text.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{}", hex(byte, upper)) })
-        .collect()
 }
 
 const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

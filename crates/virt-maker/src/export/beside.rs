@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::Published;
 use crate::error::{Context, ErrorKind, Result};
+use crate::host::lock::Lock;
 use crate::host::permit;
 use crate::host::temporary::{self, Durability};
-use crate::host::waiting::{Lock, Waits};
+use crate::host::waiting::Waits;
 use crate::key::Digest;
 
 pub(super) const SUMS: &str = "SHA256SUMS";

@@ -5,9 +5,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::OFlags;
 
 use crate::error::{Context, ErrorKind, Result};
+use crate::host::lock::{self, Lock};
 use crate::host::{Cancel, own, random};
 
 /// An artifact that is being written. A `flock` on a file beside it tells the living from the dead.
@@ -32,11 +33,7 @@ impl Unfinished {
             let lock = OpenOptions::new().create_new(true).write(true).open(&guard);
             let lock = lock.context(ErrorKind::Export, failed)?;
             // Another process may take it for a dead one's, and remove it, in the instant before it is locked.
-            let locked = match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Err(rustix::io::Errno::WOULDBLOCK) => false,
-                done => done.map(|()| true).context(ErrorKind::Export, failed)?,
-            };
-            if locked && guard.exists() {
+            if lock::try_lock(&lock, Lock::Exclusive).context(ErrorKind::Export, failed)? && guard.exists() {
                 let path = folder.join(format!("{base}.tmp"));
                 remove(&path);
                 return Ok(Unfinished { path, guard, _lock: lock });
@@ -77,7 +74,7 @@ fn sweep(folder: &Path, prefix: &str) {
         let Ok(guard) = folder.canonicalize().and_then(|folder| own::open(&folder.join(&name), OFlags::RDWR)) else {
             continue;
         };
-        if flock(&guard, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        if lock::got(&guard, Lock::Exclusive) {
             for ending in ["tmp", "plain", "padding", "small", "part", "lock"] {
                 remove(&folder.join(format!("{base}.{ending}")));
             }

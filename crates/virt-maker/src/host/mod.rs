@@ -5,6 +5,7 @@ mod cancel;
 mod certificates;
 pub mod checked;
 pub mod checksum;
+pub mod clock;
 pub(crate) mod decompress;
 pub mod digest;
 pub mod durable;
@@ -13,6 +14,7 @@ pub mod enclosed;
 pub mod escape;
 mod guard;
 mod helper;
+pub mod lock;
 pub mod memory;
 pub mod names;
 pub mod own;
@@ -28,6 +30,7 @@ mod supervisor;
 pub mod temporary;
 pub mod terminal;
 pub mod tree;
+pub mod units;
 pub mod url;
 pub mod user;
 pub mod waiting;
@@ -43,6 +46,7 @@ pub use process::Tool;
 pub use script::{Output, Script};
 pub(crate) use stack::on_deep_stack;
 pub use terminal::RawTerminal;
+pub(crate) use url::path as url_path;
 pub use virt_maker_agent::descriptors::close_on_exec;
 
 /// Where a program is, by this process's search path; none where it is not.
@@ -55,23 +59,4 @@ pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
 /// As [`find_program`], by another search path.
 fn find_in(name: &str, path: impl AsRef<std::ffi::OsStr>) -> Option<std::path::PathBuf> {
     std::env::split_paths(path.as_ref()).map(|folder| folder.join(name)).find(|path| path.is_file())
-}
-
-/// A path as a URL writes it, with `%20` for a blank.
-pub(crate) fn url_path(path: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut rest = path.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let (byte, tail) = match (first, tail) {
-            (b'%', [high, low, tail @ ..]) => {
-                let digit = |byte: &u8| char::from(*byte).to_digit(16);
-                ((digit(high)? * 16 + digit(low)?) as u8, tail)
-            }
-            (b'%', _) => return None,
-            (byte, tail) => (*byte, tail),
-        };
-        bytes.push(byte);
-        rest = tail;
-    }
-    String::from_utf8(bytes).ok()
 }

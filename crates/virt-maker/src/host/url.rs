@@ -5,8 +5,10 @@
 //! logged or written down about a URL says it as [`shown`] does. What is fetched, and what a key or a file's name is made
 //! of, is the whole URL.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::key::Digest;
@@ -128,23 +130,28 @@ pub fn for_guests(env: &BTreeMap<String, String>) -> (BTreeMap<String, String>, 
     (given, changed)
 }
 
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..2).filter(|_| *first == b'%').and_then(|two| std::str::from_utf8(two).ok());
-        match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
+/// A path as a URL writes it, with `%20` for a blank; `None` where a `%` has no two digits behind it, or it is no text.
+pub(crate) fn path(path: &str) -> Option<String> {
+    let digits = |after: &str| after.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit));
+    if !path.split('%').skip(1).all(digits) {
+        return None;
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    percent_decode_str(path).decode_utf8().ok().map(Cow::into_owned)
+}
+
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+/// What stays as it is in any part of a URL.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A text as a URL has it in one of its parts, with large or small hexadecimal digits: programs write both.
+pub(crate) fn encoded(text: &str, upper: bool) -> String {
+    // Each piece is one byte, or some that stay as they are.
+    let piece =
+        |piece: &str| if piece.starts_with('%') && !upper { piece.to_ascii_lowercase() } else { piece.to_owned() };
+    utf8_percent_encode(text, UNRESERVED).map(piece).collect()
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock, major, minor};
-use rustix::io::Errno;
+use rustix::fs::{major, minor};
 
 use super::Cancel;
+use super::lock::{Lock, try_lock};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// How long a wait may take before it is told.
@@ -33,15 +33,6 @@ impl fmt::Debug for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Waits").field("cancel", &self.cancel).finish_non_exhaustive()
     }
-}
-
-/// Whether a lock is shared with others who have it so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lock {
-    /// With others.
-    Shared,
-    /// Alone.
-    Exclusive,
 }
 
 impl Waits {
@@ -67,14 +58,9 @@ impl Waits {
             None => format!("the lock on {}, which another process has", place.display()),
         });
         loop {
-            let how = match how {
-                Lock::Shared => FlockOperation::NonBlockingLockShared,
-                Lock::Exclusive => FlockOperation::NonBlockingLockExclusive,
-            };
-            match flock(file, how) {
-                Ok(()) => return Ok(()),
-                Err(Errno::WOULDBLOCK | Errno::INTR) => wait.pause()?,
-                Err(error) => return Err(error).context(kind, || format!("cannot lock {}", place.display())),
+            match try_lock(file, how).context(kind, || format!("cannot lock {}", place.display()))? {
+                true => return Ok(()),
+                false => wait.pause()?,
             }
         }
     }
@@ -147,7 +133,7 @@ mod tests {
     fn a_wait_for_a_lock_says_who_has_it_and_ends_when_it_is_cancelled() {
         let place = tempfile::NamedTempFile::new().unwrap();
         let (held, ours) = (File::open(place.path()).unwrap(), File::open(place.path()).unwrap());
-        flock(&held, FlockOperation::LockExclusive).unwrap();
+        assert!(try_lock(&held, Lock::Exclusive).unwrap());
         let (cancel, told) = (Cancel::default(), Arc::<Mutex<Vec<String>>>::default());
         let (stop, list) = (cancel.clone(), told.clone());
         // Whoever hears of it has had enough.

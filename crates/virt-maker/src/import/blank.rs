@@ -11,7 +11,6 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::mkfs::{Fs, Mkfs};
-use super::text::parse_size;
 use super::{Import, ImportContext, ImportKey, ImportKind, Made};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
@@ -19,6 +18,7 @@ use crate::disk::table::copy_data;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::Tool;
 use crate::host::subordinate::SYSTEM_PATH;
+use crate::host::units::disk_size;
 use crate::template::{Need, Node, arguments, from_node};
 
 pub(super) static KIND: ImportKind = ImportKind {
@@ -80,7 +80,7 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
         Some(crate::template::Kind::List(items)) => &items[..],
         _ => &[],
     };
-    let size = parse_size(&arguments.size).filter(|size| (2 * MIB..=1 << 50).contains(size)).unwrap_or_else(|| {
+    let size = disk_size(&arguments.size).filter(|size| (2 * MIB..=1 << 50).contains(size)).unwrap_or_else(|| {
         problems.push(at("size").diagnostic("expected a size of at least 2M, such as `4G`"));
         u64::MAX >> 8
     });
@@ -91,7 +91,7 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let count = arguments.partitions.len();
     for (index, (part, node)) in arguments.partitions.into_iter().zip(nodes).enumerate() {
         let at = |name: &str| node.get(name).unwrap_or(node);
-        let length = match part.size.as_deref().map(parse_size) {
+        let length = match part.size.as_deref().map(disk_size) {
             Some(Some(length)) if length >= MIB => length,
             None if index + 1 == count => end.saturating_sub(start),
             None => {

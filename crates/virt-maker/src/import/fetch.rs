@@ -28,8 +28,9 @@ use super::http::{self, agent, refusal, shown};
 use crate::disk::VIRTUAL_SIZE_MAX;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
+use crate::host::lock::Lock;
 use crate::host::temporary::{self, Durability};
-use crate::host::waiting::{Lock, Waits};
+use crate::host::waiting::Waits;
 use crate::host::{Cancel, own};
 use crate::key::Digest;
 

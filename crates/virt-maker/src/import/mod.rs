@@ -11,7 +11,6 @@ mod root;
 pub(crate) use root::wrong as wrong_root;
 mod signed;
 mod sources;
-mod text;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

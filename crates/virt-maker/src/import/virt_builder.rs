@@ -9,7 +9,6 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::text::parse_size;
 use super::{Import, ImportContext, ImportKey, ImportKind, Made};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
@@ -18,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::guestfs_settings;
 use crate::host::Tool;
 use crate::host::subordinate::as_root_mounting;
+use crate::host::units::disk_size;
 use crate::template::{Need, Node, arguments, from_node};
 
 pub(super) static KIND: ImportKind = ImportKind {
@@ -66,7 +66,7 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
         problems.push(at("image").diagnostic(format!("`{}` is not the name of an image", image.escape_debug())));
     }
     let size = size.and_then(|text| {
-        let size = parse_size(&text).filter(|size| (1 << 20..=1 << 50).contains(size));
+        let size = disk_size(&text).filter(|size| (1 << 20..=1 << 50).contains(size));
         if size.is_none() {
             problems.push(at("size").diagnostic("expected a size such as `10G` or `2500M`"));
         }

@@ -15,11 +15,11 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{FlockOperation, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
+use rustix::fs::{OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::{Store, locking, record};
 use crate::error::{Context, ErrorKind, Result};
-use crate::host::waiting::Lock;
+use crate::host::lock::{self, Lock};
 use crate::host::{own, random};
 use crate::key::{Digest, LayerKey};
 
@@ -122,7 +122,7 @@ impl Store {
             return;
         }
         let Ok(gate) = locking::open(&self.root().join(locking::GATE)) else { return };
-        if flock(&gate, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !lock::got(&gate, Lock::Exclusive) {
             return;
         }
         for path in leases {
@@ -208,5 +208,5 @@ impl ClosedGate<'_> {
 }
 
 fn is_free(lease: &File) -> bool {
-    flock(lease, FlockOperation::NonBlockingLockShared).is_ok()
+    lock::got(lease, Lock::Shared)
 }

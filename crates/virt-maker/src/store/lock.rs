@@ -9,10 +9,9 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
-
 use super::locking;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::lock::{Lock, try_lock};
 use crate::host::own;
 use crate::key::Digest;
 
@@ -34,10 +33,8 @@ impl KeyLock {
         let failed = || format!("cannot lock {}", path.display());
         loop {
             let mut file = locking::open(path).context(ErrorKind::Store, failed)?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-                Err(error) => return Err(error).context(ErrorKind::Store, failed),
+            if !try_lock(&file, Lock::Exclusive).context(ErrorKind::Store, failed)? {
+                return Ok(None);
             }
             let held = file.metadata().context(ErrorKind::Store, failed)?;
             if std::fs::symlink_metadata(path).is_ok_and(|named| named.ino() == held.ino() && named.dev() == held.dev())

@@ -12,10 +12,10 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::lock::{Lock, try_lock};
 use crate::host::own;
 
 /// The file whose lock is the gate; see [`super::lease`].
@@ -50,14 +50,10 @@ pub(super) fn check(root: &Path) -> Result<()> {
         Err(Error::new(ErrorKind::Store, message)
             .with_hint("use a store on another file system with --store, or mount this one with locks"))
     };
-    match flock(&first, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => match flock(&second, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return refuse("a second lock was given beside the first".into()),
-            Err(Errno::WOULDBLOCK) => {}
-            Err(error) => return refuse(error.to_string()),
-        },
-        // Somebody else looks at this moment, and is seen.
-        Err(Errno::WOULDBLOCK) => {}
+    // Where the first is not given somebody else looks at this moment, and is seen.
+    match try_lock(&first, Lock::Exclusive).and_then(|first| Ok(first && try_lock(&second, Lock::Exclusive)?)) {
+        Ok(true) => return refuse("a second lock was given beside the first".into()),
+        Ok(false) => {}
         Err(error) => return refuse(error.to_string()),
     }
     if rustix::fs::fstatfs(&first).is_ok_and(|found| found.f_type == NFS)

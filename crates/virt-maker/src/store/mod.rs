@@ -77,7 +77,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 pub use adopt::Adopted;
-pub use collected::{Collected, utc};
+pub use collected::Collected;
 pub use failure::FailureRecord;
 pub use flat::{Depth, Flattened};
 pub use gc::{Collection, Victim, Why};

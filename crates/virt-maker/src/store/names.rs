@@ -5,13 +5,12 @@
 //! (see [`super::lease`]), after the layer was seen to be there.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Lookup, Store};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::{durable, own, temporary};
+use crate::host::{clock, durable, own, temporary};
 use crate::key::{Digest, LayerKey};
 
 /// The version of the files of tags and pins.
@@ -149,7 +148,7 @@ impl Store {
 }
 
 fn write(path: &Path, key: LayerKey) -> Result<()> {
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let created = clock::now();
     let text = serde_json::to_vec(&Note { version: VERSION, key, created }).expect("a note is serialisable");
     temporary::replace_durably(path, &text).context(ErrorKind::Store, || format!("cannot write {}", path.display()))
 }

@@ -9,12 +9,12 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::OFlags;
 
 use super::{Store, locking};
 use crate::error::{Context, ErrorKind, Result};
+use crate::host::lock::{self, Lock};
 use crate::host::subordinate::remove_tree;
-use crate::host::waiting::Lock;
 use crate::host::{own, random};
 
 /// The file in a workspace that its owner holds.
@@ -90,12 +90,12 @@ pub(super) fn sweep(store: &Store) {
         return;
     }
     let Ok(gate) = locking::open(&parent.with_file_name(locking::SWEEPING)) else { return };
-    if flock(&gate, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if !lock::got(&gate, Lock::Exclusive) {
         return;
     }
     for path in stale {
         let dead = match own::open(&path.join(LOCK), OFlags::RDWR) {
-            Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
+            Ok(file) => lock::got(&file, Lock::Exclusive),
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
         if dead {

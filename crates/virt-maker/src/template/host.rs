@@ -2,8 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::host::random;
-use crate::host::memory;
+use crate::host::{clock, memory, random};
 
 /// Where Unix systems keep a list of words.
 const WORDS: &str = "/usr/share/dict/words";
@@ -23,14 +22,7 @@ pub(super) struct LocalTime([i32; 6]);
 
 /// Now.
 pub(super) fn local_time() -> LocalTime {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let seconds = now as libc::time_t;
-    // SAFETY: all fields of `tm` are numbers and a pointer, for which zeros are valid.
-    let mut parts: libc::tm = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are to live values of the right types.
-    unsafe { libc::localtime_r(&raw const seconds, &raw mut parts) };
-    let libc::tm { tm_year, tm_mon, tm_mday, tm_hour, tm_min, tm_sec, .. } = parts;
-    LocalTime([tm_year + 1900, tm_mon + 1, tm_mday, tm_hour, tm_min, tm_sec])
+    LocalTime(clock::local())
 }
 
 impl LocalTime {

@@ -8,6 +8,7 @@ use super::scope::Scope;
 use super::truth::{says, text_holds, value_holds};
 use super::{shell, suggest};
 use crate::diagnostic::Diagnostic;
+use crate::host::units::time;
 
 /// The names of all options, as they stand beside a runner.
 pub const OPTIONS: [&str; 12] = [
@@ -344,21 +345,8 @@ fn on_or_off(node: &Node) -> Result<bool, Diagnostic> {
 
 /// Seconds, or a number with `s`, `m`, `h`, `d` or `w`.
 fn seconds(node: &Node) -> Result<u64, Diagnostic> {
-    let read = |text: &str| {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit = match &text[digits.len()..] {
-            "" | "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            "d" => 86_400,
-            "w" => 604_800,
-            _ => return None,
-        };
-        digits.parse::<u64>().ok()?.checked_mul(unit).filter(|seconds| *seconds > 0)
-    };
-    node.text()
-        .and_then(|text| read(text.trim()))
-        .ok_or_else(|| wrong(node, "a time such as `90s`, `10m`, `12h` or `7d`"))
+    let seconds = node.text().and_then(|text| time(text.trim())).map(|time| time.as_secs());
+    seconds.filter(|seconds| *seconds > 0).ok_or_else(|| wrong(node, "a time such as `90s`, `10m`, `12h` or `7d`"))
 }
 
 /// Whether a step with this `when` is in the chain. `data` is a node that was rendered already.

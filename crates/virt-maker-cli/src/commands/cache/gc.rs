@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 use virt_maker::event::{Event, Events};
-use virt_maker::host::Cancel;
+use virt_maker::host::{Cancel, clock};
 use virt_maker::store::{Collection, Limits, Store, Wish};
 
 use crate::commands::print_json;
@@ -58,7 +58,7 @@ pub fn after_build(store: &Store, limits: &Limits, events: &Events, cancel: &Can
 
 fn print(found: &Collection, dry_run: bool) -> Result<(), Failure> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = clock::now();
     for victim in &found.layers {
         let last = if victim.used == 0 {
             String::new()

@@ -14,9 +14,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::initramfs::Ingredients;
@@ -24,8 +24,9 @@ use super::{QEMU, VmOptions, boot, machine};
 use crate::engine::breakdown::broke_down;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::host::waiting::{Lock, Waits};
-use crate::host::{Cancel, durable, find_program, own, random, temporary};
+use crate::host::lock::{self, Lock};
+use crate::host::waiting::Waits;
+use crate::host::{Cancel, clock, durable, find_program, own, random, temporary};
 use crate::key::Digest;
 
 /// States beyond this many are removed, those that were made first.
@@ -176,7 +177,7 @@ fn make(options: &VmOptions, ingredients: &Ingredients, folder: &Path, events: &
             memory_mib: options.memory_mib,
             boot_seconds: booted.boot.as_secs_f64(),
             seconds: begin.elapsed().as_secs_f64(),
-            made: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            made: clock::now(),
             bytes: size(&making),
         };
         let text = serde_json::to_vec_pretty(&info).expect("a record is serialisable");
@@ -196,7 +197,9 @@ fn make(options: &VmOptions, ingredients: &Ingredients, folder: &Path, events: &
 /// Opens a state if it is there, whole, and of this version.
 fn open(folder: &Path) -> Option<State> {
     let lock = File::open(folder.join("record.json")).ok()?;
-    flock(&lock, FlockOperation::NonBlockingLockShared).ok()?;
+    if !lock::got(&lock, Lock::Shared) {
+        return None;
+    }
     let mut info: Info = serde_json::from_reader(&lock).ok()?;
     // The folder may be seen by another path than it was made by.
     info.folder = folder.to_owned();
@@ -284,8 +287,7 @@ fn sweep(cache_dir: &Path) {
 /// Removes the oldest states that nobody uses. Needs the lock.
 fn thin_out(cache_dir: &Path, newest: &Path) {
     for folder in folders(cache_dir).into_iter().filter(|folder| folder != newest).skip(KEPT - 1) {
-        let unused = File::open(folder.join("record.json"))
-            .is_ok_and(|record| flock(&record, FlockOperation::NonBlockingLockExclusive).is_ok());
+        let unused = File::open(folder.join("record.json")).is_ok_and(|record| lock::got(&record, Lock::Exclusive));
         if unused {
             let _ = remove(&folder);
         }

@@ -8,9 +8,11 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, FileType};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::host::temporary::{self, Durability};
 use crate::key::Digest;
 
 /// A package that no base was made with for so long goes.
@@ -94,11 +96,8 @@ impl Archive {
             return;
         }
         // Under its name only when it is whole: nobody looks at more than its length.
-        let mut part = to.as_os_str().to_owned();
-        part.push(".part");
-        if fs::copy(from, &part).and_then(|_| fs::rename(&part, to)).is_err() {
-            let _ = fs::remove_file(&part);
-        }
+        let copy = |new: &mut File| io::copy(&mut File::open(from)?, new).map(drop);
+        let _ = temporary::replace_with(to, 0o644, Durability::None, copy);
     }
 }
 

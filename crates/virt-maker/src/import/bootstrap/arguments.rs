@@ -9,8 +9,8 @@ use super::recipe::{Distribution, Recipe};
 use super::rpm::{self, Release};
 use super::{Bootstrap, is_mirror, mirror};
 use crate::diagnostic::Diagnostic;
+use crate::host::units::disk_size;
 use crate::host::url_path;
-use crate::import::text::parse_size;
 use crate::import::Import;
 use crate::template::{Kind, Node, OneOrMany, closest, from_node};
 
@@ -47,7 +47,7 @@ pub(super) struct Arguments {
 
 pub(super) fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let arguments: Arguments = from_node(node)?;
-    let size = arguments.size.as_deref().map_or(Some(DEFAULT_SIZE), parse_size);
+    let size = arguments.size.as_deref().map_or(Some(DEFAULT_SIZE), disk_size);
     let size = size.filter(|size| (SIZE_MIN..=SIZE_MAX).contains(size)).ok_or_else(|| {
         let place = node.get("size").unwrap_or(node);
         place.diagnostic("expected a size from 512M to 16T, such as `4G` or `2500M`")

@@ -19,12 +19,12 @@ use serde_json::{Value, json};
 use self::grow::Grow;
 use self::layout::{Wanted, layout};
 use super::ImportContext;
-use super::text::parse_size;
 use crate::diagnostic::Diagnostic;
 use crate::disk::table::{Partition, SECTOR, Table, copy_data, number};
 use crate::disk::{ImageFormat, overlay};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::Tool;
+use crate::host::units::disk_size;
 use crate::template::{Kind, Node, from_node};
 
 /// How a disk is made larger. Any other key is a partition, and its value that partition's new size.
@@ -62,7 +62,7 @@ impl Resize {
             return Err(vec![node.diagnostic(format!("expected a mapping with `size`, found {}", node.describe()))]);
         }
         let mut size_of = |value: &Node| match from_node::<String>(value) {
-            Ok(text) => match parse_size(&text).filter(|size| (1 << 20..=1 << 60).contains(size)) {
+            Ok(text) => match disk_size(&text).filter(|size| (1 << 20..=1 << 60).contains(size)) {
                 Some(size) => size,
                 None => {
                     problems.push(value.diagnostic("expected a size such as `10G` or `2500M`"));

@@ -25,10 +25,11 @@ use self::kernel::{Kernel, KernelArguments};
 use self::tree::Tree;
 use super::bootstrap::tree::absolute;
 use super::bootstrap::{self, grub};
-use super::{Import, ImportContext, ImportKey, ImportKind, Made, mkfs, sources, text};
+use super::{Import, ImportContext, ImportKey, ImportKind, Made, mkfs, sources};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::units::disk_size;
 use crate::host::walls::{SCRATCH, TREE, Walls};
 use crate::key::HostInput;
 use crate::template::{Need, Node, arguments, from_node};
@@ -94,7 +95,7 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     if arguments.source.as_os_str().is_empty() {
         problems.push(at("source").diagnostic("expected the path of a file or a folder"));
     }
-    let size = text::parse_size(&arguments.size).filter(|size| (SIZE_MIN..=SIZE_MAX).contains(size));
+    let size = disk_size(&arguments.size).filter(|size| (SIZE_MIN..=SIZE_MAX).contains(size));
     if size.is_none() {
         problems.push(at("size").diagnostic("expected a size from 64M to 16T, such as `4G` or `2500M`"));
     }
