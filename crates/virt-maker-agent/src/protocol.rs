@@ -205,6 +205,13 @@ pub struct Root {
     pub subvolume: Option<String>,
 }
 
+impl Root {
+    /// The subvolume as the option `subvol` of a mount has it.
+    pub fn subvol(&self) -> Option<String> {
+        self.subvolume.as_ref().map(|path| format!("/{}", path.trim_matches('/')))
+    }
+}
+
 /// What a restored appliance must not share with its siblings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wake {

@@ -32,8 +32,7 @@ pub fn said(disk: &mut Disk, root: &Root) -> Result<Mount> {
     if subvolume.is_some() && disk.volumes()[index].content() != "btrfs" {
         return Err(wrong("only btrfs has subvolumes".into()));
     }
-    let options: Vec<_> =
-        subvolume.iter().map(|path| ("subvol".to_string(), format!("/{}", path.trim_matches('/')))).collect();
+    let options: Vec<_> = root.subvol().map(|path| ("subvol".to_string(), path)).into_iter().collect();
     let mount = disk.mount(index, &options, false).map_err(|problem| match problem.kind {
         FailureKind::Unsupported => problem,
         _ => wrong(problem.message),

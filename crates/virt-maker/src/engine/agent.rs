@@ -12,6 +12,7 @@ use virt_maker_agent::client::{Client, ClientError};
 use virt_maker_agent::protocol::{Failure, FailureKind, Mounted, Request, Root};
 
 use super::LogSink;
+use super::block::BlockGraph;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::guest::{Attributes, Entry, Exit, Guest, Labelled, Marks, OsRelease, Run, Space, Stat};
@@ -110,6 +111,15 @@ impl AgentGuest {
         let ended = self.within(None, |client| client.terminal(&run, terminal.input(), &mut terminal.output()));
         (self.setup.switch)(false)?;
         ended.map(drop)
+    }
+
+    /// Puts the empty overlay `next` on top, with the guest's file systems clean and still meanwhile.
+    pub fn checkpoint(&mut self, graph: &mut BlockGraph, next: &Path) -> Result<()> {
+        self.done(&Request::Freeze)?;
+        // Thawed also when the push fails: for a look inside, and because a frozen guest could not even be unmounted.
+        let pushed = graph.push(next);
+        let thawed = self.done(&Request::Thaw);
+        pushed.and(thawed)
     }
 
     /// The conversation and its watcher, when all is said. An agent ends when its conversation is dropped.

@@ -12,7 +12,7 @@ use super::support::paths;
 use super::{Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, Guest};
+use crate::guest::Guest;
 use crate::host::checksum::{self, Checking, Checksum};
 use crate::host::permit::HostPath;
 use crate::host::url_path as decode;
@@ -107,12 +107,7 @@ impl Step for DownloadToStep {
 
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         paths::tell_if_hidden(guest, &self.dest, context)?;
-        let given = self.looks.attributes(guest)?;
-        let attributes = Attributes {
-            mode: given.mode.or(Some(0o644)),
-            uid: given.uid.or(Some(0)),
-            gid: given.gid.or(Some(0)),
-        };
+        let attributes = self.looks.of_a_file(guest)?;
         paths::make_parent(guest, &self.dest)?;
         let mut file = match &self.source {
             Source::Url(url) => (context.fetch)(url, &self.checksum)?,

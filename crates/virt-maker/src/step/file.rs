@@ -16,7 +16,7 @@ use super::{Step, StepContext, StepKey, StepKind, first_line};
 use crate::diagnostic::Diagnostic;
 use crate::host::permit::HostPath;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guest::{Attributes, Guest};
+use crate::guest::Guest;
 use crate::template::{Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
@@ -110,12 +110,7 @@ impl Step for FileStep {
 
     fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         paths::tell_if_hidden(guest, &self.path, context)?;
-        let given = self.looks.attributes(guest)?;
-        let attributes = Attributes {
-            mode: given.mode.or(Some(0o644)),
-            uid: given.uid.or(Some(0)),
-            gid: given.gid.or(Some(0)),
-        };
+        let attributes = self.looks.of_a_file(guest)?;
         paths::make_parent(guest, &self.path)?;
         // What the key covers, even if the template has changed since.
         let text = key.arguments["content"].as_str().unwrap_or_default();

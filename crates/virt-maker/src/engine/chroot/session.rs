@@ -114,11 +114,7 @@ impl Session for ChrootSession {
     }
 
     fn checkpoint(&mut self, next: &Path) -> Result<()> {
-        self.guest.done(&Request::Freeze)?;
-        // Thawed also when the push fails: a frozen guest could not even be unmounted.
-        let pushed = self.graph.push(next);
-        let thawed = self.guest.done(&Request::Thaw);
-        pushed.and(thawed)
+        self.guest.checkpoint(&mut self.graph, next)
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {

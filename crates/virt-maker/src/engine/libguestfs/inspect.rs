@@ -112,7 +112,7 @@ pub(super) fn mount(appliance: &mut Appliance, to_mend: bool, said: Option<&Root
                     format!("the root is said to be {}: no such device; there is {}", said.device, list.join(", "));
                 return Err(Error::new(ErrorKind::Guest, message));
             };
-            let options = said.subvolume.as_ref().map(|path| format!("subvol=/{}", path.trim_matches('/')));
+            let options = said.subvol().map(|path| format!("subvol={path}"));
             mount_by_fstab(appliance, &devices, root, &options.unwrap_or_default(), to_mend, events)?
         }
         (None, [root]) => mount_by_fstab(appliance, &devices, root, "", to_mend, events)?,

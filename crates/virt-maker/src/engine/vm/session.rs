@@ -111,11 +111,7 @@ impl Session for VmSession {
     }
 
     fn checkpoint(&mut self, next: &Path) -> Result<()> {
-        self.guest.done(&Request::Freeze)?;
-        // Thawed also when the push fails, for a look inside.
-        let pushed = self.graph.push(next);
-        let thawed = self.guest.done(&Request::Thaw);
-        pushed.and(thawed)
+        self.guest.checkpoint(&mut self.graph, next)
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {

@@ -92,6 +92,12 @@ impl Looks {
         let owner = self.owner.as_ref().map(|owner| owner.resolve(guest)).transpose()?;
         Ok(Attributes { mode: self.mode, uid: owner.map(|(uid, _)| uid), gid: owner.map(|(_, gid)| gid) })
     }
+
+    /// The same for a file of its own: what was not said is 0644 and root's.
+    pub(in crate::step) fn of_a_file(&self, guest: &mut dyn Guest) -> Result<Attributes> {
+        let given = self.attributes(guest)?;
+        Ok(Attributes { mode: given.mode.or(Some(0o644)), uid: given.uid.or(Some(0)), gid: given.gid.or(Some(0)) })
+    }
 }
 
 /// Reads a mode in octal digits.
