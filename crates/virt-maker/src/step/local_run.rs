@@ -41,10 +41,7 @@ struct LocalRunStep {
 
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let Text(script) = from_node(node)?;
-    if script.trim().is_empty() {
-        return Err(vec![node.diagnostic("the script is empty")]);
-    }
-    Ok(Box::new(LocalRunStep { script: template::Script::new(script, node), folder: node.source.folder.clone() }))
+    Ok(Box::new(LocalRunStep { script: template::Script::of_step(script, node)?, folder: node.source.folder.clone() }))
 }
 
 impl Step for LocalRunStep {

@@ -32,6 +32,14 @@ pub struct Script {
 }
 
 impl Script {
+    /// The script of a step.
+    pub fn of_step(written: String, node: &Node) -> Result<Script, Vec<Diagnostic>> {
+        if written.trim().is_empty() {
+            return Err(vec![node.diagnostic("the script is empty")]);
+        }
+        Ok(Script::new(written, node))
+    }
+
     /// The script that stands at a node.
     pub fn new(written: String, node: &Node) -> Script {
         let own = written.starts_with("#!");

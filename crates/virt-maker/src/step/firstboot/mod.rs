@@ -42,10 +42,7 @@ const UNIT: &str = "virt-maker-firstboot.service";
 
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let Script(script) = from_node(node)?;
-    if script.trim().is_empty() {
-        return Err(vec![node.diagnostic("the script is empty")]);
-    }
-    Ok(Box::new(FirstbootStep { script: template::Script::new(script, node) }))
+    Ok(Box::new(FirstbootStep { script: template::Script::of_step(script, node)? }))
 }
 
 impl Step for FirstbootStep {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::run_checked;
+use serde_json::json;
+
+use super::super::{Step, StepContext, StepKey, run_checked};
 use super::{paths, words};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
@@ -153,6 +155,37 @@ impl PackageManager {
     }
 }
 
+/// A step that has the package manager do one thing with packages.
+pub(in crate::step) struct PackagesStep {
+    packages: Vec<String>,
+    commands: fn(PackageManager) -> Commands,
+}
+
+impl PackagesStep {
+    /// Reads the names of the packages.
+    pub(in crate::step) fn parse(
+        node: &Node,
+        commands: fn(PackageManager) -> Commands,
+    ) -> Result<PackagesStep, Vec<Diagnostic>> {
+        Ok(PackagesStep { packages: names(node)?, commands })
+    }
+}
+
+impl Step for PackagesStep {
+    fn summary(&self) -> String {
+        self.packages.join(" ")
+    }
+
+    fn key_inputs(&self) -> Result<StepKey> {
+        Ok(StepKey { arguments: json!({ "packages": self.packages }), inputs: Vec::new() })
+    }
+
+    fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
+        let manager = PackageManager::of(guest)?;
+        run(guest, manager, (self.commands)(manager), &self.packages, context.caches)
+    }
+}
+
 /// Runs the commands of a package manager, with names behind the last one.
 pub(in crate::step) fn run(
     guest: &mut dyn Guest,
@@ -196,7 +229,7 @@ fn updated(guest: &mut dyn Guest, update: &Run) -> Result<bool> {
 }
 
 /// Reads names of packages: one, or a list.
-pub(in crate::step) fn names(node: &Node) -> Result<Vec<String>, Vec<Diagnostic>> {
+fn names(node: &Node) -> Result<Vec<String>, Vec<Diagnostic>> {
     let packages = words::texts(node, |name| {
         // What every package manager takes in a name; never an option, never anything for a shell.
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._:~=@/*".contains(&byte);
