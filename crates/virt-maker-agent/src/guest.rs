@@ -10,7 +10,8 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-use crate::failure::{Result, cannot, refused};
+use crate::failure::{Result, cannot, refused, system};
+use crate::random;
 
 /// An absolute path in the guest, without `.`, `..` and empty parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,10 +128,8 @@ pub fn read_small(root: impl AsFd, path: &str, limit: u64) -> rustix::io::Result
 
 /// A name that nothing else has, for a file that will be renamed or removed: it starts with a dot and `.virt-maker-`.
 pub fn temporary_name() -> Result<String> {
-    let mut bytes = [0u8; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| crate::failure::system("get random bytes", error))?;
-    Ok(format!(".virt-maker-{:016x}", u64::from_ne_bytes(bytes)))
+    let token = random::token().map_err(|error| system("get random bytes", error))?;
+    Ok(format!(".virt-maker-{token}"))
 }
 
 #[cfg(test)]

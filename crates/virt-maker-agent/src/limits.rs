@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use virt_maker_agent::groups;
 
+use crate::random;
+
 /// Start of the names of our groups.
 const PREFIX: &str = "virt-maker-";
 /// How many processes and threads a command may have, at least; more on a machine with many processors.
@@ -101,7 +103,7 @@ impl Limits {
 
 impl Group {
     fn make(place: &Path) -> std::io::Result<Group> {
-        let path = place.join(format!("{PREFIX}{}", token()?));
+        let path = place.join(format!("{PREFIX}{}", random::token()?));
         fs::create_dir(&path)?;
         let group = Group { folder: File::open(&path)?, path };
         flock(&group.folder, FlockOperation::NonBlockingLockExclusive)?;
@@ -149,12 +151,6 @@ fn memory() -> u64 {
 pub fn total_memory() -> u64 {
     let info = rustix::system::sysinfo();
     (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
-}
-
-fn token() -> std::io::Result<String> {
-    let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
 }
 
 /// Bounds the numbers of processes in the agent's own process namespace, of which `/proc` must be mounted. On an older kernel

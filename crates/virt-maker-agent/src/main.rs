@@ -52,6 +52,7 @@ mod naming;
 mod node;
 mod os_release;
 mod own_disk;
+mod random;
 mod roots;
 mod sandbox;
 mod serve;

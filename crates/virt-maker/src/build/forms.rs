@@ -47,8 +47,9 @@ fn encoded(text: &str, forms: &mut Vec<Vec<u8>>) {
         let percent = url::encoded(text, upper);
         forms.push(percent.replace("%20", "+").into());
         forms.push(percent.into());
-        forms.push(text.bytes().map(|byte| hex(byte, upper)).collect::<String>().into());
     }
+    forms.push(base16ct::lower::encode_string(text.as_bytes()).into());
+    forms.push(base16ct::upper::encode_string(text.as_bytes()).into());
     for letters in [STANDARD, URL] {
         // What comes before decides how it lies in the groups of three bytes.
         for before in 0..3 {
@@ -69,10 +70,6 @@ fn escaped(text: &str, plain: impl Fn(u8) -> bool) -> String {
         out.push(character);
     }
     out
-}
-
-fn hex(byte: u8, upper: bool) -> String {
-    if upper { format!("{byte:02X}") } else { format!("{byte:02x}") }
 }
 
 const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

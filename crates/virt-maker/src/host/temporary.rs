@@ -74,6 +74,24 @@ pub fn replace_with(
     if durability == Durability::Synced { sync_dir(folder_of(path)) } else { Ok(()) }
 }
 
+/// Writes a file, mode 0600, where none is yet, and returns when one is durable. Of several processes that do so at once one is the
+/// first; the others leave what that one wrote.
+pub fn make_first(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = beside(path)?;
+    let done = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        // A rename would take the place of one that another process has used already.
+        match fs::hard_link(&temporary, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        }
+    })();
+    let _ = fs::remove_file(&temporary);
+    done.and_then(|()| sync_dir(folder_of(path)))
+}
+
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -108,6 +126,18 @@ mod tests {
             replace(&path, b"whole", Durability::None).unwrap();
             assert_eq!(fs::read(&path).unwrap(), b"whole");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), made + 2);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_first_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for text in ["first", "second"] {
+            make_first(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         }
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }

@@ -16,15 +16,15 @@
 //! found there without a fitting mark (of an older version, or restored from a backup) gets one.
 
 use std::fs;
-use std::io::{self, ErrorKind::AlreadyExists, ErrorKind::NotFound, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, ErrorKind::NotFound, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::{durable, own, random, temporary};
+use crate::host::{own, random, temporary};
 use crate::key::Digest;
 
 /// Bytes of the secret.
@@ -115,20 +115,7 @@ fn make(path: &Path) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(above)?;
     }
     own::make_folder(folder)?;
-    let secret = random::bytes::<LENGTH>()?;
-    let new = temporary::beside(path)?;
-    let done = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(&secret)?;
-        file.sync_all()?;
-        // A rename would take the place of one that another process has used already.
-        match fs::hard_link(&new, path) {
-            Err(error) if error.kind() == AlreadyExists => Ok(()),
-            linked => linked,
-        }
-    })();
-    let _ = fs::remove_file(&new);
-    done.and_then(|()| durable::sync_dir(folder))
+    temporary::make_first(path, &random::bytes::<LENGTH>()?)
 }
 
 /// What `store.json` says.

@@ -9,7 +9,6 @@ use std::fmt::Write as _;
 use virt_maker_agent::label::ATTRIBUTE;
 
 use super::session::LibguestfsSession;
-use super::walk::bytes_of;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::Labelled;
 
@@ -88,7 +87,7 @@ impl LibguestfsSession {
 
 /// The value of an attribute in hexadecimal, up to its NUL.
 fn label(digits: &[u8]) -> Option<Vec<u8>> {
-    Some(bytes_of(digits)?.split(|byte| *byte == 0).next()?.to_vec())
+    Some(base16ct::mixed::decode_vec(digits).ok()?.split(|byte| *byte == 0).next()?.to_vec())
 }
 
 pub(super) fn quoted(path: &[u8]) -> String {

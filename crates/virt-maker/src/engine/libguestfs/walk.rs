@@ -54,7 +54,7 @@ impl LibguestfsSession {
             let command =
                 format!("dd if={LISTING} bs={PIECE} skip={piece} count=1 2>/dev/null | od -An -v -tx1 | tr -d ' \\n'");
             let digits = self.appliance.handle.appliance_sh(&command).map_err(|error| failed(self, error))?;
-            text.extend(bytes_of(digits.trim().as_bytes()).ok_or_else(broken)?);
+            text.extend(base16ct::mixed::decode_vec(digits.trim()).map_err(|_| broken())?);
         }
         Ok(text)
     }
@@ -81,12 +81,6 @@ impl LibguestfsSession {
         let _ = std::fs::remove_file(&copy);
         copied
     }
-}
-
-/// Bytes that are written in hexadecimal, two digits each.
-pub(super) fn bytes_of(digits: &[u8]) -> Option<Vec<u8>> {
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    digits.chunks(2).map(byte).collect()
 }
 
 fn send(file: &Path, out: &mut dyn std::io::Write) -> std::io::Result<u64> {
