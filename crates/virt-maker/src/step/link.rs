@@ -8,8 +8,8 @@ use super::support::owner::keep;
 use super::support::paths;
 use super::{Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
-use crate::error::{Error, ErrorKind, Result};
-use crate::guest::{FileKind, Guest};
+use crate::error::Result;
+use crate::guest::Guest;
 use crate::template::{Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
@@ -60,11 +60,7 @@ impl Step for LinkStep {
 
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         paths::tell_if_hidden(guest, &self.path, context)?;
-        if guest.stat(&self.path)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
-            let message = format!("{} is a folder of the guest, so no link takes its place", self.path.escape_debug());
-            return Err(Error::new(ErrorKind::Step, message).with_hint("delete it first"));
-        }
-        paths::make_parent(guest, &self.path)?;
+        paths::make_way(guest, &self.path, ", so no link takes its place", "delete it first")?;
         guest.symlink(&self.target, &self.path)
     }
 }

@@ -9,7 +9,7 @@ use super::support::paths;
 use super::{Step, StepContext, StepKey, StepKind, run_checked};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::{FileKind, Guest, Run};
+use crate::guest::{Guest, Run};
 use crate::template::{Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
@@ -64,11 +64,7 @@ impl Step for MoveStep {
         if guest.stat(from)?.is_none() {
             return Err(Error::new(ErrorKind::Step, format!("{} is not there in the guest", from.escape_debug())));
         }
-        if guest.stat(to)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
-            let message = format!("{} is a folder of the guest already", to.escape_debug());
-            return Err(Error::new(ErrorKind::Step, message).with_hint("name the new path in full, or delete it first"));
-        }
-        paths::make_parent(guest, to)?;
+        paths::make_way(guest, to, " already", "name the new path in full, or delete it first")?;
         if guest.rename(from, to).is_ok() {
             return Ok(());
         }

@@ -36,6 +36,16 @@ pub(in crate::step) fn make_parent(guest: &mut dyn Guest, path: &str) -> Result<
     guest.mkdir(folder, Attributes::default(), true)
 }
 
+/// Makes way for what is no folder: the folder above it is there then, and in its place there is none. `why` follows "is a folder of the
+/// guest".
+pub(in crate::step) fn make_way(guest: &mut dyn Guest, path: &str, why: &str, hint: &str) -> Result<()> {
+    if guest.stat(path)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
+        let message = format!("{} is a folder of the guest{why}", path.escape_debug());
+        return Err(Error::new(ErrorKind::Step, message).with_hint(hint));
+    }
+    make_parent(guest, path)
+}
+
 /// Places that the kernel or the boot fills anew, by the path itself or by the links that systems have had for ever.
 const FILLED: [&str; 4] = ["/run", "/dev", "/proc", "/sys"];
 const LINKS: [&str; 2] = ["/var/run", "/var/lock"];
