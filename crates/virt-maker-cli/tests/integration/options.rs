@@ -224,8 +224,9 @@ fn a_timeout_ends_a_step_that_works_on_the_host() {
             assert!(!ran.stdout.contains(secret), "{}", ran.stdout);
         }
     }
-    let step = "    - local_run: 'setsid sh -c \"echo daemon; exec sleep 1000\" & sleep 0.3; echo over'\n";
-    let ran = build("chroot", &bench, "", step, &allow).exits(0);
+    let daemon = "setsid sh -c \"echo daemon; touch said; exec sleep 1000\"";
+    let step = format!("    - local_run: '{daemon} & until [ -e said ]; do sleep 0.05; done; echo over'\n");
+    let ran = build("chroot", &bench, "", &step, &allow).exits(0);
     assert_eq!(output(&ran), "daemon\nover\n");
     before.assert_nothing_left();
 }
