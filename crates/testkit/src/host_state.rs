@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// A hang of the system is told from slowness by this; nothing is measured.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks: at first, and at most, as each reads all of procfs.
+const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
 
 /// Tests of one process take turns (test runners that use threads): they share their descendants.
 static TURN: Mutex<()> = Mutex::new(());
@@ -34,10 +36,18 @@ impl HostState {
     /// Panics if a mount, a loop device or a process that was not there at the capture stays.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
+        self.assert_nothing_left_after(PATIENCE);
+    }
+
+    /// The same for what is known to stay: it need not outlast a long wait.
+    #[track_caller]
+    pub fn assert_nothing_left_after(&self, patience: Duration) {
         let begin = Instant::now();
         let mut left = &things() - &self.things;
-        while !left.is_empty() && begin.elapsed() < PATIENCE {
-            std::thread::sleep(Duration::from_millis(20));
+        let mut pause = PAUSE[0];
+        while !left.is_empty() && begin.elapsed() < patience {
+            std::thread::sleep(pause);
+            pause = (pause * 3 / 2).min(PAUSE[1]);
             bury();
             left = &left & &things();
         }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
+use std::time::Duration;
 
 use testkit::{HostState, run};
 
@@ -20,7 +21,8 @@ fn sees_orphans_and_loop_devices() {
     File::create(&file).unwrap().set_len(1 << 20).unwrap();
     let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&file));
     let device = String::from_utf8(device.stdout).unwrap();
-    let seen = catch_unwind(AssertUnwindSafe(|| before.assert_nothing_left()));
+    // Nobody takes it away, so it is waited for no longer than for the orphan.
+    let seen = catch_unwind(AssertUnwindSafe(|| before.assert_nothing_left_after(Duration::from_secs(3))));
     run(Command::new("losetup").args(["--detach", device.trim()]));
     let message = *seen.unwrap_err().downcast::<String>().unwrap();
     assert!(message.contains("left.img"), "{message}");
