@@ -18,11 +18,11 @@ pub const KERNEL_WAYS: [(&str, &str); 3] = [
     ("apt-get", "run: apt-get update && apt-get -y install linux-image-cloud-amd64"),
 ];
 
-/// All but the kernel is up to date, so that what a way changes is the kernel.
+/// On [`crate::bootable_debian`]. All but the kernel is up to date, so that what a way changes is the kernel.
 const GUEST: &str = "format: 2
 spec:
   import:
-    bootstrap: {suite: bookworm, size: 3G, mirror: ['deb http://deb.debian.org/debian bookworm main']}
+    download: {url: 'file://BASE'}
   steps:
     - run: |
         sed -i s/^MODULES=.*/MODULES=dep/ /etc/initramfs-tools/initramfs.conf
@@ -49,15 +49,17 @@ const SAYS: &str = "    - run: |
 ";
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// The template of the guest before it gets a new kernel.
-pub fn kernel_guest() -> String {
-    GUEST.to_owned()
+/// The template of the guest before it gets a new kernel, with the program that it is for.
+pub fn kernel_guest(program: &Path) -> String {
+    let base = crate::bootable_debian(program);
+    GUEST.replace("BASE", base.to_str().expect("the cache has a plain name"))
 }
 
 /// The same with these steps, which bring the new one; then it is said, and exported to `artifact` as a raw image.
-pub fn kernel_template(steps: &[&str], artifact: &Path) -> String {
+pub fn kernel_template(program: &Path, steps: &[&str], artifact: &Path) -> String {
     let steps: String = steps.iter().map(|step| format!("    - {step}\n")).collect();
-    format!("{GUEST}{steps}{SAYS}  export:\n    - raw: {{path: '{}'}}\n", artifact.display())
+    let guest = kernel_guest(program);
+    format!("{guest}{steps}{SAYS}  export:\n    - raw: {{path: '{}'}}\n", artifact.display())
 }
 
 /// The new kernel of an image, and what starts it.

@@ -16,6 +16,9 @@ pub enum Web {
     Proxy(PathBuf),
 }
 
+/// When all that is served was changed last.
+const CHANGED: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
+
 /// Heads of the requests that came to a server.
 pub type Asked = Arc<Mutex<Vec<String>>>;
 
@@ -50,14 +53,22 @@ fn one(mut stream: &TcpStream, web: &Web, asked: &Asked) -> std::io::Result<bool
         Some(rest) if matches!(web, Web::Proxy(_)) => rest.split_once('/').map_or("", |(_, path)| path),
         _ => target,
     };
-    let path = path.trim_start_matches('/');
+    let path = &decoded(path.trim_start_matches('/'));
     match web {
         Web::Leads(url) => {
             write!(stream, "HTTP/1.1 302 Found\r\nLocation: {url}/{path}\r\nContent-Length: 0\r\n\r\n")?;
         }
+        // What was asked for before is still the same.
+        Web::Proxy(folder) if head.contains(CHANGED) && folder.join(path).is_file() => {
+            write!(stream, "HTTP/1.1 304 Not Modified\r\n\r\n")?;
+        }
         Web::Files(folder) | Web::Proxy(folder) => match std::fs::read(folder.join(path)) {
             Ok(bytes) => {
-                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len())?;
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nLast-Modified: {CHANGED}\r\nContent-Length: {}\r\n\r\n",
+                    bytes.len()
+                )?;
                 if !head.starts_with("HEAD") {
                     stream.write_all(&bytes)?;
                 }
@@ -66,4 +77,24 @@ fn one(mut stream: &TcpStream, web: &Web, asked: &Asked) -> std::io::Result<bool
         },
     }
     Ok(true)
+}
+
+/// A path without the escapes of URLs.
+fn decoded(path: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = path.as_bytes();
+    while let Some((byte, tail)) = rest.split_first() {
+        let code = tail.get(..2).filter(|_| *byte == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(code) => {
+                bytes.push(code);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }

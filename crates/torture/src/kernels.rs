@@ -22,7 +22,7 @@ pub fn run(options: &Options, _: &mut Random) -> String {
     let world = World::new(&options.binary);
     let seconds = |begin: Instant| begin.elapsed().as_secs();
     let begin = Instant::now();
-    build(&world, "chroot", &kernel_guest());
+    build(&world, "chroot", &kernel_guest(&options.binary));
     println!("kernels: the guest before was made in {} s", seconds(begin));
     let mut known: Option<NewKernel> = None;
     let mut booted = 0;
@@ -35,7 +35,7 @@ pub fn run(options: &Options, _: &mut Random) -> String {
             // The engine is no part of a key, and each is to do the work.
             let own = format!("run: ': on {engine}'");
             let begin = Instant::now();
-            let ran = build(&world, engine, &kernel_template(&[&own, way], &image));
+            let ran = build(&world, engine, &kernel_template(&options.binary, &[&own, way], &image));
             let built = seconds(begin);
             let said: String = ran.of("output").filter_map(|event| event["text"].as_str()).collect();
             let new = NewKernel::of(&image, &said);

@@ -292,7 +292,7 @@ fn steps(engine: &str) {
     let daemon = run("(setsid sleep 1000 </dev/null >/dev/null 2>&1 &); sleep 1000 & echo left");
     let template = bench.template("t.yml", &[daemon, run("ps | grep -c '[s]leep 1000' || true")], "");
     let ran = bench.build(engine, &template, &[]).exits(0);
-    let texts: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let texts = ran.said();
     assert_eq!(texts, "left\n0\n");
     before.assert_nothing_left();
 }

@@ -1,20 +1,20 @@
 //! `bootstrap` of RPM packages with the whole program: as an ordinary user, and with a lock file.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::common::user::{self, USER, give, home};
 use crate::common::{Bench, Ran};
 use testkit::{
     Elsewhere, HostState, Machine, Volumes, Web, appliance_lock, find_file_in_image, fsck_clean, read_file_from_image,
     rpm_repository, run, serve,
 };
 
-/// `nobody`: it owns nothing, and this host gives it no subordinate ids.
-const USER: u32 = 65534;
 const PATH: &str = "/usr/bin:/bin";
-/// Gives it some, in a mount namespace, and becomes it. The host's dnf is set up so that it would install nothing.
+/// Gives the user subordinate ids, of which this host gives it none, in a mount namespace, and becomes it. The host's dnf is set
+/// up so that it would install nothing.
 const AS_USER: &str = "set -eu; mount --bind \"$1\" /etc/subuid; mount --bind \"$1\" /etc/subgid; \
     mount --bind \"$2\" /etc/dnf/dnf.conf; shift 2; exec \"$@\"";
 
@@ -31,13 +31,8 @@ fn user(home: &Path, subordinate: &str, path: &str, arguments: &[&str]) -> Comma
         .unwrap();
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", AS_USER, "sh"]).args([&ids, &config]);
-    command.args([
-        "setpriv",
-        &format!("--reuid={USER}"),
-        &format!("--regid={USER}"),
-        "--clear-groups",
-        "--inh-caps=-all",
-    ]);
+    let user = user::as_user(&[]);
+    command.arg(user.get_program()).args(user.get_args());
     command
         .args(["env", &format!("PATH={path}")])
         .arg(home.join("virt-maker"))
@@ -46,24 +41,6 @@ fn user(home: &Path, subordinate: &str, path: &str, arguments: &[&str]) -> Comma
         .env_clear();
     command.env("PATH", PATH).env("HOME", home).env("VIRT_MAKER_STORE", home.join("store"));
     command
-}
-
-/// A home with the program in it, of nobody yet.
-fn home(bench: &Bench) -> PathBuf {
-    let home = bench.path("home");
-    fs::create_dir(&home).unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_virt-maker"));
-    for (from, name) in [(program, "virt-maker"), (&program.with_file_name("virt-maker-agent"), "virt-maker-agent")] {
-        fs::copy(from, home.join(name)).unwrap();
-    }
-    home
-}
-
-/// The user's own.
-fn give(home: &Path) {
-    let folder = home.parent().unwrap();
-    run(Command::new("chown").arg("-R").arg(format!("{USER}:{USER}")).arg(home));
-    fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 /// The network in which packages are fetched belongs to a user namespace then.
@@ -198,7 +175,7 @@ echo [dracut] $(cat /etc/dracut-calls)
     );
     fs::write(bench.path("t.yml"), text).unwrap();
     let ran = bench.build("chroot", &bench.path("t.yml"), &["--allow", "unverified"]).exits(0);
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     let version =
         said.lines().find_map(|line| line.strip_prefix("[first] vmlinuz-")).unwrap_or_else(|| panic!("{said}"));
     let version = version.split(' ').next().unwrap();

@@ -5,11 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::common::{Bench, run};
-use testkit::{HostState, TinyOptions, appliance_lock, tiny_guest};
-
-fn said(ran: &crate::common::Ran) -> String {
-    ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect()
-}
+use testkit::{HostState, Mirror, TinyOptions, appliance_lock, tiny_guest};
 
 fn kept(engine: &str) {
     let before = HostState::capture();
@@ -20,34 +16,32 @@ fn kept(engine: &str) {
     let steps = [
         run("mkdir /usr/kept; echo own > /usr/kept/own"),
         step(
-            "ls /var/cache/; echo one > /var/cache/file; echo two > /deep/new/place/file",
-            "[{cache: first, target: /var/cache}, {cache: second, target: /deep/new/place}]",
+            "ls /var/cache/; echo one > /var/cache/file; echo two > /deep/new/place/file; echo x > /srv/file",
+            "[{cache: first, target: /var/cache}, {cache: second, target: /deep/new/place}, {cache: third, target: /srv}]",
         ),
         step("cat /var/cache/file; ls /deep/new/place", "{cache: first, target: /var/cache/}"),
         run("cat /usr/kept/own; ls /usr/kept; ls /deep/new/place"),
     ];
     let ran = bench.build(engine, &bench.template("t.yml", &steps, ""), &[]).exits(0);
-    assert_eq!(said(&ran), "one\nown\nown\n", "{engine}: a cache is there for its step alone");
+    assert_eq!(ran.said(), "one\nown\nown\n", "{engine}: a cache is there for its step alone");
     assert_eq!(ran.of("session_started").len(), 1, "{engine}");
-    // Another template finds what was left; nothing of it is in a layer.
-    let steps = [step("cat /srv/file /mnt/file", "[{cache: first, target: /srv}, {cache: second, target: /mnt}]")];
-    let ran = bench.build(engine, &bench.template("u.yml", &steps, "raw: {path: a.img}"), &[]).exits(0);
-    assert_eq!(said(&ran), "one\ntwo\n", "{engine}");
-    let tree = testkit::tree::tree_of_image(&bench.path("a.img"), "raw");
-    assert!(!tree.contains_key("/srv/file") && !tree.contains_key("/mnt/file"), "{engine}");
     // One that a machine left in a mess is made again.
-    let row = if engine == "chroot" { "cache/mounts/first/host" } else { "cache/mounts/first" };
+    let row = if engine == "chroot" { "cache/mounts/third/host" } else { "cache/mounts/third" };
     let disk = bench.store().join(row).join("0.raw");
     let file = fs::File::options().write(true).open(&disk).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xa5; 1 << 20], 0).unwrap();
-    let ran = bench
-        .build(
-            engine,
-            &bench.template("v.yml", &[step("ls /srv; echo fresh", "{cache: first, target: /srv}")], ""),
-            &[],
-        )
-        .exits(0);
-    assert!(said(&ran).ends_with("fresh\n") && !said(&ran).contains("file"), "{engine}: {}", said(&ran));
+    // Another template finds what was left in the others; nothing of it is in a layer.
+    let steps = [step(
+        "cat /srv/file /mnt/file; ls /opt; echo fresh > /opt/fresh; cat /opt/fresh",
+        "[{cache: first, target: /srv}, {cache: second, target: /mnt}, {cache: third, target: /opt}]",
+    )];
+    let ran = bench.build(engine, &bench.template("u.yml", &steps, "raw: {path: a.img}"), &[]).exits(0);
+    let said = ran.said();
+    assert!(said.starts_with("one\ntwo\n") && said.ends_with("fresh\n") && !said.contains("file"), "{engine}: {said}");
+    let tree = testkit::tree::tree_of_image(&bench.path("a.img"), "raw");
+    for file in ["/srv/file", "/mnt/file", "/opt/fresh"] {
+        assert!(!tree.contains_key(file), "{engine}: {file}");
+    }
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
     before.assert_nothing_left();
 }
@@ -86,7 +80,7 @@ fn the_hosts_kernel_mounts_no_cache_of_a_machine() {
     let before = fs::read(&disk).unwrap();
     let step = format!("{}\n      mounts: {{cache: shared, target: /srv}}", run("ls /srv; echo own > /srv/file"));
     let ran = bench.build("chroot", &bench.template("t.yml", &[step], ""), &[]).exits(0);
-    assert_eq!(said(&ran), "");
+    assert_eq!(ran.said(), "");
     assert!(fs::read(&disk).unwrap() == before, "the disk of machines was touched");
     assert!(row.join("host/0.raw").exists());
 }
@@ -105,31 +99,33 @@ fn two_builds_at_once_have_a_disk_each() {
     let both = [build("one"), build("two")];
     for (child, name) in both.into_iter().zip(["one", "two"]) {
         let ran = crate::common::Ran::from(child.wait_with_output().unwrap()).exits(0);
-        assert_eq!(said(&ran), format!("{name}\n"));
+        assert_eq!(ran.said(), format!("{name}\n"));
     }
     let disks = fs::read_dir(bench.store().join("cache/mounts/shared/host")).unwrap();
     let disks = disks.filter(|entry| entry.as_ref().unwrap().path().extension() == Some(Path::new("raw").as_os_str()));
     assert_eq!(disks.count(), 2);
 }
 
-/// Real packages from the real mirror: the second time, in another template, nothing is downloaded.
+/// Real packages, for `chroot` from the real mirror: the second time, in another template, nothing is downloaded.
 fn installed(engine: &str) {
-    let bench = Bench::new(testkit::debian_guest());
+    let mut bench = Bench::new(testkit::debian_guest());
+    bench.mirror = (engine != "chroot").then(Mirror::start);
+    let trust = if bench.mirror.is_some() { Mirror::TRUST } else { "true" };
     let build = |name: &str, first: &str| {
         let steps = [
-            run(first),
+            run(&format!("{trust}; {first}")),
             "install: [tini, tree]\n      mounts: [{cache: apt}]".to_owned(),
             run("command -v tini; command -v tree; ls /var/cache/apt/archives/*.deb; true"),
         ];
         bench.build(engine, &bench.template(name, &steps, ""), &[]).exits(0)
     };
-    let first = said(&build("one.yml", "echo first"));
+    let first = build("one.yml", "echo first").said();
     assert!(first.contains("/usr/bin/tini\n/usr/bin/tree") && !first.contains("archives/tini_0"), "{engine}: {first}");
     assert!(
         first.lines().any(|line| line.starts_with("Need to get ") && !line.starts_with("Need to get 0 B")),
         "{first}"
     );
-    let second = said(&build("two.yml", "echo second"));
+    let second = build("two.yml", "echo second").said();
     assert!(second.contains("Need to get 0 B/"), "{engine}: {second}");
     // What apt asks for is whether the release file is still the same; some mirrors answer with the file.
     let fetched = second.lines().filter(|line| line.starts_with("Get:") && !line.contains("InRelease"));

@@ -36,7 +36,7 @@ fn a_server_is_believed_as_the_host_and_the_user_say() {
     assert!(!ran.stdout.contains("trying again"), "{}", ran.stdout);
 
     let ran = build(Some(("SSL_CERT_FILE", &server.authority())), "one").exits(0);
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     assert_eq!(said.trim(), "0", "variables of the host are in the guest");
     build(Some(("SSL_CERT_DIR", &server.authorities())), "two").exits(0);
     let setting = format!("certificates = \"{}\"\n", server.authority().display());

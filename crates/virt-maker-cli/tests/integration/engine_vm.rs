@@ -6,16 +6,12 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::user::{WITHOUT_RIGHTS, as_user, give, home};
 use crate::common::{Bench, Ran, run};
 use testkit::{
     Fs, HostState, TinyOptions, appliance_lock, files_of_clean_lvm, fsck_clean, lvm_guest, read_file_from_image,
     tiny_guest,
 };
-
-/// What the guest of a build said.
-fn said(ran: &Ran) -> String {
-    ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect()
-}
 
 /// A program of the host with its libraries, to be put into a guest at the same places.
 fn with_libraries(program: &str) -> Vec<(String, Vec<u8>, u32)> {
@@ -41,7 +37,7 @@ fn clones_of_the_appliance_share_no_secret_and_know_the_time() {
         .map(|number| {
             let template = bench.template(&format!("{number}.yml"), &[run(&format!("{script} # {number}"))], "");
             let ran = bench.build("vm", &template, &[]).exits(0);
-            said(&ran).lines().map(str::to_owned).collect()
+            ran.said().lines().map(str::to_owned).collect()
         })
         .collect();
     let after = now();
@@ -78,7 +74,7 @@ fn a_hostile_guest_ends_its_appliance_and_nothing_else() {
     // All memory, in a file and in a program.
     let ran =
         fails(&run("dd if=/dev/zero of=/run/x bs=1M & dd if=/dev/zero of=/dev/shm/x bs=1M & wait; tail /dev/zero"), "");
-    assert!(said(&ran).contains("memory ran out") || said(&ran).contains("No space left"), "{}", said(&ran));
+    assert!(ran.said().contains("memory ran out") || ran.said().contains("No space left"), "{}", ran.said());
     // The kernel of the machine is out of reach of a step, and so are its disks, clock, modules and devices.
     let reach = "for f in /proc/sysrq-trigger /proc/sys/kernel/core_pattern /sys/power/state; do \
         { echo c > $f; } 2>/dev/null && echo reached $f; done; \
@@ -87,7 +83,7 @@ fn a_hostile_guest_ends_its_appliance_and_nothing_else() {
         mount -t tmpfs none /mnt 2>/dev/null && echo reached mount; ls -d /modules /init 2>/dev/null; \
         rm -f /disk; echo done";
     let ran = bench.build("vm", &bench.template("t.yml", &[run(reach)], ""), &[]).exits(0);
-    assert_eq!(said(&ran), "done\n");
+    assert_eq!(ran.said(), "done\n");
     before.assert_nothing_left();
 }
 
@@ -184,7 +180,7 @@ fn ext4_xfs_btrfs_and_vfat_of_one_guest_in_the_appliance() {
     let template = bench.path("t.yml");
     fs::write(&template, text).unwrap();
     let ran = bench.build("vm", &template, &[]).exits(0);
-    let seen = said(&ran);
+    let seen = ran.said();
     // The last for containers.
     for kind in ["ext4", "xfs", "btrfs", "vfat", "overlay"] {
         assert!(seen.contains(kind), "{seen}");
@@ -236,38 +232,22 @@ fn add_partitions(bench: &Bench, disk: &Path) {
     assert!(sfdisk.wait().unwrap().success());
 }
 
-/// `nobody`: it owns nothing and is in no group that may use KVM.
-const USER: u32 = 65534;
-
 /// All of it as an ordinary user: no capability, no set-id helper, a store and a saved machine in the home folder.
 #[test]
 fn an_ordinary_user_builds_with_an_appliance_of_its_own() {
     let _lock = appliance_lock();
     let before = HostState::capture();
     let bench = Bench::new(tiny_guest(&TinyOptions::with_fs(Fs::Xfs)));
-    let home = bench.path("home");
-    fs::create_dir(&home).unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_virt-maker"));
-    for (from, name) in [
-        (program.to_owned(), "virt-maker"),
-        (program.with_file_name("virt-maker-agent"), "virt-maker-agent"),
-        (bench.base.clone(), "base.img"),
-    ] {
-        fs::copy(from, home.join(name)).unwrap();
-    }
+    let home = home(&bench);
     let steps: String = (1..=3).map(|number| format!("    - run: 'echo {number} >> /steps; id -u'\n")).collect();
     let text = format!(
         "spec:\n  import:\n    download: {{url: base.img}}\n  steps:\n{steps}  export:\n    raw: {{path: out.img}}\n"
     );
     fs::write(home.join("t.yml"), text).unwrap();
-    fs::set_permissions(bench.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let owned = Command::new("chown").args(["-R", &format!("{USER}:{USER}")]).arg(&home).status().unwrap();
-    assert!(owned.success());
+    give(&home);
     let as_user = |arguments: &[&str]| {
-        let mut command = Command::new("setpriv");
+        let mut command = as_user(&WITHOUT_RIGHTS);
         command
-            .args([format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".into()])
-            .args(["--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"])
             .arg(home.join("virt-maker"))
             .args(arguments)
             .env_clear()
@@ -278,7 +258,7 @@ fn an_ordinary_user_builds_with_an_appliance_of_its_own() {
     };
     let ran = as_user(&["build", "t.yml", "--progress", "json"]).exits(0);
     assert_eq!(ran.of("session_started")[0]["engine"], "vm", "what `auto` takes for who is not root");
-    assert_eq!(said(&ran), "0\n0\n0\n");
+    assert_eq!(ran.said(), "0\n0\n0\n");
     assert_eq!(read_file_from_image(&home.join("out.img"), "/steps"), b"1\n2\n3\n");
     fsck_clean(&home.join("out.img"), "raw");
     before.assert_nothing_left();
@@ -318,7 +298,7 @@ fn a_guest_on_lvm_in_the_appliance() {
     let more = [&steps[..], &[run("cat /srv/all")]].concat();
     let ran = bench.build("auto", &bench.template("u.yml", &more, ""), &[]).exits(0);
     assert_eq!(ran.of("session_started").last().unwrap()["engine"], "vm");
-    assert_eq!((ran.steps("layer_started"), said(&ran)), (vec![3], "root\ndata\nmore\n".to_owned()));
+    assert_eq!((ran.steps("layer_started"), ran.said()), (vec![3], "root\ndata\nmore\n".to_owned()));
     before.assert_nothing_left();
 }
 

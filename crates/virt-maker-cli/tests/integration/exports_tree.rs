@@ -44,9 +44,22 @@ fn archived(engine: &str) {
     let mut bench = Bench::new(tiny_guest(&options));
     bench.base = with_acls(&bench);
     let steps = [run(ODD), run("echo home > /home/tiny/file; chown -R 1000:1000 /home/tiny")];
-    let export = "[{tar: {path: a.tar, manifest: true}}, {tar: {path: a.tar.zst, compress: zstd, level: 1}}, {dir: {path: tree}}, {raw: {path: a.img}}]";
-    let template = bench.template("t.yml", &steps, export);
+    // Each export of files takes libguestfs an appliance, so there one archive is both: what was compressed is unpacked below.
+    let one_archive = engine == "libguestfs";
+    let archives = if one_archive {
+        "{tar: {path: a.tar.zst, compress: zstd, level: 1, manifest: true}}"
+    } else {
+        "{tar: {path: a.tar, manifest: true}}, {tar: {path: a.tar.zst, compress: zstd, level: 1}}"
+    };
+    let export = format!("[{archives}, {{dir: {{path: tree}}}}, {{raw: {{path: a.img}}}}]");
+    let template = bench.template("t.yml", &steps, &export);
     bench.build(engine, &template, &[]).exits(0);
+    let plain = testkit::run(Command::new("zstd").arg("-dc").arg(bench.path("a.tar.zst"))).stdout;
+    if one_archive {
+        fs::write(bench.path("a.tar"), plain).unwrap();
+    } else {
+        assert!(plain == fs::read(bench.path("a.tar")).unwrap(), "the same bytes each time");
+    }
     let mut wanted = tree_of_image(&bench.path("a.img"), "raw");
     // Only the last partition is looked into by that; the other one is at its place in the tree.
     wanted.retain(|path, _| !path.starts_with("/home"));
@@ -81,21 +94,21 @@ fn archived(engine: &str) {
     assert!(holes.size() == 30_000_001 && holes.blocks() < most, "{engine}: {holes:?}");
     assert!(engine == "libguestfs" || fs::metadata(bench.path("a.tar")).unwrap().size() < 20_000_000);
     assert_eq!(fs::metadata(bench.path("tree")).unwrap().permissions().mode() & 0o7777, 0o700);
-    let plain = testkit::run(Command::new("zstd").arg("-dc").arg(bench.path("a.tar.zst"))).stdout;
-    // Nothing is said about the bytes of libguestfs's own tar.
-    assert!(engine == "libguestfs" || plain == fs::read(bench.path("a.tar")).unwrap(), "the same bytes each time");
 
     // All of it is current until somebody changes something, wherever that is.
     let again = bench.build(engine, &template, &[]).exits(0);
     assert!(again.of("export_finished").iter().all(|event| event["current"] == true), "{}", again.stdout);
     let deep = bench.path("tree/odd/empty");
     fs::set_permissions(&deep, fs::Permissions::from_mode(0o777)).unwrap();
-    let again = bench.build(engine, &template, &[]).exits(0);
-    // They are made side by side, so they end in any order.
-    for event in again.of("export_finished") {
-        assert_eq!(event["current"] == true, event["kind"] != "dir", "{event}");
+    // Whether something is current is known before an engine is, so one appliance more would say nothing more.
+    if engine != "libguestfs" {
+        let again = bench.build(engine, &template, &[]).exits(0);
+        // They are made side by side, so they end in any order.
+        for event in again.of("export_finished") {
+            assert_eq!(event["current"] == true, event["kind"] != "dir", "{event}");
+        }
+        assert_eq!(fs::metadata(&deep).unwrap().permissions().mode() & 0o777, 0o644);
     }
-    assert_eq!(fs::metadata(&deep).unwrap().permissions().mode() & 0o777, 0o644);
     let left: Vec<_> = fs::read_dir(bench.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains(".virt-maker-")), "{left:?}");
     assert_eq!(bench.left_in_store(), Vec::<String>::new());

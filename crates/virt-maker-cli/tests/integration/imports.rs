@@ -33,7 +33,7 @@ fn a_chain_of_templates_is_one_tree() {
     let whole = bench.build("chroot", &bench.path("top.yml"), &TOKEN).exits(0);
     assert_eq!(whole.sealed().len(), 5);
     assert_eq!(whole.of("session_started").len(), 1, "one path, one session");
-    let said: String = whole.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = whole.said();
     assert!(said.contains("hello\n2\nhello"), "{said}");
     assert!(!bench.path("bases/base.img").exists(), "exports of a base are its own affair");
     // What is below is made once, whoever asks for it.
@@ -182,7 +182,7 @@ fn a_root_file_system_boots() {
     );
     fs::write(bench.path("t.yml"), text).unwrap();
     let ran = bench.build("chroot", &bench.path("t.yml"), &["--allow", "read=/boot"]).exits(0);
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     assert!(
         said.contains("end\n400005\n") && said.contains("vmlinuz -> vmlinuz-host") && said.ends_with("2\n"),
         "{said}"
@@ -254,7 +254,7 @@ fn modules_of_a_kernel_are_those_of_its_key() {
     fs::write(bench.path("t.yml"), text).unwrap();
     let build = || bench.build("chroot", &bench.path("t.yml"), &[]).exits(0);
     let ran = build();
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     assert_eq!(said, ".\n./kernel\n./kernel/one.ko\n./modules.dep\nmodules/6.1-own/kernel/one.ko 0 644\nkernel/image");
     // What is not in it makes no difference, and what is does.
     fs::write(bench.path("headers/one.h"), "another").unwrap();
@@ -327,7 +327,7 @@ fn container_images_become_disks() {
     let kernel = host_kernel();
     for source in ["oci", "oci.tar.gz", "saved.tar"] {
         let ran = build(source, &kernel).exits(0);
-        let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+        let said = ran.said();
         let expected = "./file 1000:100 750 1\n./folder 1000:100 750 1\n./hidden 1000:100 750 2\n./hidden/new 1000:100 750 1\n./keep 1000:100 750 1\n./other 1000:100 750 1\nkeepsecondfirstnow a filenew";
         assert!(said.contains(expected), "{source}: {said}");
     }
@@ -376,7 +376,7 @@ fn a_kernel_comes_from_a_package() {
     let text = "spec:\n  import:\n    rootfs: {source: tree.tar, size: 400M, kernel: {package: linux-image-cloud-amd64}}\n  steps:\n    - run: ls -l /boot /boot/grub; ls /lib/modules/*/kernel\n";
     fs::write(bench.path("t.yml"), text).unwrap();
     let ran = bench.build("chroot", &bench.path("t.yml"), &[]).exits(0);
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     for expected in ["vmlinuz -> vmlinuz-6", "initrd.img -> initrd.img-6", "grub.cfg", "drivers", "fs"] {
         assert!(said.contains(expected), "{expected}: {said}");
     }
@@ -407,7 +407,7 @@ fn virt_builder_takes_an_index_of_ones_own_with_libguestfs() {
     };
     let source = format!("source: 'file://{}/index'", folder.display());
     let ran = build(&format!("{{image: tiny-1, {source}, unsigned: true}}")).exits(0);
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     assert!(!said.trim().is_empty(), "{said}");
     testkit::fsck_clean(&bench.path("a.img"), "raw");
     for (arguments, expected) in [

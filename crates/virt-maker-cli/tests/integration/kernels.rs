@@ -4,6 +4,7 @@
 //! files that the menu starts. `make torture TORTURE_FLAGS=kernels` boots each combination of way and engine, and by entries.
 
 use std::fs;
+use std::path::Path;
 
 use testkit::{HostState, KERNEL_WAYS, NewKernel, appliance_lock, kernel_template};
 
@@ -12,13 +13,13 @@ use crate::common::Bench;
 #[test]
 fn a_guest_with_a_new_kernel_boots_it() {
     let before = HostState::capture();
-    let bench = Bench::new("/nonexistent".into());
+    let (bench, program) = (Bench::new("/nonexistent".into()), Path::new(env!("CARGO_BIN_EXE_virt-maker")));
     let made = KERNEL_WAYS.map(|(name, way)| {
         let template = bench.path("t.yml");
         let image = bench.path(&format!("{name}.img"));
-        fs::write(&template, kernel_template(&[way], &image)).unwrap();
+        fs::write(&template, kernel_template(program, &[way], &image)).unwrap();
         let ran = bench.build("chroot", &template, &[]).exits(0);
-        let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+        let said = ran.said();
         (NewKernel::of(&image, &said), image)
     });
     let (new, image) = &made[1];

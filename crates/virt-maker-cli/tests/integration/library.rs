@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::common::{Bench, run};
-use testkit::{appliance_lock, debian_guest};
+use testkit::{Mirror, appliance_lock, debian_guest};
 
 #[test]
 fn steps_of_the_library_do_what_they_say_with_chroot() {
@@ -17,7 +17,7 @@ fn steps_of_the_library_do_what_they_say_with_vm_appliance() {
 }
 
 fn do_what_they_say(engine: &str) {
-    let bench = Bench::new(debian_guest());
+    let mut bench = Bench::new(debian_guest());
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE me@there";
     let mut openssl = Command::new("openssl");
     openssl.args(["req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=An Example Authority", "-days", "30"]);
@@ -29,9 +29,12 @@ fn do_what_they_say(engine: &str) {
     if isolated {
         let template = bench.template("packages.yml", std::slice::from_ref(&packages), "");
         bench.build("chroot", &template, &[]).exits(0);
+        bench.mirror = Some(Mirror::start());
     }
+    let trust = if isolated { Mirror::TRUST } else { "true" };
     let steps = [
         packages,
+        run(trust),
         "timezone: Europe/Berlin".to_owned(),
         "locale: de_DE.UTF-8".to_owned(),
         "keyboard: {layout: de, variant: nodeadkeys}".to_owned(),
@@ -70,7 +73,7 @@ fn do_what_they_say(engine: &str) {
     }
     let template = bench.template("t.yml", &steps, "");
     let ran = bench.build(engine, &template, &[]).exits(0);
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     for expected in [
         "/usr/share/zoneinfo/Europe/Berlin\n",
         "de_DE.utf8\nLANG=de_DE.UTF-8\n",

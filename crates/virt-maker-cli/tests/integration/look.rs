@@ -276,7 +276,7 @@ fn a_tagged_layer_is_a_base() {
     let plan = bench.run(&["plan", "on.yml"]).exits(0);
     assert!(plan.stdout.contains("golden"), "{}", plan.stdout);
     let ran = bench.build("chroot", &template, &[]).exits(0);
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     assert!(said.starts_with("one\n") && said.ends_with("none\n"), "{said}");
     let record = |key: &str| -> Value {
         serde_json::from_slice(&fs::read(bench.store().join("layers").join(key).join("layer.json")).unwrap()).unwrap()

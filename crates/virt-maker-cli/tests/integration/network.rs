@@ -11,10 +11,6 @@ use std::time::Duration;
 use crate::common::{Bench, Ran, run};
 use testkit::{Elsewhere, HostState, TinyOptions, appliance_lock, tiny_guest};
 
-fn said(ran: &Ran) -> String {
-    ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect()
-}
-
 fn warned(ran: &Ran) -> Vec<String> {
     ran.of("warning").iter().map(|event| event["message"].as_str().unwrap().to_owned()).collect()
 }
@@ -67,7 +63,7 @@ fn only_a_proxy_of_the_host_is_reached(engine: &str) {
          nc -w 5 169.254.2.2 {proxy} </dev/null; sed -n 's/^ *\\([a-z0-9]*\\):.*/\\1/p' /proc/net/dev | sort; grep -c nameserver /etc/resolv.conf"
     );
     let ran = build(&bench, engine, &script, proxy, &[]);
-    let text = said(&ran);
+    let text = ran.said();
     assert!(text.contains(&format!("http://169.254.2.2:{proxy}/\n")), "{text}");
     assert!(text.contains("the proxy\n") && !text.contains("the service"), "{text}");
     assert!(text.ends_with("eth0\nlo\n1\n"), "{text}");
@@ -77,7 +73,7 @@ fn only_a_proxy_of_the_host_is_reached(engine: &str) {
     assert!(own.is_none_or(|_| told(&own_text)), "{warned:?}");
 
     let ran = build(&bench, engine, &script, proxy, &["--force", "--allow", "host-network"]);
-    let text = said(&ran);
+    let text = ran.said();
     for address in [Some("169.254.2.2".to_owned()), own.map(|own| own.to_string())].into_iter().flatten() {
         assert!(text.contains(&format!("{address} the service\n")), "{text}");
     }
@@ -117,13 +113,13 @@ fn an_address_that_is_the_hosts_by_a_route_alone_is_not_reached() {
         Ran::from(network.command(&command).output().unwrap()).exits(0)
     };
     let ran = build(&[]);
-    assert_eq!(said(&ran), "somebody else\n");
+    assert_eq!(ran.said(), "somebody else\n");
     assert!(
         warned(&ran).iter().any(|warning| warning.contains(&format!("reach {routed}, which is"))),
         "{}",
         ran.stdout
     );
-    assert_eq!(said(&build(&["--force", "--allow", "host-network"])), "the service\nsomebody else\n");
+    assert_eq!(build(&["--force", "--allow", "host-network"]).said(), "the service\nsomebody else\n");
 }
 
 /// A command that listens is heard by nobody: not at the host's loopback, not at its address, not by a name.
@@ -154,7 +150,7 @@ fn nothing_that_a_command_listens_on_is_reached_from_the_host() {
         "readlink /proc/self/ns/net; grep -c {name} /proc/net/unix; (echo heard | nc -l -p {port}) & \
          nc 169.254.2.2 {meeting} </dev/null; echo inside `nc -w 3 127.0.0.1 {port} </dev/null`"
     );
-    let text = said(&build(&bench, "chroot", &script, meeting, &[]));
+    let text = build(&bench, "chroot", &script, meeting, &[]).said();
     let own = fs::read_link("/proc/self/ns/net").unwrap();
     assert!(text.starts_with("net:[") && !text.starts_with(own.to_str().unwrap()), "{text}");
     assert!(text.ends_with("\n0\nlooked\ninside heard\n"), "{text}");
@@ -232,7 +228,7 @@ fn a_step_with_a_network_may_follow_one_without() {
     let with = run("grep -c : /proc/net/dev");
     let template = bench.template("t.yml", &[without.clone(), with.clone(), without, with], "");
     let ran = bench.build("chroot", &template, &[]).exits(0);
-    assert_eq!(said(&ran), "1\n2\n1\n2\n");
+    assert_eq!(ran.said(), "1\n2\n1\n2\n");
 }
 
 #[test]
@@ -250,11 +246,11 @@ fn without_the_device_for_interfaces_only_steps_without_a_network_run() {
         Ran::from(command.current_dir(bench.folder.path()).output().unwrap())
     };
     let ran = without("run: echo reached");
-    assert!(ran.status != Some(0) && !said(&ran).contains("reached"), "{}", ran.stdout);
+    assert!(ran.status != Some(0) && !ran.said().contains("reached"), "{}", ran.stdout);
     for words in ["/dev/net/tun", "network: off", "--engine vm"] {
         assert!(ran.stderr.contains(words), "{}", ran.stderr);
     }
-    assert_eq!(said(&without("{run: echo alone, network: off}").exits(0)), "alone\n");
+    assert_eq!(without("{run: echo alone, network: off}").exits(0).said(), "alone\n");
 }
 
 /// What a guest is given it may write down, so it is not given the password of a proxy; nor does anything else hold it.
@@ -282,7 +278,7 @@ fn a_step_gets_a_proxy_without_its_password_on_chroot() {
         command.env("http_proxy", format!("http://user:hunter-4711@127.0.0.1:{proxy}"));
         let ran = Ran::from(command.output().unwrap());
         assert_eq!(ran.status, Some(if fails == "0" { 0 } else { 4 }), "{}", ran.stderr);
-        let said = said(&ran);
+        let said = ran.said();
         assert!(said.contains(&format!("http_proxy=http://169.254.2.2:{proxy}")), "{said}");
         assert!(said.contains("\n***\n"), "a value that the guest knows by itself is masked: {said}");
         let warned = warned(&ran);

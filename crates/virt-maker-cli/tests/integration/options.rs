@@ -28,10 +28,6 @@ fn build(engine: &str, bench: &Bench, head: &str, steps: &str, more: &[&str]) ->
     bench.build(engine, &path, more)
 }
 
-fn output(ran: &Ran) -> String {
-    ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect()
-}
-
 fn env_network_and_names(engine: &str) {
     let bench = bench();
     let ran = build(
@@ -42,7 +38,7 @@ fn env_network_and_names(engine: &str) {
         &[],
     )
     .exits(0);
-    assert_eq!(output(&ran), "every 1\n1\n");
+    assert_eq!(ran.said(), "every 1\n1\n");
     assert_eq!(ran.of("layer_started")[1]["summary"], "say it");
     let key = ran.sealed().pop().unwrap();
 
@@ -92,7 +88,7 @@ fn a_timeout_ends_a_step(engine: &str) {
     let ran = build(engine, &bench, "", "    - {run: 'echo begun; sleep 1000', timeout: 1s}\n", &[]).exits(4);
     let failure = &ran.of("step_failed")[0]["failure"];
     assert!(failure["exit"].as_str().unwrap().contains("timeout"), "{failure}");
-    assert_eq!(output(&ran), "begun\n");
+    assert_eq!(ran.said(), "begun\n");
     before.assert_nothing_left();
 }
 
@@ -187,7 +183,7 @@ fn a_program_makes_steps(engine: &str) {
     let steps = "    - {'exec:tools/greet': {who: web}, name: greet}\n";
     build(engine, &bench, "", steps, &[]).exits(1);
     let ran = build(engine, &bench, "", steps, &["--allow", "host-exec"]).exits(0);
-    assert_eq!(output(&ran), "{who:web} {{ 1 }}\n");
+    assert_eq!(ran.said(), "{who:web} {{ 1 }}\n");
     assert_eq!(ran.steps("layer_started"), [0, 1, 2]);
     assert_eq!(build(engine, &bench, "", steps, &["--allow", "host-exec"]).exits(0).steps("layer_started").len(), 0);
     // The same answer of another program is another layer.
@@ -227,6 +223,6 @@ fn a_timeout_ends_a_step_that_works_on_the_host() {
     let daemon = "setsid sh -c \"echo daemon; touch said; exec sleep 1000\"";
     let step = format!("    - local_run: '{daemon} & until [ -e said ]; do sleep 0.05; done; echo over'\n");
     let ran = build("chroot", &bench, "", &step, &allow).exits(0);
-    assert_eq!(output(&ran), "daemon\nover\n");
+    assert_eq!(ran.said(), "daemon\nover\n");
     before.assert_nothing_left();
 }

@@ -3,26 +3,21 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::common::user::{self, USER, WITHOUT_RIGHTS, give, home};
 use crate::common::{Bench, Ran, image_of, run};
 use testkit::{Fs, HostState, TinyOptions, appliance_lock, fsck_clean, read_file_from_image, tiny_guest};
 
-/// `nobody`: it owns nothing and is in no group that may use KVM.
-const USER: u32 = 65534;
-
-/// Runs the program as an ordinary user whose home is this bench's folder, and who can gain no right by any program.
+/// Runs the program as an ordinary user whose home is in this bench's folder, and who can gain no right by any program.
 fn as_user(bench: &Bench, arguments: &[&str]) -> Ran {
-    Ran::from(user(bench, &["--no-new-privs", "--bounding-set=-all"], arguments).output().unwrap())
+    Ran::from(user(bench, &WITHOUT_RIGHTS, arguments).output().unwrap())
 }
 
 fn user(bench: &Bench, rights: &[&str], arguments: &[&str]) -> Command {
     let home = bench.path("home");
-    let mut command = Command::new("setpriv");
+    let mut command = user::as_user(rights);
     command
-        .args([format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".into(), "--inh-caps=-all".into()])
-        .args(rights)
         .arg(home.join("virt-maker"))
         .args(arguments)
         .env_clear()
@@ -30,26 +25,6 @@ fn user(bench: &Bench, rights: &[&str], arguments: &[&str]) -> Command {
         .env("HOME", &home)
         .current_dir(&home);
     command
-}
-
-/// A home with the program, its agent, and a base image, all of it the user's own.
-fn home(bench: &Bench) {
-    let home = bench.path("home");
-    fs::create_dir(&home).unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_virt-maker"));
-    for (from, name) in [(program, "virt-maker"), (&program.with_file_name("virt-maker-agent"), "virt-maker-agent")] {
-        fs::copy(from, home.join(name)).unwrap();
-    }
-    fs::copy(&bench.base, home.join("base.img")).unwrap();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(bench.folder.path(), open).unwrap();
-    own(bench);
-}
-
-fn own(bench: &Bench) {
-    let owner = format!("{USER}:{USER}");
-    let status = Command::new("chown").args(["-R", &owner]).arg(bench.path("home")).status().unwrap();
-    assert!(status.success());
 }
 
 /// Ten steps; what the seventh writes can be changed.
@@ -64,7 +39,7 @@ fn template(bench: &Bench, seventh: &str) {
     }
     text.push_str("  export:\n    raw: {path: out.img}\n");
     fs::write(bench.path("home/t.yml"), text).unwrap();
-    own(bench);
+    give(&bench.path("home"));
 }
 
 #[test]
@@ -120,7 +95,7 @@ fn a_layer_of_an_appliance_is_mounted_by_its_user() {
     .unwrap();
     let at = bench.path("home/at");
     fs::create_dir(&at).unwrap();
-    own(&bench);
+    give(&bench.path("home"));
     as_user(&bench, &["build", "t.yml", "--engine", "vm"]).exits(0);
     let denied = as_user(&bench, &["mount", "t.yml", "at", "--engine", "vm"]).exits(5);
     assert!(

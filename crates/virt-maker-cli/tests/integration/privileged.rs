@@ -3,7 +3,7 @@
 use serde_json::json;
 use testkit::{TinyOptions, appliance_lock, tiny_guest};
 
-use crate::common::{Bench, Ran, run};
+use crate::common::{Bench, run};
 
 /// Mounts, puts one file system over another, and looks for groups of processes: what programs that make containers do.
 const MOUNTS: &str = "cd /run && mkdir -p t && mount -t tmpfs none t && cd t && mkdir below above work whole && \
@@ -12,10 +12,6 @@ const MOUNTS: &str = "cd /run && mkdir -p t && mount -t tmpfs none t && cd t && 
 
 fn privileged(script: &str) -> String {
     json!({ "run": script, "privileged": true }).to_string()
-}
-
-fn said(ran: &Ran) -> String {
-    ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect()
 }
 
 /// The layers that steps leave are those of any engine: only how they are made differs.
@@ -32,7 +28,7 @@ fn a_privileged_step_mounts_in_its_machine_with_vm_appliance() {
     let template = bench.template("t.yml", &[run(&without), privileged(&with), run(&after)], "");
     // Whoever may take `chroot` is not offered it for this.
     let ran = bench.build("auto", &template, &[]).exits(0);
-    assert_eq!(said(&ran), "refused\nmade\nkept\n0\novercommit 0\n");
+    assert_eq!(ran.said(), "refused\nmade\nkept\n0\novercommit 0\n");
     assert!(ran.of("warning").is_empty(), "nothing was tried in vain: {:?}", ran.events);
     // All there, so no machine is needed.
     bench.build("chroot", &template, &[]).exits(0);

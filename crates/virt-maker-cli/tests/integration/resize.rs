@@ -28,7 +28,7 @@ fn resized_on(bench: &Bench, resize: &str) -> (u64, Value, Value) {
     let template = bench.path("t.yml");
     fs::write(&template, text).unwrap();
     let ran = bench.build("chroot", &template, &[]).exits(0);
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     assert!(said.contains("tiny"), "{said}");
     testkit::fsck_clean(&bench.path("a.img"), "raw");
     testkit::run(Command::new("sfdisk").args(["--verify"]).arg(bench.path("a.img")));
@@ -115,7 +115,7 @@ fn numbers_names_and_attributes_stay() {
         );
         fs::write(bench.path("t.yml"), text).unwrap();
         let ran = bench.build("chroot", &bench.path("t.yml"), &[]).exits(0);
-        let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+        let said = ran.said();
         assert!(said.contains("tiny"), "{said}");
         let image = bench.path(&format!("{name}.img"));
         testkit::fsck_clean(&image, "raw");

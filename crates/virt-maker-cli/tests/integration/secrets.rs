@@ -207,7 +207,7 @@ fn a_secret_is_masked_in_what_every_step_says() {
         "cat /etc/token; echo; base64 /etc/token; set -x; : \"$(cat /etc/token)\"; printf %s abc-; cat /etc/token";
     template(prints);
     let ran = build().exits(0);
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     assert!(
         said.starts_with("***\n***") && said.contains("abc-***") || said.contains("abc-+ cat /etc/token\n***"),
         "{said}"

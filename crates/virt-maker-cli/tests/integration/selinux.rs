@@ -219,7 +219,7 @@ fn the_setfiles_of_a_real_guest_agrees() {
     let rules = "/etc/selinux/default/contexts/files/file_contexts";
     let look = run(&format!("setfiles -n -v -e /proc -e /sys -e /dev -e /run -e /tmp {rules} / && echo agreed"));
     let ran = bench.build("chroot", &bench.template("look.yml", &[look], ""), &[]).exits(0);
-    let output: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let output = ran.said();
     // What only this very command sees in the place of the guest's own.
     let meanwhile =
         |line: &str| ["/etc/.virt-maker-", "/etc/resolv.conf", "policy-rc.d"].iter().any(|name| line.contains(name));

@@ -249,7 +249,7 @@ fn a_descriptor_of_the_caller_reaches_no_step() {
     shell.args(["-c", "exec 5<open 9</; exec \"$0\" \"$@\""]).arg(program.get_program()).args(program.get_args());
     shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(bench.folder.path());
     let ran = crate::common::Ran::from(shell.stdin(fs::File::open(&open).unwrap()).output().unwrap()).exits(0);
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     assert!(said.starts_with("0\n1\n10\n2\n/dev/null\n"), "{said}");
     assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
 }

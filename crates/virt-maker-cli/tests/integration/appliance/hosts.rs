@@ -2,44 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 use testkit::{HostState, TinyOptions, appliance_lock, fsck_clean, lvm_guest, read_file_from_image, tiny_guest};
 
+use crate::common::user::{WITHOUT_RIGHTS, as_user, give, home, put_base};
 use crate::common::{Bench, Ran, run};
-
-/// `nobody`: it owns nothing and is in no group that may use KVM.
-const USER: u32 = 65534;
-
-/// A folder of the ordinary user's own with the program, its agent and this base image.
-fn home(bench: &Bench, base: &Path) -> std::path::PathBuf {
-    let home = bench.path("home");
-    fs::create_dir_all(&home).unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_virt-maker"));
-    for (from, name) in
-        [(program, "virt-maker"), (&program.with_file_name("virt-maker-agent"), "virt-maker-agent"), (base, "base.img")]
-    {
-        testkit::run(Command::new("cp").args(["-f", "--sparse=always"]).arg(from).arg(home.join(name)));
-    }
-    fs::set_permissions(bench.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    home
-}
-
-fn own(home: &Path) {
-    testkit::run(Command::new("chown").args(["-R", &format!("{USER}:{USER}")]).arg(home));
-}
-
-fn as_user() -> Command {
-    let mut command = Command::new("setpriv");
-    command.args([format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".into()]).args([
-        "--no-new-privs",
-        "--inh-caps=-all",
-        "--bounding-set=-all",
-    ]);
-    command
-}
 
 /// A container as people run builds in: no root, no capability, no `/dev/kvm`, no network of the host's, a kernel package
 /// in it, and here no `lvm`. A build makes its appliance and runs; a guest on LVM is told what is missing.
@@ -49,13 +17,13 @@ fn a_container_without_kvm_and_lvm_builds_with_an_appliance() {
     let _lock = appliance_lock();
     let before = HostState::capture();
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
-    let home = home(&bench, &bench.base);
+    let home = home(&bench);
     let text = "spec:\n  import:\n    download: {url: base.img}\n  steps:\n    - run: 'id -u > /one; echo said'\n  \
                 export:\n    raw: {path: out.img}\n";
     fs::write(home.join("t.yml"), text).unwrap();
-    own(&home);
+    give(&home);
     let in_container = |arguments: &[&str]| {
-        let mut command = as_user();
+        let mut command = as_user(&WITHOUT_RIGHTS);
         command.args(["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]);
         for folder in ["/usr", "/etc", "/boot"] {
             command.args(["--ro-bind", folder, folder]);
@@ -90,8 +58,8 @@ fn a_container_without_kvm_and_lvm_builds_with_an_appliance() {
     fsck_clean(&home.join("out.img"), "raw");
     before.assert_nothing_left();
 
-    let home = self::home(&bench, &guest_on_lvm);
-    own(&home);
+    put_base(&home, &guest_on_lvm);
+    give(&home);
     let ran = in_container(&["build", "t.yml", "--engine", "vm", "--progress", "json"]);
     assert!(ran.stderr.contains("the host lacks it (package lvm2)"), "{}", ran.stderr);
     assert!(!matches!(ran.status, Some(0 | 101)), "{:?}", ran.status);
@@ -105,15 +73,15 @@ fn auto_goes_on_from_an_appliance_to_libguestfs_for_an_ordinary_user() {
     let _lock = appliance_lock();
     let before = HostState::capture();
     let bench = Bench::new(base);
-    let home = home(&bench, &bench.base);
+    let home = home(&bench);
     let text = format!(
         "spec:\n  import:\n    download: {{url: base.img}}\n  steps:\n    - {}\n  export:\n    raw: {{path: out.img}}\n",
         run("echo 1 > /srv/one")
     );
     fs::write(home.join("t.yml"), text).unwrap();
-    own(&home);
+    give(&home);
     let build = |engine: &str| {
-        let mut command = as_user();
+        let mut command = as_user(&WITHOUT_RIGHTS);
         command.arg(home.join("virt-maker")).args(["build", "t.yml", "--progress", "json", "--engine", engine]);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", &home).current_dir(&home);
         Ran::from(command.output().unwrap())

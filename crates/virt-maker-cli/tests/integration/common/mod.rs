@@ -1,5 +1,7 @@
 //! A workbench for tests of the whole program: a folder with a guest, a store, templates, and the real binary.
 
+pub mod user;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -26,6 +28,8 @@ macro_rules! on_chroot_and_vm {
 pub struct Bench {
     pub folder: TempDir,
     pub base: PathBuf,
+    /// Where guests find packages, if not at the real mirror.
+    pub mirror: Option<testkit::Mirror>,
 }
 
 /// What one run of the program said.
@@ -39,7 +43,7 @@ pub struct Ran {
 impl Bench {
     /// A bench with a base image; the file is used where it lies.
     pub fn new(base: PathBuf) -> Bench {
-        let bench = Bench { folder: tempfile::tempdir().unwrap(), base };
+        let bench = Bench { folder: tempfile::tempdir().unwrap(), base, mirror: None };
         // The saved machine of engine `vm` is made once for all tests.
         let shared = testkit::cache_dir().join("vm");
         fs::create_dir_all(&shared).unwrap();
@@ -90,6 +94,9 @@ impl Bench {
             .env("XDG_STATE_HOME", self.path("xdg-state"))
             .current_dir(self.folder.path())
             .stdin(Stdio::null());
+        if let Some(mirror) = &self.mirror {
+            command.env("http_proxy", &mirror.proxy);
+        }
         command
     }
 
@@ -148,6 +155,11 @@ impl Ran {
     /// Events of one type.
     pub fn of(&self, kind: &str) -> Vec<&Value> {
         self.events.iter().filter(|event| event["type"] == kind).collect()
+    }
+
+    /// What the guest's commands wrote.
+    pub fn said(&self) -> String {
+        self.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect()
     }
 
     /// The numbers (from 1; 0 is the import) of the steps that events of one type speak of.

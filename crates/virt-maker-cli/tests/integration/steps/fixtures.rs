@@ -120,16 +120,7 @@ fn compare_documents(engine: &str, step: &str, file: &Path, mut found: Value) {
             }
         }
     }
-    if expected.as_ref() == Some(&found) {
-        return;
-    }
-    #[expect(clippy::disallowed_methods, reason = "a switch for developers")]
-    if std::env::var_os("UPDATE_EXPECTED").is_some() {
-        fs::write(file, format!("{found:#}\n")).unwrap();
-        return;
-    }
-    let expected = expected.unwrap_or_default();
-    panic!("`{step}` on engine {engine}, {}: expected {expected:#}, found {found:#}", file.display());
+    testkit::expect_file(&format!("`{step}` on engine {engine}"), file, &format!("{found:#}\n"));
 }
 
 fn document(found: &Difference) -> Value {

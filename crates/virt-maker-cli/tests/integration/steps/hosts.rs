@@ -24,7 +24,7 @@ fn scripts_on_the_host_need_permission(engine: &str) {
 
     let ran = bench.build(engine, &template, &["--allow", "host-exec"]).exits(0);
     assert_eq!(fs::read_to_string(bench.path("ran")).unwrap().trim(), bench.folder.path().to_str().unwrap());
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     assert!(said.contains("said\n") && said.contains("wrong\n"), "{said}");
     // Done once: its layer is there.
     fs::remove_file(bench.path("ran")).unwrap();

@@ -111,7 +111,7 @@ fn tiny_steps_change_what_they_say_with_chroot() {
             && text.contains("found, and not removed; is it there on purpose? keys that may log in: ")
     };
     assert_eq!(ran.of("warning").into_iter().filter(left).count(), 1, "{:?}", ran.of("warning"));
-    let said: String = ran.of("output").iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let said = ran.said();
     assert!(said.contains("The password of root is "), "{said}");
     // Neither the events nor the records of layers have a password.
     assert!(!ran.stdout.contains("secret'") && !ran.stdout.contains("$(a) secret"));
