@@ -4,7 +4,12 @@ use std::process::Command;
 
 #[track_caller]
 fn short(campaign: &str) {
-    let output = Command::new(env!("CARGO_BIN_EXE_torture")).args(["--short", campaign]).output().unwrap();
+    shorter(&[campaign]);
+}
+
+#[track_caller]
+fn shorter(arguments: &[&str]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_torture")).arg("--short").args(arguments).output().unwrap();
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}\n{errors}");
     println!("{said}");
@@ -41,9 +46,36 @@ fn what_means_harm() {
     short("hostile");
 }
 
-#[test]
-fn a_project_of_a_stranger() {
-    short("stranger");
+/// Most of it is waiting: for mirrors that do not answer, and for programs of the host. So its parts run side by side.
+mod a_project_of_a_stranger {
+    macro_rules! parts {
+        ($($name:ident: $part:literal),+ $(,)?) => {
+            $(#[test] fn $name() { super::shorter(&["--part", $part, "stranger"]); })+
+            const PARTS: &[&str] = &[$($part),+];
+        };
+    }
+
+    parts! {
+        stores: "stores",
+        inputs: "inputs",
+        outputs: "outputs",
+        settings: "settings",
+        steps: "steps",
+        packages: "packages",
+        tables: "tables",
+        file_systems: "file systems",
+        fstab: "fstab",
+        caches: "caches",
+        secrets: "secrets",
+    }
+
+    /// As many as the campaign says there are.
+    #[test]
+    fn every_part_is_here() {
+        let source = include_str!("../src/stranger/mod.rs");
+        let count = format!("let parts: [Part; {}] = [", PARTS.len());
+        assert!(source.contains(&count), "parts of the campaign that no test runs");
+    }
 }
 
 /// Whoever adds a campaign adds its short form here.

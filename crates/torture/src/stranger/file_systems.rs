@@ -18,10 +18,6 @@ type Member = (&'static str, Vec<Change>);
 /// How a build of something that may be no disk at all may end: well, refused, or with what a program said about it.
 const ENDS: &[i32] = &[0, 1, 4, 5];
 
-pub(super) fn file_systems(project: &Project<'_>) -> usize {
-    tables(project) + broken(project) + fstab(project) + caches(project)
-}
-
 /// A copy of a guest, with some bytes of it replaced.
 fn altered(project: &Project<'_>, options: &TinyOptions, changes: &[Change]) -> PathBuf {
     let path = project.folder.join("sub/disk.img");
@@ -57,7 +53,7 @@ fn record(kind: u8, start: u32, count: u32) -> Vec<u8> {
 }
 
 /// Tables whose partitions lie beyond the disk, over one another, over the table, or without an end.
-fn tables(project: &Project<'_>) -> usize {
+pub(super) fn tables(project: &Project<'_>) -> usize {
     let gpt = TinyOptions { partitioned: true, ..TinyOptions::default() };
     let entry = |first: u64, last: u64| [first.to_le_bytes(), last.to_le_bytes()].concat();
     let dos = |records: &[Vec<u8>]| vec![(446, records.concat()), (510, vec![0x55, 0xaa])];
@@ -85,7 +81,7 @@ fn tables(project: &Project<'_>) -> usize {
 }
 
 /// File systems whose first block says what is not so.
-fn broken(project: &Project<'_>) -> usize {
+pub(super) fn broken(project: &Project<'_>) -> usize {
     // The first block of ext4 begins at 1024, of a file system on the whole disk.
     let at = |offset: u64, bytes: &[u8]| vec![(1024 + offset, bytes.to_vec())];
     let victim = project.field.victim();
@@ -112,7 +108,7 @@ fn broken(project: &Project<'_>) -> usize {
 }
 
 /// What the guest's own table of mounts asks for: folders and devices of the host.
-fn fstab(project: &Project<'_>) -> usize {
+pub(super) fn fstab(project: &Project<'_>) -> usize {
     let victim = project.field.victim();
     let lines = [
         format!("{victim} /mnt none bind 0 0"),
@@ -139,7 +135,7 @@ fn fstab(project: &Project<'_>) -> usize {
 }
 
 /// Caches of packages: names that climb, targets that are links, and a disk that a guest left in pieces.
-fn caches(project: &Project<'_>) -> usize {
+pub(super) fn caches(project: &Project<'_>) -> usize {
     let victim = project.field.victim();
     let base = project.field.base();
     let mount = |name: &str, target: &str, script: &str| {

@@ -23,14 +23,17 @@ use crate::world::Ran;
 pub fn run(options: &Options, _: &mut Random) -> String {
     let (members, engines) = on_each_engine("stranger", options, |field| {
         let project = Project::new(field, options.short);
-        let parts: [Part; 8] = [
+        let parts: [Part; 11] = [
             ("stores", project::stores),
             ("inputs", project::inputs),
             ("outputs", project::outputs),
             ("settings", project::settings),
             ("steps", steps::steps),
             ("packages", packages::packages),
-            ("file systems", file_systems::file_systems),
+            ("tables", file_systems::tables),
+            ("file systems", file_systems::broken),
+            ("fstab", file_systems::fstab),
+            ("caches", file_systems::caches),
             ("secrets", secrets::secrets),
         ];
         let mut members = 0;
@@ -64,6 +67,8 @@ impl<'a> Project<'a> {
         for name in ["keys", "tree"] {
             fs::write(folder.join(name), "").expect("the folder is ours");
         }
+        // It leads to what all of it aims at.
+        std::os::unix::fs::symlink(field.victim(), folder.join("link")).expect("the folder is ours");
         Project { field, folder, short }
     }
 

@@ -144,8 +144,10 @@ fn labelled(engine: &str) {
     // What is there is current; and once SELinux is off, nobody labels.
     let again = bench.build(engine, &template, &[]).exits(0);
     assert!(again.of("export_finished").iter().all(|event| event["current"] == true), "{}", again.stdout);
+    // The library takes seconds to start, and whether there is anything to label is read from the layer on each engine.
+    let quick = if engine == "libguestfs" { "chroot" } else { engine };
     let off = bench.template("off.yml", &["selinux: disabled".to_owned()], "raw: {path: off.img}");
-    let ran = bench.build(engine, &off, &["-vv"]).exits(0);
+    let ran = bench.build(quick, &off, &["-vv"]).exits(0);
     assert_eq!(said(&ran), [""; 0]);
     assert_eq!(labels(&tree_of_image(&bench.path("off.img"), "raw")).len(), 3);
     before.assert_nothing_left();
