@@ -1,16 +1,17 @@
 //! A store that is full, without the work: layers as a build would seal them, with nothing in them.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
 use virt_maker::disk::ImageFormat;
-use virt_maker::disk::overlay::{self, Backing};
 use virt_maker::event::Events;
 use virt_maker::host::Cancel;
 use virt_maker::import::ImportContext;
+use virt_maker::key::LayerKey;
 use virt_maker::plan::{PlanContext, make};
 use virt_maker::spec::{HostAccess, load_all, load_options};
-use virt_maker::store::{LayerRecord, Owner, Store};
+use virt_maker::store::{LayerRecord, Outcome, Owner, Store};
 
 /// Whose stores these are: as `XDG_STATE_HOME=FOLDER/state` says.
 pub fn owner(folder: &Path) -> Owner {
@@ -46,20 +47,23 @@ pub fn fill(folder: &Path, store: &str) -> Result<Vec<LayerRecord>, Box<dyn std:
     let plan = make(&loaded.specs, &context)?;
     let workspace = store.workspace()?;
     let mut records: Vec<LayerRecord> = Vec::new();
-    for node in &plan.nodes {
-        let made = workspace.subfolder(&node.info.key.to_string())?;
-        let parent = node.parent.map(|parent| &records[parent]);
-        let format = if parent.is_some() { ImageFormat::Qcow2 } else { ImageFormat::Raw };
-        let mut draft = store.draft(made, node.material.clone(), format, 1 << 20)?;
-        match parent {
-            Some(parent) => {
-                let name = parent.image_name();
-                overlay::create(&draft.image(), 1 << 20, Backing { name: &name, format: parent.format })?;
+    let mut made: HashMap<LayerKey, LayerRecord> = HashMap::new();
+    for node in plan.nodes() {
+        let key = node.info.key;
+        let folder = workspace.subfolder(&key.to_string())?;
+        let scratch = match node.parent().and_then(|parent| made.get(&plan[parent].info.key)) {
+            Some(parent) => store.scratch(folder, node.material.clone(), parent)?,
+            None => {
+                let base = store.scratch_base(folder, node.material.clone(), ImageFormat::Raw, 1 << 20)?;
+                fs::write(base.image(), vec![0; 1 << 20])?;
+                base
             }
-            None => fs::write(draft.image(), vec![0; 1 << 20])?,
-        }
-        draft.describe(node.info.summary.clone(), parent.map(|parent| parent.id.clone()), None, 0.0);
-        records.push(store.seal(draft)?.record);
+        };
+        let lock = store.try_lock(key)?.ok_or("somebody else works in this store")?;
+        let outcome = Outcome { summary: node.info.summary.clone(), ..Outcome::default() };
+        let layer = scratch.into_draft(lock).commit(&store, outcome, |_| {})?;
+        made.insert(key, layer.record.clone());
+        records.push(layer.record);
     }
     Ok(records)
 }

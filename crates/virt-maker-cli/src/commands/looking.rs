@@ -1,8 +1,9 @@
 //! What all verbs have in common that look into layers.
 
+use virt_maker::engine::{EngineSettings, Opener};
 use virt_maker::event::Events;
 use virt_maker::host::Cancel;
-use virt_maker::inspect::{Inside, Look, Opener};
+use virt_maker::inspect::{Inside, Look};
 use virt_maker::store::Store;
 
 use super::loading;
@@ -15,17 +16,15 @@ pub fn prepare(opening: &Opening) -> Result<(Store, Opener), Failure> {
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
     let store = settings::open_store(opening.store.store.clone())?.waiting(report::waits(&cancel));
-    let opener = Opener {
+    let engines = EngineSettings {
         agent: environment::agent(),
         engine_cache: environment::cache_dir()?,
         engine: opening.engine.into(),
         kernel: settings::kernel(opening.kernel.kernel.clone())?,
         network_env: environment::proxies(),
         host_network: loading::host_network(&[])?,
-        events: Events::new(report::warnings_only),
-        cancel,
     };
-    Ok((store, opener))
+    Ok((store, Opener::new(engines, &Events::new(report::warnings_only), &cancel)))
 }
 
 /// Opens the layer that a name means.

@@ -8,7 +8,7 @@ use virt_maker::event::Events;
 use virt_maker::export::Look;
 use virt_maker::host::Cancel;
 use virt_maker::import::ImportContext;
-use virt_maker::plan::{NodeState, Plan, PlanContext, make};
+use virt_maker::plan::{NodeId, NodeState, Plan, PlanContext, SpecId, Table, make};
 use virt_maker::spec::{self, Spec};
 
 use super::{loading, print_json};
@@ -61,13 +61,13 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
         return Ok(ready?);
     }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut children = vec![Vec::new(); plan.nodes.len()];
-    for (index, node) in plan.nodes.iter().enumerate() {
-        if let Some(parent) = node.parent {
-            children[parent].push(index);
+    let mut children = Table::of_nodes(&plan, Vec::new());
+    for node in plan.ids() {
+        if let Some(parent) = plan[node].parent() {
+            children[parent].push(node);
         }
     }
-    let roots = (0..plan.nodes.len()).filter(|index| plan.nodes[*index].parent.is_none());
+    let roots = plan.ids().filter(|node| plan[*node].parent().is_none());
     for root in roots {
         print(&plan, &children, root, ("", ""), arguments.explain, &mut out)?;
     }
@@ -75,7 +75,7 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
         writeln!(out, "{line}")?;
     }
     let hits = plan.hits();
-    let missing = plan.nodes.len() - hits;
+    let missing = plan.nodes().len() - hits;
     let cost = match plan.cost() {
         (_, 0) => String::new(),
         (took, known) => {
@@ -84,14 +84,14 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
             format!(", which took {took} the last time{of}")
         }
     };
-    writeln!(out, "{}: {hits} there, {missing} to make{cost}", count(plan.nodes.len(), "layer"))?;
+    writeln!(out, "{}: {hits} there, {missing} to make{cost}", count(plan.nodes().len(), "layer"))?;
     out.flush()?;
     Ok(ready?)
 }
 
 /// What is said of SELinux labels: they are no layer, but part of each export.
 fn labels(plan: &Plan, specs: &[Spec], explain: bool) -> Vec<String> {
-    let exported = || (0..specs.len()).filter(|spec| !specs[*spec].exports.is_empty());
+    let exported = || SpecId::all(specs).filter(|spec| !spec.of(specs).exports.is_empty());
     let images = |wanted| exported().filter(|spec| plan.labels(*spec) == wanted).count();
     let mut lines = Vec::new();
     if images(Some(true)) > 0 {
@@ -111,25 +111,25 @@ fn labels(plan: &Plan, specs: &[Spec], explain: bool) -> Vec<String> {
 
 fn document(plan: &Plan, specs: &[Spec]) -> serde_json::Value {
     let node = |node: &virt_maker::plan::PlanNode| {
-        let parent = node.parent.map(|parent| plan.nodes[parent].info.key);
+        let parent = node.parent().map(|parent| plan[parent].info.key);
         json!({"layer": node.info, "parent": parent, "state": node.state, "took": node.took})
     };
-    let tips: Vec<_> = plan.tips.iter().map(|tip| plan.nodes[*tip].info.key).collect();
-    let labels: Vec<_> = (0..specs.len()).map(|spec| plan.labels(spec)).collect();
-    let nodes: Vec<_> = plan.nodes.iter().map(node).collect();
+    let tips: Vec<_> = plan.tips().map(|(_, tip)| plan[tip].info.key).collect();
+    let labels: Vec<_> = SpecId::all(specs).map(|spec| plan.labels(spec)).collect();
+    let nodes: Vec<_> = plan.nodes().iter().map(node).collect();
     json!({"version": VERSION, "nodes": nodes, "tips": tips, "selinux_labels": labels})
 }
 
 /// Prints a node and what is on it. A single child continues in its parent's column, so that a chain stays a column.
 fn print(
     plan: &Plan,
-    children: &[Vec<usize>],
-    index: usize,
+    children: &Table<NodeId, Vec<NodeId>>,
+    id: NodeId,
     (first, rest): (&str, &str),
     details: bool,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let node = &plan.nodes[index];
+    let node = &plan[id];
     let (mark, why) = match &node.state {
         NodeState::Hit => ("hit ", String::new()),
         NodeState::Miss { reason } => ("miss", format!("  ({})", explain::headline(reason))),
@@ -148,7 +148,7 @@ fn print(
             writeln!(out, "{rest}         {line}")?;
         }
     }
-    let own = &children[index];
+    let own = &children[id];
     if let [only] = own[..] {
         return print(plan, children, only, (rest, rest), details, out);
     }

@@ -31,7 +31,7 @@ pub fn run(arguments: &Shell) -> Result<(), Failure> {
     inside.shell()?;
     match &arguments.keep_as {
         Some(tag) => {
-            let key = inside.keep(&store, begin, tag, &opener.events)?;
+            let key = inside.keep(&store, begin, tag, opener.events())?;
             eprintln!("kept as {tag}: layer {}", key.short());
         }
         None => inside.close(),

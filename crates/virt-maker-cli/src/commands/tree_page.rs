@@ -48,7 +48,7 @@ pub fn diffs(opening: &Opening, layers: &[Layer]) -> Result<HashMap<LayerKey, St
     let known: HashSet<LayerKey> = layers.iter().map(|layer| layer.record.key).collect();
     let mut found = HashMap::new();
     for record in layers.iter().map(|layer| &layer.record) {
-        opener.cancel.check()?;
+        opener.cancel().check()?;
         let Some(parent) = record.parent().filter(|parent| known.contains(parent)) else { continue };
         let compare = || {
             let open = |key: LayerKey| Look::find(&store, &key.to_string());

@@ -14,7 +14,7 @@ use virt_maker::import::{self, ImportContext};
 use virt_maker::key::{Digest, LayerKey};
 use virt_maker::plan::{PlanContext, make};
 use virt_maker::spec::{HostAccess, Release, load_all, load_options};
-use virt_maker::store::Store;
+use virt_maker::store::{Outcome, Store};
 
 /// The servers of these tests are on the loopback.
 const LOCAL: [&str; 2] = ["--allow", "host-network"];
@@ -187,10 +187,13 @@ impl Suite {
         let plan = make(&loaded.specs, &context).unwrap();
         let workspace = store.workspace().unwrap();
         let folder = workspace.subfolder("base").unwrap();
-        let mut draft = store.draft(folder, plan.nodes[0].material.clone(), ImageFormat::Raw, 1 << 20).unwrap();
+        let node = &plan.nodes()[0];
+        let lock = store.try_lock(node.info.key).unwrap().unwrap();
+        let draft = store.scratch_base(folder, node.material.clone(), ImageFormat::Raw, 1 << 20).unwrap();
+        let draft = draft.into_draft(lock);
         fs::write(draft.image(), vec![0; 1 << 20]).unwrap();
-        draft.describe("own".into(), None, None, 0.0);
-        store.seal(draft).unwrap();
+        let outcome = Outcome { summary: "own".into(), ..Outcome::default() };
+        draft.commit(&store, outcome, |_| {}).unwrap();
     }
 }
 

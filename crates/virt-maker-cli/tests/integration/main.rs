@@ -30,6 +30,7 @@ mod floors;
 mod format;
 mod imports;
 mod kernels;
+mod keys;
 mod library;
 mod lock;
 mod look;

@@ -4,26 +4,36 @@ use std::fs::File;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Build;
+use super::draft::outcome_of;
 use crate::disk::{ImageFormat, overlay};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::import::{self, ImportContext, ImportKey};
 use crate::key::KeyMaterial;
-use crate::plan::PlanNode;
+use crate::plan::{PlanNode, Work};
 use crate::spec::{ImportEntry, Release};
-use crate::store::{KeyLock, Layer};
+use crate::store::{KeyLock, Layer, Outcome};
 
 /// How old a base may be from which one of another size is made.
 const LATELY: Duration = Duration::from_secs(86_400);
 
-/// Runs the import of `node` and seals its base. The caller has found it missing while holding `lock`.
-pub(super) fn make(
-    build: &Build<'_>,
-    node: &PlanNode,
-    entry: &ImportEntry,
-    key: &ImportKey,
-    lock: KeyLock,
-) -> Result<Layer> {
+/// Makes the base of a path that is missing. The caller has found it missing while holding `lock`.
+pub(super) fn ensure(build: &Build<'_>, node: &PlanNode, lock: KeyLock) -> Result<()> {
+    let entry = &node.spec.of(build.specs).import;
+    let Work::Import(key) = &node.work else {
+        let message = format!("the layer with the tag `{}` is not there any more", node.info.summary);
+        return Err(Error::new(ErrorKind::Store, message));
+    };
+    make(build, node, entry, key, lock).map(drop).map_err(|error| {
+        let error = error.at(|| entry.place());
+        let message = crate::error::chain(&error);
+        build.events.send(Event::ImportFailed { key: node.info.key, message });
+        build.explain_full_disk(error)
+    })
+}
+
+/// Runs the import and seals its base.
+fn make(build: &Build<'_>, node: &PlanNode, entry: &ImportEntry, key: &ImportKey, lock: KeyLock) -> Result<Layer> {
     build.layer_started(node, None);
     let begin = Instant::now();
     let workspace = build.store.workspace()?;
@@ -45,17 +55,13 @@ pub(super) fn make(
         ImageFormat::Qcow2 => overlay::virtual_size(&image)?,
         ImageFormat::Raw => std::fs::metadata(&image).context(ErrorKind::Store, failed)?.len(),
     };
-    let mut draft = build.store.draft(folder, node.material.clone(), made.format, virtual_size)?;
+    let draft = build.store.scratch_base(folder, node.material.clone(), made.format, virtual_size)?.into_draft(lock);
     std::fs::rename(&image, draft.image()).context(ErrorKind::Store, failed)?;
     let elapsed = begin.elapsed();
-    draft.set_digest(made.digest);
-    draft.describe(node.info.summary.clone(), None, None, elapsed.as_secs_f64());
     build.shared.spent.add("import", elapsed);
     build.events.send(Event::StepFinished { key: node.info.key, elapsed });
-    let layer = build.shared.spent.time("seal", || build.store.seal(draft))?;
-    drop(lock);
-    build.events.send(Event::LayerSealed { key: layer.record.key, bytes: layer.record.bytes });
-    build.shared.made(layer.record.key);
+    let outcome = Outcome { digest: made.digest, ..outcome_of(node, elapsed.as_secs_f64()) };
+    let layer = build.commit(draft, outcome, false)?;
     if let Release::Pulled(release) = entry.release {
         import::note_release(layer.record.key, release, &context);
     }

@@ -8,13 +8,11 @@ use super::Settings;
 use crate::disk::inspect::inspect;
 use crate::disk::overlay::{self, Backing};
 use crate::disk::{ImageFormat, Root, told_within_bounds};
-use crate::engine::select::Selector;
-use crate::engine::{Image, OpenRequest};
+use crate::engine::{Image, Opener, Place, Wanted};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Events, Meter};
 use crate::host::decompress::Compression;
 use crate::host::digest::write_sparse;
-use crate::host::url;
 use crate::hygiene::{self, Finding};
 use crate::import::wrong_root;
 use crate::store::Store;
@@ -45,30 +43,18 @@ pub fn check_image(
     let Some(backing) = path.to_str() else {
         return Err(Error::new(ErrorKind::Base, format!("{name}: qemu cannot open a name that is not UTF-8")));
     };
-    let selector =
-        Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone(), settings.kernel.clone());
+    let parent = Image::alone(&path, inspected.format)?.with_root(root);
     let mut count = 0;
-    let mut session = selector.first_that_opens(events, |candidate| {
-        count += 1;
-        let work_dir = workspace.subfolder(&format!("check-{count}"))?;
-        // What mounting changes (a journal, times) goes into an overlay that is thrown away.
-        let overlay = work_dir.join("overlay.qcow2");
-        overlay::create(&overlay, inspected.virtual_size, Backing { name: backing, format: inspected.format })?;
-        candidate.engine.open(OpenRequest {
-            parent: &Image::alone(&path, inspected.format)?.with_root(root.clone()),
-            overlay: &overlay,
-            overlays: 1,
-            work_dir: &work_dir,
-            caches: &[],
-            to_mend: true,
-            network_env: &url::for_guests(&settings.network_env).0,
-            network: false,
-            host_network: settings.host_network,
-            output: std::sync::Arc::new(|_| {}),
-            events: events.clone(),
-            cancel: settings.cancel.clone(),
-        })
-    })?;
+    let opened =
+        Opener::new(settings.engines(), events, &settings.cancel).open(&Wanted::to_look(&parent, events), |_| {
+            count += 1;
+            let work_dir = workspace.subfolder(&format!("check-{count}"))?;
+            // What mounting changes (a journal, times) goes into an overlay that is thrown away.
+            let overlay = work_dir.join("overlay.qcow2");
+            overlay::create(&overlay, inspected.virtual_size, Backing { name: backing, format: inspected.format })?;
+            Ok(Place { overlay, work_dir, caches: Vec::new(), with: () })
+        });
+    let mut session = opened?.session;
     let findings = hygiene::inspect(session.guest());
     session.finish()?;
     findings

@@ -1,21 +1,24 @@
-//! Drafts of steps: an empty overlay on the image of the layer below, in a folder that is sealed with it.
+//! Layers in the making, as far as all of a build do it in one way.
 
-use crate::disk::ImageFormat;
-use crate::disk::overlay::{self, Backing};
+use super::Build;
 use crate::error::Result;
-use crate::plan::PlanNode;
-use crate::store::{Draft, LayerRecord, Store, Workspace};
+use crate::plan::{PlanNode, StepNode};
+use crate::store::{Draft, KeyLock, LayerRecord, Outcome, Workspace};
 
 /// A draft with an empty overlay whose header names the parent's file as it will lie beside it in the store.
-pub(super) fn draft_on(store: &Store, workspace: &Workspace, node: &PlanNode, parent: &LayerRecord) -> Result<Draft> {
-    let folder = workspace.subfolder(&node.info.key.to_string())?;
-    let draft = store.draft(folder, node.material.clone(), ImageFormat::Qcow2, parent.virtual_size)?;
-    create_overlay(&draft, parent)?;
-    Ok(draft)
+pub(super) fn draft_on(
+    build: &Build<'_>,
+    workspace: &Workspace,
+    step: &StepNode<'_>,
+    parent: &LayerRecord,
+    lock: KeyLock,
+) -> Result<Draft> {
+    let folder = workspace.subfolder(&step.node.info.key.to_string())?;
+    Ok(build.store.scratch(folder, step.node.material.clone(), parent)?.into_draft(lock))
 }
 
-/// Writes the empty overlay of a draft.
-pub(super) fn create_overlay(draft: &Draft, parent: &LayerRecord) -> Result<()> {
-    let backing = Backing { name: &parent.image_name(), format: parent.format };
-    overlay::create(&draft.image(), parent.virtual_size, backing)
+/// What a layer's record says of its making, as far as the plan knows it.
+pub(super) fn outcome_of(node: &PlanNode, seconds: f64) -> Outcome {
+    let within = node.info.within.iter().map(|within| within.name.clone()).collect();
+    Outcome { summary: node.info.summary.clone(), within, seconds, ..Outcome::default() }
 }

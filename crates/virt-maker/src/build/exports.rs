@@ -9,22 +9,16 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::export::{self, ExportContext, Published};
 use crate::guest::selinux;
-use crate::plan::Plan;
+use crate::plan::SpecId;
 use crate::store::Layer;
 
 impl Build<'_> {
     /// Writes some of what the spec asks for of the layer `tip`, one after another; skips what is there already.
-    pub(super) fn export(
-        &self,
-        plan: &Plan,
-        index: usize,
-        entries: Range<usize>,
-        tip: &Layer,
-    ) -> Result<Vec<Published>> {
+    pub(super) fn export(&self, id: SpecId, entries: Range<usize>, tip: &Layer) -> Result<Vec<Published>> {
         let (specs, events, settings) = (self.specs, self.events, self.settings);
         let records = self.store.exports_dir();
-        let layers = manifest::layers(self, plan, index);
-        let spec = &specs[index];
+        let layers = manifest::layers(self, id);
+        let spec = id.of(specs);
         let image = || self.store.image(tip);
         let mut published = Vec::new();
         for entry in &spec.exports[entries] {
@@ -42,7 +36,7 @@ impl Build<'_> {
                 virtual_size: tip.record.virtual_size,
                 overlay: None,
                 tree: None,
-                look: spec.steps.iter().any(|step| !step.options.secrets.is_empty()),
+                look: spec.steps.iter().any(|step| !step.options.shaping.secrets.is_empty()),
                 labels: if tip.record.selinux == Some(true) { selinux::VERSION } else { 0 },
                 scratch: workspace.path(),
                 layers: &layers,
@@ -56,7 +50,7 @@ impl Build<'_> {
                 template: &template,
                 variant: spec.variant,
             };
-            let mut finish = |extras: &export::Extras, tree: &Path| finish::finish(self, index, tip, extras, tree);
+            let mut finish = |wanted: &export::Common, tree: &Path| finish::finish(self, id, tip, wanted, tree);
             let done = export::publish(
                 &*entry.runner,
                 entry.kind,

@@ -11,8 +11,9 @@ use crate::error::{Context, Error, ErrorKind, Result, StepFailure};
 use crate::event::{Event, LayerInfo};
 use crate::guest::{Guest, Space};
 use crate::host;
-use crate::plan::PlanNode;
-use crate::store::{Draft, FailureRecord, LayerRecord};
+use crate::plan::StepNode;
+use crate::spec::StepEntry;
+use crate::store::{FailureRecord, LayerRecord, Scratch};
 
 /// So many lines of a step's script are shown above the shell.
 const COMMANDS_MAX: usize = 40;
@@ -77,11 +78,12 @@ impl Build<'_> {
         &self,
         error: Error,
         session: Option<Box<dyn Session>>,
-        draft: &Draft,
+        draft: &Scratch,
         parent: &LayerRecord,
-        node: &PlanNode,
+        step: &StepNode<'_>,
         last_lines: Vec<String>,
     ) -> Error {
+        let StepNode { node, entry, .. } = *step;
         let info = &node.info;
         if error.kind() == ErrorKind::Cancelled {
             return error;
@@ -90,7 +92,7 @@ impl Build<'_> {
         let error = self.shared.values.hidden(error);
         let error = match &mut session {
             Some(session) => {
-                let base = self.specs[node.origin.0].import.kind.name;
+                let base = node.spec.of(self.specs).import.kind.name;
                 let error = explain_full_guest(error, session.guest(), &last_lines, base);
                 hints::explain(error, session.guest(), &last_lines, &draft.record().material.arguments)
             }
@@ -117,8 +119,8 @@ impl Build<'_> {
             OnFailure::Discard => drop(session),
             OnFailure::Shell => {
                 self.events.send(Event::StepFailed { key: info.key, failure: failure.clone() });
-                let privileged = self.step_of(node).is_some_and(|step| step.options.has_all_rights());
-                host::terminal::say(&greeting(&failure, info, &self.commands(node)));
+                let privileged = entry.options.has_all_rights();
+                host::terminal::say(&greeting(&failure, info, &commands(entry)));
                 if let Some(Err(error)) = session.as_mut().map(|session| session.shell(privileged)) {
                     self.events.warn(format!("no shell could be opened: {}", crate::error::chain(&error)));
                 }
@@ -145,22 +147,9 @@ impl Build<'_> {
         Error::new(kind, context).with_source(error).with_failure(failure)
     }
 
-    /// What a step ran, line by line: the variables that it set, and its script.
-    fn commands(&self, node: &PlanNode) -> Vec<String> {
-        let Some(step) = self.step_of(node) else { return Vec::new() };
-        let mut lines: Vec<String> = step.options.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        lines.extend(step.runner.commands().lines().map(str::to_owned));
-        let more = lines.len().saturating_sub(COMMANDS_MAX);
-        lines.truncate(COMMANDS_MAX);
-        if more > 0 {
-            lines.push(format!("… and {more} lines more"));
-        }
-        lines
-    }
-
     /// Moves the overlay as the step left it to the store's folder `kept/`.
-    fn keep_overlay(&self, draft: &Draft, parent: &LayerRecord) -> Result<PathBuf> {
-        let folder = self.store.kept_dir().join(format!("{}-{}", draft.key().short(), &draft.id()[..8]));
+    fn keep_overlay(&self, draft: &Scratch, parent: &LayerRecord) -> Result<PathBuf> {
+        let folder = self.store.kept_dir().join(format!("{}-{}", draft.record().key.short(), &draft.id()[..8]));
         let path = folder.join(crate::store::KEPT_OVERLAY);
         let keep = || -> std::io::Result<()> {
             fs::create_dir(&folder)?;
@@ -206,6 +195,19 @@ fn larger(base: &str) -> String {
         "layer" => "the base of that layer needs a larger disk: what lies on it is made again then".into(),
         _ => "give it a larger disk: `resize` of the import, as in `resize: {size: 10G, expand: root}`".into(),
     }
+}
+
+/// What a step ran, line by line: the variables that it set, and its script.
+fn commands(step: &StepEntry) -> Vec<String> {
+    let mut lines: Vec<String> =
+        step.options.shaping.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    lines.extend(step.runner.commands().lines().map(str::to_owned));
+    let more = lines.len().saturating_sub(COMMANDS_MAX);
+    lines.truncate(COMMANDS_MAX);
+    if more > 0 {
+        lines.push(format!("… and {more} lines more"));
+    }
+    lines
 }
 
 /// What stands above the shell of `--on-failure shell`: what failed and how, and what can be done here.

@@ -8,48 +8,45 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::draft::create_overlay;
 use super::log::StepLog;
 use super::session::NewSession;
 use super::{Build, leaks};
-use crate::disk::ImageFormat;
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
-use crate::export::{Extras, Finished};
+use crate::export::{Common, Finished};
 use crate::guest::{Guest, packages, selinux};
 use crate::hygiene;
+use crate::plan::SpecId;
 use crate::store::Layer;
 
-/// Does what `extras` say to the guest on `tip`; a tar of its tree goes to `tree`.
+/// Does what `wanted` says to the guest on `tip`; a tar of its tree goes to `tree`.
 ///
 /// Secrets that its steps could read are looked for in the result. One that is found is a warning, and with `clean` an
 /// error: what is for many machines carries none, and nobody but the template knows how it got there.
-pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extras, tree: &Path) -> Result<Finished> {
+pub(super) fn finish(build: &Build<'_>, spec: SpecId, tip: &Layer, wanted: &Common, tree: &Path) -> Result<Finished> {
     let begin = Instant::now();
     // Before the guest is opened: without their values nobody knows what it carries.
-    let secrets = leaks::wanted(build, index, &tip.record)?;
+    let secrets = leaks::wanted(build, spec, &tip.record)?;
     let workspace = build.store.workspace()?;
     let folder = workspace.subfolder("finish")?;
-    let material = tip.record.material.clone();
-    let draft = build.store.draft(folder, material, ImageFormat::Qcow2, tip.record.virtual_size)?;
-    create_overlay(&draft, &tip.record)?;
+    let scratch = build.store.scratch(folder, tip.record.material.clone(), &tip.record)?;
     let log = StepLog::new(build.events);
-    log.begin(tip.record.key, &draft.log(), &build.shared.values.forms())?;
-    let wanted = NewSession {
+    log.begin(tip.record.key, &scratch.log(), &build.shared.values.forms())?;
+    let session = NewSession {
         workspace: &workspace,
         parent: tip,
-        draft: &draft,
+        scratch: &scratch,
         log: &log,
         overlays: 1,
         privileged: false,
         network: false,
         caches: &BTreeSet::new(),
     };
-    let mut opened = wanted.open(build)?;
-    let guest = opened.session.guest();
+    let (mut session, _, begun) = session.open(build)?;
+    let guest = session.guest();
     let failed = || "cannot prepare the guest for its export";
     let (mut found, mut refused) = (Vec::new(), None);
-    if extras.clean {
+    if wanted.every.clean {
         let findings = hygiene::clean(guest).context(ErrorKind::Export, failed)?;
         for finding in findings.iter().filter(|finding| finding.cleaned) {
             build.events.send(Event::Trace { source: "clean", message: finding.to_string() });
@@ -60,11 +57,11 @@ pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extr
         label(guest, build)?;
     }
     let mut list = Value::Null;
-    if extras.manifest {
+    if wanted.every.manifest {
         list = json!(packages::installed(guest).context(ErrorKind::Export, failed)?);
     }
     // Nothing writes to the guest after this.
-    if extras.clean {
+    if wanted.every.clean {
         let left = guest.erase().context(ErrorKind::Export, failed)?;
         if !left.is_empty() {
             let kinds = left.join(", ").escape_debug().to_string();
@@ -72,29 +69,29 @@ pub(super) fn finish(build: &Build<'_>, index: usize, tip: &Layer, extras: &Extr
                 .events
                 .warn(format!("what deleted files held may still be in the image, on its file systems: {kinds}"));
         }
-    } else if extras.sparsify {
+    } else if wanted.disk.sparsify {
         guest.trim().context(ErrorKind::Export, failed)?;
     }
-    if extras.tree {
+    if wanted.tree {
         guest.archive(tree).context(ErrorKind::Export, failed)?;
     }
     if !secrets.is_empty() {
         let own = workspace.path().join("tree.tar");
-        let archive = if extras.tree { tree } else { &own };
-        if !extras.tree {
+        let archive = if wanted.tree { tree } else { &own };
+        if !wanted.tree {
             guest.archive(archive).context(ErrorKind::Export, failed)?;
         }
         let leaked = secrets.find(archive, &build.settings.cancel);
         let _ = std::fs::remove_file(&own);
-        let (warnings, refusal) = leaks::tell(leaked.context(ErrorKind::Export, failed)?, extras.clean);
+        let (warnings, refusal) = leaks::tell(leaked.context(ErrorKind::Export, failed)?, wanted.every.clean);
         found.extend(warnings);
         refused = refusal;
     }
-    opened.session.finish()?;
-    build.events.send(Event::SessionEnded { session: opened.number });
+    session.finish()?;
+    drop(begun);
     log.end()?;
     build.shared.spent.add("finish", begin.elapsed());
-    Ok(Finished { overlay: draft.image(), packages: list, found, refused, workspace })
+    Ok(Finished { overlay: scratch.image(), packages: list, found, refused, workspace })
 }
 
 /// Gives the files their SELinux labels, after all that writes some.

@@ -21,7 +21,7 @@ use crate::store::{Depth, Flattened, Store};
 /// How often it is tried again while somebody else flattens the layer.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The one of a build. Its thread is started when there is something to do.
+/// Flattens the layers of one build. Its thread is started when there is something to do.
 pub(super) struct Flattener {
     store: Store,
     events: Events,
@@ -114,7 +114,7 @@ impl Build<'_> {
     /// Before work on the chain of this depth, whose `deep` layers are to be flattened: asks for them, and where the chain is
     /// too deep to work on, flattens the last of them first. Says whether the chain is another one now.
     pub(super) fn flatten_before_work(&self, depth: &Depth, deep: &[LayerKey]) -> Result<bool> {
-        let flattener = &self.shared.flattener;
+        let flattener = &self.shared.commits.flattener;
         let last = deep.last().filter(|_| depth.is_too_deep());
         deep.iter().filter(|key| Some(*key) != last).for_each(|key| flattener.ask(*key));
         let Some(last) = last else { return Ok(false) };

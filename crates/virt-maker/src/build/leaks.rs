@@ -18,7 +18,8 @@ use super::Build;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::Secrets;
 use crate::host::{Cancel, rolling};
-use crate::store::{Draft, Held, HeldValue, LayerRecord};
+use crate::plan::SpecId;
+use crate::store::{Held, HeldValue, LayerRecord, Scratch};
 
 /// Shortest value that is looked for, in bytes.
 const LEAST: usize = 6;
@@ -53,12 +54,12 @@ fn long_enough(secrets: &Secrets) -> impl Iterator<Item = (&str, &[u8])> {
 }
 
 /// Writes down what the step of a draft could read.
-pub(super) fn note(build: &Build<'_>, draft: &Draft, secrets: &Secrets) -> Result<()> {
+pub(super) fn note(build: &Build<'_>, draft: &Scratch, secrets: &Secrets) -> Result<()> {
     build.store.hold(draft, long_enough(secrets))
 }
 
 /// What is to be looked for in the result `tip` of a spec.
-pub(super) fn wanted(build: &Build<'_>, spec: usize, tip: &LayerRecord) -> Result<Wanted> {
+pub(super) fn wanted(build: &Build<'_>, spec: SpecId, tip: &LayerRecord) -> Result<Wanted> {
     let mut now = build.secrets(spec)?;
     now.0.retain(|_, value| value.trim().len() >= LEAST);
     let held = build.store.held(tip)?;
@@ -192,7 +193,7 @@ mod tests {
     use super::*;
     use crate::disk::ImageFormat;
     use crate::key::KeyMaterial;
-    use crate::store::{Owner, Store};
+    use crate::store::{Outcome, Owner, Store};
 
     fn secrets(values: &[(&str, &str)]) -> Secrets {
         Secrets(values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
@@ -212,10 +213,11 @@ mod tests {
             parent: None,
             options: serde_json::Map::new(),
         };
-        let draft = store.draft(workspace.subfolder("draft").unwrap(), material, ImageFormat::Raw, 512).unwrap();
+        let (folder, lock) = (workspace.subfolder("draft").unwrap(), store.try_lock(material.key()).unwrap().unwrap());
+        let draft = store.scratch_base(folder, material, ImageFormat::Raw, 512).unwrap().into_draft(lock);
         std::fs::write(draft.image(), [0; 512]).unwrap();
         store.hold(&draft, long_enough(values)).unwrap();
-        let layer = store.seal(draft).unwrap();
+        let layer = draft.commit(&store, Outcome::default(), |_| {}).unwrap();
         store.held(&layer.record).unwrap()
     }
 

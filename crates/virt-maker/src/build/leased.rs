@@ -1,7 +1,7 @@
 //! A plan whose layers stay: leased, and looked at again after that.
 
 use crate::error::Result;
-use crate::plan::{self, Part, Plan, PlanContext};
+use crate::plan::{self, Plan, PlanContext, PlanNode, SpecId, Table, Work};
 use crate::spec::Spec;
 use crate::store::{BuildNote, Lease, NotedLayer};
 
@@ -12,16 +12,16 @@ use crate::store::{BuildNote, Lease, NotedLayer};
 pub(super) fn plan(specs: &[Spec], context: &PlanContext<'_>) -> Result<(Plan, Lease)> {
     let store = context.store;
     let mut plan = plan::make(specs, context)?;
-    let keys: Vec<_> = plan.nodes.iter().map(|node| node.info.key).collect();
+    let keys: Vec<_> = plan.nodes().iter().map(|node| node.info.key).collect();
     let lease = store.lease(&keys)?;
-    let mut on_it = vec![false; plan.nodes.len()];
-    for node in plan.nodes.iter().filter(|node| node.layer.is_some()) {
-        node.parent.into_iter().for_each(|parent| on_it[parent] = true);
+    let mut on_it = Table::of_nodes(&plan, false);
+    for node in plan.nodes().iter().filter(|node| node.layer.is_some()) {
+        node.parent().into_iter().for_each(|parent| on_it[parent] = true);
     }
     // Leaves are collected first, so where the last layer of a path is there, those under it are.
-    let ends: Vec<_> = plan.nodes.iter().zip(&on_it).filter(|(_, on_it)| !**on_it).map(|(node, _)| node).collect();
+    let ends = plan.ids().filter(|node| !on_it[*node]);
     let mut gone = false;
-    for layer in ends.iter().filter_map(|node| node.layer.as_ref()) {
+    for layer in ends.filter_map(|node| plan[node].layer.as_ref()) {
         gone |= !layer.folder.exists();
         store.count_use(layer.record.key);
     }
@@ -34,17 +34,18 @@ pub(super) fn plan(specs: &[Spec], context: &PlanContext<'_>) -> Result<(Plan, L
 
 /// Remembers what each template is built as. A build does not end because that cannot be written.
 fn note(specs: &[Spec], plan: &Plan, context: &PlanContext<'_>) {
-    for (index, spec) in specs.iter().enumerate() {
-        let layer = |node: usize| {
-            let (info, origin) = (&plan.nodes[node].info, &plan.nodes[node].origin);
+    for id in SpecId::all(specs) {
+        let spec = id.of(specs);
+        let layer = |node: &PlanNode| {
+            let info = &node.info;
             // Another spec may have come first with the same layer under another name.
-            let own = match origin.1 {
-                Part::Step(..) => spec.steps.get(info.index - 1).and_then(|step| step.options.name.clone()),
-                Part::Import(_) | Part::Layer(_) => None,
+            let own = match &node.work {
+                Work::Step { .. } => spec.steps.get(info.index - 1).and_then(|step| step.options.running.name.clone()),
+                Work::Import(_) | Work::Given(_) => None,
             };
             NotedLayer { key: info.key, kind: info.kind.clone(), summary: own.unwrap_or_else(|| info.summary.clone()) }
         };
-        let layers = plan.path(index).into_iter().map(layer).collect();
+        let layers = plan.layers(id).into_iter().map(layer).collect();
         let note = BuildNote::new(&spec.template, spec.matrix.clone(), layers);
         if let Err(error) = context.store.note_build(&note) {
             context.events.warn(format!("what was built is not noted: {}", crate::error::chain(&error)));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Build;
 use crate::host::url;
-use crate::plan::Plan;
+use crate::plan::{PlanNode, SpecId};
 use crate::spec::Spec;
 
 /// What stands in the place of what is hidden.
@@ -19,17 +19,13 @@ const SECRET: [&str; 9] =
     ["password", "passwd", "passphrase", "pwd", "secret", "token", "credential", "apikey", "privatekey"];
 
 /// What is known of the layers of a spec, for its manifests.
-pub(super) fn layers(build: &Build<'_>, plan: &Plan, index: usize) -> Value {
-    let spec = &build.specs[index];
-    let path = plan.path(index);
-    let layers: Vec<Value> = path
-        .iter()
-        .map(|node| {
-            let info = &plan.nodes[*node].info;
-            json!({ "key": info.key, "kind": info.kind, "summary": info.summary })
-        })
-        .collect();
-    let base = path.first().map(|node| &plan.nodes[*node].material.inputs);
+pub(super) fn layers(build: &Build<'_>, id: SpecId) -> Value {
+    let spec = id.of(build.specs);
+    let path = build.plan.layers(id);
+    let layer =
+        |node: &&PlanNode| json!({ "key": node.info.key, "kind": node.info.kind, "summary": node.info.summary });
+    let layers: Vec<Value> = path.iter().map(layer).collect();
+    let base = path.first().map(|node| &node.material.inputs);
     let inputs = base.into_iter().flatten().map(|input| json!({ "name": input.name, "sha256": input.digest }));
     let mut document = json!({
         "version": 1,

@@ -42,25 +42,28 @@ mod work;
 
 pub use check::check_image;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::engine::select::{EngineChoice, Selector};
+use crate::engine::{EngineSettings, Opener};
 use crate::error::{ErrorKind, Result};
 use crate::event::{Event, Events, ImageName, ImageState};
 use crate::export::Published;
-use crate::host::{Cancel, Certificates, url};
+use crate::host::{Cancel, Certificates};
 use crate::import::ImportContext;
 use crate::key::LayerKey;
-use crate::plan::{NodeState, Part, Plan, PlanContext, PlanNode};
-use crate::spec::{Spec, StepEntry};
-use crate::store::{Owner, Store};
+use crate::plan::{NodeState, Plan, PlanContext, PlanNode, SpecId};
+use crate::spec::Spec;
+use crate::step::Action;
+use crate::store::{Draft, Layer, Outcome, Owner, Store};
 use flatten::Flattener;
 use schedule::Schedule;
+use sealer::{Commits, Fresh};
 use secrets::Values;
 use slots::Slots;
 use spent::Spent;
@@ -121,6 +124,43 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What holds where nobody says otherwise; a program that embeds this changes what it likes. `agent` is the path of the agent,
+    /// `engine_cache` a folder for what engines keep.
+    pub fn new(store: PathBuf, owner: Owner, agent: PathBuf, engine_cache: PathBuf) -> Settings {
+        Settings {
+            store,
+            owner,
+            agent,
+            engine_cache,
+            engine: EngineChoice::default(),
+            kernel: None,
+            force: false,
+            again: Vec::new(),
+            force_export: false,
+            jobs: None,
+            max_depth: crate::store::Depth::DEFAULT,
+            fail_fast: false,
+            on_failure: OnFailure::default(),
+            network_env: BTreeMap::new(),
+            certificates: Certificates::default(),
+            host_network: false,
+            secret_env: BTreeMap::new(),
+            cancel: Cancel::default(),
+        }
+    }
+
+    /// With what guests are opened.
+    pub fn engines(&self) -> EngineSettings {
+        EngineSettings {
+            agent: self.agent.clone(),
+            engine_cache: self.engine_cache.clone(),
+            engine: self.engine,
+            kernel: self.kernel.clone(),
+            network_env: self.network_env.clone(),
+            host_network: self.host_network,
+        }
+    }
+
     /// What imports may use; `cache_dir` is the store's.
     pub fn import_context<'a>(&'a self, cache_dir: &'a Path, events: &'a Events) -> ImportContext<'a> {
         let Settings { network_env: env, certificates, host_network, cancel, .. } = self;
@@ -142,6 +182,7 @@ pub struct Summary {
 /// A build, as one of its workers sees it.
 struct Build<'a> {
     specs: &'a [Spec],
+    plan: &'a Plan,
     settings: &'a Settings,
     events: &'a Events,
     store: &'a Store,
@@ -152,36 +193,17 @@ struct Build<'a> {
 
 /// What the workers of one build share.
 struct Shared {
-    selector: Selector,
+    opener: Opener,
     slots: Slots,
-    schedule: Arc<Schedule>,
+    commits: Commits,
     sessions: AtomicU32,
-    /// Layers that this build made: with `force` these are good, and all others are not.
-    fresh: Fresh,
     spent: Spent,
     values: Arc<Values>,
-    /// Variables for commands of guests with a network.
-    guest_env: BTreeMap<String, String>,
-    flattener: Arc<Flattener>,
-}
-
-/// Keys of the layers that a build made. Each is in it before anybody is told that it is there.
-#[derive(Clone, Default)]
-struct Fresh(Arc<Mutex<HashSet<LayerKey>>>);
-
-impl Fresh {
-    fn add(&self, key: LayerKey) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
-    }
 }
 
 impl Shared {
-    fn made(&self, key: LayerKey) {
-        self.fresh.add(key);
-    }
-
     fn is_made(&self, key: LayerKey) -> bool {
-        self.fresh.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&key)
+        self.commits.fresh.keys().contains(&key)
     }
 }
 
@@ -233,32 +255,27 @@ fn run(
     events.send(Event::BuildStarted {
         templates: specs.iter().map(|spec| spec.template.clone()).collect(),
         store: store.root().to_owned(),
-        layers: plan.nodes.len(),
+        layers: plan.nodes().len(),
         cached: plan.hits(),
         images: specs.iter().map(image_name).collect(),
     });
-    for node in plan.nodes.iter().filter(|node| node.state == NodeState::Hit) {
+    for node in plan.nodes().iter().filter(|node| node.state == NodeState::Hit) {
         events.send(Event::LayerCached(node.info.clone()));
     }
-    for node in &plan.nodes {
+    for node in plan.nodes() {
         if let NodeState::Miss { reason } = &node.state {
             events.send(Event::LayerMissing { layer: node.info.clone(), miss: reason.clone() });
         }
     }
 
     // All at once and before anything is done. Exports read theirs when they find that there is something to do.
-    let steps_to_run = |index: &usize| {
-        plan.path(*index).iter().any(|node| plan.nodes[*node].layer.is_none() && plan.nodes[*node].parent.is_some())
-    };
-    let needed = (0..specs.len()).filter(steps_to_run).map(|index| (index, &specs[index]));
-    values.read(needed, &settings.secret_env)?;
+    let to_run = |node: &PlanNode| node.layer.is_none() && node.parent().is_some();
+    let needed = SpecId::all(specs).filter(|id| plan.layers(*id).into_iter().any(to_run));
+    values.read(needed.map(|id| (id, id.of(specs))), &settings.secret_env)?;
 
-    let selector =
-        Selector::new(settings.engine, settings.agent.clone(), settings.engine_cache.clone(), settings.kernel.clone());
-    check_engines(specs, &plan, &selector)?;
-
-    let (guest_env, less) = url::for_guests(&settings.network_env);
-    if less && plan.nodes.iter().any(|node| node.layer.is_none() && node.parent.is_some()) {
+    let opener = Opener::new(settings.engines(), events, &settings.cancel);
+    check_engines(specs, &plan, opener.selector())?;
+    if opener.less_is_given() && plan.nodes().iter().any(to_run) {
         events.warn("the user and password of the proxy are not given to guests: their commands ask it without");
     }
 
@@ -269,39 +286,36 @@ fn run(
     };
     let stages: Vec<_> = specs.iter().map(|spec| schedule::stages(&alone(spec))).collect();
     let side_by_side = stages.iter().flatten().map(Vec::len).max().unwrap_or(1);
-    let shared = Shared {
-        selector,
-        slots: Slots::new(settings.jobs, cores),
-        schedule: Arc::new(Schedule::new(&plan, stages)),
-        sessions: AtomicU32::new(0),
-        fresh: Fresh::default(),
-        spent,
-        values: Arc::clone(values),
-        guest_env,
+    let commits = Commits {
+        store: store.clone(),
+        schedule: Arc::new(Schedule::new(&plan, stages.into())),
         flattener: Arc::new(Flattener::new(&store, events, settings.max_depth)),
+        fresh: Fresh::default(),
     };
+    let slots = Slots::new(settings.jobs, cores);
+    let shared = Shared { opener, slots, commits, sessions: AtomicU32::new(0), spent, values: Arc::clone(values) };
     let results = Results::default();
     let workers = settings.jobs.map_or(cores, NonZeroUsize::get).min(specs.len().max(side_by_side)).max(1);
     let streams: Vec<Events> = (1..=workers as u32).map(|number| events.of_worker(number)).collect();
     let worker = |number: u32| {
         let events = &streams[number as usize - 1];
-        Build { specs, settings, events, store: &store, shared: &shared, worker: number }
+        Build { specs, plan: &plan, settings, events, store: &store, shared: &shared, worker: number }
     };
     std::thread::scope(|scope| {
         for number in 2..=workers as u32 {
-            let (build, plan, results) = (worker(number), &plan, &results);
-            scope.spawn(move || build.work(plan, results));
+            let (build, results) = (worker(number), &results);
+            scope.spawn(move || build.work(results));
         }
-        worker(1).work(&plan, &results);
+        worker(1).work(&results);
     });
-    shared.flattener.stop();
+    shared.commits.flattener.stop();
     let (artifacts, errors) = results.end();
-    *images = worker(1).images(&plan, &errors);
+    *images = worker(1).images(&errors);
     if !errors.is_empty() || settings.cancel.is_cancelled() {
         return Err(worker(1).failed(errors));
     }
-    let built = shared.fresh.0.lock().unwrap_or_else(PoisonError::into_inner).len();
-    let cached = plan.nodes.len() - built;
+    let built = shared.commits.fresh.keys().len();
+    let cached = plan.nodes().len() - built;
     let (elapsed, spent) = (begin.elapsed(), shared.spent.list());
     events.send(Event::BuildFinished { built, cached, elapsed, spent, images: images.clone() });
     Ok(Summary { built, cached, artifacts })
@@ -309,12 +323,9 @@ fn run(
 
 /// What no engine here can do is told before anything is done: a base that is made anew takes the layers on it along.
 fn check_engines(specs: &[Spec], plan: &Plan, selector: &Selector) -> Result<()> {
-    let missing = plan.nodes.iter().filter(|node| node.layer.is_none());
-    let steps = missing.filter_map(|node| match &node.origin {
-        (spec, Part::Step(number, _)) => Some(&specs[*spec].steps[*number]),
-        _ => None,
-    });
-    for step in steps.filter(|step| !step.runner.works_on_disk()) {
+    let missing = plan.ids().filter(|id| plan[*id].layer.is_none());
+    let steps = missing.filter_map(|id| Some(plan.step(specs, id)?.entry));
+    for step in steps.filter(|step| matches!(step.runner.action(), Action::InGuest(_))) {
         let found = match step.options.has_all_rights() {
             true => selector.with_all_rights(),
             false => selector.candidates(),
@@ -329,16 +340,8 @@ fn check_engines(specs: &[Spec], plan: &Plan, selector: &Selector) -> Result<()>
 
 impl Build<'_> {
     /// The values of a spec's secrets, by their names.
-    fn secrets(&self, spec: usize) -> Result<crate::guest::Secrets> {
-        self.shared.values.of_spec(spec, &self.specs[spec], &self.settings.secret_env)
-    }
-
-    /// The step that makes a layer; none for a base.
-    fn step_of(&self, node: &PlanNode) -> Option<&StepEntry> {
-        match &node.origin {
-            (spec, Part::Step(number, _)) => Some(&self.specs[*spec].steps[*number]),
-            _ => None,
-        }
+    fn secrets(&self, spec: SpecId) -> Result<crate::guest::Secrets> {
+        self.shared.values.of_spec(spec, spec.of(self.specs), &self.settings.secret_env)
     }
 
     fn layer_started(&self, node: &PlanNode, session: Option<u32>) {
@@ -346,8 +349,13 @@ impl Build<'_> {
             layer: node.info.clone(),
             session,
             worker: self.worker,
-            image: node.origin.0,
+            image: node.spec.number(),
         });
+    }
+
+    /// Seals a draft while its worker waits; see [`Commits::commit`].
+    fn commit(&self, draft: Draft, outcome: Outcome, deep: bool) -> Result<Layer> {
+        self.shared.spent.time("seal", || self.shared.commits.commit(draft, outcome, deep, self.events))
     }
 }
 

@@ -15,13 +15,13 @@ use crate::template::StepOptions;
 
 /// Those of a spec's secrets that a step may read.
 pub(super) fn named(all: &Secrets, step: &StepEntry) -> Secrets {
-    let named = all.0.iter().filter(|(name, _)| step.options.secrets.contains(name));
+    let named = all.0.iter().filter(|(name, _)| step.options.shaping.secrets.contains(name));
     Secrets(named.map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 /// The time that one attempt of a step may take; it begins now.
 pub(super) fn limit(options: &StepOptions) -> Option<Limit> {
-    options.timeout.and_then(Limit::seconds)
+    options.running.timeout.and_then(Limit::seconds)
 }
 
 /// A guest for one attempt of one step.
@@ -64,11 +64,11 @@ impl Guest for Optioned<'_> {
 
     fn run(&mut self, run: &Run) -> Result<Exit> {
         let mut run = run.clone();
-        run.env.extend(self.options.env.clone());
-        run.network = self.options.network.unwrap_or(run.network);
+        run.env.extend(self.options.shaping.env.clone());
+        run.network = self.options.shaping.network.unwrap_or(run.network);
         run.privileged = self.options.has_all_rights();
         run.secrets.0.extend(self.secrets.0.clone());
-        for mount in &self.options.mounts {
+        for mount in &self.options.shaping.mounts {
             run.caches.extend(mount.folders().into_iter().map(|(folder, target)| CacheFolder {
                 cache: mount.cache.clone(),
                 folder,

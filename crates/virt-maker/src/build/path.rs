@@ -2,89 +2,79 @@
 
 use std::time::Instant;
 
-use super::draft::draft_on;
+use super::draft::{draft_on, outcome_of};
+use super::log::StepLog;
 use super::options::{self, Optioned};
 use super::sealer::Sealer;
-use super::session::{NewSession, Opened};
-use super::{Build, base, disk_step, leaks, log::StepLog};
+use super::session::NewSession;
+use super::{Build, base, disk_step, leaks};
 use crate::engine::{Session, WRONG_ROOT};
-
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::event::Event;
 use crate::guest::selinux;
 use crate::host::escape::escape;
 use crate::import;
 use crate::key::LayerKey;
-use crate::plan::{Part, Plan, PlanNode, usable};
-use crate::step::StepContext;
-use crate::store::{Depth, Draft, KeyLock, Layer, LayerRecord, Lookup, Workspace};
+use crate::plan::{NodeId, Path, PlanNode, StepNode, usable};
+use crate::step::{Action, InGuest, StepContext};
+use crate::store::{Depth, Draft, KeyLock, Layer, LayerRecord, Lookup, Outcome, Workspace};
 
-/// Makes what is missing of a path (indices of nodes, from the base) and returns its last layer.
-pub(super) fn ensure(build: &Build<'_>, plan: &Plan, path: &[usize]) -> Result<Layer> {
+/// Makes what is missing of the path to a node and returns its layer.
+pub(super) fn ensure(build: &Build<'_>, node: NodeId) -> Result<Layer> {
+    let path = build.plan.path(build.specs, node);
     loop {
         build.settings.cancel.check()?;
-        let Found { layer: parent, missing, depth, deep } = deepest(build, plan, path);
+        let found = look(build, &path);
         // What is there may be the work of others, or a base: other branches on it may begin.
-        let there = &path[..path.len() - missing.len()];
-        there.iter().for_each(|node| build.shared.schedule.sealed(plan.nodes[*node].info.key));
-        let Some(first) = missing.first() else {
-            return parent.ok_or_else(|| Error::new(ErrorKind::Internal, "a path without layers"));
+        found.keys.iter().for_each(|key| build.shared.commits.schedule.sealed(*key));
+        let Some(parent) = &found.last else {
+            let lock = build.lock(path.base.info.key)?;
+            // Whoever had the lock may have made it in the meantime.
+            if look(build, &path).last.is_none() {
+                base::ensure(build, path.base, lock)?;
+            }
+            continue;
         };
-        if build.flatten_before_work(&depth, &deep)? {
+        let Some((first, others)) = path.steps[found.keys.len() - 1..].split_first() else {
+            return Ok(parent.clone());
+        };
+        if build.flatten_before_work(&found.depth, &found.deep)? {
             continue;
         }
-        let node = &plan.nodes[*first];
-        let lock = build.lock(node.info.key)?;
-        // Whoever had the lock may have made the layer in the meantime, or its parent may have been replaced.
-        let again = deepest(build, plan, path);
-        let id = |layer: &Option<Layer>| layer.as_ref().map(|layer| layer.record.id.clone());
-        if again.missing.first() != Some(first) || id(&again.layer) != id(&parent) {
+        let lock = build.lock(first.node.info.key)?;
+        // As with a base; or the parent may have been replaced.
+        let again = look(build, &path);
+        if again.keys.len() != found.keys.len() || again.last.is_none_or(|last| last.record.id != parent.record.id) {
             continue;
         }
-        match (&node.origin.1, parent) {
-            (Part::Import(key), _) => {
-                let entry = &build.specs[node.origin.0].import;
-                if let Err(error) = base::make(build, node, entry, key, lock) {
-                    let error = error.at(|| entry.place());
-                    let message = crate::error::chain(&error);
-                    build.events.send(Event::ImportFailed { key: node.info.key, message });
-                    return Err(build.explain_full_disk(error));
-                }
+        match first.entry.runner.action() {
+            Action::OnDisk(runner) => disk_step::run(build, *first, runner, parent, found.depth, lock)?,
+            Action::InGuest(runner) => {
+                let begin = Walked { step: *first, runner };
+                run_session(build, begin, others, parent, found.depth, lock)?;
             }
-            (Part::Step(..), Some(parent)) if disk_step::is_one(build, node) => {
-                disk_step::run(build, plan, *first, parent, depth, lock)?;
-            }
-            (Part::Step(..), Some(parent)) => {
-                run_session(build, plan, missing, parent, depth, lock)?;
-            }
-            (Part::Layer(_), _) => {
-                let message = format!("the layer with the tag `{}` is not there any more", node.info.summary);
-                return Err(Error::new(ErrorKind::Store, message));
-            }
-            (Part::Step(..), None) => return Err(Error::new(ErrorKind::Internal, "a step without a parent")),
         }
     }
 }
 
-/// What is there of a path.
-struct Found<'p> {
-    /// The deepest layer that is there and usable.
-    layer: Option<Layer>,
-    /// The nodes after it.
-    missing: &'p [usize],
+/// What is there of a path, as far as it is usable.
+struct Found {
+    /// The keys of the layers that are there, from the base on.
+    keys: Vec<LayerKey>,
+    /// The deepest of these.
+    last: Option<Layer>,
     /// How many images lie in its chain.
     depth: Depth,
-    /// The layers that should be flat and are not.
+    /// Those that should be flat and are not.
     deep: Vec<LayerKey>,
 }
 
-fn deepest<'p>(build: &Build<'_>, plan: &Plan, path: &'p [usize]) -> Found<'p> {
-    let depth = build.shared.flattener.depth();
-    let mut found = Found { layer: None, missing: path, depth, deep: Vec::new() };
-    for (place, index) in path.iter().enumerate() {
-        let node = &plan.nodes[*index];
+fn look(build: &Build<'_>, path: &Path<'_>) -> Found {
+    let depth = build.shared.commits.flattener.depth();
+    let mut found = Found { keys: Vec::new(), last: None, depth, deep: Vec::new() };
+    for node in std::iter::once(path.base).chain(path.steps.iter().map(|step| step.node)) {
         let key = node.info.key;
-        match usable(build.store, key, node.lies_on(found.layer.as_ref())) {
+        match usable(build.store, key, node.lies_on(found.last.as_ref())) {
             Lookup::Present(layer) if build.shared.is_made(key) || taken(build, node, &layer) => {
                 if node.is_given() {
                     // Its chain goes on below the path.
@@ -96,8 +86,8 @@ fn deepest<'p>(build: &Build<'_>, plan: &Plan, path: &'p [usize]) -> Found<'p> {
                 if found.depth.add(layer.flat) {
                     found.deep.push(key);
                 }
-                found.layer = Some(*layer);
-                found.missing = &path[place + 1..];
+                found.keys.push(key);
+                found.last = Some(*layer);
             }
             _ => break,
         }
@@ -110,60 +100,65 @@ fn taken(build: &Build<'_>, node: &PlanNode, layer: &Layer) -> bool {
     node.is_given() || !build.settings.force && node.policy.refuses(layer.record.created).is_none()
 }
 
-/// Opens one session on `parent` and runs the steps of `missing` in it, as far as their locks can be had at once.
+/// A step that a session has come to, with what runs it there.
+#[derive(Clone, Copy)]
+struct Walked<'a> {
+    step: StepNode<'a>,
+    runner: &'a dyn InGuest,
+}
+
+impl Walked<'_> {
+    fn has_all_rights(&self) -> bool {
+        self.step.entry.options.has_all_rights()
+    }
+}
+
+/// Opens one session on `parent` and runs the step `first` and those after it in it, as far as their locks can be had at once.
 /// Returns after all that ran is sealed.
 ///
 /// Ends also where the chain under the session has got too deep: the next one opens what was flattened meanwhile.
 fn run_session(
     build: &Build<'_>,
-    plan: &Plan,
-    missing: &[usize],
-    parent: Layer,
+    first: Walked<'_>,
+    others: &[StepNode<'_>],
+    parent: &Layer,
     depth: Depth,
     lock: KeyLock,
 ) -> Result<()> {
     let workspace = build.store.workspace()?;
-    let first = draft_on(build.store, &workspace, &plan.nodes[missing[0]], &parent.record)?;
+    let draft = draft_on(build, &workspace, &first.step, &parent.record, lock)?;
     let log = StepLog::new(build.events);
-    let steps = missing.iter().filter_map(|index| match &plan.nodes[*index].origin {
-        (spec, Part::Step(number, _)) => Some(&build.specs[*spec].steps[*number]),
-        _ => None,
-    });
-    let network = steps.clone().any(|step| step.options.network.unwrap_or(step.kind.network));
-    let privileged = steps.clone().any(|step| step.options.has_all_rights());
-    let names = steps.flat_map(|step| step.options.mounts.iter().map(|mount| mount.cache.as_str())).collect();
+    let steps = || std::iter::once(&first.step).chain(others).map(|step| step.entry);
+    let names = steps().flat_map(|step| step.options.shaping.mounts.iter().map(|mount| mount.cache.as_str())).collect();
     let wanted = NewSession {
         workspace: &workspace,
-        parent: &parent,
-        draft: &first,
+        parent,
+        scratch: &draft,
         log: &log,
-        overlays: missing.len(),
-        network,
-        privileged,
+        overlays: 1 + others.len(),
+        network: steps().any(|step| step.options.shaping.network.unwrap_or(step.kind.network)),
+        privileged: steps().any(|step| step.options.has_all_rights()),
         caches: &names,
     };
-    let opened = wanted.open(build).map_err(|error| match (error.kind(), &plan.nodes[missing[0]].origin) {
+    let opened = wanted.open(build).map_err(|error| match error.kind() {
         // It is the import that names it.
-        (ErrorKind::Guest, (spec, _)) if error.to_string().starts_with(WRONG_ROOT) => {
-            error.at(|| build.specs[*spec].import.place())
+        ErrorKind::Guest if error.to_string().starts_with(WRONG_ROOT) => {
+            error.at(|| first.step.node.spec.of(build.specs).import.place())
         }
         // What is on the disk; anything else is no matter of the template.
-        (ErrorKind::Guest | ErrorKind::Unsupported, (spec, Part::Step(number, _))) => {
-            error.at(|| build.specs[*spec].steps[*number].place())
-        }
+        ErrorKind::Guest | ErrorKind::Unsupported => error.at(|| first.step.entry.place()),
         _ => error,
     });
-    let Opened { session, engine, number, caches, slot } = opened?;
-    let shared = build.shared;
-    let sealer = Sealer::start(build.store, build.events, &shared.schedule, &shared.flattener, &shared.fresh);
-    let walk = Walk { plan, workspace: &workspace, log: &log, sealer: &sealer, engine, session: number, depth };
-    let ran = walk.run(build, missing, &parent.record, first, lock, session);
-    drop((slot, caches));
+    let (session, engine, mut begun) = opened?;
+    let sealer = Sealer::start(&build.shared.commits, build.events);
+    let walk = Walk { build, workspace: &workspace, log: &log, sealer: &sealer, engine, session: begun.number };
+    let ran = walk.run(first, others, &parent.record, depth, draft, session);
+    begun.free();
 
     let begin = Instant::now();
     let all_sealed = sealer.finish();
     build.shared.spent.add("seal", begin.elapsed());
-    build.events.send(Event::SessionEnded { session: number });
+    drop(begun);
     // A seal that failed is the reason of whatever failed after it. The workspace still holds its space here, so a disk
     // that filled up is still full.
     all_sealed.and(ran).map_err(|error| build.explain_full_disk(error))
@@ -171,84 +166,95 @@ fn run_session(
 
 /// What stays the same while a session walks down a path.
 struct Walk<'a> {
-    plan: &'a Plan,
+    build: &'a Build<'a>,
     workspace: &'a Workspace,
     log: &'a StepLog,
     sealer: &'a Sealer,
     engine: &'static str,
     session: u32,
-    /// Of the chain that the session was opened on.
-    depth: Depth,
 }
 
 impl Walk<'_> {
-    /// Runs steps until the path ends or somebody else makes the next layer. The session is gone when this returns.
-    fn run(
+    /// Runs steps until the path ends or somebody else makes the next layer; `depth` is that of the chain that the session was
+    /// opened on. The session is gone when this returns.
+    fn run<'p>(
         &self,
-        build: &Build<'_>,
-        missing: &[usize],
+        first: Walked<'p>,
+        others: &[StepNode<'p>],
         parent: &LayerRecord,
+        mut depth: Depth,
         mut draft: Draft,
-        mut lock: KeyLock,
         mut session: Box<dyn Session>,
     ) -> Result<()> {
+        let build = self.build;
+        let (mut here, mut others) = (first, others.iter());
         let mut parent = parent.clone();
-        let mut depth = self.depth;
-        let all_rights = |node| build.step_of(node).is_some_and(|step| step.options.has_all_rights());
-        for (place, index) in missing.iter().enumerate() {
-            let node = &self.plan.nodes[*index];
+        loop {
+            let node = here.step.node;
             let begin = Instant::now();
-            let ran = self.step(build, node, &draft, &mut *session);
+            let ran = self.step(here, &draft, &mut *session);
             let elapsed = begin.elapsed();
             build.shared.spent.add("steps", elapsed);
             if let Err(error) = ran {
                 let lines = self.log.last_lines();
-                return Err(build.step_failed(error, Some(session), &draft, &parent, node, lines));
+                return Err(build.step_failed(error, Some(session), &draft, &parent, &here.step, lines));
             }
             build.events.send(Event::StepFinished { key: node.info.key, elapsed });
             self.tell_of_fstab(build, node, &mut *session)?;
-            match selinux::policy(session.guest()) {
-                Ok(policy) => draft.set_selinux(policy.is_some()),
-                // Such as a link that leads nowhere: no reason to give up what the step has done.
-                Err(error) => {
-                    build.settings.cancel.check()?;
-                    let message = crate::error::chain(&error);
-                    build
-                        .events
-                        .warn(format!("whether the guest has SELinux is not known, so nothing labels it: {message}"));
-                }
-            }
-            draft.set_within(node.info.within.iter().map(|within| within.name.clone()).collect());
-            draft.describe(
-                node.info.summary.clone(),
-                Some(parent.id.clone()),
-                Some(self.engine.to_owned()),
-                elapsed.as_secs_f64(),
-            );
+            let outcome = Outcome {
+                engine: Some(self.engine.to_owned()),
+                selinux: self.has_selinux(&mut *session)?,
+                ..outcome_of(node, elapsed.as_secs_f64())
+            };
 
             let begin = Instant::now();
             let deep = depth.add(false);
-            let next = match missing.get(place + 1) {
-                Some(_) if depth.is_too_deep() => None,
-                // What a step with all rights did to its machine is not for steps without.
-                Some(index) if all_rights(node) && !all_rights(&self.plan.nodes[*index]) => None,
-                // No session may be open for it, so this one ends.
-                Some(index) if disk_step::is_one(build, &self.plan.nodes[*index]) => None,
-                Some(index) => build.store.try_lock(self.plan.nodes[*index].info.key)?.map(|lock| (*index, lock)),
-                None => None,
-            };
-            let Some((index, next_lock)) = next else {
+            let Some((next, lock)) = self.next(&here, others.next(), &depth)? else {
                 session.finish()?;
                 build.shared.spent.add("session", begin.elapsed());
-                return self.sealer.seal(draft, lock, deep);
+                return self.sealer.seal(draft, outcome, deep);
             };
-            let next = draft_on(build.store, self.workspace, &self.plan.nodes[index], draft.record())?;
-            session.checkpoint(&next.image())?;
+            let above = draft_on(build, self.workspace, &next.step, draft.record(), lock)?;
+            session.checkpoint(&above.image())?;
             build.shared.spent.add("checkpoint", begin.elapsed());
             parent = draft.record().clone();
-            self.sealer.seal(std::mem::replace(&mut draft, next), std::mem::replace(&mut lock, next_lock), deep)?;
+            self.sealer.seal(std::mem::replace(&mut draft, above), outcome, deep)?;
+            here = next;
         }
-        Ok(())
+    }
+
+    /// The step after one, where this session may go on with it.
+    fn next<'p>(
+        &self,
+        here: &Walked<'_>,
+        next: Option<&StepNode<'p>>,
+        depth: &Depth,
+    ) -> Result<Option<(Walked<'p>, KeyLock)>> {
+        let Some(step) = next.copied().filter(|_| !depth.is_too_deep()) else { return Ok(None) };
+        // No session may be open for one that works on the disk, so this one ends.
+        let Action::InGuest(runner) = step.entry.runner.action() else { return Ok(None) };
+        let next = Walked { step, runner };
+        // What a step with all rights did to its machine is not for steps without.
+        if here.has_all_rights() && !next.has_all_rights() {
+            return Ok(None);
+        }
+        let lock = self.build.store.try_lock(step.node.info.key)?;
+        Ok(lock.map(|lock| (next, lock)))
+    }
+
+    /// Whether the guest loads an SELinux policy when it boots, where that can be told.
+    fn has_selinux(&self, session: &mut dyn Session) -> Result<Option<bool>> {
+        match selinux::policy(session.guest()) {
+            Ok(policy) => Ok(Some(policy.is_some())),
+            // Such as a link that leads nowhere: no reason to give up what the step has done.
+            Err(error) => {
+                self.build.settings.cancel.check()?;
+                let message = crate::error::chain(&error);
+                let events = self.build.events;
+                events.warn(format!("whether the guest has SELinux is not known, so nothing labels it: {message}"));
+                Ok(None)
+            }
+        }
     }
 
     /// Disks that are not there, named by an fstab that the step has written, are told with the step's place: the guest may
@@ -265,22 +271,19 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn step(&self, build: &Build<'_>, node: &PlanNode, draft: &Draft, session: &mut dyn Session) -> Result<()> {
+    fn step(&self, here: Walked<'_>, draft: &Draft, session: &mut dyn Session) -> Result<()> {
+        let Walked { step: StepNode { node, entry, key, .. }, runner } = here;
+        let build = self.build;
         build.settings.cancel.check()?;
-        let Part::Step(number, key) = &node.origin.1 else {
-            return Err(Error::new(ErrorKind::Internal, "an import in the place of a step"));
-        };
         build.layer_started(node, Some(self.session));
-        let spec = &build.specs[node.origin.0];
-        let step = &spec.steps[*number];
-        let secrets = options::named(&build.secrets(node.origin.0)?, step);
+        let secrets = options::named(&build.secrets(node.spec)?, entry);
         self.log.begin(node.info.key, &draft.log(), &build.shared.values.forms())?;
         let cache_dir = build.store.cache_dir();
-        let caches: Vec<String> = step.options.mounts.iter().map(|mount| mount.cache.clone()).collect();
-        let attempts = step.options.retries.unwrap_or(0) + 1;
+        let caches: Vec<String> = entry.options.shaping.mounts.iter().map(|mount| mount.cache.clone()).collect();
+        let attempts = entry.options.running.retries.unwrap_or(0) + 1;
         let mut ran = Ok(());
         for attempt in 1..=attempts {
-            let limit = options::limit(&step.options);
+            let limit = options::limit(&entry.options);
             let cancel = build.settings.cancel.limited(limit);
             let import = build.settings.import_context(&cache_dir, build.events);
             let import = import::ImportContext { cancel: &cancel, ..import };
@@ -293,8 +296,8 @@ impl Walk<'_> {
                 scratch: self.workspace.path(),
                 fetch: &|url, digest| import::fetch_checked(url, digest, &import),
             };
-            let mut guest = Optioned::new(session.guest(), &step.options, &secrets, limit);
-            ran = step.runner.run(key, &mut guest, &context);
+            let mut guest = Optioned::new(session.guest(), &entry.options, &secrets, limit);
+            ran = runner.run(key, &mut guest, &context);
             match &ran {
                 // What a cancelled build, a full disk or a broken engine does is no better the next time.
                 Err(error) if error.kind() == ErrorKind::Step && attempt < attempts => {

@@ -9,99 +9,112 @@
 //! This only decides who begins with what. That a layer is made once is the work of the keys' locks, which hold between
 //! processes too.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::error::Error;
 use crate::key::LayerKey;
-use crate::plan::Plan;
+use crate::plan::{NodeId, Plan, PlanNode, SpecId, Table};
 
 /// A piece of work for one worker.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Task {
-    /// The nodes from the base to the end of a chain, of which the last ones are missing.
-    Chain(Vec<usize>),
-    /// Some of the exports of the spec with this index, whose layers are all there.
-    Export(usize, Range<usize>),
+    /// The layers from the base to this node, of which the last ones are missing.
+    Chain(NodeId),
+    /// Some of the exports of a spec whose layers are all there.
+    Export(SpecId, Range<usize>),
 }
 
-/// What has become of a spec.
+/// The place of an error among those of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Its layers and artifacts are there.
+pub(super) struct ErrorId(pub(super) usize);
+
+impl ErrorId {
+    pub(super) fn of(self, errors: &[Error]) -> &Error {
+        &errors[self.0]
+    }
+}
+
+/// How a task ended, and what has become of a spec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// All that it was to make is there.
     Made,
-    /// The error with this number ended it.
-    Failed(usize),
+    /// This error ended it.
+    Failed(ErrorId),
+    /// The build was stopped meanwhile.
+    Stopped,
 }
 
 /// The work of one build, shared by its workers.
 pub(super) struct Schedule {
-    parents: Vec<Option<usize>>,
-    children: Vec<Vec<usize>>,
+    parents: Table<NodeId, Option<NodeId>>,
+    children: Table<NodeId, Vec<NodeId>>,
     /// Layers on the longest way down from a node, itself included.
-    heights: Vec<usize>,
-    nodes: HashMap<LayerKey, usize>,
+    heights: Table<NodeId, usize>,
+    nodes: HashMap<LayerKey, NodeId>,
     /// The specs that end at a node.
-    specs: Vec<Vec<usize>>,
+    specs: Table<NodeId, Vec<SpecId>>,
     /// Of each spec: its exports in stages, one after another. Those of a stage are made side by side.
-    stages: Vec<Vec<Vec<Range<usize>>>>,
+    stages: Table<SpecId, Stages>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
+/// Exports of one spec by their numbers: one stage after another, and in each what is made side by side.
+pub(super) type Stages = Vec<Vec<Range<usize>>>;
+
 struct State {
-    chains: Vec<usize>,
-    exports: Vec<(usize, Range<usize>)>,
+    /// Where chains may begin.
+    chains: Vec<NodeId>,
+    exports: Vec<(SpecId, Range<usize>)>,
     /// Of each spec: how many of its stages are done, and how many exports of the next one are not.
-    stage: Vec<(usize, usize)>,
+    stage: Table<SpecId, (usize, usize)>,
     /// The layer of a node is in the store.
-    there: Vec<bool>,
+    there: Table<NodeId, bool>,
     /// A worker has a node, or had it.
-    taken: Vec<bool>,
+    taken: Table<NodeId, bool>,
     running: usize,
-    fates: Vec<Option<Fate>>,
+    fates: Table<SpecId, Option<End>>,
     stopped: bool,
 }
 
 impl Schedule {
     /// `stages` are those of the exports of each spec; see [`stages`].
-    pub(super) fn new(plan: &Plan, stages: Vec<Vec<Vec<Range<usize>>>>) -> Schedule {
-        let count = plan.nodes.len();
-        let parents: Vec<_> = plan.nodes.iter().map(|node| node.parent).collect();
-        let (mut children, mut heights) = (vec![Vec::new(); count], vec![1; count]);
-        for (node, parent) in parents.iter().enumerate() {
-            parent.iter().for_each(|parent: &usize| children[*parent].push(node));
+    pub(super) fn new(plan: &Plan, stages: Table<SpecId, Stages>) -> Schedule {
+        let parents: Table<NodeId, _> = plan.nodes().iter().map(PlanNode::parent).collect::<Vec<_>>().into();
+        let (mut children, mut heights) = (Table::of_nodes(plan, Vec::new()), Table::of_nodes(plan, 1));
+        for (node, parent) in plan.ids().filter_map(|node| Some((node, parents[node]?))) {
+            children[parent].push(node);
         }
         // Parents come before their children, so backwards a node's own height is known before its parent asks.
-        for node in (0..count).rev() {
-            if let Some(parent) = parents[node] {
-                heights[parent] = heights[parent].max(heights[node] + 1);
-            }
+        for (node, parent) in plan.ids().rev().filter_map(|node| Some((node, parents[node]?))) {
+            heights[parent] = heights[parent].max(heights[node] + 1);
         }
-        let mut specs = vec![Vec::new(); count];
-        for (spec, tip) in plan.tips.iter().enumerate() {
-            specs[*tip].push(spec);
-        }
+        let mut specs = Table::of_nodes(plan, Vec::new());
+        plan.tips().for_each(|(spec, tip)| specs[tip].push(spec));
         let state = State {
             chains: Vec::new(),
             exports: Vec::new(),
-            stage: vec![(0, 0); plan.tips.len()],
-            there: vec![false; count],
-            taken: vec![false; count],
+            stage: Table::of_specs(plan, (0, 0)),
+            there: Table::of_nodes(plan, false),
+            taken: Table::of_nodes(plan, false),
             running: 0,
-            fates: vec![None; plan.tips.len()],
+            fates: Table::of_specs(plan, None),
             stopped: false,
         };
-        let nodes = plan.nodes.iter().enumerate().map(|(index, node)| (node.info.key, index)).collect();
+        let nodes = plan.ids().map(|id| (plan[id].info.key, id)).collect();
         let (state, changed) = (Mutex::new(state), Condvar::new());
         let schedule = Schedule { parents, children, heights, nodes, specs, stages, state, changed };
         {
             let mut state = schedule.state();
-            for (index, node) in plan.nodes.iter().enumerate() {
-                if node.layer.is_some() {
-                    schedule.mark(&mut state, index);
-                } else if node.parent.is_none() {
-                    state.chains.push(index);
+            for id in plan.ids() {
+                if plan[id].layer.is_some() {
+                    schedule.mark(&mut state, id);
+                } else if plan[id].parent().is_none() {
+                    state.chains.push(id);
                 }
             }
         }
@@ -141,29 +154,36 @@ impl Schedule {
         }
     }
 
-    /// A worker has done its task, or failed with the error of this number.
-    pub(super) fn done(&self, task: &Task, failed: Option<usize>) {
+    /// A worker has done its task, or it ended in another way.
+    pub(super) fn done(&self, task: &Task, end: End) {
         let mut state = self.state();
         state.running -= 1;
-        match (task, failed) {
-            (Task::Chain(path), None) => path.iter().for_each(|node| self.mark(&mut state, *node)),
-            (Task::Chain(path), Some(error)) => {
-                if let Some(first) = path.iter().find(|node| !state.there[**node]) {
-                    self.fail(&mut state, *first, error);
+        match task {
+            Task::Chain(last) => {
+                let line = self.line(*last);
+                match end {
+                    End::Made => line.into_iter().for_each(|node| self.mark(&mut state, node)),
+                    ended => {
+                        if let Some(first) = line.into_iter().find(|node| !state.there[*node]) {
+                            self.fail(&mut state, first, ended);
+                        }
+                    }
                 }
             }
-            (Task::Export(spec, _), None) => {
+            Task::Export(spec, _) => {
                 state.stage[*spec].1 -= 1;
-                if state.stage[*spec].1 == 0 && state.fates[*spec].is_none() {
-                    state.stage[*spec].0 += 1;
-                    self.begin_stage(&mut state, *spec);
+                match end {
+                    End::Made if state.stage[*spec].1 == 0 && state.fates[*spec].is_none() => {
+                        state.stage[*spec].0 += 1;
+                        self.begin_stage(&mut state, *spec);
+                    }
+                    End::Made => {}
+                    ended => {
+                        // What is being made beside it goes on, and nothing of this image is begun any more.
+                        state.fates[*spec].get_or_insert(ended);
+                        state.exports.retain(|(other, _)| other != spec);
+                    }
                 }
-            }
-            (Task::Export(spec, _), Some(error)) => {
-                // What is being made beside it goes on, and nothing of this image is begun any more.
-                state.fates[*spec].get_or_insert(Fate::Failed(error));
-                state.stage[*spec].1 -= 1;
-                state.exports.retain(|(other, _)| other != spec);
             }
         }
         self.changed.notify_all();
@@ -176,7 +196,7 @@ impl Schedule {
     }
 
     /// What has become of each spec; `None` where the build was stopped before.
-    pub(super) fn fates(&self) -> Vec<Option<Fate>> {
+    pub(super) fn fates(&self) -> Table<SpecId, Option<End>> {
         self.state().fates.clone()
     }
 
@@ -184,7 +204,7 @@ impl Schedule {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn mark(&self, state: &mut State, node: usize) {
+    fn mark(&self, state: &mut State, node: NodeId) {
         if std::mem::replace(&mut state.there[node], true) {
             return;
         }
@@ -198,46 +218,58 @@ impl Schedule {
     }
 
     /// Gives out the exports of the next stage of a spec; where there is none, the image is made.
-    fn begin_stage(&self, state: &mut State, spec: usize) {
+    fn begin_stage(&self, state: &mut State, spec: SpecId) {
         match self.stages[spec].get(state.stage[spec].0) {
             Some(stage) => {
                 state.stage[spec].1 = stage.len();
                 state.exports.extend(stage.iter().map(|entries| (spec, entries.clone())));
                 state.exports.sort_unstable_by_key(|(spec, entries)| (*spec, entries.start));
             }
-            None => state.fates[spec] = Some(Fate::Made),
+            None => state.fates[spec] = Some(End::Made),
         }
+    }
+
+    /// The nodes from the base to one, with both.
+    fn line(&self, node: NodeId) -> Vec<NodeId> {
+        let mut line: Vec<NodeId> = std::iter::successors(Some(node), |node| self.parents[*node]).collect();
+        line.reverse();
+        line
     }
 
     /// Takes the start of the chain with the most layers before it; of equals, the first of the plan.
-    fn longest(&self, state: &mut State) -> Option<usize> {
+    fn longest(&self, state: &mut State) -> Option<NodeId> {
         // What another process made, or a chain reached in the meantime, is no start any more.
         let State { chains, taken, .. } = state;
         chains.retain(|node| !taken[*node]);
-        let best = (0..chains.len()).max_by_key(|place| (self.heights[chains[*place]], usize::MAX - chains[*place]))?;
+        let best = (0..chains.len()).max_by_key(|place| self.rank(chains[*place]))?;
         Some(chains.swap_remove(best))
     }
 
-    fn chain(&self, state: &mut State, start: usize) -> Vec<usize> {
-        let mut path: Vec<usize> = std::iter::successors(self.parents[start], |node| self.parents[*node]).collect();
-        path.reverse();
-        let mut node = Some(start);
-        while let Some(here) = node {
+    /// Who has more layers before it goes first; of equals, who comes first in the plan.
+    fn rank(&self, node: NodeId) -> (usize, Reverse<NodeId>) {
+        (self.heights[node], Reverse(node))
+    }
+
+    /// Takes all from a start down to a tip, which it gives.
+    fn chain(&self, state: &mut State, start: NodeId) -> NodeId {
+        let mut here = start;
+        loop {
             state.taken[here] = true;
-            path.push(here);
             let free = self.children[here].iter().filter(|child| !state.taken[**child]);
-            node = free.copied().max_by_key(|child| (self.heights[*child], usize::MAX - *child));
+            match free.copied().max_by_key(|child| self.rank(*child)) {
+                Some(child) => here = child,
+                None => return here,
+            }
         }
-        path
     }
 
     /// Nothing at or below `node` will be made.
-    fn fail(&self, state: &mut State, node: usize, error: usize) {
+    fn fail(&self, state: &mut State, node: NodeId, end: End) {
         let mut below = vec![node];
         while let Some(node) = below.pop() {
             state.taken[node] = true;
             for spec in &self.specs[node] {
-                state.fates[*spec].get_or_insert(Fate::Failed(error));
+                state.fates[*spec].get_or_insert(end);
             }
             below.extend(&self.children[node]);
         }
@@ -247,8 +279,8 @@ impl Schedule {
 /// The stages of exports of which `alone` says, in their order, which run scripts: such a script may rely on all that
 /// stands before it and may change what comes after it, so it runs by itself. Where there are none, one task still looks after
 /// the layer.
-pub(super) fn stages(alone: &[bool]) -> Vec<Vec<Range<usize>>> {
-    let mut stages: Vec<Vec<Range<usize>>> = Vec::new();
+pub(super) fn stages(alone: &[bool]) -> Stages {
+    let mut stages: Stages = Vec::new();
     let mut open = false;
     for (at, alone) in alone.iter().enumerate() {
         let entry = at..at + 1;
@@ -269,37 +301,51 @@ pub(super) fn stages(alone: &[bool]) -> Vec<Vec<Range<usize>>> {
 mod tests {
     use super::*;
 
-    fn one() -> Vec<Vec<Range<usize>>> {
+    fn one() -> Stages {
         vec![vec![0..1]]
+    }
+
+    fn node(number: usize) -> NodeId {
+        NodeId::nth(number)
+    }
+
+    fn spec(number: usize) -> SpecId {
+        SpecId::nth(number)
+    }
+
+    fn failed(number: usize) -> End {
+        End::Failed(ErrorId(number))
     }
 
     /// base 0 - 1 - 2 - 3, and on 1 also 4 - 5 - 6 - 7, and on 4 also 8. Specs end at 3, 7, 8.
     fn forked() -> Schedule {
-        let parents = vec![None, Some(0), Some(1), Some(2), Some(1), Some(4), Some(5), Some(6), Some(4)];
-        let mut children = vec![Vec::new(); 9];
-        for (node, parent) in parents.iter().enumerate() {
-            parent.iter().for_each(|parent: &usize| children[*parent].push(node));
+        let parents = [None, Some(0), Some(1), Some(2), Some(1), Some(4), Some(5), Some(6), Some(4)];
+        let parents: Vec<_> = parents.map(|parent| parent.map(node)).to_vec();
+        let mut children = Table::from(vec![Vec::new(); 9]);
+        for (number, parent) in parents.iter().enumerate() {
+            parent.iter().for_each(|parent: &NodeId| children[*parent].push(node(number)));
         }
-        let mut specs = vec![Vec::new(); 9];
-        (specs[3], specs[7], specs[8]) = (vec![0], vec![1], vec![2]);
-        let key = |node: usize| LayerKey(crate::key::Digest::of(&[node as u8]));
+        let mut specs = Table::from(vec![Vec::new(); 9]);
+        for (tip, number) in [(3, 0), (7, 1), (8, 2)] {
+            specs[node(tip)].push(spec(number));
+        }
         let state = State {
-            chains: vec![0],
+            chains: vec![node(0)],
             exports: Vec::new(),
-            stage: vec![(0, 0); 3],
-            there: vec![false; 9],
-            taken: vec![false; 9],
+            stage: vec![(0, 0); 3].into(),
+            there: vec![false; 9].into(),
+            taken: vec![false; 9].into(),
             running: 0,
-            fates: vec![None; 3],
+            fates: vec![None; 3].into(),
             stopped: false,
         };
         Schedule {
-            parents,
+            parents: parents.into(),
             children,
-            heights: vec![6, 5, 2, 1, 4, 3, 2, 1, 1],
-            nodes: (0..9).map(|node| (key(node), node)).collect(),
+            heights: vec![6, 5, 2, 1, 4, 3, 2, 1, 1].into(),
+            nodes: (0..9).map(|number| (key(number as u8), node(number))).collect(),
             specs,
-            stages: vec![one(); 3],
+            stages: vec![one(); 3].into(),
             state: Mutex::new(state),
             changed: Condvar::new(),
         }
@@ -313,25 +359,25 @@ mod tests {
     fn the_longest_branch_goes_on_and_the_others_follow_at_the_fork() {
         let schedule = forked();
         let first = schedule.next().unwrap();
-        assert_eq!(first, Task::Chain(vec![0, 1, 4, 5, 6, 7]));
+        assert_eq!(first, Task::Chain(node(7)));
         schedule.sealed(key(0));
         schedule.sealed(key(1));
         let second = schedule.next().unwrap();
-        assert_eq!(second, Task::Chain(vec![0, 1, 2, 3]));
+        assert_eq!(second, Task::Chain(node(3)));
         schedule.sealed(key(4));
         let third = schedule.next().unwrap();
-        assert_eq!(third, Task::Chain(vec![0, 1, 4, 8]));
-        schedule.done(&third, None);
-        assert_eq!(schedule.next(), Some(Task::Export(2, 0..1)));
-        schedule.done(&Task::Export(2, 0..1), None);
-        schedule.done(&second, None);
-        schedule.done(&first, None);
-        assert_eq!(schedule.next(), Some(Task::Export(0, 0..1)));
-        assert_eq!(schedule.next(), Some(Task::Export(1, 0..1)));
-        schedule.done(&Task::Export(0, 0..1), None);
-        schedule.done(&Task::Export(1, 0..1), Some(0));
+        assert_eq!(third, Task::Chain(node(8)));
+        schedule.done(&third, End::Made);
+        assert_eq!(schedule.next(), Some(Task::Export(spec(2), 0..1)));
+        schedule.done(&Task::Export(spec(2), 0..1), End::Made);
+        schedule.done(&second, End::Made);
+        schedule.done(&first, End::Made);
+        assert_eq!(schedule.next(), Some(Task::Export(spec(0), 0..1)));
+        assert_eq!(schedule.next(), Some(Task::Export(spec(1), 0..1)));
+        schedule.done(&Task::Export(spec(0), 0..1), End::Made);
+        schedule.done(&Task::Export(spec(1), 0..1), failed(0));
         assert_eq!(schedule.next(), None);
-        assert_eq!(schedule.fates(), [Some(Fate::Made), Some(Fate::Failed(0)), Some(Fate::Made)]);
+        assert_eq!(schedule.fates().values(), [Some(End::Made), Some(failed(0)), Some(End::Made)]);
     }
 
     #[test]
@@ -341,13 +387,13 @@ mod tests {
         schedule.sealed(key(0));
         schedule.sealed(key(1));
         // Node 4 failed: specs 1 and 2 lie on it, spec 0 does not.
-        schedule.done(&first, Some(7));
-        assert_eq!(schedule.next(), Some(Task::Chain(vec![0, 1, 2, 3])));
-        schedule.done(&Task::Chain(vec![0, 1, 2, 3]), None);
-        assert_eq!(schedule.next(), Some(Task::Export(0, 0..1)));
-        schedule.done(&Task::Export(0, 0..1), None);
+        schedule.done(&first, failed(7));
+        assert_eq!(schedule.next(), Some(Task::Chain(node(3))));
+        schedule.done(&Task::Chain(node(3)), End::Made);
+        assert_eq!(schedule.next(), Some(Task::Export(spec(0), 0..1)));
+        schedule.done(&Task::Export(spec(0), 0..1), End::Made);
         assert_eq!(schedule.next(), None);
-        assert_eq!(schedule.fates(), [Some(Fate::Made), Some(Fate::Failed(7)), Some(Fate::Failed(7))]);
+        assert_eq!(schedule.fates().values(), [Some(End::Made), Some(failed(7)), Some(failed(7))]);
     }
 
     #[test]
@@ -356,40 +402,40 @@ mod tests {
         assert_eq!(stages(&[false, false, true, true, false]), [vec![0..1, 1..2], vec![2..3], vec![3..4], vec![4..5]]);
 
         let mut schedule = forked();
-        schedule.stages[2] = stages(&[false, false, true]);
+        schedule.stages[spec(2)] = stages(&[false, false, true]);
         let first = schedule.next().unwrap();
         [0, 1, 4].into_iter().for_each(|node| schedule.sealed(key(node)));
         let tasks = [schedule.next().unwrap(), schedule.next().unwrap()];
-        assert_eq!(tasks, [Task::Chain(vec![0, 1, 2, 3]), Task::Chain(vec![0, 1, 4, 8])]);
-        schedule.done(&tasks[1], None);
+        assert_eq!(tasks, [Task::Chain(node(3)), Task::Chain(node(8))]);
+        schedule.done(&tasks[1], End::Made);
         // Both at once, the script's only when both are there.
-        assert_eq!(schedule.next(), Some(Task::Export(2, 0..1)));
-        assert_eq!(schedule.next(), Some(Task::Export(2, 1..2)));
-        schedule.done(&Task::Export(2, 1..2), None);
+        assert_eq!(schedule.next(), Some(Task::Export(spec(2), 0..1)));
+        assert_eq!(schedule.next(), Some(Task::Export(spec(2), 1..2)));
+        schedule.done(&Task::Export(spec(2), 1..2), End::Made);
         assert!(schedule.state().exports.is_empty());
-        schedule.done(&Task::Export(2, 0..1), None);
-        assert_eq!(schedule.next(), Some(Task::Export(2, 2..3)));
-        assert_eq!(schedule.fates()[2], None);
-        schedule.done(&Task::Export(2, 2..3), Some(5));
-        assert_eq!(schedule.fates()[2], Some(Fate::Failed(5)));
-        schedule.done(&tasks[0], Some(5));
-        schedule.done(&first, Some(5));
+        schedule.done(&Task::Export(spec(2), 0..1), End::Made);
+        assert_eq!(schedule.next(), Some(Task::Export(spec(2), 2..3)));
+        assert_eq!(schedule.fates()[spec(2)], None);
+        schedule.done(&Task::Export(spec(2), 2..3), failed(5));
+        assert_eq!(schedule.fates()[spec(2)], Some(failed(5)));
+        schedule.done(&tasks[0], failed(5));
+        schedule.done(&first, failed(5));
     }
 
     #[test]
     fn an_export_that_fails_ends_those_that_wait() {
         let mut schedule = forked();
-        schedule.stages[0] = stages(&[false, false, false]);
+        schedule.stages[spec(0)] = stages(&[false, false, false]);
         let first = schedule.next().unwrap();
         [0, 1].into_iter().for_each(|node| schedule.sealed(key(node)));
         let second = schedule.next().unwrap();
-        schedule.done(&second, None);
-        assert_eq!(schedule.next(), Some(Task::Export(0, 0..1)));
-        assert_eq!(schedule.next(), Some(Task::Export(0, 1..2)));
-        schedule.done(&Task::Export(0, 0..1), Some(3));
-        schedule.done(&Task::Export(0, 1..2), None);
-        assert_eq!(schedule.fates()[0], Some(Fate::Failed(3)));
-        schedule.done(&first, Some(4));
+        schedule.done(&second, End::Made);
+        assert_eq!(schedule.next(), Some(Task::Export(spec(0), 0..1)));
+        assert_eq!(schedule.next(), Some(Task::Export(spec(0), 1..2)));
+        schedule.done(&Task::Export(spec(0), 0..1), failed(3));
+        schedule.done(&Task::Export(spec(0), 1..2), End::Made);
+        assert_eq!(schedule.fates()[spec(0)], Some(failed(3)));
+        schedule.done(&first, failed(4));
         assert_eq!(schedule.next(), None);
     }
 
@@ -403,6 +449,6 @@ mod tests {
             schedule.stop();
             assert_eq!(waiting.join().unwrap(), None);
         });
-        assert_eq!(schedule.fates(), [None, None, None]);
+        assert_eq!(schedule.fates().values(), [None, None, None]);
     }
 }

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::guest::Secrets;
 use crate::host::url::{self, shown_in};
+use crate::plan::SpecId;
 use crate::spec::{Secret, SecretSource, Spec};
 
 /// Largest secret, in bytes.
@@ -30,8 +31,7 @@ pub(super) struct Values {
 
 #[derive(Default)]
 struct State {
-    /// By the number of the spec.
-    read: BTreeMap<usize, Secrets>,
+    read: BTreeMap<SpecId, Secrets>,
     /// What is masked besides.
     others: Vec<String>,
     forms: Arc<Forms>,
@@ -48,21 +48,21 @@ impl Values {
         Values { state: Mutex::new(State { read: BTreeMap::new(), others, forms }) }
     }
 
-    /// Reads the secrets of these specs, by their numbers; the error has all that cannot be read.
+    /// Reads the secrets of these specs; the error has all that cannot be read.
     pub(super) fn read<'s>(
         &self,
-        specs: impl IntoIterator<Item = (usize, &'s Spec)>,
+        specs: impl IntoIterator<Item = (SpecId, &'s Spec)>,
         env: &BTreeMap<String, String>,
     ) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut problems: Vec<Diagnostic> = Vec::new();
-        for (number, spec) in specs {
-            if state.read.contains_key(&number) {
+        for (id, spec) in specs {
+            if state.read.contains_key(&id) {
                 continue;
             }
             let mut values = BTreeMap::new();
             for secret in &spec.secrets {
-                if !spec.steps.iter().any(|step| step.options.secrets.contains(&secret.name)) {
+                if !spec.steps.iter().any(|step| step.options.shaping.secrets.contains(&secret.name)) {
                     continue;
                 }
                 match value(secret, env) {
@@ -76,7 +76,7 @@ impl Values {
                     }
                 }
             }
-            state.read.insert(number, Secrets(values));
+            state.read.insert(id, Secrets(values));
         }
         if !problems.is_empty() {
             // Asked again, it is the same error again.
@@ -91,10 +91,10 @@ impl Values {
     }
 
     /// All values of a spec, by their names.
-    pub(super) fn of_spec(&self, number: usize, spec: &Spec, env: &BTreeMap<String, String>) -> Result<Secrets> {
-        self.read([(number, spec)], env)?;
+    pub(super) fn of_spec(&self, id: SpecId, spec: &Spec, env: &BTreeMap<String, String>) -> Result<Secrets> {
+        self.read([(id, spec)], env)?;
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(state.read.get(&number).cloned().unwrap_or_default())
+        Ok(state.read.get(&id).cloned().unwrap_or_default())
     }
 
     /// What is masked by now.

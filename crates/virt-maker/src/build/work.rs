@@ -2,17 +2,16 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::schedule::{Fate, Schedule, Task};
+use super::schedule::{End, ErrorId, Schedule, Task};
 use super::{Build, image_name, path};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{ImageState, Outcome};
 use crate::export::Published;
-use crate::plan::Plan;
-use crate::spec::Spec;
+use crate::plan::SpecId;
 use crate::store::Layer;
 
-/// The numbers of a spec, and of the first of some of its exports.
-type Place = (usize, usize);
+/// A spec, and the number of the first of some of its exports.
+type Place = (SpecId, usize);
 
 /// What the workers bring home.
 #[derive(Default)]
@@ -43,65 +42,67 @@ impl Drop for StopOnPanic<'_> {
 
 impl Build<'_> {
     /// Does whatever is ready, until nothing is left.
-    pub(super) fn work(&self, plan: &Plan, results: &Results) {
-        let _guard = StopOnPanic(&self.shared.schedule);
-        while let Some(task) = self.shared.schedule.next() {
+    pub(super) fn work(&self, results: &Results) {
+        let schedule = &self.shared.commits.schedule;
+        let _guard = StopOnPanic(schedule);
+        while let Some(task) = schedule.next() {
             let done = match &task {
-                Task::Chain(path) => path::ensure(self, plan, path).map(|_| ()),
-                Task::Export(spec, entries) => self.spec_layer(plan, *spec).and_then(|tip| {
-                    let published = self.export(plan, *spec, entries.clone(), &tip)?;
+                Task::Chain(end) => path::ensure(self, *end).map(|_| ()),
+                Task::Export(spec, entries) => self.spec_layer(*spec).and_then(|tip| {
+                    let published = self.export(*spec, entries.clone(), &tip)?;
                     let mut artifacts = results.artifacts.lock().unwrap_or_else(PoisonError::into_inner);
                     artifacts.push(((*spec, entries.start), published));
                     Ok(())
                 }),
             };
-            let failed = done.err().map(|error| self.note(error, results));
-            self.shared.schedule.done(&task, failed);
+            let end = match done {
+                Ok(()) => End::Made,
+                Err(error) => self.note(error, results),
+            };
+            schedule.done(&task, end);
         }
     }
 
-    /// Takes an error in and gives its number.
-    fn note(&self, error: Error, results: &Results) -> usize {
+    /// Takes an error in; says how the task ended.
+    fn note(&self, error: Error, results: &Results) -> End {
+        let schedule = &self.shared.commits.schedule;
         if error.kind() == ErrorKind::Cancelled {
             // What a stopped build leaves undone has no error of its own.
-            self.shared.schedule.stop();
-            return usize::MAX;
+            schedule.stop();
+            return End::Stopped;
         }
         let mut errors = results.errors.lock().unwrap_or_else(PoisonError::into_inner);
         errors.push(error);
         if self.settings.fail_fast {
-            self.shared.schedule.stop();
+            schedule.stop();
             self.settings.cancel.cancel();
         }
-        errors.len() - 1
+        End::Failed(ErrorId(errors.len() - 1))
     }
 
     /// The layer of a spec's tip. It was there a moment ago; where it is gone since, it is made again.
-    fn spec_layer(&self, plan: &Plan, index: usize) -> Result<Layer> {
-        match &plan.nodes[plan.tips[index]].layer {
+    fn spec_layer(&self, spec: SpecId) -> Result<Layer> {
+        let tip = self.plan.tip(spec);
+        match &self.plan[tip].layer {
             Some(layer) => Ok(layer.clone()),
-            None => path::ensure(self, plan, &plan.path(index)),
+            None => path::ensure(self, tip),
         }
     }
 
     /// What has become of each spec.
-    pub(super) fn images(&self, plan: &Plan, errors: &[Error]) -> Vec<ImageState> {
-        let fates = self.shared.schedule.fates();
-        let state = |(index, spec): (usize, &Spec)| {
-            let error = match fates[index] {
-                Some(Fate::Failed(number)) => errors.get(number).map(|error| crate::error::chain(error)),
-                _ => None,
+    pub(super) fn images(&self, errors: &[Error]) -> Vec<ImageState> {
+        let fates = self.shared.commits.schedule.fates();
+        let state = |id: SpecId| {
+            let made = || self.plan.layers(id).iter().any(|node| self.shared.is_made(node.info.key));
+            let (outcome, error) = match &fates[id] {
+                Some(End::Made) if made() => (Outcome::Built, None),
+                Some(End::Made) => (Outcome::Cached, None),
+                Some(End::Failed(error)) => (Outcome::Failed, Some(crate::error::chain(error.of(errors)))),
+                Some(End::Stopped) | None => (Outcome::Stopped, None),
             };
-            let made = || plan.path(index).iter().any(|node| self.shared.is_made(plan.nodes[*node].info.key));
-            let outcome = match fates[index] {
-                Some(Fate::Made) if made() => Outcome::Built,
-                Some(Fate::Made) => Outcome::Cached,
-                Some(Fate::Failed(_)) if error.is_some() => Outcome::Failed,
-                _ => Outcome::Stopped,
-            };
-            ImageState { image: image_name(spec), outcome, error }
+            ImageState { image: image_name(id.of(self.specs)), outcome, error }
         };
-        self.specs.iter().enumerate().map(state).collect()
+        SpecId::all(self.specs).map(state).collect()
     }
 
     /// The one error of a build that did not succeed.

@@ -11,6 +11,7 @@ pub mod doctor;
 mod gate;
 pub mod kvm;
 pub mod libguestfs;
+mod open;
 pub mod qmp;
 pub mod select;
 mod user_network;
@@ -27,6 +28,8 @@ use crate::host::Cancel;
 pub(crate) use agent::WRONG_ROOT;
 
 pub use crate::disk::Image;
+pub use open::{EngineSettings, Opener};
+pub(crate) use open::{Opened, Place, Wanted};
 
 /// A cache for commands ([`crate::guest::Run::caches`]): a raw image of one file system, which nobody else uses now.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! looks only when an engine is needed: a build where all is cached asks nobody.
 //!
 //! What must hold: what is in a guest never brings it nearer to the host. Where an engine that isolates was tried, none is
-//! tried after it that does not ([`next`]); everybody who opens a guest does it through [`Selector::first_that_opens`].
+//! tried after it that does not ([`next`]); everybody who opens a guest does it through [`super::Opener`].
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,15 +64,17 @@ impl Selector {
         Ok(found.clone())
     }
 
-    /// What `attempt` makes of the best engine that can open a guest. Where one says that it cannot (an error of the kind
-    /// `Unsupported`), and [`next`] knows another one, a warning says so and that is tried.
-    pub fn first_that_opens<T>(&self, events: &Events, attempt: impl FnMut(&Candidate) -> Result<T>) -> Result<T> {
-        first_of(&self.candidates()?, events, attempt)
-    }
-
-    /// The same of those that have commands with all rights.
-    pub fn first_with_all_rights<T>(&self, events: &Events, attempt: impl FnMut(&Candidate) -> Result<T>) -> Result<T> {
-        first_of(&self.with_all_rights()?, events, attempt)
+    /// What `attempt` makes of the best engine that can open a guest, of those that have commands with all rights where
+    /// `all_rights` says so. Where one says that it cannot (an error of the kind `Unsupported`), and [`next`] knows another one, a
+    /// warning says so and that is tried.
+    pub(super) fn first_that_opens<T>(
+        &self,
+        all_rights: bool,
+        events: &Events,
+        attempt: impl FnMut(&Candidate) -> Result<T>,
+    ) -> Result<T> {
+        let candidates = if all_rights { self.with_all_rights() } else { self.candidates() };
+        first_of(&candidates?, events, attempt)
     }
 
     /// The engines to try for commands with all rights; never empty.

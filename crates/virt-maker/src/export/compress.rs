@@ -13,7 +13,8 @@ use crate::event::Meter;
 /// How an artifact is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Compress {
+#[expect(missing_docs, reason = "they are the names of formats")]
+pub enum Compress {
     Gzip,
     Lz4,
     Xz,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::arguments::Common;
+use super::arguments::{Common, Compressed, Every, OneFile, WholeDisk};
 use super::compress::compress_file;
 use super::{Export, ExportContext, identity};
 use crate::diagnostic::Diagnostic;
@@ -14,7 +14,7 @@ use crate::disk::overlay::{self, Backing};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Meter;
 use crate::host::Tool;
-use crate::template::Node;
+use crate::template::{Node, Parts};
 
 /// A format that qemu-img writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,10 +57,14 @@ pub(super) struct ImageExport {
     pub common: Common,
 }
 
+/// What most of them take.
+pub(super) type Arguments = (OneFile, Compressed, WholeDisk, Every);
+
 /// Reads the arguments of an export of this format.
 pub(super) fn parse(node: &Node, format: Target) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
-    let common = Common::read(node)?;
-    if format == Target::VmdkStream && common.compress.is_some() {
+    let (file, compressed, disk, every) = Arguments::read(node)?;
+    let common = Common::check(node, file, compressed, disk, every)?;
+    if format == Target::VmdkStream && common.compressed.compress.is_some() {
         let problem = node.get("compress").unwrap_or(node).diagnostic("a vmdk for streams is compressed already");
         return Err(vec![problem]);
     }
@@ -88,7 +92,7 @@ impl Export for ImageExport {
 
     fn write(&self, temporary: &Path, context: &ExportContext<'_>) -> Result<()> {
         let failed = || "cannot write the artifact";
-        let plain = self.common.compress.map(|_| Removed(temporary.with_extension("plain")));
+        let plain = self.common.compressed.compress.map(|_| Removed(temporary.with_extension("plain")));
         let image = plain.as_ref().map_or(temporary, |plain| &plain.0);
         convert(self.format, image, context)?;
         let name = self.common.target.path().file_name().unwrap_or_default().to_string_lossy();
@@ -97,8 +101,9 @@ impl Export for ImageExport {
             Target::VhdFixed => identity::vhd(image, context.key).context(ErrorKind::Export, failed)?,
             _ => {}
         }
-        match self.common.compress {
-            Some(compress) => compress_file(compress, self.common.level, image, temporary, context),
+        let Compressed { compress, level } = self.common.compressed;
+        match compress {
+            Some(compress) => compress_file(compress, level, image, temporary, context),
             None => Ok(()),
         }
     }

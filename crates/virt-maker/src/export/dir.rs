@@ -11,56 +11,46 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::arguments::{Arguments, Common};
+use super::arguments::{Common, Compressed, Every, OneFile, WholeDisk};
 use super::{Export, ExportContext, ExportKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::Tool;
-use crate::template::{Need, Node, arguments, from_node};
+use crate::template::{Need, Node, Parts};
 
 pub(super) static KIND: ExportKind = ExportKind {
     name: "dir",
     about: "Writes the files of the guest into a folder, which only its owner may enter. Needs root, for their owners.",
-    arguments: arguments::<DirArguments>,
+    arguments: Arguments::schema,
     example: "dir: {path: web-root}",
     needs: &[Need::new("tar", "tar")],
     // 2: ACLs as texts, too.
     version: 2,
+    network: false,
     parse,
 };
 
-/// Arguments of `dir`.
+/// What to write.
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct DirArguments {
+struct Own {
     /// The folder to write. One that is there is replaced if this export made it, or if it is empty.
     path: PathBuf,
     /// Make missing folders above it.
     #[serde(default)]
     create_dir: bool,
-    /// Remove what an image for many machines must not carry: identity, SSH host keys, seeds, logs, histories, caches.
-    #[serde(default)]
-    clean: bool,
-    /// Write a `.manifest.json` beside it: template, layers, base, packages of the guest with their versions.
-    #[serde(default)]
-    manifest: bool,
-    /// A script on the host that runs before the artifact is written; needs `--allow host-exec`.
-    pre_script: Option<String>,
-    /// A script on the host that runs when it is in place; needs `--allow host-exec`.
-    post_script: Option<String>,
 }
+
+type Arguments = (Own, Every);
 
 struct DirExport {
     common: Common,
 }
 
 fn parse(node: &Node) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
-    let DirArguments { path, create_dir, clean, manifest, pre_script, post_script } = from_node(node)?;
-    let (compress, level, sparsify, shrink, checksum) = (None, None, false, false, false);
-    let shared =
-        Arguments { path, create_dir, compress, level, sparsify, shrink, clean, checksum, manifest, pre_script, post_script };
-    let mut common = Common::check(node, shared)?;
-    common.extras.tree = true;
+    let (Own { path, create_dir }, every) = Arguments::read(node)?;
+    let place = OneFile { path, create_dir, checksum: false };
+    let mut common = Common::check(node, place, Compressed::default(), WholeDisk::default(), every)?;
+    common.tree = true;
     Ok(Box::new(DirExport { common }))
 }
 

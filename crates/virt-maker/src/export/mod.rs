@@ -15,7 +15,8 @@ mod unfinished;
 
 use std::path::{Path, PathBuf};
 
-pub use arguments::Common;
+pub use arguments::{Common, Compressed, Every, OneFile, WholeDisk};
+pub use compress::Compress;
 pub use place::{Look, ready};
 pub use publish::publish;
 pub use record::{ExportRecord, From, Published, list};
@@ -26,7 +27,7 @@ use crate::event::Events;
 use crate::host::Cancel;
 use crate::key::LayerKey;
 use crate::store::Workspace;
-use crate::template::{Need, Parse, Script};
+use crate::template::RunnerKind;
 
 /// The table: declares the module of each kind and lists what it is.
 macro_rules! exports {
@@ -49,23 +50,8 @@ exports! {
     vmdk,
 }
 
-/// What a kind of export is.
-pub struct ExportKind {
-    /// Its name in templates.
-    pub name: &'static str,
-    /// One sentence.
-    pub about: &'static str,
-    /// The JSON Schema of its arguments, from the type that reads them.
-    pub arguments: crate::template::Arguments,
-    /// An example as it stands in a template: a YAML mapping of its name to arguments.
-    pub example: &'static str,
-    /// Programs that it starts on the host, besides those of engines.
-    pub needs: &'static [Need],
-    /// Version of what it writes.
-    pub version: u32,
-    /// Reads its arguments.
-    pub parse: Parse<dyn Export>,
-}
+/// A kind of export.
+pub type ExportKind = RunnerKind<dyn Export>;
 
 /// What an export reads and may use.
 #[derive(Clone, Copy)]
@@ -76,9 +62,9 @@ pub struct ExportContext<'a> {
     pub key: LayerKey,
     /// Size of the disk in bytes.
     pub virtual_size: u64,
-    /// A qcow2 overlay of the layer, where the export is to have what [`Extras`] asked for.
+    /// A qcow2 overlay of the layer, where the export is to have what [`Common`] asks for.
     pub overlay: Option<&'a Path>,
-    /// The guest's tree as a tar, for an export that asked for it ([`Extras::tree`]).
+    /// The guest's tree as a tar, for an export that asked for it ([`Common::tree`]).
     pub tree: Option<&'a Path>,
     /// The guest is opened in any case, to be looked into.
     pub look: bool,
@@ -92,36 +78,6 @@ pub struct ExportContext<'a> {
     pub events: &'a Events,
     /// Asked regularly.
     pub cancel: &'a Cancel,
-}
-
-/// What every export of an image can have done around it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Extras {
-    /// Blocks that no file system of the guest uses are dropped.
-    pub sparsify: bool,
-    /// The last partition, its file system and the disk are made as small as they can be.
-    pub shrink: bool,
-    /// What an image for many machines must not carry is removed; see [`crate::hygiene`].
-    pub clean: bool,
-    /// The export is made of the guest's tree and not of its disk.
-    pub tree: bool,
-    /// The digest is noted in a `SHA256SUMS` beside the artifact.
-    pub checksum: bool,
-    /// A manifest is written beside it.
-    pub manifest: bool,
-    /// A script on the host that runs before it is written.
-    pub pre_script: Option<Script>,
-    /// A script on the host that runs when it is in place.
-    pub post_script: Option<Script>,
-    /// The folder that scripts run in.
-    pub folder: PathBuf,
-}
-
-impl Extras {
-    /// Whether the guest has to be opened for them.
-    pub fn needs_guest(&self) -> bool {
-        self.sparsify || self.clean || self.manifest || self.tree
-    }
 }
 
 /// A guest that was opened for an export, and is closed again.
@@ -138,9 +94,9 @@ pub struct Finished {
     pub workspace: Workspace,
 }
 
-/// Opens the guest for an export and does what its [`Extras`] say; with [`Extras::tree`], the tree is written to the path
+/// Opens the guest for an export and does what its [`Common`] arguments say; with [`Common::tree`], the tree is written to the path
 /// as a tar.
-pub type Finish<'a> = dyn FnMut(&Extras, &Path) -> Result<Finished> + 'a;
+pub type Finish<'a> = dyn FnMut(&Common, &Path) -> Result<Finished> + 'a;
 
 /// One export of a spec.
 pub trait Export: Send + Sync {
@@ -154,8 +110,7 @@ pub trait Export: Send + Sync {
 
     /// Whether it runs programs that the template names on the host, which needs the user's permission.
     fn runs_on_host(&self) -> bool {
-        let Extras { pre_script, post_script, .. } = &self.common().extras;
-        pre_script.is_some() || post_script.is_some()
+        self.common().scripts.iter().any(Option::is_some)
     }
 
     /// Whether the artifact is a folder, and not a file.

@@ -3,41 +3,36 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::arguments::{Arguments, Common};
+use super::arguments::{Common, Compressed, Every, OneFile, WholeDisk};
 use super::convert::{Removed, Target, convert};
 use super::{Export, ExportContext, ExportKind, identity};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::digest;
 use crate::key::Digest;
-use crate::template::{Need, Node, arguments, from_node};
+use crate::template::{Need, Node, Parts};
 
 pub(super) static KIND: ExportKind = ExportKind {
     name: "ova",
     about: "Writes a virtual machine for VMware and VirtualBox: descriptor, manifest and disk in one file.",
-    arguments: arguments::<OvaArguments>,
+    arguments: Arguments::schema,
     example: "ova: {path: web.ova, cpus: 2, memory: 2048}",
     needs: &[Need::new("qemu-img", "qemu-utils")],
     // 2: the disk's descriptor names the disk, and `href` is a URI.
     version: 2,
+    network: false,
     parse,
 };
 
-/// Arguments of `ova`.
+/// What only `ova` takes.
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct OvaArguments {
-    /// The file to write.
-    path: PathBuf,
-    /// Make missing folders.
-    #[serde(default)]
-    create_dir: bool,
+struct Own {
     /// Name of the machine; the file's name without its ending by default.
     name: Option<String>,
     /// How many processors it has.
@@ -46,26 +41,9 @@ struct OvaArguments {
     /// Its memory in MiB.
     #[serde(default = "memory")]
     memory: u32,
-    /// Drop the blocks that no file system of the guest uses, by trimming them.
-    #[serde(default)]
-    sparsify: bool,
-    /// Make the file system of the last partition (ext4, ext3 or ext2) and the disk as small as they can be.
-    #[serde(default)]
-    shrink: bool,
-    /// Remove what an image for many machines must not carry: identity, SSH host keys, seeds, logs, histories, caches.
-    #[serde(default)]
-    clean: bool,
-    /// Note the artifact's digest in a `SHA256SUMS` beside it.
-    #[serde(default)]
-    checksum: bool,
-    /// Write a `.manifest.json` beside it: template, layers, base, packages of the guest with their versions.
-    #[serde(default)]
-    manifest: bool,
-    /// A script on the host that runs before the artifact is written; needs `--allow host-exec`.
-    pre_script: Option<String>,
-    /// A script on the host that runs when it is in place; needs `--allow host-exec`.
-    post_script: Option<String>,
 }
+
+type Arguments = (OneFile, Own, WholeDisk, Every);
 
 fn one() -> u32 {
     1
@@ -83,38 +61,24 @@ struct OvaExport {
 }
 
 fn parse(node: &Node) -> Result<Box<dyn Export>, Vec<Diagnostic>> {
-    let arguments: OvaArguments = from_node(node)?;
+    let (file, Own { name, cpus, memory }, disk, every) = Arguments::read(node)?;
     let at = |name: &str| node.get(name).unwrap_or(node);
     let mut problems = Vec::new();
-    let stem = arguments.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let name = arguments.name.unwrap_or(stem);
+    let stem = file.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = name.unwrap_or(stem);
     // It names files in the archive, and stands in XML.
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_. ".contains(letter);
     if name.is_empty() || name.len() > 80 || name.starts_with(['.', ' ']) || !name.chars().all(plain) {
         let place = if node.get("name").is_some() { at("name") } else { at("path") };
         problems.push(place.diagnostic("expected a name of letters, digits, blanks, `-`, `_` and `.`"));
     }
-    if !(1..=1024).contains(&arguments.cpus) {
+    if !(1..=1024).contains(&cpus) {
         problems.push(at("cpus").diagnostic("expected a number from 1 to 1024"));
     }
-    if !(4..=64 << 20).contains(&arguments.memory) {
+    if !(4..=64 << 20).contains(&memory) {
         problems.push(at("memory").diagnostic("expected a number of MiB, at least 4"));
     }
-    let OvaArguments { cpus, memory, .. } = arguments;
-    let shared = Arguments {
-        path: arguments.path,
-        create_dir: arguments.create_dir,
-        compress: None,
-        level: None,
-        sparsify: arguments.sparsify,
-        shrink: arguments.shrink,
-        clean: arguments.clean,
-        checksum: arguments.checksum,
-        manifest: arguments.manifest,
-        pre_script: arguments.pre_script,
-        post_script: arguments.post_script,
-    };
-    match Common::check(node, shared) {
+    match Common::check(node, file, Compressed::default(), disk, every) {
         Ok(common) if problems.is_empty() => Ok(Box::new(OvaExport { common, name, cpus, memory })),
         Ok(_) => Err(problems),
         Err(more) => Err(problems.into_iter().chain(more).collect()),

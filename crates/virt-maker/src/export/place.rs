@@ -36,7 +36,7 @@ pub fn ready(export: &dyn Export, kind: &ExportKind, look: Look<'_>, promised: &
     // Without records a folder that is there counts as ours.
     let ours = known.is_none() || before.is_some_and(|record| record.kind == kind.name);
     let folder = target.parent().unwrap_or(Path::new("/"));
-    if !export.common().create_dir && !folder.exists() && promised(folder) {
+    if !export.common().file.create_dir && !folder.exists() && promised(folder) {
         return Ok(());
     }
     check(export, target, ours)?;
@@ -60,7 +60,7 @@ pub(super) fn judged(export: &dyn Export) -> Result<()> {
 pub(super) fn prepare_folder(export: &dyn Export, target: &Path, ours: bool) -> Result<PathBuf> {
     check(export, target, ours)?;
     let folder = target.parent().unwrap_or(Path::new("/")).to_owned();
-    if export.common().create_dir {
+    if export.common().file.create_dir {
         fs::create_dir_all(&folder).context(ErrorKind::Export, || format!("cannot make {}", folder.display()))?;
     }
     Ok(folder)
@@ -76,7 +76,7 @@ fn check(export: &dyn Export, target: &Path, ours: bool) -> Result<()> {
             let message = format!("{} is a file; the artifact wants it to be a folder", folder.display());
             return Err(Error::new(ErrorKind::Export, message));
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !export.common().create_dir => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !export.common().file.create_dir => {
             let message = format!("the folder {} of the artifact does not exist", folder.display());
             return Err(Error::new(ErrorKind::Export, message).with_hint("make it, or say `create_dir: true`"));
         }
@@ -209,10 +209,10 @@ impl Drop for Unaccepted<'_> {
 pub(super) fn withdraw(export: &dyn Export, record: &Path, waits: &Waits) {
     let common = export.common();
     remove(common.target.path());
-    if common.extras.manifest {
+    if common.every.manifest {
         let _ = fs::remove_file(beside::manifest_path(common.target.path()));
     }
-    if common.extras.checksum {
+    if common.file.checksum {
         let _ = beside::forget_checksum(common.target.path(), waits);
     }
     if common.target.path().symlink_metadata().is_err() {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::place::{self, Unaccepted, judged, may_replace, prepare_folder, put_in_place};
 use super::record::{self, ExportRecord, From, Published, Stat};
 use super::unfinished::Unfinished;
-use super::{Export, ExportContext, ExportKind, Extras, Finish, beside, convert, shrink};
+use super::{Export, ExportContext, ExportKind, Finish, beside, convert, shrink};
 use crate::disk::{Image, ImageFormat};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
@@ -55,8 +55,8 @@ pub fn publish(
     let before = known.clone().filter(|record| record.still_there(&target));
     let folder = prepare_folder(export, &target, before.as_ref().is_some_and(|record| record.kind == kind.name))?;
     let record = known.filter(|record| !force && wanted(record));
-    let extras = &export.common().extras;
-    let Extras { checksum, manifest, .. } = *extras;
+    let common = export.common();
+    let (checksum, manifest) = (common.file.checksum, common.every.manifest);
     if let Some(record) = record
         && let Some(published) = record::current(&record, &place, context)?
         && (!manifest || beside::is_manifest(&target))
@@ -72,15 +72,16 @@ pub fn publish(
         may_replace(export, before.as_ref(), from, force, context.events)?;
     }
     let script = |script: &Option<template::Script>, when: &str| match script {
-        Some(script) => run_script(script, when, extras, &target, context),
+        Some(script) => run_script(script, when, &common.folder, &target, context),
         None => Ok(()),
     };
-    script(&extras.pre_script, "before")?;
+    let [before_it, after_it] = &common.scripts;
+    script(before_it, "before")?;
     judged(export)?;
     let temporary = Unfinished::create(&folder, &target, context.cancel)?;
     let archive = convert::Removed(temporary.path.with_extension("plain"));
-    let opened = extras.needs_guest() || context.look || context.labels > 0;
-    let mut finished = opened.then(|| finish(extras, &archive.0)).transpose().map_err(|error| full(error, &folder))?;
+    let opened = common.needs_guest() || context.look || context.labels > 0;
+    let mut finished = opened.then(|| finish(common, &archive.0)).transpose().map_err(|error| full(error, &folder))?;
     let found = finished.as_ref().map_or(&[][..], |finished| &finished.found);
     found.iter().for_each(|warning| context.events.warn(warning.clone()));
     if let Some(refusal) = finished.as_mut().and_then(|finished| finished.refused.take()) {
@@ -93,10 +94,10 @@ pub fn publish(
         return Err(refusal);
     }
     let overlay = finished.as_ref().map(|finished| &*finished.overlay);
-    let tree = extras.tree.then_some(&*archive.0);
+    let tree = common.tree.then_some(&*archive.0);
     let context = &ExportContext { overlay, tree, ..*context };
 
-    let shrunk = extras.shrink.then(|| shrink::shrink(temporary.path.with_extension("small"), context));
+    let shrunk = common.disk.shrink.then(|| shrink::shrink(temporary.path.with_extension("small"), context));
     let shrunk = shrunk.transpose().map_err(|error| full(error, &folder))?;
     let small = || match &shrunk {
         Some(shrunk) => Image::alone(&shrunk.disk.0, ImageFormat::Raw),
@@ -160,7 +161,7 @@ pub fn publish(
         let packages = finished.as_ref().map_or(&serde_json::Value::Null, |finished| &finished.packages);
         beside::write_manifest(&published, kind.name, context.layers, packages)?;
     }
-    script(&extras.post_script, "after")?;
+    script(after_it, "after")?;
     record::write(&place, &record).context(ErrorKind::Store, noted)?;
     unaccepted.accepted = true;
     Ok(published)
@@ -170,13 +171,13 @@ pub fn publish(
 fn run_script(
     script: &template::Script,
     when: &str,
-    extras: &Extras,
+    folder: &Path,
     target: &Path,
     context: &ExportContext<'_>,
 ) -> Result<()> {
     let env = [("VIRT_MAKER_ARTIFACT", target.as_os_str())];
     let (shell, text) = script.run();
-    let script = Script { text: &text, shell: &shell, folder: &extras.folder, env: &env, scratch: context.scratch };
+    let script = Script { text: &text, shell: &shell, folder, env: &env, scratch: context.scratch };
     let events = context.events.clone();
     let output = move |bytes: &[u8]| {
         let message = String::from_utf8_lossy(bytes).trim_end().escape_debug().to_string();

@@ -29,6 +29,7 @@ pub(super) static KIND: ImportKind = ImportKind {
     needs: &[Need::new("sfdisk", "fdisk")],
     // 2: the features of file systems are pinned.
     version: 2,
+    network: false,
     parse,
 };
 
@@ -134,14 +135,17 @@ impl Import for Blank {
 
     fn key_inputs(&self, _: &ImportContext<'_>) -> Result<ImportKey> {
         let part = |part: &Part| {
-            let mut key = json!({ "length": part.length, "fs": part.fs.map(Fs::name), "label": part.label });
-            if let Some(mkfs) = &part.mkfs {
+            // Where one begins follows from what is before it.
+            let Part { start: _, length, fs, label, mkfs } = part;
+            let mut key = json!({ "length": length, "fs": fs.map(Fs::name), "label": label });
+            if let Some(mkfs) = mkfs {
                 key["mkfs"] = json!(mkfs);
             }
             key
         };
-        let parts: Vec<_> = self.partitions.iter().map(part).collect();
-        let arguments = json!({ "size": self.size, "partitions": parts });
+        let Blank { size, partitions } = self;
+        let parts: Vec<_> = partitions.iter().map(part).collect();
+        let arguments = json!({ "size": size, "partitions": parts });
         Ok(ImportKey { arguments, inputs: Vec::new(), fetched: None })
     }
 

@@ -19,6 +19,7 @@ pub(super) static KIND: ImportKind = ImportKind {
     example: "disk: {path: images/debian-12.qcow2}",
     needs: &[],
     version: 1,
+    network: false,
     parse,
 };
 

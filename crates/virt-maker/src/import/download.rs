@@ -36,6 +36,7 @@ pub(super) static KIND: ImportKind = ImportKind {
     example: "download: {url: 'https://example.org/debian-12.qcow2'}",
     needs: &[],
     version: 1,
+    network: false,
     parse,
 };
 
@@ -222,12 +223,13 @@ impl Import for Download {
             },
         };
         let input = HostInput { name: "image".into(), kind: "file".into(), digest, mode: 0 };
-        let format = self.format.map(ImageFormat::name);
-        let mut arguments = json!({ "format": format });
-        if let Some(resize) = &self.resize {
+        // Whatever says which bytes are wanted, the digest of these is the input.
+        let Download { root, resize, source: _, checksum: _, checksums: _, format } = self;
+        let mut arguments = json!({ "format": format.map(ImageFormat::name) });
+        if let Some(resize) = resize {
             arguments["resize"] = resize.key();
         }
-        if let Some(root) = &self.root {
+        if let Some(root) = root {
             arguments[root::NAME] = root.key();
         }
         Ok(ImportKey { arguments, inputs: vec![input], fetched })

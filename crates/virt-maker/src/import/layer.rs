@@ -24,6 +24,7 @@ pub(super) static KIND: ImportKind = ImportKind {
     example: "layer: {template: base.yml, with: {size: 8G}}",
     needs: &[],
     version: 1,
+    network: false,
     parse,
 };
 

@@ -22,7 +22,7 @@ use crate::host::checksum::{Checking, Checksum};
 use crate::host::temporary::{self, Durability};
 use crate::host::{Cancel, Certificates, digest};
 use crate::key::{Digest, HostInput, LayerKey};
-use crate::template::{Need, Parse};
+use crate::template::RunnerKind;
 
 /// The table: declares the module of each kind and lists what it is.
 macro_rules! imports {
@@ -43,23 +43,8 @@ imports! {
     virt_builder,
 }
 
-/// What a kind of import is.
-pub struct ImportKind {
-    /// Its name in templates.
-    pub name: &'static str,
-    /// One sentence.
-    pub about: &'static str,
-    /// The JSON Schema of its arguments, from the type that reads them.
-    pub arguments: crate::template::Arguments,
-    /// An example as it stands in a template: a YAML mapping of its name to arguments.
-    pub example: &'static str,
-    /// Programs that it starts on the host, besides those of engines.
-    pub needs: &'static [Need],
-    /// Version of its effect; see [`crate::key::KeyMaterial::kind_version`].
-    pub version: u32,
-    /// Reads its arguments. Relative paths are relative to the folder of the file that the node came from.
-    pub parse: Parse<dyn Import>,
-}
+/// A kind of import.
+pub type ImportKind = RunnerKind<dyn Import>;
 
 /// What an import may use of the host.
 pub struct ImportContext<'a> {

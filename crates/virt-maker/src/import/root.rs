@@ -35,9 +35,10 @@ impl Root {
 
     /// As it stands in keys, and in the records of bases.
     pub(super) fn key(&self) -> Value {
-        match &self.subvolume {
-            Some(path) => json!({ "device": self.device, "subvolume": path.trim_matches('/') }),
-            None => json!({ "device": self.device }),
+        let Root { device, subvolume } = self;
+        match subvolume {
+            Some(path) => json!({ "device": device, "subvolume": path.trim_matches('/') }),
+            None => json!({ "device": device }),
         }
     }
 }

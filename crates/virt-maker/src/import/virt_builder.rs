@@ -27,6 +27,7 @@ pub(super) static KIND: ImportKind = ImportKind {
     example: "virt-builder: {image: debian-12, size: 10G}",
     needs: &[Need::new("virt-builder", "guestfs-tools")],
     version: 1,
+    network: false,
     parse,
 };
 

@@ -12,7 +12,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Inside, Look, Opener};
+use super::{Inside, Look};
+use crate::engine::Opener;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Entry, FileKind, Guest};
 use crate::store::Store;

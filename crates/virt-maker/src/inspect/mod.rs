@@ -8,52 +8,28 @@ mod diff;
 mod verify;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Instant;
 
 pub use verify::{Bad, Verified, verify};
 
 pub use diff::{Change, Changed, Difference, Facts, diff};
 
-use crate::disk::ImageFormat;
-use crate::disk::overlay::{self, Backing};
-use crate::engine::select::{EngineChoice, Selector};
-use crate::engine::{OpenRequest, Session};
-use crate::error::{Context, ErrorKind, Result};
+use crate::disk::overlay;
+use crate::engine::{Opened, Opener, Place, Session, Wanted};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::guest::Guest;
-use crate::host::{Cancel, random};
+use crate::host::random;
 use crate::key::{KeyMaterial, LayerKey};
-use crate::store::{Draft, Kept, Layer, Lease, Store, Workspace};
-
-/// With what layers are opened.
-#[derive(Clone)]
-pub struct Opener {
-    /// Path of the agent.
-    pub agent: PathBuf,
-    /// A folder for what engines keep between sessions.
-    pub engine_cache: PathBuf,
-    /// Which engine.
-    pub engine: EngineChoice,
-    /// A kernel for engine `vm`, in place of the newest of the host.
-    pub kernel: Option<PathBuf>,
-    /// Variables for commands with a network: proxies.
-    pub network_env: std::collections::BTreeMap<String, String>,
-    /// Whether they may reach the host's own addresses, too.
-    pub host_network: bool,
-    /// Warnings and traces.
-    pub events: Events,
-    /// Set from elsewhere to stop.
-    pub cancel: Cancel,
-}
+use crate::store::{Kept, Layer, Lease, Outcome, Scratch, Store, Workspace};
 
 /// A layer that is open, on an overlay of its own.
 pub struct Inside {
     // In this order: the session ends before its overlay and its folder go, and the lease is the last.
     session: Box<dyn Session>,
     engine: &'static str,
-    draft: Draft,
+    scratch: Scratch,
     layer: Layer,
     workspace: Workspace,
     _lease: Lease,
@@ -91,13 +67,10 @@ impl Look {
 impl Inside {
     /// Opens it.
     pub fn open(store: &Store, look: Look, opener: &Opener) -> Result<Inside> {
-        match look {
-            Look::Layer(layer, lease) => Inside::open_on(store, layer, lease, opener, None),
-            Look::Kept(kept, lease) => Inside::open_on(store, kept.parent, lease, opener, Some(&kept.overlay)),
-        }
-    }
-
-    fn open_on(store: &Store, layer: Layer, lease: Lease, opener: &Opener, changed: Option<&Path>) -> Result<Inside> {
+        let (layer, lease, changed) = match look {
+            Look::Layer(layer, lease) => (layer, lease, None),
+            Look::Kept(kept, lease) => (kept.parent, lease, Some(kept.overlay)),
+        };
         let unique = random::id()?;
         // What is done in it is no work of a template, so its key is one that nothing else has.
         let material = KeyMaterial {
@@ -109,50 +82,18 @@ impl Inside {
             parent: Some(layer.record.key),
             options: serde_json::Map::new(),
         };
-        let selector =
-            Selector::new(opener.engine, opener.agent.clone(), opener.engine_cache.clone(), opener.kernel.clone());
         let image = store.image(&layer)?;
-        let (workspace, draft, session, engine) = selector.first_that_opens(&opener.events, |candidate| {
+        let opened = opener.open(&Wanted::to_look(&image, opener.events()), |_| {
             let workspace = store.workspace()?;
-            let draft = store.draft(
-                workspace.subfolder("draft")?,
-                material.clone(),
-                ImageFormat::Qcow2,
-                layer.record.virtual_size,
-            )?;
-            let name = layer.record.image_name();
-            match changed {
-                None => {
-                    let backing = Backing { name: &name, format: layer.record.format };
-                    overlay::create(&draft.image(), layer.record.virtual_size, backing)?;
-                }
-                Some(changed) => {
-                    let copied = crate::host::own::reader(changed).and_then(|mut from| {
-                        let mut to = fs::File::create_new(draft.image())?;
-                        std::io::copy(&mut from, &mut to)
-                    });
-                    copied.context(ErrorKind::Store, || format!("cannot copy {}", changed.display()))?;
-                    overlay::set_backing_name(&draft.image(), &name)?;
-                }
+            let scratch = store.scratch(workspace.subfolder("draft")?, material.clone(), &layer.record)?;
+            if let Some(changed) = &changed {
+                copy_over(changed, &scratch, &layer)?;
             }
             let work_dir = workspace.subfolder("session")?;
-            let session = candidate.engine.open(OpenRequest {
-                parent: &image,
-                overlay: &draft.image(),
-                overlays: 1,
-                work_dir: &work_dir,
-                to_mend: true,
-                network_env: &crate::host::url::for_guests(&opener.network_env).0,
-                network: false,
-                host_network: opener.host_network,
-                caches: &[],
-                output: Arc::new(|_| {}),
-                events: opener.events.clone(),
-                cancel: opener.cancel.clone(),
-            })?;
-            Ok((workspace, draft, session, candidate.engine.name()))
-        })?;
-        Ok(Inside { session, engine, draft, layer, workspace, _lease: lease })
+            Ok(Place { overlay: scratch.image(), work_dir, caches: Vec::new(), with: (workspace, scratch) })
+        });
+        let Opened { session, engine, with: (workspace, scratch) } = opened?;
+        Ok(Inside { session, engine, scratch, layer, workspace, _lease: lease })
     }
 
     /// The guest.
@@ -178,25 +119,38 @@ impl Inside {
 
     /// Seals what was changed as a layer of its own, on the layer that was opened, and gives it the name `tag`.
     pub fn keep(self, store: &Store, begin: Instant, tag: &str, events: &Events) -> Result<LayerKey> {
-        let Inside { mut session, engine, mut draft, layer, workspace, _lease } = self;
+        let Inside { mut session, engine, scratch, layer: _, workspace, _lease } = self;
         for news in session.guest().fstab_news()? {
             events.warn(crate::host::escape::escape(&news));
         }
         session.finish()?;
-        let key = draft.key();
+        let key = scratch.record().key;
         // From before it is sealed until it has its name, it is nobody's.
         let _own = store.lease(&[key])?;
-        let lock = store.try_lock(key)?;
-        draft.describe(
-            format!("a shell, kept as {tag}"),
-            Some(layer.record.id.clone()),
-            Some(engine.to_owned()),
-            begin.elapsed().as_secs_f64(),
-        );
-        let sealed = store.seal(draft).context(ErrorKind::Store, || "what was changed cannot be kept")?;
+        let Some(lock) = store.try_lock(key)? else {
+            return Err(Error::new(ErrorKind::Store, format!("somebody else makes layer {}", key.short())));
+        };
+        let outcome = Outcome {
+            summary: format!("a shell, kept as {tag}"),
+            engine: Some(engine.to_owned()),
+            seconds: begin.elapsed().as_secs_f64(),
+            ..Outcome::default()
+        };
+        let sealed = scratch.into_draft(lock).commit(store, outcome, |_| {});
+        let sealed = sealed.context(ErrorKind::Store, || "what was changed cannot be kept")?;
         store.tag(key, tag)?;
         events.send(Event::LayerSealed { key, bytes: sealed.record.bytes });
-        drop((lock, workspace));
+        drop(workspace);
         Ok(key)
     }
+}
+
+/// Puts what a failed step left in the place of an empty overlay on the same layer.
+fn copy_over(changed: &Path, scratch: &Scratch, layer: &Layer) -> Result<()> {
+    let copied = crate::host::own::reader(changed).and_then(|mut from| {
+        let mut to = fs::File::create(scratch.image())?;
+        std::io::copy(&mut from, &mut to)
+    });
+    copied.context(ErrorKind::Store, || format!("cannot copy {}", changed.display()))?;
+    overlay::set_backing_name(&scratch.image(), &layer.record.image_name())
 }

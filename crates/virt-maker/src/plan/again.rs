@@ -59,7 +59,7 @@ fn meant(word: &str, spec: &Spec) -> Vec<usize> {
     let all = |fits: &dyn Fn(&StepEntry) -> bool| -> Vec<usize> {
         (1..).zip(&spec.steps).filter(|(_, step)| fits(step)).map(|(number, _)| number).collect()
     };
-    let by_name = || all(&|step| step.options.name.as_deref() == Some(word));
+    let by_name = || all(&|step| step.options.running.name.as_deref() == Some(word));
     let by_summary = || all(&|step| step.runner.summary() == word);
     let by_kind = || {
         let mut used = BTreeSet::new();

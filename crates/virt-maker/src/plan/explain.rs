@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{FieldChange, MissReason, NodeState, Plan, PlanNode};
+use super::{FieldChange, MissReason, NodeId, NodeState, Plan, PlanNode, Table};
 use crate::host::url::shown_in;
 use crate::key::{KeyMaterial, LayerKey};
 use crate::spec::Spec;
@@ -76,7 +76,7 @@ impl Known<'_> {
 
 /// Gives each `NeverMade` and `ParentMissing` its reason, where there is one to be found.
 pub(super) fn explain(plan: &mut Plan, specs: &[Spec], store: &Store) {
-    if plan.nodes.iter().all(|node| !is_open(&node.state)) {
+    if plan.nodes().iter().all(|node| !is_open(&node.state)) {
         return;
     }
     let collected = store.collected();
@@ -86,25 +86,25 @@ pub(super) fn explain(plan: &mut Plan, specs: &[Spec], store: &Store) {
     }
     let mut known = Known { store, records: HashMap::new(), on: HashMap::new(), of };
     // For each node the layer that stands in its place, itself where it is there.
-    let mut instead: Vec<Option<LayerKey>> = Vec::with_capacity(plan.nodes.len());
-    for index in 0..plan.nodes.len() {
-        let node = &plan.nodes[index];
+    let mut instead: Table<NodeId, Option<LayerKey>> = Table::of_nodes(plan, None);
+    for id in plan.ids() {
+        let node = &plan[id];
         let key = node.info.key;
         if !is_open(&node.state) {
             let there = node.state == NodeState::Hit || known.record(key).is_some();
-            instead.push(there.then_some(key));
+            instead[id] = there.then_some(key);
             // Also of one that is made again because of what lies under it.
-            plan.nodes[index].took = plan.nodes[index].took.or(known.record(key).map(|record| record.duration));
+            plan.nodes[id].took = plan[id].took.or(known.record(key).map(|record| record.duration));
             continue;
         }
-        let below = node.parent.and_then(|parent| instead[parent]);
+        let below = node.parent().and_then(|parent| instead[parent]);
         let same = |record: &LayerRecord| {
             record.material.kind == node.material.kind && differences(&record.material, &node.material).is_empty()
         };
         let moved = below.filter(|below| known.record(*below).is_some_and(same));
         // Another base stands in for a base; another step lies on what its parent was compared with.
-        let template = noted_path(&specs[node.origin.0].template);
-        let rivals = match (node.parent, below) {
+        let template = noted_path(&node.spec.of(specs).template);
+        let rivals = match (node.parent(), below) {
             (None, _) => known.rivals(None, node, &template),
             (Some(_), Some(below)) => known.rivals(Some(below), node, &template),
             (Some(_), None) => Vec::new(),
@@ -120,11 +120,11 @@ pub(super) fn explain(plan: &mut Plan, specs: &[Spec], store: &Store) {
             }
             (None, None, None, None) => (None, None),
         };
-        plan.nodes[index].took = stand_in.and_then(|key| known.record(key)).map(|record| record.duration);
+        plan.nodes[id].took = stand_in.and_then(|key| known.record(key)).map(|record| record.duration);
         if let Some(reason) = reason {
-            plan.nodes[index].state = NodeState::Miss { reason };
+            plan.nodes[id].state = NodeState::Miss { reason };
         }
-        instead.push(stand_in);
+        instead[id] = stand_in;
     }
 }
 

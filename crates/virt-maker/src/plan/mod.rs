@@ -2,8 +2,11 @@
 
 mod again;
 mod explain;
+mod id;
+mod keyed;
 mod make;
 
+pub use id::{Id, NodeId, SpecId, Table};
 pub(crate) use make::usable;
 pub use make::{PlanContext, make};
 
@@ -13,6 +16,7 @@ use crate::event::LayerInfo;
 pub use crate::event::{FieldChange, MissReason};
 use crate::import::ImportKey;
 use crate::key::KeyMaterial;
+use crate::spec::{Spec, StepEntry};
 use crate::step::StepKey;
 use crate::store::Layer;
 
@@ -20,36 +24,87 @@ use crate::store::Layer;
 #[derive(Debug)]
 pub struct Plan {
     /// Parents come before their children; within that, in the order of the specs.
-    pub nodes: Vec<PlanNode>,
-    /// For each spec, the index of its last node.
-    pub tips: Vec<usize>,
+    nodes: Table<NodeId, PlanNode>,
+    /// For each spec, its last node.
+    tips: Table<SpecId, NodeId>,
 }
 
 impl Plan {
+    /// All nodes: parents come before their children; within that, in the order of the specs.
+    pub fn nodes(&self) -> &[PlanNode] {
+        self.nodes.values()
+    }
+
+    /// The places of all nodes, in the same order.
+    pub fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + Clone + use<> {
+        (0..self.nodes().len()).map(NodeId)
+    }
+
+    /// The last node of a spec.
+    pub fn tip(&self, spec: SpecId) -> NodeId {
+        self.tips[spec]
+    }
+
+    /// The last nodes of all specs, in their order.
+    pub fn tips(&self) -> impl Iterator<Item = (SpecId, NodeId)> + '_ {
+        self.tips.values().iter().enumerate().map(|(spec, tip)| (SpecId(spec), *tip))
+    }
+
+    /// The places from the base to a node, with both.
+    pub fn line(&self, node: NodeId) -> Vec<NodeId> {
+        let mut line: Vec<NodeId> = std::iter::successors(Some(node), |node| self[*node].parent()).collect();
+        line.reverse();
+        line
+    }
+
     /// The nodes from the base to the tip of a spec.
-    pub fn path(&self, spec: usize) -> Vec<usize> {
-        let mut path: Vec<usize> =
-            std::iter::successors(Some(self.tips[spec]), |node| self.nodes[*node].parent).collect();
-        path.reverse();
-        path
+    pub fn layers(&self, spec: SpecId) -> Vec<&PlanNode> {
+        self.line(self.tip(spec)).into_iter().map(|node| &self[node]).collect()
+    }
+
+    /// The way from the base to a node, with the steps of the specs that the plan was made of.
+    pub(crate) fn path<'a>(&'a self, specs: &'a [Spec], node: NodeId) -> Path<'a> {
+        let mut steps = Vec::new();
+        let mut here = node;
+        while let Some(step) = self.step(specs, here) {
+            here = step.parent;
+            steps.push(step);
+        }
+        steps.reverse();
+        Path { base: &self[here], steps }
+    }
+
+    /// The step that makes the layer of a node; none for a base.
+    pub(crate) fn step<'a>(&'a self, specs: &'a [Spec], id: NodeId) -> Option<StepNode<'a>> {
+        let node = &self[id];
+        let Work::Step { parent, number, key } = &node.work else { return None };
+        Some(StepNode { node, parent: *parent, entry: &node.spec.of(specs).steps[*number], key })
     }
 
     /// Whether the files of a spec get SELinux labels at its exports, as far as the layers tell that are there: `None` where
     /// none of them does.
-    pub fn labels(&self, spec: usize) -> Option<bool> {
-        self.path(spec).iter().rev().find_map(|node| self.nodes[*node].layer.as_ref()?.record.selinux)
+    pub fn labels(&self, spec: SpecId) -> Option<bool> {
+        self.layers(spec).iter().rev().find_map(|node| node.layer.as_ref()?.record.selinux)
     }
 
     /// How long what is missing took when it, or what is there in its stead, was made, in seconds; and for how many of the layers that is
     /// known.
     pub fn cost(&self) -> (f64, usize) {
-        let missing = self.nodes.iter().filter(|node| node.state != NodeState::Hit);
+        let missing = self.nodes().iter().filter(|node| node.state != NodeState::Hit);
         missing.filter_map(|node| node.took).fold((0.0, 0), |(sum, count), took| (sum + took, count + 1))
     }
 
     /// How many layers are there already.
     pub fn hits(&self) -> usize {
-        self.nodes.iter().filter(|node| node.state == NodeState::Hit).count()
+        self.nodes().iter().filter(|node| node.state == NodeState::Hit).count()
+    }
+}
+
+impl std::ops::Index<NodeId> for Plan {
+    type Output = PlanNode;
+
+    fn index(&self, id: NodeId) -> &PlanNode {
+        &self.nodes[id]
     }
 }
 
@@ -58,8 +113,6 @@ impl Plan {
 pub struct PlanNode {
     /// What it is.
     pub info: LayerInfo,
-    /// Index of its parent in [`Plan::nodes`]; `None` for a base.
-    pub parent: Option<usize>,
     /// Whether it is there.
     pub state: NodeState,
     /// What its key covers.
@@ -70,34 +123,79 @@ pub struct PlanNode {
     pub layer: Option<Layer>,
     /// How long it took to make it, or what is there in its stead, in seconds; `None` where nothing tells.
     pub took: Option<f64>,
-    /// The first spec that asks for it, and which part of that spec it is.
-    pub origin: (usize, Part),
+    /// The first spec that asks for it.
+    pub spec: SpecId,
+    /// What makes it.
+    pub work: Work,
 }
 
-/// Which part of a spec a layer comes from.
+/// What makes a layer: a part of the first spec that asks for it.
 #[derive(Debug)]
-pub enum Part {
+pub enum Work {
     /// The import, with what its runner needs to make it.
     Import(ImportKey),
-    /// A layer that is there and that nobody can make again here: one with a tag. It lies on this making of its parent.
-    Layer(Option<String>),
-    /// The step with this index, from 0, with what its runner needs to run.
-    Step(usize, StepKey),
+    /// Nothing here: it is a layer with a tag. It lies on this making of its parent.
+    Given(Option<String>),
+    /// A step.
+    Step {
+        /// The layer that it runs on.
+        parent: NodeId,
+        /// Its index in the spec, from 0.
+        number: usize,
+        /// What its runner needs to run.
+        key: StepKey,
+    },
+}
+
+/// The way from a base to a node.
+#[derive(Debug)]
+pub(crate) struct Path<'a> {
+    /// Its base.
+    pub(crate) base: &'a PlanNode,
+    /// The steps on that, in their order.
+    pub(crate) steps: Vec<StepNode<'a>>,
+}
+
+/// A layer that a step makes, with all that it is made of.
+#[derive(Clone, Copy)]
+pub(crate) struct StepNode<'a> {
+    /// The layer.
+    pub(crate) node: &'a PlanNode,
+    /// The layer that it runs on.
+    pub(crate) parent: NodeId,
+    /// The step as its spec has it.
+    pub(crate) entry: &'a StepEntry,
+    /// What the runner needs to run.
+    pub(crate) key: &'a StepKey,
+}
+
+impl std::fmt::Debug for StepNode<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.node.fmt(f)
+    }
 }
 
 impl PlanNode {
+    /// Its parent; none for a base.
+    pub fn parent(&self) -> Option<NodeId> {
+        match &self.work {
+            Work::Step { parent, .. } => Some(*parent),
+            Work::Import(_) | Work::Given(_) => None,
+        }
+    }
+
     /// The making of the parent that its layer has to lie on: that of the layer `below` it in the path, where the path does not
     /// begin in the middle of a chain.
     pub(crate) fn lies_on<'a>(&'a self, below: Option<&'a Layer>) -> Option<&'a str> {
-        match &self.origin.1 {
-            Part::Layer(parent) => parent.as_deref(),
-            Part::Import(_) | Part::Step(..) => below.map(|layer| &*layer.record.id),
+        match &self.work {
+            Work::Given(parent) => parent.as_deref(),
+            Work::Import(_) | Work::Step { .. } => below.map(|layer| &*layer.record.id),
         }
     }
 
     /// Whether it is a layer that is taken as it lies, whatever is to be made again.
     pub(crate) fn is_given(&self) -> bool {
-        matches!(self.origin.1, Part::Layer(_))
+        matches!(self.work, Work::Given(_))
     }
 }
 

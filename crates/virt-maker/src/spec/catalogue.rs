@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::template::{Definition, Definitions, Need, library_steps};
+use crate::template::{Definition, Definitions, Need, RunnerKind, library_steps};
 use crate::{export, import, step};
 
 /// One runner, as it describes itself.
@@ -42,28 +42,26 @@ pub struct Argument {
     pub about: String,
 }
 
-/// The runners of a table of kinds, which are three types with the same fields.
-macro_rules! built_in {
-    ($role:literal, $kinds:expr, $network:expr) => {
-        $kinds.iter().map(|kind| Runner {
-            role: $role,
-            name: kind.name.into(),
-            origin: "built in".into(),
-            about: kind.about.into(),
-            arguments: (kind.arguments)(),
-            example: Some(kind.example.into()),
-            needs: kind.needs.to_vec(),
-            network: $network(kind),
-            source: None,
-        })
-    };
+/// A runner of a table of kinds.
+fn built_in<R: ?Sized>(role: &'static str, kind: &RunnerKind<R>) -> Runner {
+    Runner {
+        role,
+        name: kind.name.into(),
+        origin: "built in".into(),
+        about: kind.about.into(),
+        arguments: (kind.arguments)(),
+        example: Some(kind.example.into()),
+        needs: kind.needs.to_vec(),
+        network: (role == "step").then_some(kind.network),
+        source: None,
+    }
 }
 
 /// All runners, in the order import, step, export, and by name. `own` are the definitions of a template.
 pub fn runners(own: &Definitions) -> Vec<Runner> {
-    let imports = built_in!("import", import::KINDS, |_| None);
-    let steps = built_in!("step", step::KINDS, |kind: &step::StepKind| Some(kind.network));
-    let exports = built_in!("export", export::KINDS, |_| None);
+    let imports = import::KINDS.iter().map(|kind| built_in("import", kind));
+    let steps = step::KINDS.iter().map(|kind| built_in("step", kind));
+    let exports = export::KINDS.iter().map(|kind| built_in("export", kind));
     let hidden = |name: &str| step::KINDS.iter().any(|kind| kind.name == name) || own.get(name).is_some();
     let library = library_steps().filter(|definition| !hidden(&definition.name));
     let library = library.map(|definition| defined(definition, "library".into()));

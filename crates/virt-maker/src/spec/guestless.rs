@@ -3,7 +3,7 @@
 
 use super::Spec;
 use crate::diagnostic::{Diagnostic, Note};
-use crate::export::Extras;
+use crate::export::Common;
 use crate::template::{Node, ResolvedSpec};
 
 /// What is wrong with the first step, and with each export, of a spec whose import makes no guest.
@@ -30,12 +30,12 @@ pub(super) fn check(resolved: &ResolvedSpec, spec: &Spec) -> Vec<Diagnostic> {
     }
     for (item, export) in resolved.exports.iter().zip(&spec.exports) {
         let Some((key, arguments)) = item.members().first() else { continue };
-        let extras = &export.runner.common().extras;
-        if !extras.needs_guest() {
+        let common = export.runner.common();
+        if !common.needs_guest() {
             continue;
         }
         let asked =
-            asking(extras).and_then(|asked| arguments.members().iter().find(|(key, _)| key.text() == Some(asked)));
+            asking(common).and_then(|asked| arguments.members().iter().find(|(key, _)| key.text() == Some(asked)));
         let (at, what): (&Node, _) =
             asked.map_or((key, export.kind.name), |(at, _)| (at, at.text().unwrap_or_default()));
         let message = format!("`{what}` looks into the guest, and `{name}` makes a disk without one");
@@ -45,10 +45,9 @@ pub(super) fn check(resolved: &ResolvedSpec, spec: &Spec) -> Vec<Diagnostic> {
 }
 
 /// The argument that needs the guest, where it is not the export itself.
-fn asking(extras: &Extras) -> Option<&'static str> {
-    let Extras { sparsify, clean, manifest, .. } = extras;
-    [(sparsify, "sparsify"), (clean, "clean"), (manifest, "manifest")]
+fn asking(common: &Common) -> Option<&'static str> {
+    [(common.disk.sparsify, "sparsify"), (common.every.clean, "clean"), (common.every.manifest, "manifest")]
         .into_iter()
-        .find(|(wanted, _)| **wanted)
+        .find(|(wanted, _)| *wanted)
         .map(|(_, name)| name)
 }

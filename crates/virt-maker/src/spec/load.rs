@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::{ExportEntry, ImportEntry, Release, Secret, Spec, StepEntry, guestless, secrets};
+use super::{ExportEntry, ImportEntry, Registry, Release, Secret, Spec, StepEntry, guestless, secrets};
 use crate::diagnostic::{Diagnostic, Position, Within};
 use crate::error::{Error, Result, chain};
 use crate::host::permit::{Door, Output};
 use crate::key::Digest;
-use crate::template::{self, LoadOptions, Node, Problems, ResolvedSpec, ResolvedStep, in_order};
-use crate::{export, import, step};
+use crate::template::{self, LoadOptions, Node, Problems, ResolvedSpec, ResolvedStep, RunnerKind, in_order};
 
 /// Runners of the older format that this version does not have yet. Templates with them can be rendered, not built.
 const LATER: [&str; 2] = ["isoboot", "boot"];
@@ -30,12 +29,8 @@ pub struct LoadedSpecs {
 
 /// Loads a template that asks for one image, with parameters (name, text).
 pub fn load(path: &Path, parameters: &[(String, String)]) -> Result<Spec> {
-    let options = LoadOptions {
-        parameters: parameters.to_vec(),
-        builtin: step::KINDS.iter().map(|kind| kind.name).collect(),
-        ..LoadOptions::default()
-    };
-    let mut loaded = load_all(&[path.to_owned()], &options)?;
+    let options = LoadOptions { parameters: parameters.to_vec(), ..LoadOptions::default() };
+    let mut loaded = Registry::default().load_all(&[path.to_owned()], &options)?;
     match (loaded.specs.pop(), loaded.specs.len()) {
         (Some(spec), 0) => Ok(spec),
         (_, more) => {
@@ -45,15 +40,18 @@ pub fn load(path: &Path, parameters: &[(String, String)]) -> Result<Spec> {
     }
 }
 
-/// Loads templates. All errors that can be found without a guest come at once.
-pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs> {
-    // One door for all of them, and for the templates that they name: it knows what each of them reads.
-    let options = LoadOptions { door: Some(options.door(paths)), ..options.clone() };
-    load_below(paths, &options, &[])
+impl Registry {
+    /// Loads templates that may name these runners. All errors that can be found without a guest come at once.
+    pub fn load_all(&self, paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs> {
+        // One door for all of them, and for the templates that they name: it knows what each of them reads.
+        let door = Some(options.door(paths));
+        let options = LoadOptions { door, builtin: self.step_names(), ..options.clone() };
+        load_below(self, paths, &options, &[])
+    }
 }
 
 /// The same, for templates that others name as their base: these are the files above.
-fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Result<LoadedSpecs> {
+fn load_below(registry: &Registry, paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Result<LoadedSpecs> {
     let (resolved, mut problems) = template::resolve_all(paths, options)?;
     let mut loaded = LoadedSpecs { specs: Vec::new(), notes: resolved.notes, record: resolved.record };
     let (mut seen, mut targets) = (HashSet::new(), HashMap::new());
@@ -63,13 +61,13 @@ fn load_below(paths: &[PathBuf], options: &LoadOptions, above: &[PathBuf]) -> Re
         let mut all = Problems::default();
         for spec in combinations {
             let mut found = Vec::new();
-            let typed = typed(spec, options, &mut found);
+            let typed = typed(registry, spec, options, &mut found);
             // A template that is named twice, or comes in by `before` of two others, asks for the same image.
             let new = typed.filter(|typed| seen.insert((typed.template.clone(), typed.matrix.clone())));
             if let Some(typed) = new.filter(|_| found.is_empty()) {
                 let at = spec.import.as_ref().and_then(|import| import.members().first()).map(|(key, _)| key);
                 let at = at.unwrap_or(&spec.node);
-                match on_base(typed, at, options, above, &mut loaded) {
+                match on_base(registry, typed, at, options, above, &mut loaded) {
                     Ok(typed) => {
                         one_export_a_file(spec, &typed, &mut targets, &mut found);
                         found.extend(guestless::check(spec, &typed));
@@ -161,7 +159,12 @@ fn one_export_a_file(
     }
 }
 
-fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnostic>) -> Option<Spec> {
+fn typed(
+    registry: &Registry,
+    spec: &ResolvedSpec,
+    options: &LoadOptions,
+    problems: &mut Vec<Diagnostic>,
+) -> Option<Spec> {
     let secrets = secrets::read(spec.secrets.as_ref(), problems);
     let import = match &spec.import {
         None if spec.incomplete => None,
@@ -170,18 +173,19 @@ fn typed(spec: &ResolvedSpec, options: &LoadOptions, problems: &mut Vec<Diagnost
             None
         }
         Some(node) => single(node, "import", problems).and_then(|(key, arguments)| {
-            let kind = find(import::KINDS, |kind| kind.name, key, "import", &[], problems)?;
+            let kind = find(&registry.imports, key, "import", &[], problems)?;
             let runner = parsed((kind.parse)(arguments), (arguments, kind.example), problems)?;
             let mut volatile = arguments.volatile();
             volatile.extend(key.volatile());
             Some(ImportEntry { kind, runner, position: key.position(), volatile, release: Release::Any })
         }),
     };
-    let steps: Vec<_> = spec.steps.iter().filter_map(|step| entry(step, &secrets, options, problems)).collect();
+    let steps: Vec<_> =
+        spec.steps.iter().filter_map(|step| entry(registry, step, &secrets, options, problems)).collect();
     let mut exports = Vec::new();
     for item in &spec.exports {
         exports.extend(single(item, "export", problems).and_then(|(key, arguments)| {
-            let kind = find(export::KINDS, |kind| kind.name, key, "export", &[], problems)?;
+            let kind = find(&registry.exports, key, "export", &[], problems)?;
             let runner = parsed((kind.parse)(arguments), (arguments, kind.example), problems)?;
             if runner.runs_on_host() {
                 allowed(key, options, problems)?;
@@ -211,7 +215,14 @@ fn variant(spec: &ResolvedSpec, options: &LoadOptions) -> Digest {
 }
 
 /// Puts the spec of another template below one whose import names it; any other stays as it is.
-fn on_base(spec: Spec, at: &Node, options: &LoadOptions, above: &[PathBuf], loaded: &mut LoadedSpecs) -> Result<Spec> {
+fn on_base(
+    registry: &Registry,
+    spec: Spec,
+    at: &Node,
+    options: &LoadOptions,
+    above: &[PathBuf],
+    loaded: &mut LoadedSpecs,
+) -> Result<Spec> {
     let Some(base) = spec.import.runner.template().cloned() else { return Ok(spec) };
     let wrong = |message: String| Error::template(vec![at.diagnostic(message)]);
     let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -224,7 +235,7 @@ fn on_base(spec: Spec, at: &Node, options: &LoadOptions, above: &[PathBuf], load
         return Err(wrong(format!("more than {BASES} templates are each other's base")));
     }
     let options = LoadOptions { parameters: base.parameters, ..options.clone() };
-    let mut below = load_below(std::slice::from_ref(&base.template), &options, &above)?;
+    let mut below = load_below(registry, std::slice::from_ref(&base.template), &options, &above)?;
     loaded.notes.append(&mut below.notes);
     loaded.record.append(&mut below.record);
     let (Some(mut below), 0) = (below.specs.pop(), below.specs.len()) else {
@@ -246,6 +257,7 @@ fn on_base(spec: Spec, at: &Node, options: &LoadOptions, above: &[PathBuf], load
 }
 
 fn entry(
+    registry: &Registry,
     step: &ResolvedStep,
     secrets: &[Secret],
     options: &LoadOptions,
@@ -254,13 +266,13 @@ fn entry(
     let key = &step.runner;
     let own: Vec<&str> = template::library_steps().map(|definition| definition.name.as_str()).collect();
     let before = problems.len();
-    let found = find(step::KINDS, |kind| kind.name, key, "step", &own, problems);
+    let found = find(&registry.steps, key, "step", &own, problems);
     if let (None, Some(problem)) = (found, problems[before..].last_mut()) {
         problem.hint = template::package_instead(key, &step.arguments, problem.hint.take());
     }
     let mut runner =
         found.and_then(|kind| parsed((kind.parse)(&step.arguments), (&step.arguments, kind.example), problems));
-    if let Some(shell) = &step.options.shell
+    if let Some(shell) = &step.options.running.shell
         && let Some(runner) = &mut runner
         && !runner.set_shell(shell)
         && step.own_shell
@@ -282,13 +294,13 @@ fn entry(
         }
     }
     if let Some(kind) = found
-        && !step.options.mounts.is_empty()
+        && !step.options.shaping.mounts.is_empty()
         && !kind.network
     {
         let message = format!("`{}` downloads nothing in the guest, so it has no use for `mounts`", kind.name);
         problems.push(key.diagnostic(message));
     }
-    for name in &step.options.secrets {
+    for name in &step.options.shaping.secrets {
         if secrets.iter().all(|secret| secret.name != *name) {
             let mut problem = key.diagnostic(format!("the template has no secret `{}`", name.escape_debug()));
             problem.hint = Some(match template::closest(name, secrets.iter().map(|secret| secret.name.as_str())) {
@@ -335,16 +347,15 @@ fn parsed<T>(
 }
 
 /// The kind that a runner's name means.
-fn find<K>(
-    kinds: &'static [&'static K],
-    name_of: fn(&K) -> &'static str,
+fn find<R: ?Sized>(
+    kinds: &[&'static RunnerKind<R>],
     key: &Node,
     role: &str,
     more: &[&str],
     problems: &mut Vec<Diagnostic>,
-) -> Option<&'static K> {
+) -> Option<&'static RunnerKind<R>> {
     let name = key.text().unwrap_or_default();
-    if let Some(kind) = kinds.iter().find(|kind| name_of(kind) == name) {
+    if let Some(kind) = kinds.iter().find(|kind| kind.name == name) {
         return Some(kind);
     }
     if LATER.contains(&name) {
@@ -354,7 +365,7 @@ fn find<K>(
         problems.push(problem);
         return None;
     }
-    let names: Vec<&str> = kinds.iter().map(|kind| name_of(kind)).chain(more.iter().copied()).collect();
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.name).chain(more.iter().copied()).collect();
     let mut problem = key.diagnostic(format!("unknown {role} `{}`", name.escape_debug()));
     problem.hint = Some(match template::closest(name, names.iter().copied()) {
         Some(meant) => format!("did you mean `{meant}`?"),

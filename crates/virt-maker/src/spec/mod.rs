@@ -5,26 +5,33 @@ mod guestless;
 mod host;
 mod load;
 mod outputs;
+mod registry;
 mod schema;
 mod secrets;
 
 pub use catalogue::{Argument, Runner, arguments, runners};
 pub use host::{HostAccess, load_options};
-pub use load::{LoadedSpecs, load, load_all};
+pub use load::{LoadedSpecs, load};
 pub use outputs::check_outputs;
+pub use registry::Registry;
 pub use schema::{keys_schema, options_schema, schema};
 pub use secrets::{Secret, SecretSource};
 
 use std::path::PathBuf;
 
 use crate::diagnostic::{Position, Within};
-use crate::error::Place;
+use crate::error::{Place, Result};
 use crate::export::{Export, ExportKind};
 use crate::host::url::shown_in;
 use crate::import::{Import, ImportKind};
 use crate::key::Digest;
 use crate::step::{Step, StepKind};
-use crate::template::StepOptions;
+use crate::template::{LoadOptions, StepOptions};
+
+/// Loads templates with the runners of this library. All errors that can be found without a guest come at once.
+pub fn load_all(paths: &[PathBuf], options: &LoadOptions) -> Result<LoadedSpecs> {
+    Registry::default().load_all(paths, options)
+}
 
 /// One image to make.
 pub struct Spec {
@@ -118,7 +125,7 @@ impl ImportEntry {
 impl StepEntry {
     /// What an error about it says of it.
     pub fn place(&self) -> Place {
-        let summary = self.options.name.clone().unwrap_or_else(|| self.runner.summary());
+        let summary = self.options.running.name.clone().unwrap_or_else(|| self.runner.summary());
         let what = format!("step: {}: {}", self.kind.name, shown_in(&summary));
         Place { position: self.position.clone(), within: self.within.clone(), what }
     }

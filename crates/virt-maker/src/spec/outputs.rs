@@ -40,7 +40,7 @@ pub fn check_outputs(specs: &[Spec], look: Look<'_>) -> Result<()> {
 /// The folder that an export makes where it is missing.
 fn makes(export: &ExportEntry) -> Option<&Path> {
     let common = export.runner.common();
-    common.target.path().parent().filter(|_| common.create_dir)
+    common.target.path().parent().filter(|_| common.file.create_dir)
 }
 
 impl Spec {

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::support::owner::{Looks, Owner};
 use super::support::{folders, host_file, paths, words};
-use super::{Step, StepContext, StepKey, StepKind, first_line, firstboot};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind, first_line, firstboot};
 use crate::diagnostic::{Diagnostic, Note};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Attributes, Guest};
@@ -154,21 +154,24 @@ impl Step for CopyStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let owner = self.owner.as_ref().map(Owner::key);
-        let (mut arguments, inputs) = match &self.from {
-            From::Text(text) => {
-                (json!({"dest": self.dest, "content": text, "mode": self.mode, "owner": owner}), Vec::new())
-            }
-            From::Host(source) => {
-                (json!({"dest": self.dest, "owner": owner}), self.collect(source)?)
-            }
+        let CopyStep { dest, from, mode, owner, simple } = self;
+        let (mut arguments, inputs) = match from {
+            From::Text(text) => (json!({"dest": dest, "content": text, "mode": mode, "owner": owner}), Vec::new()),
+            // The mode is that of each file among the inputs.
+            From::Host(source) => (json!({"dest": dest, "owner": owner}), self.collect(source)?),
         };
-        if self.simple {
+        if *simple {
             arguments["simple"] = json!(true);
         }
         Ok(StepKey { arguments, inputs })
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for CopyStep {
     fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         if self.simple {
             return self.at_first_boot(key, guest);

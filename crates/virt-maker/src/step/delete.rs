@@ -1,9 +1,9 @@
 //! `delete`: files, links, and folders with all in them.
 
-use serde_json::json;
+use serde::Serialize;
 
 use super::support::{paths, words};
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::guest::Guest;
@@ -20,6 +20,7 @@ pub(super) static KIND: StepKind = StepKind {
     parse,
 };
 
+#[derive(Serialize)]
 struct DeleteStep {
     paths: Vec<String>,
 }
@@ -57,9 +58,15 @@ impl Step for DeleteStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "paths": self.paths }), inputs: Vec::new() })
+        StepKey::of(self)
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for DeleteStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
         self.paths.iter().try_for_each(|path| guest.remove(path))
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::support::owner::{Looks, keep};
 use super::support::paths;
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::Guest;
@@ -97,14 +97,21 @@ impl Step for DownloadToStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let digest = match &self.checksum {
+        // Wherever it comes from, its bytes are those of the checksum.
+        let DownloadToStep { source: _, checksum, dest, looks } = self;
+        let digest = match checksum {
             Checksum::Sha256(digest) => json!(digest),
             other => json!(other.to_string()),
         };
-        let arguments = json!({ "dest": self.dest, "digest": digest, "looks": self.looks.key() });
-        Ok(StepKey { arguments, inputs: Vec::new() })
+        StepKey::of(&json!({ "dest": dest, "digest": digest, "looks": looks }))
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for DownloadToStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         paths::tell_if_hidden(guest, &self.dest, context)?;
         let attributes = self.looks.of_a_file(guest)?;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::support::owner::keep;
 use super::support::{paths, texts};
-use super::{Step, StepContext, StepKey, StepKind, first_line};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind, first_line};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::Guest;
@@ -125,12 +125,16 @@ impl Step for EditStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let arguments = json!({
-            "path": self.path, "match": self.pattern.as_str(), "replace": self.replace, "optional": self.optional,
-        });
-        Ok(StepKey { arguments, inputs: Vec::new() })
+        let EditStep { path, pattern, replace, optional } = self;
+        StepKey::of(&json!({ "path": path, "match": pattern.as_str(), "replace": replace, "optional": optional }))
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for EditStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
         let nothing = |message: String| match self.optional {
             true => Ok(()),

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::support::owner::{Looks, keep};
 use super::support::paths;
-use super::{Step, StepContext, StepKey, StepKind, first_line};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind, first_line};
 use crate::diagnostic::Diagnostic;
 use crate::host::permit::HostPath;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -104,10 +104,16 @@ impl Step for FileStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let arguments = json!({ "path": self.path, "content": rendered(&self.text)?, "looks": self.looks.key() });
-        Ok(StepKey { arguments, inputs: Vec::new() })
+        let FileStep { path, text, looks } = self;
+        StepKey::of(&json!({ "path": path, "content": rendered(text)?, "looks": looks }))
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for FileStep {
     fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         paths::tell_if_hidden(guest, &self.path, context)?;
         let attributes = self.looks.of_a_file(guest)?;

@@ -6,10 +6,10 @@
 //! that is there, and to what the entries of kernels to come are made of. So nothing else of a menu changes, and the next
 //! `update-grub` or `grub2-mkconfig` of the guest has the arguments from the settings. Each file that it changes is in its log.
 
-use serde_json::json;
+use serde::Serialize;
 
 use super::support::{paths, texts, words};
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::Guest;
@@ -38,6 +38,7 @@ const ENTRIES: [&str; 3] = ["/boot/loader/entries", "/boot/efi/loader/entries", 
 /// Where GRUB's environment is.
 const ENVIRONMENTS: [&str; 2] = ["/boot/grub2/grubenv", "/boot/grub/grubenv"];
 
+#[derive(Serialize)]
 struct GrubAppendStep {
     arguments: Vec<String>,
 }
@@ -65,9 +66,15 @@ impl Step for GrubAppendStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "arguments": self.arguments }), inputs: Vec::new() })
+        StepKey::of(self)
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for GrubAppendStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         let settings = self.settings(guest, context)?;
         let menus = self.menus(guest, context)?;

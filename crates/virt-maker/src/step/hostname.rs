@@ -5,11 +5,10 @@
 //! `/etc/hosts` as it is. With `keep`, it does not.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::support::{paths, texts};
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::guest::Guest;
@@ -60,8 +59,10 @@ struct Arguments {
 #[serde(transparent)]
 struct Name(String);
 
+#[derive(Serialize)]
 struct HostnameStep {
     name: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     keep: bool,
 }
 
@@ -92,13 +93,15 @@ impl Step for HostnameStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let mut arguments = json!({ "name": self.name });
-        if self.keep {
-            arguments["keep"] = true.into();
-        }
-        Ok(StepKey { arguments, inputs: Vec::new() })
+        StepKey::of(self)
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for HostnameStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
         let old = texts::read(guest, HOSTNAME)?;
         let before = old.as_deref().unwrap_or_default();

@@ -1,12 +1,11 @@
 //! `link`: a symbolic link in the guest.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::support::owner::keep;
 use super::support::paths;
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::guest::Guest;
@@ -32,6 +31,7 @@ struct Arguments {
     target: String,
 }
 
+#[derive(Serialize)]
 struct LinkStep {
     path: String,
     target: String,
@@ -55,9 +55,15 @@ impl Step for LinkStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "path": self.path, "target": self.target }), inputs: Vec::new() })
+        StepKey::of(self)
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for LinkStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         paths::tell_if_hidden(guest, &self.path, context)?;
         paths::make_way(guest, &self.path, ", so no link takes its place", "delete it first")?;

@@ -9,8 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-
-use super::{Step, StepContext, StepKey, StepKind, first_line};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind, first_line};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, ErrorKind, Result};
 use crate::guest::Guest;
@@ -55,16 +54,23 @@ impl Step for LocalRunStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
+        let LocalRunStep { script, folder } = self;
         // What it does, it does to this host: one of the same words in another folder is another one.
-        let folder = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
         let folder = Digest::of(folder.as_os_str().as_encoded_bytes());
-        Ok(StepKey { arguments: json!({ "script": self.script.text(), "folder": folder }), inputs: Vec::new() })
+        StepKey::of(&json!({ "script": script, "folder": folder }))
     }
 
     fn runs_on_host(&self) -> bool {
         true
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for LocalRunStep {
     fn run(&self, _: &StepKey, _: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         let (shell, text) = self.script.run();
         let script = Script { text: &text, shell: &shell, folder: &self.folder, env: &[], scratch: context.scratch };

@@ -1,12 +1,11 @@
 //! `mkdir`: a folder in the guest, with the folders above it.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::support::owner::{Looks, keep};
 use super::support::paths;
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::guest::Guest;
@@ -44,6 +43,7 @@ struct Arguments {
     chown: Option<String>,
 }
 
+#[derive(Serialize)]
 struct MkdirStep {
     path: String,
     looks: Looks,
@@ -67,9 +67,15 @@ impl Step for MkdirStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "path": self.path, "looks": self.looks.key() }), inputs: Vec::new() })
+        StepKey::of(self)
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for MkdirStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         paths::tell_if_hidden(guest, &self.path, context)?;
         let attributes = self.looks.attributes(guest)?;

@@ -11,7 +11,7 @@ use crate::guest::{Exit, Guest, Run};
 use crate::host::checksum::Checksum;
 use crate::host::{Cancel, Output};
 use crate::key::HostInput;
-use crate::template::{Need, Parse};
+use crate::template::RunnerKind;
 
 /// The table: declares the module of each kind and lists what it is.
 macro_rules! steps {
@@ -54,25 +54,8 @@ steps! {
     user,
 }
 
-/// What a kind of step is, for the table, the documentation and the loader.
-pub struct StepKind {
-    /// Its name in templates.
-    pub name: &'static str,
-    /// One sentence.
-    pub about: &'static str,
-    /// The JSON Schema of its arguments, from the type that reads them.
-    pub arguments: crate::template::Arguments,
-    /// An example as it stands in a template: a YAML mapping of its name to arguments.
-    pub example: &'static str,
-    /// Programs that it starts on the host, besides those of engines.
-    pub needs: &'static [Need],
-    /// Version of its effect on a guest; see [`crate::key::KeyMaterial::kind_version`].
-    pub version: u32,
-    /// Whether it runs the guest's own programs with a network.
-    pub network: bool,
-    /// Reads its arguments. Relative paths are relative to the folder of the file that the node came from.
-    pub parse: Parse<dyn Step>,
-}
+/// A kind of step.
+pub type StepKind = RunnerKind<dyn Step>;
 
 /// One step of a spec: how it is keyed, and how it runs.
 pub trait Step: Send + Sync {
@@ -104,20 +87,30 @@ pub trait Step: Send + Sync {
         false
     }
 
+    /// Where it does what it does.
+    fn action(&self) -> Action<'_>;
+}
+
+/// Where a step does what it does.
+#[derive(Clone, Copy)]
+pub enum Action<'a> {
+    /// In a guest that is open.
+    InGuest(&'a dyn InGuest),
+    /// On the disk itself, while no session has the guest open.
+    OnDisk(&'a dyn OnDisk),
+}
+
+/// A step that works in a guest.
+pub trait InGuest {
     /// Does it. Uses only bytes from the host whose digest is that in `key`; anything else is an error. A program of
     /// the guest that fails is an error made with [`run_checked`].
     fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()>;
+}
 
-    /// Whether it works on the disk itself, with a program of the host: [`Step::run_on_disk`] is called in the place of
-    /// [`Step::run`] then, while no session has the guest open.
-    fn works_on_disk(&self) -> bool {
-        false
-    }
-
+/// A step that works on the disk itself, with a program of the host.
+pub trait OnDisk {
     /// Does it on the qcow2 overlay at `disk`, whose header names its backing file.
-    fn run_on_disk(&self, _: &StepKey, _: &Path, _: &StepContext<'_>) -> Result<()> {
-        Err(Error::new(ErrorKind::Internal, "this step works in a session"))
-    }
+    fn run_on_disk(&self, key: &StepKey, disk: &Path, context: &StepContext<'_>) -> Result<()>;
 }
 
 /// What a step may use besides the guest.
@@ -145,6 +138,17 @@ pub struct StepKey {
     pub arguments: serde_json::Value,
     /// Bytes from the host.
     pub inputs: Vec<HostInput>,
+}
+
+impl StepKey {
+    /// Keyed by all that `arguments` holds: an argument that is new enters by being there. Where one must not, or not as it is,
+    /// the runner takes its arguments apart, each by name.
+    pub fn of(arguments: &impl serde::Serialize) -> Result<StepKey> {
+        let arguments = serde_json::to_value(arguments).map_err(|error| {
+            Error::new(ErrorKind::Internal, format!("the arguments of a step cannot be keyed: {error}"))
+        })?;
+        Ok(StepKey { arguments, inputs: Vec::new() })
+    }
 }
 
 /// Runs a program of the guest that has to succeed; `what` names it in the error.

@@ -1,12 +1,11 @@
 //! `move`: gives a file or a folder of the guest another name.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::support::owner::keep;
 use super::support::paths;
-use super::{Step, StepContext, StepKey, StepKind, run_checked};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind, run_checked};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Guest, Run};
@@ -32,6 +31,7 @@ struct Arguments {
     to: String,
 }
 
+#[derive(Serialize)]
 struct MoveStep {
     from: String,
     to: String,
@@ -55,9 +55,15 @@ impl Step for MoveStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "from": self.from, "to": self.to }), inputs: Vec::new() })
+        StepKey::of(self)
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for MoveStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         paths::tell_if_hidden(guest, &self.to, context)?;
         let (from, to) = (&self.from, &self.to);

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::support::host_file::{self, Content};
 use super::support::packages::PackageManager;
 use super::support::{paths, words};
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Attributes, Guest};
@@ -122,17 +122,23 @@ impl Step for RepoStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let (text, inputs) = match &self.key {
+        let RepoStep { name, url, suites, components, key } = self;
+        let (text, inputs) = match key {
             None => (None, Vec::new()),
             Some(Content::Text(text)) => (Some(text), Vec::new()),
             Some(Content::Host(path)) => (None, vec![host_file::input(path, "key", 0o644)?]),
         };
-        let arguments = json!({
-            "name": self.name, "url": self.url, "suites": self.suites, "components": self.components, "key": text,
-        });
+        let arguments =
+            json!({ "name": name, "url": url, "suites": suites, "components": components, "key": text });
         Ok(StepKey { arguments, inputs })
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for RepoStep {
     fn run(&self, key: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
         let signer = match &self.key {
             None => None,

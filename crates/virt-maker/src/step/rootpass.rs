@@ -3,13 +3,12 @@
 //! The hash is made here and put into the guest's `/etc/shadow`. No program ever has the password among its arguments,
 //! and neither the key nor the record of a layer has it: a slow hash stands for it.
 
-
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::support::{accounts, crypt};
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::host::permit::HostPath;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -107,15 +106,22 @@ impl Step for RootpassStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let password = match &self.password {
+        let RootpassStep { locked, password } = self;
+        let password = match password {
             Password::Random => "random".to_owned(),
             Password::Disabled => "disabled".to_owned(),
             Password::AsItIs => "as it is".to_owned(),
             Password::Given(_) | Password::File(_) => crypt::fingerprint(&self.text()?)?,
         };
-        Ok(StepKey { arguments: json!({ "locked": self.locked, "password": password }), inputs: Vec::new() })
+        StepKey::of(&json!({ "locked": locked, "password": password }))
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for RootpassStep {
     fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         let new = match &self.password {
             Password::Disabled => Some("*".to_owned()),

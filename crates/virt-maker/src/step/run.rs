@@ -3,11 +3,9 @@
 //! What runs a text without `#!`, and when that fails, is in [`template::Script`].
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
-
-use super::{Step, StepContext, StepKey, StepKind, first_line, run_checked};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind, first_line, run_checked};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::guest::{Guest, Run};
@@ -29,6 +27,7 @@ pub(super) static KIND: StepKind = StepKind {
 #[serde(transparent)]
 struct Script(String);
 
+#[derive(Serialize)]
 struct RunStep {
     script: template::Script,
 }
@@ -53,9 +52,15 @@ impl Step for RunStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "script": self.script.text() }), inputs: Vec::new() })
+        StepKey::of(self)
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for RunStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
         let (shell, script) = self.script.run();
         let run = Run { script: Some(script), shell, network: KIND.network, ..Run::default() };

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::support::{paths, texts};
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::selinux::{CONFIG, MARK};
@@ -63,9 +63,15 @@ impl Step for Wanted {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "wanted": self.name() }), inputs: Vec::new() })
+        StepKey::of(&json!({ "wanted": self.name() }))
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for Wanted {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
         if !paths::exists(guest, CONFIG)? {
             let message = format!("the guest has no SELinux: {CONFIG} is not there");

@@ -1,11 +1,12 @@
 //! `service`: which services start when the guest boots; set offline, nothing is started or stopped.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::json;
 
 use super::support::{paths, words};
-use super::{Step, StepContext, StepKey, StepKind, run_checked};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind, run_checked};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Guest, Run};
@@ -71,10 +72,16 @@ impl Step for ServiceStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let arguments = VERBS.iter().zip(&self.units).map(|(verb, units)| ((*verb).to_owned(), json!(units)));
-        Ok(StepKey { arguments: serde_json::Value::Object(arguments.collect()), inputs: Vec::new() })
+        let ServiceStep { units } = self;
+        StepKey::of(&VERBS.into_iter().zip(units).collect::<BTreeMap<_, _>>())
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for ServiceStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
         let manager = Manager::of(guest)?;
         for (verb, units) in VERBS.iter().zip(&self.units).filter(|(_, units)| !units.is_empty()) {

@@ -3,11 +3,10 @@
 //! The pair is made once, with the layer: every image that is made from that layer has the same one.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::support::{accounts, paths, words};
-use super::{Step, StepContext, StepKey, StepKind, run_checked};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind, run_checked};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Attributes, FileKind, Guest, Run};
@@ -29,6 +28,7 @@ pub(super) static KIND: StepKind = StepKind {
 #[serde(transparent)]
 struct User(Option<String>);
 
+#[derive(Serialize)]
 struct SshKeygenStep {
     user: String,
 }
@@ -48,9 +48,15 @@ impl Step for SshKeygenStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "user": self.user }), inputs: Vec::new() })
+        StepKey::of(self)
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for SshKeygenStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
         paths::require(guest, "ssh-keygen", "install the package with it before: openssh-client, openssh or openssh-keygen")?;
         let account = accounts::account(guest, &self.user)?;

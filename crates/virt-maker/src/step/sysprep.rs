@@ -1,8 +1,8 @@
 //! `sysprep`: takes out of a guest what makes it this one machine: see [`crate::hygiene`].
 
-use serde_json::json;
+use serde::Serialize;
 
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::guest::Guest;
@@ -21,13 +21,14 @@ pub(super) static KIND: StepKind = StepKind {
     parse,
 };
 
-struct SysprepStep;
+#[derive(Serialize)]
+struct SysprepStep {}
 
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     match &node.kind {
-        Kind::Null => Ok(Box::new(SysprepStep)),
-        Kind::Map(members) if members.is_empty() => Ok(Box::new(SysprepStep)),
-        Kind::String(text) if text.is_empty() => Ok(Box::new(SysprepStep)),
+        Kind::Null => Ok(Box::new(SysprepStep {})),
+        Kind::Map(members) if members.is_empty() => Ok(Box::new(SysprepStep {})),
+        Kind::String(text) if text.is_empty() => Ok(Box::new(SysprepStep {})),
         _ => Err(vec![node.diagnostic(format!("expected nothing, found {}", node.describe()))]),
     }
 }
@@ -38,9 +39,15 @@ impl Step for SysprepStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({}), inputs: Vec::new() })
+        StepKey::of(self)
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for SysprepStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         let findings = hygiene::clean(guest)?;
         for finding in findings.iter().filter(|finding| finding.cleaned) {

@@ -2,10 +2,10 @@
 //!
 //! A layer that was updated stays as it is until it is made again: what the sources have is no part of a key.
 
-use serde_json::json;
+use serde::Serialize;
 
 use super::support::packages::{self, PackageManager};
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::guest::Guest;
@@ -22,12 +22,13 @@ pub(super) static KIND: StepKind = StepKind {
     parse,
 };
 
-struct UpdateStep;
+#[derive(Serialize)]
+struct UpdateStep {}
 
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     match &node.kind {
-        Kind::Null => Ok(Box::new(UpdateStep)),
-        Kind::Map(members) if members.is_empty() => Ok(Box::new(UpdateStep)),
+        Kind::Null => Ok(Box::new(UpdateStep {})),
+        Kind::Map(members) if members.is_empty() => Ok(Box::new(UpdateStep {})),
         _ => {
             let mut problem = node.diagnostic(format!("expected nothing, found {}", node.describe()));
             problem.hint = Some("`update` updates all packages; to have the newest of some, `install` them".into());
@@ -42,9 +43,15 @@ impl Step for UpdateStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({}), inputs: Vec::new() })
+        StepKey::of(self)
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for UpdateStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         let manager = PackageManager::of(guest)?;
         packages::run(guest, manager, manager.update(), &[], context.caches)

@@ -4,11 +4,10 @@
 //! home folder. A password hash goes straight into `/etc/shadow`, and never into the arguments of a program.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::support::{accounts, paths, texts, words};
-use super::{Step, StepContext, StepKey, StepKind, run_checked};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind, run_checked};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Attributes, FileKind, Guest, Run};
@@ -57,8 +56,10 @@ struct Arguments {
     ssh_keys: Option<serde::de::IgnoredAny>,
 }
 
+#[derive(Serialize)]
 struct UserStep {
     name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<String>,
     groups: Vec<String>,
     shell: Option<String>,
@@ -143,16 +144,15 @@ impl Step for UserStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let mut arguments = json!({
-            "name": self.name, "groups": self.groups, "shell": self.shell, "uid": self.uid, "home": self.home,
-            "system": self.system, "password_hash": self.password_hash, "sudo": self.sudo, "ssh_keys": self.ssh_keys,
-        });
-        if let Some(group) = &self.group {
-            arguments["group"] = json!(group);
-        }
-        Ok(StepKey { arguments, inputs: Vec::new() })
+        StepKey::of(self)
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for UserStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
         if let Some(shell) = &self.shell
             && !paths::exists(guest, shell)?

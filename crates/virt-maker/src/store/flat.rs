@@ -21,12 +21,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde::Serialize;
 
-use super::lock::FLAT;
+use super::lock::{FLAT, LockFile};
 use super::record::{self, FlatImage};
 use super::tree::Tree;
-use super::{KeyLock, Layer, Lookup, Store, allocated_bytes};
-use crate::disk::ImageFormat;
-use crate::disk::overlay::{self, Backing};
+use super::{Layer, Lookup, Store, allocated_bytes};
+use crate::disk::overlay;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::{Cancel, Tool, digest, durable, temporary};
 use crate::key::LayerKey;
@@ -125,7 +124,7 @@ impl Store {
     pub fn flatten(&self, key: LayerKey, cancel: &Cancel) -> Result<Flattened> {
         let _lease = self.lease(&[key])?;
         // A lock of its own: the key's is wanted by whoever makes the layer anew, and this one is held for long.
-        let Some(_own) = KeyLock::try_take(&self.locks_dir().join(format!("{key}{FLAT}")))? else {
+        let Some(_own) = LockFile::try_take(&self.locks_dir().join(format!("{key}{FLAT}")))? else {
             return Ok(Flattened::Busy);
         };
         let chain = self.chain(key)?;
@@ -142,12 +141,12 @@ impl Store {
 
         let workspace = self.workspace()?;
         let folder = workspace.subfolder("flat")?;
-        let draft = self.draft(folder, layer.record.material.clone(), ImageFormat::Qcow2, layer.record.virtual_size)?;
-        let image = draft.image();
+        let scratch = self.scratch(folder, layer.record.material.clone(), &layer.record)?;
+        let image = scratch.image();
         let failed = || format!("cannot flatten layer {}", key.short());
         // `qemu-img` opens all of it.
         self.image(layer).context(ErrorKind::Store, failed)?;
-        rebase(layer, base, &draft.record().image_name(), self, cancel).context(ErrorKind::Store, failed)?;
+        rebase(base, &scratch.record().image_name(), self, cancel).context(ErrorKind::Store, failed)?;
         let expected = Some((base.record.image_name(), Some(base.record.format.name().to_owned())));
         if overlay::backing(&image).context(ErrorKind::Store, failed)? != expected {
             let source = Error::new(ErrorKind::Internal, "qemu-img did not put the image on its base");
@@ -199,16 +198,13 @@ impl Store {
     }
 }
 
-/// Writes the flat image `name` of a layer: an overlay on it, moved to the base.
+/// Moves `name`, an overlay on a layer, to the base of that.
 ///
 /// `qemu-img rebase` finds the base in the chain, so it looks only at what lies above it, and writes what differs. It
 /// works in the folder of the images and gets plain names, as the headers have them. (`qemu-img convert -B` would take
 /// the base for what lies right under the image, and leave out all between.)
-fn rebase(layer: &Layer, base: &Layer, name: &str, store: &Store, cancel: &Cancel) -> Result<()> {
+fn rebase(base: &Layer, name: &str, store: &Store, cancel: &Cancel) -> Result<()> {
     let images = store.images_dir();
-    let below = layer.record.image_name();
-    let backing = Backing { name: &below, format: layer.record.format };
-    overlay::create(&images.join(name), layer.record.virtual_size, backing)?;
     // What it flushes is not worth anything before the end, and then all is synced.
     let tool =
         Tool::new("qemu-img", "qemu-utils").confined().args(["rebase", "-q", "-t", "unsafe", "-f", "qcow2", "-F"]);

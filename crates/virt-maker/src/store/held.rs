@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::owner::{Owner, mac, same};
 use super::record::SECRETS_FILE as FILE;
-use super::{Draft, LayerRecord, Store};
+use super::{LayerRecord, Scratch, Store};
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::own;
 use crate::host::random;
@@ -91,7 +91,7 @@ pub struct Held {
 
 impl Store {
     /// Writes down which values the step of a draft could read, by the names of their secrets. It is sealed with the draft.
-    pub fn hold<'a>(&self, draft: &Draft, values: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<()> {
+    pub fn hold<'a>(&self, draft: &Scratch, values: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<()> {
         let values: Vec<_> = values.into_iter().collect();
         if values.is_empty() {
             return Ok(());
@@ -202,7 +202,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use super::super::tests::{material, owner, store};
+    use super::super::tests::{draft_in, material, owner, seal, store};
     use super::*;
     use crate::disk::ImageFormat;
     use crate::store::Layer;
@@ -210,11 +210,10 @@ mod tests {
     fn sealed(store: &Store, name: &str, parent: Option<&Layer>, values: &[(&str, &str)]) -> Layer {
         let workspace = store.workspace().unwrap();
         let folder = workspace.subfolder("draft").unwrap();
-        let mut draft = store.draft(folder, material(name, parent), ImageFormat::Raw, 512).unwrap();
+        let draft = draft_in(store, folder, material(name, parent), parent, ImageFormat::Raw);
         fs::write(draft.image(), [0; 512]).unwrap();
-        draft.describe(String::new(), parent.map(|parent| parent.record.id.clone()), None, 0.0);
         store.hold(&draft, values.iter().map(|(name, value)| (*name, value.as_bytes()))).unwrap();
-        store.seal(draft).unwrap()
+        seal(store, draft)
     }
 
     #[test]

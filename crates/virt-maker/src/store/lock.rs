@@ -13,7 +13,7 @@ use super::locking;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::lock::{Lock, try_lock};
 use crate::host::own;
-use crate::key::Digest;
+use crate::key::{Digest, LayerKey};
 
 /// More digits than the number of a process has.
 const LENGTH_MAX: u64 = 20;
@@ -23,13 +23,33 @@ pub(super) const FLAT: &str = ".flat";
 /// The right to make one layer. Dropping it lets the next one go.
 #[derive(Debug)]
 pub struct KeyLock {
+    key: LayerKey,
+    _file: LockFile,
+}
+
+impl KeyLock {
+    /// Takes the lock of a key, among those in `folder`, or says that somebody has it.
+    pub(super) fn try_take(folder: &Path, key: LayerKey) -> Result<Option<KeyLock>> {
+        let file = LockFile::try_take(&folder.join(key.to_string()))?;
+        Ok(file.map(|file| KeyLock { key, _file: file }))
+    }
+
+    /// Whose lock it is.
+    pub fn key(&self) -> LayerKey {
+        self.key
+    }
+}
+
+/// A lock that is a file.
+#[derive(Debug)]
+pub(super) struct LockFile {
     path: PathBuf,
     _file: File,
 }
 
-impl KeyLock {
+impl LockFile {
     /// Takes the lock, or says that somebody has it.
-    pub(super) fn try_take(path: &Path) -> Result<Option<KeyLock>> {
+    pub(super) fn try_take(path: &Path) -> Result<Option<LockFile>> {
         let failed = || format!("cannot lock {}", path.display());
         loop {
             let mut file = locking::open(path).context(ErrorKind::Store, failed)?;
@@ -46,13 +66,13 @@ impl KeyLock {
                 // For the message of whoever waits; nothing depends on it.
                 let _ =
                     file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
-                return Ok(Some(KeyLock { path: path.to_owned(), _file: file }));
+                return Ok(Some(LockFile { path: path.to_owned(), _file: file }));
             }
         }
     }
 }
 
-impl Drop for KeyLock {
+impl Drop for LockFile {
     fn drop(&mut self) {
         // Removed while it is still held: nobody else can have this file's lock now.
         let _ = std::fs::remove_file(&self.path);
@@ -77,7 +97,7 @@ pub(super) fn sweep(folder: &Path) {
         let name = entry.file_name().to_string_lossy().into_owned();
         if Digest::parse(name.strip_suffix(FLAT).unwrap_or(&name)).is_some() {
             // Whoever gets the lock removes the file when it lets go.
-            drop(KeyLock::try_take(&entry.path()));
+            drop(LockFile::try_take(&entry.path()));
         }
     }
 }

@@ -89,7 +89,7 @@ pub use names::{Pin, Tag, check_tag};
 pub use notes::{BuildNote, NotedLayer, noted_path};
 pub use owner::Owner;
 pub use record::{FlatImage, Layer, LayerRecord, RECORD_VERSION};
-pub use seal::Draft;
+pub use seal::{Draft, Outcome, Scratch};
 pub use tree::{Damaged, Listed, hits};
 pub use usage::{Share, TemplateUsage, Usage};
 pub use wish::{Limits, Verdict, Wish};
@@ -296,7 +296,7 @@ impl Store {
 
     /// The lock of a key, if nobody has it.
     pub fn try_lock(&self, key: LayerKey) -> Result<Option<KeyLock>> {
-        KeyLock::try_take(&self.locks_dir().join(key.to_string()))
+        KeyLock::try_take(&self.locks_dir(), key)
     }
 
     /// Which process has the lock of a key, where known.
@@ -309,20 +309,25 @@ impl Store {
         Workspace::create(self)
     }
 
-    /// A draft of the layer that `material` names, with `folder`, a subfolder of a workspace, for its record and log.
-    pub fn draft(
+    /// An empty overlay on `parent`, under a name of its own; `material` says what it will be, if it becomes a layer. `folder` is
+    /// a subfolder of a workspace, for its record and log.
+    pub fn scratch(&self, folder: PathBuf, material: KeyMaterial, parent: &LayerRecord) -> Result<Scratch> {
+        let parent_id = Some(parent.id.clone());
+        let (format, size) = (ImageFormat::Qcow2, parent.virtual_size);
+        let scratch = Scratch::new(folder, self.images_dir(), material, parent_id, format, size)?;
+        scratch.create_on(parent)?;
+        Ok(scratch)
+    }
+
+    /// The same for a base: nothing is at its image yet.
+    pub fn scratch_base(
         &self,
         folder: PathBuf,
         material: KeyMaterial,
         format: ImageFormat,
         virtual_size: u64,
-    ) -> Result<Draft> {
-        Draft::new(folder, self.images_dir(), material, format, virtual_size)
-    }
-
-    /// Makes a draft a layer, for good; see [`seal`]. The caller holds the lock of its key.
-    pub fn seal(&self, draft: Draft) -> Result<Layer> {
-        seal::seal(self, draft)
+    ) -> Result<Scratch> {
+        Scratch::new(folder, self.images_dir(), material, None, format, virtual_size)
     }
 }
 

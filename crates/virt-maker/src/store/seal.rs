@@ -15,8 +15,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::record::{self, ImageName, Layer, LayerRecord, RECORD_VERSION};
-use super::{Store, allocated_bytes, hooks};
+use super::{KeyLock, Store, allocated_bytes, hooks};
 use crate::disk::ImageFormat;
+use crate::disk::overlay::{self, Backing};
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::{digest, durable, own, random, temporary};
 use crate::key::{Digest, KeyMaterial, LayerKey};
@@ -24,32 +25,32 @@ use crate::key::{Digest, KeyMaterial, LayerKey};
 /// The file in the folder of a layer that was replaced, or was about to be.
 const REPLACED: &str = "replaced";
 
-/// A layer in the making: an image, and a folder in a workspace that names it and holds, perhaps, `log.txt`.
+/// An image in the making, and a folder in a workspace that names it and holds, perhaps, `log.txt`. No layer names it, and
+/// it goes with its workspace; or it is made a [`Draft`].
 #[derive(Debug)]
-pub struct Draft {
+pub struct Scratch {
     /// The folder; it is moved as a whole.
-    pub folder: PathBuf,
+    pub(super) folder: PathBuf,
     images: PathBuf,
-    /// SHA-256 of the image, where whoever wrote it knows it.
-    digest: Option<Digest>,
     /// The record as far as it is known before the image is complete.
     pub(super) record: LayerRecord,
 }
 
-impl Draft {
-    /// It gets its `id` now, so that a child can be begun before this one is sealed.
+impl Scratch {
+    /// It gets its `id` now, so that something can be begun on it at once.
     pub(super) fn new(
         folder: PathBuf,
         images: PathBuf,
         material: KeyMaterial,
+        parent_id: Option<String>,
         format: ImageFormat,
         virtual_size: u64,
-    ) -> Result<Draft> {
+    ) -> Result<Scratch> {
         let record = LayerRecord {
             version: RECORD_VERSION,
             key: material.key(),
             id: random::id()?,
-            parent_id: None,
+            parent_id,
             material,
             summary: String::new(),
             within: Vec::new(),
@@ -69,20 +70,28 @@ impl Draft {
         let place = folder.join(record::IMAGE_FILE);
         fs::write(&place, record.image_name())
             .context(ErrorKind::Store, || format!("cannot write {}", place.display()))?;
-        Ok(Draft { folder, images, digest: None, record })
+        Ok(Scratch { folder, images, record })
     }
 
-    /// Key of the layer.
-    pub fn key(&self) -> LayerKey {
-        self.record.key
+    /// Writes an empty overlay, whose header names the file of `parent` as it lies beside it in the store.
+    pub(super) fn create_on(&self, parent: &LayerRecord) -> Result<()> {
+        let backing = Backing { name: &parent.image_name(), format: parent.format };
+        overlay::create(&self.image(), parent.virtual_size, backing)
     }
 
-    /// `id` of the layer.
+    /// Throws away what was written, for another attempt on the same parent.
+    pub fn create_again(&self, parent: &LayerRecord) -> Result<()> {
+        let image = self.image();
+        fs::remove_file(&image).context(ErrorKind::Store, || format!("cannot remove {}", image.display()))?;
+        self.create_on(parent)
+    }
+
+    /// `id` of the making.
     pub fn id(&self) -> &str {
         &self.record.id
     }
 
-    /// The record, as far as it is known.
+    /// The record, as far as it is known: its key, its `id`, its format and its size are.
     pub fn record(&self) -> &LayerRecord {
         &self.record
     }
@@ -97,35 +106,71 @@ impl Draft {
         self.folder.join("log.txt")
     }
 
-    /// Says the digest of the complete image, which is then not read again for it.
-    pub fn set_digest(&mut self, digest: Option<Digest>) {
-        self.digest = digest;
-    }
-
-    /// Adds what is known once the step has run; `duration` in seconds.
-    pub fn describe(&mut self, summary: String, parent_id: Option<String>, engine: Option<String>, duration: f64) {
-        self.record.summary = summary;
-        self.record.parent_id = parent_id;
-        self.record.engine = engine;
-        self.record.duration = duration;
-    }
-
-    /// Says which steps made of others its step is a part of.
-    pub fn set_within(&mut self, names: Vec<String>) {
-        self.record.within = names;
-    }
-
-    /// Says whether the guest loads an SELinux policy when it boots.
-    pub fn set_selinux(&mut self, on: bool) {
-        self.record.selinux = Some(on);
+    /// A layer in the making, for who has the lock of its key.
+    pub fn into_draft(self, lock: KeyLock) -> Draft {
+        assert_eq!(lock.key(), self.record.key, "a layer is made by who has the lock of its key");
+        Draft { scratch: self, lock }
     }
 }
 
-/// Seals `draft`, replacing what is there under its key. The image is complete and nobody writes to it.
-pub(super) fn seal(store: &Store, draft: Draft) -> Result<Layer> {
+/// A layer in the making. It has the lock of its key, so nobody else makes that layer as long as it is there.
+#[derive(Debug)]
+pub struct Draft {
+    scratch: Scratch,
+    lock: KeyLock,
+}
+
+/// What is known of a layer once its image is complete.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// One line for people.
+    pub summary: String,
+    /// The steps made of others that its step is a part of.
+    pub within: Vec<String>,
+    /// The engine that made it.
+    pub engine: Option<String>,
+    /// How long that took, in seconds.
+    pub seconds: f64,
+    /// Whether the guest loads an SELinux policy when it boots.
+    pub selinux: Option<bool>,
+    /// SHA-256 of the image, where whoever wrote it knows it: it is not read again then.
+    pub digest: Option<Digest>,
+}
+
+impl Draft {
+    /// Key of the layer.
+    pub fn key(&self) -> LayerKey {
+        self.scratch.record.key
+    }
+
+    /// Makes it a layer, for good, replacing what is there under its key; the image is complete and nobody writes to it.
+    ///
+    /// `sealed` is called when the layer is there and its lock is not let go yet: what whoever waits for the lock has to know
+    /// is told there. An error leaves what was there before.
+    pub fn commit(self, store: &Store, outcome: Outcome, sealed: impl FnOnce(&Layer)) -> Result<Layer> {
+        let Draft { scratch, lock } = self;
+        let layer = seal(store, scratch, outcome)?;
+        sealed(&layer);
+        // Only the lock keeps others from the key.
+        drop(lock);
+        Ok(layer)
+    }
+}
+
+impl std::ops::Deref for Draft {
+    type Target = Scratch;
+
+    fn deref(&self) -> &Scratch {
+        &self.scratch
+    }
+}
+
+/// See [`Draft::commit`].
+fn seal(store: &Store, draft: Scratch, outcome: Outcome) -> Result<Layer> {
     let target = &*store.layer_dir(draft.record.key);
     let path = draft.image();
-    let mut record = draft.record;
+    let Outcome { summary, within, engine, seconds, selinux, digest } = outcome;
+    let mut record = LayerRecord { summary, within, engine, duration: seconds, selinux, ..draft.record };
     let failed = || format!("cannot seal layer {}", record.key.short());
 
     fs::set_permissions(&path, Permissions::from_mode(0o400)).context(ErrorKind::Store, failed)?;
@@ -136,9 +181,9 @@ pub(super) fn seal(store: &Store, draft: Draft) -> Result<Layer> {
     {
         durable::sync_file(file).context(ErrorKind::Store, failed)?;
     }
-    let digest = match draft.digest {
+    let digest = match digest {
         Some(known) => known,
-        None => digest::of_file(&path).context(ErrorKind::Store, failed)?,
+        None => crate::host::digest::of_file(&path).context(ErrorKind::Store, failed)?,
     };
     let file = fs::metadata(&path).context(ErrorKind::Store, failed)?;
     let bytes = allocated_bytes(&path).context(ErrorKind::Store, failed)?;

@@ -43,15 +43,41 @@ pub(super) fn sealed(store: &Store, text: &str, parent: Option<&Layer>, content:
 pub(super) fn sealed_in(store: &Store, text: &str, parent: Option<&Layer>, content: &[u8], duration: f64) -> Layer {
     let workspace = store.workspace().unwrap();
     let folder = workspace.subfolder("draft").unwrap();
-    let mut draft = store.draft(folder, material(text, parent), ImageFormat::Raw, 512).unwrap();
+    let draft = draft_in(store, folder, material(text, parent), parent, ImageFormat::Raw);
     fs::write(draft.image(), content).unwrap();
-    draft.describe(text.into(), parent.map(|parent| parent.record.id.clone()), None, duration);
-    store.seal(draft).unwrap()
+    commit(store, draft, Outcome { summary: text.into(), seconds: duration, ..Outcome::default() })
+}
+
+/// A draft whose image is still to be written.
+pub(super) fn draft_in(
+    store: &Store,
+    folder: PathBuf,
+    material: KeyMaterial,
+    parent: Option<&Layer>,
+    format: ImageFormat,
+) -> Draft {
+    let lock = loop {
+        match store.try_lock(material.key()).unwrap() {
+            Some(lock) => break lock,
+            None => std::thread::yield_now(),
+        }
+    };
+    let parent_id = parent.map(|parent| parent.record.id.clone());
+    Scratch::new(folder, store.images_dir(), material, parent_id, format, 512).unwrap().into_draft(lock)
+}
+
+pub(super) fn commit(store: &Store, draft: Draft, outcome: Outcome) -> Layer {
+    draft.commit(store, outcome, |_| {}).unwrap()
+}
+
+/// Seals a draft of which nothing more is known.
+pub(super) fn seal(store: &Store, draft: Draft) -> Layer {
+    commit(store, draft, Outcome::default())
 }
 
 fn draft(store: &Store, workspace: &Workspace, text: &str) -> Draft {
     let folder = workspace.subfolder(text).unwrap();
-    let draft = store.draft(folder, material(text, None), ImageFormat::Raw, 512).unwrap();
+    let draft = draft_in(store, folder, material(text, None), None, ImageFormat::Raw);
     fs::write(draft.image(), [7; 512]).unwrap();
     draft
 }
@@ -67,11 +93,11 @@ pub(super) fn present(store: &Store, key: LayerKey) -> Layer {
 fn a_sealed_layer_is_there_and_read_only() {
     let (folder, store) = store();
     let workspace = store.workspace().unwrap();
-    let mut draft = draft(&store, &workspace, "one");
+    let draft = draft(&store, &workspace, "one");
     let key = draft.key();
     assert!(matches!(store.lookup(key), Lookup::Absent));
-    draft.describe("echo one".into(), None, Some("chroot".into()), 0.25);
-    store.seal(draft).unwrap();
+    let engine = Some("chroot".into());
+    commit(&store, draft, Outcome { summary: "echo one".into(), engine, seconds: 0.25, ..Outcome::default() });
     let layer = present(&store, key);
     assert_eq!(layer.record.digest, Digest::of(&[7; 512]));
     assert_eq!((layer.record.length, layer.record.virtual_size), (512, 512));
@@ -85,9 +111,9 @@ fn a_sealed_layer_is_there_and_read_only() {
 fn another_making_replaces_the_layer_and_has_another_id() {
     let (_folder, store) = store();
     let workspace = store.workspace().unwrap();
-    let first = store.seal(draft(&store, &workspace, "one")).unwrap();
+    let first = seal(&store, draft(&store, &workspace, "one"));
     let workspace = store.workspace().unwrap();
-    let second = store.seal(draft(&store, &workspace, "one")).unwrap();
+    let second = seal(&store, draft(&store, &workspace, "one"));
     assert_eq!(first.record.key, second.record.key);
     assert_ne!(first.record.id, second.record.id);
     assert_eq!(present(&store, first.record.key).record.id, second.record.id);
@@ -105,7 +131,7 @@ fn no_image_stays_without_its_layer() {
     let (_folder, store) = store();
     let workspace = store.workspace().unwrap();
     draft(&store, &workspace, "zero");
-    let sealed = store.seal(draft(&store, &workspace, "one")).unwrap();
+    let sealed = seal(&store, draft(&store, &workspace, "one"));
     // The layer's folder is a draft again, as before the last rename.
     fs::rename(&sealed.folder, workspace.path().join("again")).unwrap();
     assert_eq!(images(&store).len(), 2);
@@ -113,10 +139,10 @@ fn no_image_stays_without_its_layer() {
     assert_eq!(images(&store), Vec::<String>::new());
 
     let workspace = store.workspace().unwrap();
-    let damaged = store.seal(draft(&store, &workspace, "two")).unwrap();
+    let damaged = seal(&store, draft(&store, &workspace, "two"));
     fs::write(damaged.folder.join("layer.json"), "{").unwrap();
     let workspace = store.workspace().unwrap();
-    let whole = store.seal(draft(&store, &workspace, "two")).unwrap();
+    let whole = seal(&store, draft(&store, &workspace, "two"));
     drop(workspace);
     assert_eq!(images(&store), [whole.record.image_name()]);
 }
@@ -161,7 +187,7 @@ fn what_does_not_fit_is_damaged_not_a_hit() {
     ];
     for (number, (problem, damage)) in damage.iter().enumerate() {
         let workspace = store.workspace().unwrap();
-        let layer = store.seal(draft(&store, &workspace, &number.to_string())).unwrap();
+        let layer = seal(&store, draft(&store, &workspace, &number.to_string()));
         damage(&layer);
         match store.lookup(layer.record.key) {
             Lookup::Damaged(said) => assert!(said.contains(problem), "{said}"),
@@ -175,7 +201,7 @@ fn what_does_not_fit_is_damaged_not_a_hit() {
 fn an_image_with_another_time_is_read_once_and_taken_if_its_bytes_are_right() {
     let (_folder, store) = store();
     let workspace = store.workspace().unwrap();
-    let layer = store.seal(draft(&store, &workspace, "one")).unwrap();
+    let layer = seal(&store, draft(&store, &workspace, "one"));
     let modified = || fs::metadata(&layer.path).unwrap().modified().unwrap();
     let sealed = modified();
     copied(&layer.path, &fs::read(&layer.path).unwrap());

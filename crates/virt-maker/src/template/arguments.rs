@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
 
@@ -17,6 +18,97 @@ use crate::diagnostic::Diagnostic;
 /// Reads a runner's arguments.
 pub fn from_node<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<Diagnostic>> {
     T::deserialize(Arguments(node)).map_err(|problem| vec![problem.into_diagnostic(node)])
+}
+
+/// Several types whose fields stand beside each other in one mapping: groups of arguments that runners have in common, and a
+/// runner's own. No two of them have a field of one name.
+pub trait Parts: Sized {
+    /// Reads all of them; a member that none of them has is an error.
+    fn read(node: &Node) -> Result<Self, Vec<Diagnostic>>;
+
+    /// The JSON Schema of the mapping.
+    fn schema() -> serde_json::Value;
+}
+
+macro_rules! parts {
+    ($($part:ident),*) => {
+        impl<$($part: DeserializeOwned + JsonSchema),*> Parts for ($($part,)*) {
+            fn read(node: &Node) -> Result<Self, Vec<Diagnostic>> {
+                let Kind::Map(members) = &node.kind else {
+                    return Err(vec![Arguments(node).wrong("a mapping").into_diagnostic(node)]);
+                };
+                let mut known: Vec<&'static str> = Vec::new();
+                let read = ($($part::deserialize(Part { node, known: &mut known }),)*);
+                let name = |key: &Node| key.text().unwrap_or_default().to_owned();
+                if let Some((key, _)) = members.iter().find(|(key, _)| !known.contains(&name(key).as_str())) {
+                    let mut problem = key.diagnostic(format!("unknown argument `{}`", name(key)));
+                    problem.hint = Some(suggest::hint(&name(key), known));
+                    return Err(vec![problem]);
+                }
+                #[expect(non_snake_case, reason = "a name for each type")]
+                let ($($part,)*) = read;
+                Ok(($($part.map_err(|problem| vec![problem.into_diagnostic(node)])?,)*))
+            }
+
+            fn schema() -> serde_json::Value {
+                let mut whole = serde_json::Map::new();
+                $(add_schema(&mut whole, super::arguments::<$part>());)*
+                whole.insert("additionalProperties".into(), false.into());
+                serde_json::Value::Object(whole)
+            }
+        }
+    };
+}
+
+parts!(A);
+parts!(A, B);
+parts!(A, B, C);
+parts!(A, B, C, D);
+
+/// Adds the properties of one schema to those of others.
+fn add_schema(whole: &mut serde_json::Map<String, serde_json::Value>, part: serde_json::Value) {
+    use serde_json::Value;
+    let Value::Object(part) = part else { return };
+    for (name, value) in part {
+        match (whole.get_mut(&name), value) {
+            (Some(Value::Object(all)), Value::Object(more)) => all.extend(more),
+            (Some(Value::Array(all)), Value::Array(more)) => all.extend(more),
+            // What the mapping is for is said by the runner.
+            (_, value) if name != "description" => drop(whole.insert(name, value)),
+            _ => {}
+        }
+    }
+}
+
+/// One type of several that are read from one mapping: it is given the members that it knows.
+struct Part<'a> {
+    node: &'a Node,
+    known: &'a mut Vec<&'static str>,
+}
+
+impl<'de> Deserializer<'de> for Part<'_> {
+    type Error = Problem;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Problem> {
+        self.known.extend(fields);
+        let own = |(key, _): &&(Node, Node)| key.text().is_some_and(|name| fields.contains(&name));
+        let entries = self.node.members().iter().filter(own).map(|(key, value)| (Name(key), Arguments(value)));
+        visitor.visit_map(MapDeserializer::new(entries)).map_err(|problem: Problem| problem.at(self.node))
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        Arguments(self.node).visit_map(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
 }
 
 /// A value with a copy of its node, for messages about it that come later.

@@ -204,7 +204,7 @@ impl Expander<'_> {
         if self.problems.len() > before {
             return;
         }
-        let own_shell = own.shell.is_some();
+        let own_shell = own.running.shell.is_some();
         let at = At { options: at.options.around(own), own_shell, ..at.clone() };
         match &rest[..] {
             [(key, value)] if key.text() == Some("steps") => self.list(value, &At { depth: at.depth.max(1), ..at }),
@@ -391,7 +391,7 @@ impl Expander<'_> {
             Err(problem) => return self.problems.push(problem),
         };
         let mut options = at.options.clone();
-        options.made_by.insert(format!("{EXEC}{program}"), digest);
+        options.shaping.made_by.insert(format!("{EXEC}{program}"), digest);
         self.list(&steps, &At { options, data: true, ..at.clone() });
     }
 }

@@ -28,85 +28,71 @@ pub const OPTIONS: [&str; 12] = [
 /// Those that `defaults` may set for a whole template.
 pub const DEFAULTS: [&str; 6] = ["env", "network", "timeout", "cache", "retries", "shell"];
 
-/// How a step runs, beyond its runner.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+/// What stands beside a runner, by what it does to the step's layer. A new option is one field of one of these, and where it
+/// stands says whether it is a part of the key: all of [`Shaping`] is, and nothing else.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepOptions {
-    /// What people call it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    /// What shapes the layer.
+    pub shaping: Shaping,
+    /// How the step runs.
+    pub running: Running,
+    /// For how long the layer is good.
+    pub caching: Caching,
+}
+
+/// What shapes a layer, and so enters its key (`plan/keyed.rs`).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Shaping {
     /// Variables for its commands.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Whether its commands may use the network; `None` is what its kind does.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<bool>,
     /// Whether its commands have all rights in a machine of their own.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub privileged: Option<bool>,
-    /// Seconds that it may take.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<u64>,
-    /// Seconds that its layer is good for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ttl: Option<u64>,
-    /// Its layer is never taken from the store.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub always_run: bool,
     /// Texts that enter its key and do nothing else.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cache_key: Vec<String>,
-    /// How often it is tried again after it failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retries: Option<u32>,
     /// Names of the secrets that its commands may read.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
     /// Caches that its commands use.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<CacheMount>,
-    /// What runs its script, where that does not say it itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shell: Option<String>,
     /// Digests of the programs that made it, by the names of their steps.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub made_by: BTreeMap<String, String>,
+}
+
+/// How a step runs, whatever its layer is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Running {
+    /// What people call it.
+    pub name: Option<String>,
+    /// Seconds that it may take.
+    pub timeout: Option<u64>,
+    /// How often it is tried again after it failed.
+    pub retries: Option<u32>,
+    /// What runs its script, where that does not say it itself. The runner has it, and keys it with its script.
+    pub shell: Option<String>,
+}
+
+/// For how long a layer is good.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Caching {
+    /// Seconds that its layer is good for.
+    pub ttl: Option<u64>,
+    /// Its layer is never taken from the store.
+    pub always_run: bool,
 }
 
 impl StepOptions {
     /// Whether its commands have all rights, in a machine of their own.
     pub fn has_all_rights(&self) -> bool {
-        self.privileged.unwrap_or(false)
+        self.shaping.privileged.unwrap_or(false)
     }
 
     /// These options where a step within sets none of its own.
     pub(super) fn around(&self, inner: StepOptions) -> StepOptions {
-        let name = match (&self.name, inner.name) {
-            (Some(outer), Some(inner)) => Some(format!("{outer}: {inner}")),
-            (outer, inner) => inner.or_else(|| outer.clone()),
-        };
-        let mut env = self.env.clone();
-        env.extend(inner.env);
-        let joined = |outer: &[String], inner: Vec<String>| {
-            let mut all = outer.to_vec();
-            all.extend(inner.into_iter().filter(|item| !outer.contains(item)));
-            all
-        };
-        let mut made_by = self.made_by.clone();
-        made_by.extend(inner.made_by);
         StepOptions {
-            name,
-            env,
-            network: inner.network.or(self.network),
-            privileged: inner.privileged.or(self.privileged),
-            timeout: inner.timeout.or(self.timeout),
-            ttl: inner.ttl.or(self.ttl),
-            always_run: inner.always_run || self.always_run,
-            cache_key: joined(&self.cache_key, inner.cache_key),
-            retries: inner.retries.or(self.retries),
-            secrets: joined(&self.secrets, inner.secrets),
-            mounts: if inner.mounts.is_empty() { self.mounts.clone() } else { inner.mounts },
-            shell: inner.shell.or_else(|| self.shell.clone()),
-            made_by,
+            shaping: self.shaping.around(inner.shaping),
+            running: self.running.around(inner.running),
+            caching: self.caching.around(inner.caching),
         }
     }
 
@@ -114,41 +100,41 @@ impl StepOptions {
     pub(super) fn members(&self) -> Vec<(&'static str, serde_json::Value)> {
         let mut members = Vec::new();
         let mut add = |name, value: serde_json::Value| members.push((name, value));
-        if let Some(name) = &self.name {
+        if let Some(name) = &self.running.name {
             add("name", name.as_str().into());
         }
-        if !self.env.is_empty() {
-            add("env", serde_json::json!(self.env));
+        if !self.shaping.env.is_empty() {
+            add("env", serde_json::json!(self.shaping.env));
         }
-        if let Some(network) = self.network {
+        if let Some(network) = self.shaping.network {
             add("network", if network { "on" } else { "off" }.into());
         }
-        if let Some(privileged) = self.privileged {
+        if let Some(privileged) = self.shaping.privileged {
             add("privileged", if privileged { "on" } else { "off" }.into());
         }
-        if let Some(timeout) = self.timeout {
+        if let Some(timeout) = self.running.timeout {
             add("timeout", timeout.into());
         }
-        match self.ttl {
-            _ if self.always_run => add("cache", "always-run".into()),
+        match self.caching.ttl {
+            _ if self.caching.always_run => add("cache", "always-run".into()),
             Some(ttl) => add("cache", serde_json::json!({ "ttl": ttl })),
             None => {}
         }
-        match &self.cache_key[..] {
+        match &self.shaping.cache_key[..] {
             [] => {}
             [only] => add("cache_key", only.as_str().into()),
             several => add("cache_key", serde_json::json!(several)),
         }
-        if let Some(retries) = self.retries {
+        if let Some(retries) = self.running.retries {
             add("retries", retries.into());
         }
-        if !self.secrets.is_empty() {
-            add("secrets", serde_json::json!(self.secrets));
+        if !self.shaping.secrets.is_empty() {
+            add("secrets", serde_json::json!(self.shaping.secrets));
         }
-        if !self.mounts.is_empty() {
-            add("mounts", serde_json::json!(self.mounts));
+        if !self.shaping.mounts.is_empty() {
+            add("mounts", serde_json::json!(self.shaping.mounts));
         }
-        if let Some(shell) = &self.shell {
+        if let Some(shell) = &self.running.shell {
             add("shell", shell.as_str().into());
         }
         members
@@ -157,7 +143,7 @@ impl StepOptions {
     /// Reads one option from its rendered value; `when` is not read here.
     pub(super) fn set(&mut self, name: &str, node: &Node) -> Result<(), Diagnostic> {
         match name {
-            "name" => self.name = Some(text(node, "a text")?),
+            "name" => self.running.name = Some(text(node, "a text")?),
             "env" => {
                 let Kind::Map(members) = &node.kind else { return Err(wrong(node, "a mapping of variables")) };
                 for (key, value) in members {
@@ -166,11 +152,11 @@ impl StepOptions {
                     if name.is_empty() || !name.bytes().all(plain) || name.starts_with(|c: char| c.is_ascii_digit()) {
                         return Err(key.diagnostic(format!("`{}` is not the name of a variable", name.escape_debug())));
                     }
-                    self.env.insert(name.to_owned(), text(value, "a text")?);
+                    self.shaping.env.insert(name.to_owned(), text(value, "a text")?);
                 }
             }
-            "network" => self.network = Some(on_or_off(node)?),
-            "privileged" => self.privileged = Some(on_or_off(node)?),
+            "network" => self.shaping.network = Some(on_or_off(node)?),
+            "privileged" => self.shaping.privileged = Some(on_or_off(node)?),
             "shell" => {
                 let shell = text(node, "the path of a shell")?.trim().to_owned();
                 if !shell.starts_with('/') || shell.contains(['\n', '\0']) {
@@ -186,14 +172,14 @@ impl StepOptions {
                     note.hint = Some(format!("say `shell: {strict}`; `/bin/sh` alone goes on without this note"));
                     node.note(note);
                 }
-                self.shell = Some(shell);
+                self.running.shell = Some(shell);
             }
-            "timeout" => self.timeout = Some(seconds(node)?),
+            "timeout" => self.running.timeout = Some(seconds(node)?),
             "cache" => match &node.kind {
                 Kind::Map(members) => {
                     for (key, value) in members {
                         match key.text() {
-                            Some("ttl") => self.ttl = Some(seconds(value)?),
+                            Some("ttl") => self.caching.ttl = Some(seconds(value)?),
                             other => {
                                 let other = other.unwrap_or_default();
                                 let mut problem = key.diagnostic(format!("unknown key `{other}`"));
@@ -203,19 +189,19 @@ impl StepOptions {
                         }
                     }
                 }
-                _ if node.text() == Some("always-run") => self.always_run = true,
+                _ if node.text() == Some("always-run") => self.caching.always_run = true,
                 _ => return Err(wrong(node, "`always-run` or `{ttl: 7d}`")),
             },
             "cache_key" => match &node.kind {
                 Kind::List(items) if node.literal.is_none() => {
                     for item in items {
-                        self.cache_key.push(text(item, "a text")?);
+                        self.shaping.cache_key.push(text(item, "a text")?);
                     }
                 }
-                _ => self.cache_key.push(text(node, "a text")?),
+                _ => self.shaping.cache_key.push(text(node, "a text")?),
             },
             "retries" => match node.integer() {
-                Some(value @ 0..=100) => self.retries = Some(value as u32),
+                Some(value @ 0..=100) => self.running.retries = Some(value as u32),
                 _ => return Err(wrong(node, "a number from 0 to 100")),
             },
             "secrets" => {
@@ -224,7 +210,7 @@ impl StepOptions {
                     _ => vec![node],
                 };
                 for item in items {
-                    self.secrets.push(text(item, "the name of a secret")?);
+                    self.shaping.secrets.push(text(item, "the name of a secret")?);
                 }
             }
             "mounts" => {
@@ -233,12 +219,58 @@ impl StepOptions {
                     _ => vec![node],
                 };
                 for item in items {
-                    self.mounts.push(CacheMount::read(item)?);
+                    self.shaping.mounts.push(CacheMount::read(item)?);
                 }
             }
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// Those of an inner list after those of an outer one, each once.
+fn joined(outer: &[String], inner: Vec<String>) -> Vec<String> {
+    let mut all = outer.to_vec();
+    all.extend(inner.into_iter().filter(|item| !outer.contains(item)));
+    all
+}
+
+impl Shaping {
+    fn around(&self, inner: Shaping) -> Shaping {
+        let mut env = self.env.clone();
+        env.extend(inner.env);
+        let mut made_by = self.made_by.clone();
+        made_by.extend(inner.made_by);
+        Shaping {
+            env,
+            network: inner.network.or(self.network),
+            privileged: inner.privileged.or(self.privileged),
+            cache_key: joined(&self.cache_key, inner.cache_key),
+            secrets: joined(&self.secrets, inner.secrets),
+            mounts: if inner.mounts.is_empty() { self.mounts.clone() } else { inner.mounts },
+            made_by,
+        }
+    }
+}
+
+impl Running {
+    fn around(&self, inner: Running) -> Running {
+        let name = match (&self.name, inner.name) {
+            (Some(outer), Some(inner)) => Some(format!("{outer}: {inner}")),
+            (outer, inner) => inner.or_else(|| outer.clone()),
+        };
+        Running {
+            name,
+            timeout: inner.timeout.or(self.timeout),
+            retries: inner.retries.or(self.retries),
+            shell: inner.shell.or_else(|| self.shell.clone()),
+        }
+    }
+}
+
+impl Caching {
+    fn around(&self, inner: Caching) -> Caching {
+        Caching { ttl: inner.ttl.or(self.ttl), always_run: inner.always_run || self.always_run }
     }
 }
 

@@ -31,6 +31,13 @@ pub struct Script {
     keyed: bool,
 }
 
+/// As what enters a key.
+impl serde::Serialize for Script {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text())
+    }
+}
+
 impl Script {
     /// The script of a step.
     pub fn of_step(written: String, node: &Node) -> Result<Script, Vec<Diagnostic>> {

@@ -89,7 +89,7 @@ impl Place {
             template: Path::new("/web.yml"),
             variant: Digest::of(b""),
         };
-        let mut finish = |_: &virt_maker::export::Extras, _: &Path| -> Result<virt_maker::export::Finished> {
+        let mut finish = |_: &virt_maker::export::Common, _: &Path| -> Result<virt_maker::export::Finished> {
             panic!("these exports need no guest")
         };
         publish(&*export, kind, from, &self.path("store/records"), force, &context, &mut finish)

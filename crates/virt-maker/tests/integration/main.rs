@@ -2,7 +2,7 @@
 
 mod bootstrap;
 mod download;
+mod embedding;
 mod engine_libguestfs;
 mod export;
 mod runners;
-mod toy_step;

@@ -50,14 +50,14 @@ pub fn run(arguments: &Mount) -> Result<(), Failure> {
         .context(ErrorKind::Host, || format!("cannot mount at {}", dir.display()))
         .map_err(|error| error.with_hint("it needs FUSE: /dev/fuse, and `fusermount3` of the package `fuse3`"))?;
     println!("{what} is at {}; Ctrl-C, or `umount`, ends it", harmless(&dir.display().to_string()));
-    while !session.guard.is_finished() && !opener.cancel.is_cancelled() {
+    while !session.guard.is_finished() && !opener.cancel().is_cancelled() {
         std::thread::sleep(PAUSE);
     }
     let ended = session.umount_and_join();
     guard.end();
     // Somebody else's `umount` is as good as ours.
     match ended {
-        Err(error) if opener.cancel.is_cancelled() => {
+        Err(error) if opener.cancel().is_cancelled() => {
             Err(Error::new(ErrorKind::Host, format!("cannot unmount {}", dir.display())).with_source(error).into())
         }
         _ => Ok(()),

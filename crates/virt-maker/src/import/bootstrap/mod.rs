@@ -52,6 +52,7 @@ pub(super) static KIND: ImportKind = ImportKind {
         Need::new("grub-mkimage", "grub-common"),
     ],
     version: 1,
+    network: false,
     parse: arguments::parse,
 };
 

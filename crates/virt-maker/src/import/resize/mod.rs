@@ -105,15 +105,16 @@ impl Resize {
 
     /// What enters a key.
     pub(super) fn key(&self) -> Value {
+        let Resize { size, expand, partitions } = self;
         json!({
             // Bases of earlier versions may have numbers of `virt-resize`, or a larger partition without a file system.
             "layout": 2,
-            "size": self.size,
-            "expand": self.expand.as_ref().map(|expand| match expand {
+            "size": size,
+            "expand": expand.as_ref().map(|expand| match expand {
                 Expand::Root => json!("root"),
                 Expand::Number(number) => json!(number),
             }),
-            "partitions": self.partitions.iter().map(|(number, size)| json!([number, size])).collect::<Vec<_>>(),
+            "partitions": partitions.iter().map(|(number, size)| json!([number, size])).collect::<Vec<_>>(),
         })
     }
 

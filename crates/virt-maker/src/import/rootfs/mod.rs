@@ -45,6 +45,7 @@ pub(super) static KIND: ImportKind = ImportKind {
         Need::new("tar", "tar"),
     ],
     version: 2,
+    network: false,
     parse,
 };
 
@@ -136,8 +137,10 @@ impl Import for Rootfs {
         context.cancel.check()?;
         let digest = digest.context(ErrorKind::Base, || format!("cannot read {}", file.display()))?;
         let mut inputs = vec![HostInput { name: "source".into(), kind: "file".into(), digest, mode: 0 }];
-        let kernel = self.kernel.as_ref().map(|kernel| kernel.key(&mut inputs, context)).transpose()?;
-        let arguments = json!({ "size": self.size, "kernel": kernel });
+        // The source is its digest.
+        let Rootfs { source: _, kernel, size } = self;
+        let kernel = kernel.as_ref().map(|kernel| kernel.key(&mut inputs, context)).transpose()?;
+        let arguments = json!({ "size": size, "kernel": kernel });
         Ok(ImportKey { arguments, inputs, fetched: None })
     }
 

@@ -23,7 +23,7 @@ use serde_json::json;
 
 use self::serve::{FOLDER, serve};
 use super::support::{host_file, paths};
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::{Attributes, Guest};
@@ -99,14 +99,21 @@ impl Step for AnsibleStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let inputs = self.collect()?;
-        Ok(StepKey { arguments: json!({ "playbook": self.playbook, "vars": self.vars }), inputs })
+        // The folder is its files, which are the inputs; the door says what may be read.
+        let AnsibleStep { source: _, door: _, playbook, vars } = self;
+        Ok(StepKey { arguments: json!({ "playbook": playbook, "vars": vars }), inputs: self.collect()? })
     }
 
     fn runs_on_host(&self) -> bool {
         true
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for AnsibleStep {
     fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         paths::require(guest, "python3", "Ansible's modules need it: install it by a step before this one")?;
         let folder = Attributes { mode: Some(0o700), uid: Some(0), gid: Some(0) };

@@ -5,11 +5,10 @@
 //! `/var/log/virt-maker-firstboot.log`. They wait for the network (`network-online.target`), but not longer than 90 s. A script that fails does not keep the next one from running.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::support::paths;
-use super::{Step, StepContext, StepKey, StepKind, first_line};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind, first_line};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Attributes, Guest};
@@ -32,6 +31,7 @@ pub(super) static KIND: StepKind = StepKind {
 #[serde(transparent)]
 struct Script(String);
 
+#[derive(Serialize)]
 struct FirstbootStep {
     script: template::Script,
 }
@@ -56,9 +56,15 @@ impl Step for FirstbootStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "script": self.script.text() }), inputs: Vec::new() })
+        StepKey::of(self)
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for FirstbootStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
         let place = Place::next(guest)?;
         place.finish(guest, &self.script.whole())

@@ -4,11 +4,10 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::super::{Step, StepContext, StepKey};
+use super::super::{Action, OnDisk, Step, StepContext, StepKey};
 use super::host_file;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::Guest;
 use crate::host::Tool;
 use crate::host::guestfs_settings;
 use crate::host::permit::HostPath;
@@ -65,21 +64,21 @@ impl Step for Inject {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let (osinfo, inputs) = match &self.method {
+        // The step is the kind, and says the option.
+        let Inject { step: _, option: _, method } = self;
+        let (osinfo, inputs) = match method {
             Method::Osinfo => (true, Vec::new()),
             Method::Iso(path) => (false, vec![host_file::input(path, "iso", 0)?]),
         };
         Ok(StepKey { arguments: json!({ "osinfo": osinfo }), inputs })
     }
 
-    fn works_on_disk(&self) -> bool {
-        true
+    fn action(&self) -> Action<'_> {
+        Action::OnDisk(self)
     }
+}
 
-    fn run(&self, _: &StepKey, _: &mut dyn Guest, _: &StepContext<'_>) -> Result<()> {
-        Err(Error::new(ErrorKind::Internal, format!("`{}` works on a disk and not in a session", self.step)))
-    }
-
+impl OnDisk for Inject {
     fn run_on_disk(&self, key: &StepKey, disk: &Path, context: &StepContext<'_>) -> Result<()> {
         self.check_version(context)?;
         for settings in guestfs_settings() {

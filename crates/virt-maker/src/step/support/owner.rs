@@ -1,6 +1,6 @@
 //! Owners and modes of files, as arguments.
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::accounts;
 use crate::diagnostic::Diagnostic;
@@ -8,11 +8,18 @@ use crate::error::Result;
 use crate::guest::{Attributes, Guest};
 use crate::template::Node;
 
-/// A user, perhaps with a group; by name or by number.
-#[derive(Debug, Clone)]
+/// A user, perhaps with a group; by name or by number. In a key, a pair of both.
+#[derive(Debug, Clone, Serialize)]
+#[serde(into = "(String, Option<String>)")]
 pub(in crate::step) struct Owner {
     user: String,
     group: Option<String>,
+}
+
+impl From<Owner> for (String, Option<String>) {
+    fn from(owner: Owner) -> Self {
+        (owner.user, owner.group)
+    }
 }
 
 impl Owner {
@@ -26,11 +33,6 @@ impl Owner {
             return Err(node.diagnostic("expected `user` or `user:group`"));
         }
         Ok(Owner { user, group })
-    }
-
-    /// What enters a key.
-    pub(in crate::step) fn key(&self) -> Value {
-        json!([self.user, self.group])
     }
 
     /// As `chown` takes it.
@@ -62,7 +64,7 @@ impl Owner {
 }
 
 /// Mode and owner as a step may say them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(in crate::step) struct Looks {
     pub mode: Option<u32>,
     pub owner: Option<Owner>,
@@ -80,11 +82,6 @@ impl Looks {
         let mode = chmod.map(|text| mode(text, at("chmod")));
         let owner = chown.map(|text| Owner::parse(text, at("chown")));
         Looks { mode: keep(mode, problems), owner: keep(owner, problems) }
-    }
-
-    /// What enters a key.
-    pub(in crate::step) fn key(&self) -> Value {
-        json!({ "mode": self.mode, "owner": self.owner.as_ref().map(Owner::key) })
     }
 
     /// What to give to the guest. What was not said is `None`: what is there stays, new files belong to root.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::{Step, StepContext, StepKey, run_checked};
+use super::super::{Action, InGuest, Step, StepContext, StepKey, run_checked};
 use super::{paths, words};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
@@ -177,9 +177,17 @@ impl Step for PackagesStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        Ok(StepKey { arguments: json!({ "packages": self.packages }), inputs: Vec::new() })
+        // What is done with them is the kind.
+        let PackagesStep { packages, commands: _ } = self;
+        StepKey::of(&json!({ "packages": packages }))
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for PackagesStep {
     fn run(&self, _: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         let manager = PackageManager::of(guest)?;
         run(guest, manager, (self.commands)(manager), &self.packages, context.caches)

@@ -8,7 +8,6 @@
 
 mod pax;
 
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -22,7 +21,7 @@ use self::pax::Facts;
 use super::support::{folders, host_file};
 use super::support::owner::{Owner, keep};
 use super::support::paths;
-use super::{Step, StepContext, StepKey, StepKind};
+use super::{Action, InGuest, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::host::permit::HostPath;
 use crate::host::tree::leads_out;
@@ -105,14 +104,20 @@ impl Step for UnpackStep {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let owner = self.owner.as_ref().map(Owner::key);
-        let mut arguments = json!({ "dest": self.dest, "strip": self.strip, "owner": owner });
-        if self.setid {
+        let UnpackStep { source, dest, strip, setid, owner } = self;
+        let mut arguments = json!({ "dest": dest, "strip": strip, "owner": owner });
+        if *setid {
             arguments["setid"] = true.into();
         }
-        Ok(StepKey { arguments, inputs: vec![host_file::input(&self.source, "source", 0)?] })
+        Ok(StepKey { arguments, inputs: vec![host_file::input(source, "source", 0)?] })
     }
 
+    fn action(&self) -> Action<'_> {
+        Action::InGuest(self)
+    }
+}
+
+impl InGuest for UnpackStep {
     fn run(&self, key: &StepKey, guest: &mut dyn Guest, context: &StepContext<'_>) -> Result<()> {
         paths::tell_if_hidden(guest, &format!("{}/.", self.dest), context)?;
         let owner = match &self.owner {

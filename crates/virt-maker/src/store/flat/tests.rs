@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 use super::super::tests::{material, present};
-use super::super::{Limits, Wish};
+use super::super::{Limits, Outcome, Wish};
 use super::*;
+use crate::disk::ImageFormat;
 use crate::key::Digest;
 
 const SIZE: u64 = 1 << 20;
@@ -43,21 +44,24 @@ fn chain(layers: usize) -> (TempDir, Store, Vec<LayerKey>) {
         let material = material(&number.to_string(), parent.as_ref());
         let workspace = store.workspace().unwrap();
         let format = if number == 0 { ImageFormat::Raw } else { ImageFormat::Qcow2 };
-        let mut draft = store.draft(workspace.subfolder("draft").unwrap(), material, format, SIZE).unwrap();
+        let folder = workspace.subfolder("draft").unwrap();
+        let lock = store.try_lock(material.key()).unwrap().unwrap();
+        let scratch = match &parent {
+            None => store.scratch_base(folder, material, format, SIZE).unwrap(),
+            Some(parent) => store.scratch(folder, material, &parent.record).unwrap(),
+        };
+        let draft = scratch.into_draft(lock);
         match &parent {
             None => fs::write(draft.image(), vec![0xaa; SIZE as usize]).unwrap(),
-            Some(parent) => {
-                let name = parent.record.image_name();
-                let backing = Backing { name: &name, format: parent.record.format };
-                overlay::create(&draft.image(), SIZE, backing).unwrap();
+            Some(_) => {
                 let image = draft.image().display().to_string();
                 let write = format!("write -P {} {}k 6k", number + 1, number * 5);
                 let zero = format!("write -z {}k 4k", 512 + number * 8);
                 qemu("qemu-io", &["-f", "qcow2", "-c", &write, "-c", &zero, &image]);
             }
         }
-        draft.describe(number.to_string(), parent.as_ref().map(|parent| parent.record.id.clone()), None, 0.0);
-        let layer = store.seal(draft).unwrap();
+        let outcome = Outcome { summary: number.to_string(), ..Outcome::default() };
+        let layer = draft.commit(&store, outcome, |_| {}).unwrap();
         keys.push(layer.record.key);
         parent = Some(layer);
     }

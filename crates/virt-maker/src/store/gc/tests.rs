@@ -206,6 +206,8 @@ fn collecting_and_leasing_at_the_same_time() {
     let (_folder, store) = store();
     let base = layer(&store, "base", None, 0);
     let key = layer(&store, "tip", Some(&base), 0).record.key;
+    // Nobody's layer: who makes both takes the locks of both.
+    let turn = super::super::tests::material("turn", None).key();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let collector = scope.spawn(|| {
@@ -222,7 +224,7 @@ fn collecting_and_leasing_at_the_same_time() {
                     for round in 0..100 {
                         let lease = store.lease(&[base.record.key, key]).unwrap();
                         let lock = loop {
-                            if let Some(lock) = store.try_lock(key).unwrap() {
+                            if let Some(lock) = store.try_lock(turn).unwrap() {
                                 break lock;
                             }
                             std::thread::yield_now();
@@ -302,7 +304,7 @@ fn a_draft_between_its_record_and_its_rename_keeps_its_image() {
     let workspace = store.workspace().unwrap();
     let material = super::super::tests::material("it", None);
     let folder = workspace.subfolder("draft").unwrap();
-    let draft = store.draft(folder, material, crate::disk::ImageFormat::Raw, 512).unwrap();
+    let draft = super::super::tests::draft_in(&store, folder, material, None, crate::disk::ImageFormat::Raw);
     fs::write(draft.image(), [7; 512]).unwrap();
     let (image, key) = (draft.image(), draft.key());
     let ((begin, began), (open, opened), (close, closed)) = (channel(), channel(), channel::<()>());
@@ -314,7 +316,7 @@ fn a_draft_between_its_record_and_its_rename_keeps_its_image() {
                 open.send(()).unwrap();
                 let _ = closed.recv();
             });
-            sealing.seal(draft).unwrap();
+            super::super::tests::seal(&sealing, draft);
         });
         hooks::at("image_of: between its two files", move || {
             begin.send(()).unwrap();
@@ -341,10 +343,10 @@ fn a_draft_that_becomes_a_layer_meanwhile_keeps_its_image() {
         let workspace = store.workspace().unwrap();
         let material = super::super::tests::material("it", None);
         let folder = workspace.subfolder("draft").unwrap();
-        let draft = store.draft(folder, material, crate::disk::ImageFormat::Raw, 512).unwrap();
+        let draft = super::super::tests::draft_in(&store, folder, material, None, crate::disk::ImageFormat::Raw);
         fs::write(draft.image(), [7; 512]).unwrap();
         let (image, key, sealing) = (draft.image(), draft.key(), store.clone());
-        hooks::at("strays: drafts are known", move || drop(sealing.seal(draft).unwrap()));
+        hooks::at("strays: drafts are known", move || drop(super::super::tests::seal(&sealing, draft)));
         let found = store.collect(&Wish::Within(Limits::default()), false, &Cancel::default()).unwrap();
         assert!(hooks::was_reached());
         assert!(

@@ -250,11 +250,10 @@ fn a_header_that_names_another_file_is_not_adopted_and_not_opened() {
     let forge = |name: &str| {
         let workspace = store.workspace().unwrap();
         let material = super::super::tests::material(name, Some(&base));
-        let draft = store.draft(workspace.subfolder("d").unwrap(), material, ImageFormat::Qcow2, 512);
-        let mut draft = draft.unwrap();
+        let folder = workspace.subfolder("d").unwrap();
+        let draft = super::super::tests::draft_in(&store, folder, material, Some(&base), ImageFormat::Qcow2);
         overlay::create(&draft.image(), 512, Backing { name, format: ImageFormat::Raw }).unwrap();
-        draft.describe("forged".into(), Some(base.record.id.clone()), None, 0.0);
-        store.seal(draft).unwrap()
+        super::super::tests::seal(&store, draft)
     };
     let good = forge(&base.record.image_name());
     assert_eq!(store.image(&good).unwrap().images(), 2);
