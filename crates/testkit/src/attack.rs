@@ -24,7 +24,7 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// Makes them.
+    /// Makes the targets.
     pub fn new() -> Targets {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         listener.set_nonblocking(true).expect("a socket of ours");

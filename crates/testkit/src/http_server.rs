@@ -15,7 +15,7 @@ pub enum Fault {
     Status(&'static str),
     /// No byte of an answer, and no end.
     Silence,
-    /// So many bytes of the body, and then no end.
+    /// This many bytes of the body, after which the connection stays open and silent.
     SilenceAfter(usize),
     /// The part that was asked for, though the whole is another one now.
     IgnoreIfRange,

@@ -23,7 +23,7 @@ use crate::init;
 /// How long `lvm` may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(1);
-/// So much of what `lvm` says is quoted.
+/// How much of what `lvm` says is quoted, in bytes.
 const QUOTED: u64 = 400;
 /// The node by which `lvm` speaks to the device mapper.
 const CONTROL: &str = "/dev/mapper/control";

@@ -8,7 +8,7 @@ use crate::text::{duration, harmless};
 
 /// Longest value that stands in a line, in characters.
 const SHORT: usize = 100;
-/// So many things that changed are listed.
+/// How many changes are listed at most.
 const LISTED: usize = 40;
 
 /// The reason in one line.

@@ -68,7 +68,7 @@ impl Lock {
         self.sources.insert(url::name(source), has).or(whole)
     }
 
-    /// Writes it.
+    /// Writes the lock file.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
         let mut sources = BTreeMap::new();
         // Where a source is there by its name too, that is what was written last.

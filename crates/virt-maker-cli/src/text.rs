@@ -27,7 +27,7 @@ pub fn without_passwords(text: &str) -> Cow<'_, str> {
     if text.contains("://") { url::shown_in(text).into() } else { text.into() }
 }
 
-/// So many of something: `1 layer`, `2 layers`.
+/// A number with its noun: `1 layer`, `2 layers`.
 pub fn count<N: TryInto<u64>>(number: N, one: &str) -> String {
     match number.try_into().unwrap_or(u64::MAX) {
         1 => format!("1 {one}"),

@@ -410,7 +410,7 @@ impl<'a> Meter<'a> {
         Meter { events, what: what.into(), unit: "permille", total: Some(1000), last: None }
     }
 
-    /// So much is done. The first call and the one with the total are always sent.
+    /// Says how much is done. The first call and the one with the total are always sent.
     pub fn at(&mut self, done: u64) {
         if self.total != Some(done) && self.last.is_some_and(|last| last.elapsed() < Self::PAUSE) {
             return;

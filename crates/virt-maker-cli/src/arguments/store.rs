@@ -125,7 +125,7 @@ pub struct LimitArguments {
     /// All layers together take at most this, such as 20G; after a build, what was not used for the longest time goes.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_size: Option<u64>,
-    /// So much stays free on the disk that holds the store.
+    /// How much stays free on the disk that holds the store.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub min_free: Option<u64>,
     /// Layers that were not used for longer go: 90m, 12h, 30d, 8w.

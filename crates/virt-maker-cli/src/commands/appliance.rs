@@ -16,7 +16,6 @@ use crate::{environment, report, settings, signals};
 /// Version of the JSON document.
 const VERSION: u32 = 1;
 
-/// Runs it.
 pub fn run(command: &ApplianceCommand) -> Result<(), Failure> {
     match command {
         ApplianceCommand::Build { kernel, force } => build(kernel, *force),

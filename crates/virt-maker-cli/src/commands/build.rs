@@ -16,7 +16,6 @@ use crate::arguments::{Build, Failed, Progress};
 use crate::error::Failure;
 use crate::{environment, html, lock, report, settings, signals};
 
-/// Runs it.
 pub fn run(arguments: &Build) -> Result<(), Failure> {
     let terminal = std::io::stderr().is_terminal();
     if arguments.on_failure == Failed::Shell && !(terminal && std::io::stdin().is_terminal()) {

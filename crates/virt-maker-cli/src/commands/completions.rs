@@ -57,7 +57,6 @@ complete -c virt-maker -n "__fish_seen_subcommand_from build plan" -l force-from
 complete -c virt-maker -n "__fish_seen_subcommand_from build plan" -l refresh -x -a "(virt-maker names --steps 2>/dev/null)"
 "#;
 
-/// Runs it.
 pub fn run(shell: Shell) -> Result<(), Failure> {
     let form = match shell {
         Shell::Bash => Form::Bash,

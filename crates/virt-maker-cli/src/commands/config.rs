@@ -23,7 +23,6 @@ struct Row {
     origin: Origin,
 }
 
-/// Runs it.
 pub fn run(command: &ConfigCommand) -> Result<(), Failure> {
     let ConfigCommand::Show { json } = command;
     let rows = rows()?;

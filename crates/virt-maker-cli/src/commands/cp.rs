@@ -17,7 +17,6 @@ use crate::arguments::layers::Cp;
 use crate::error::Failure;
 use crate::text::harmless;
 
-/// Runs it.
 pub fn run(arguments: &Cp) -> Result<(), Failure> {
     let source = &arguments.source;
     // A template may stand before the step: `web.yml:3:/etc/motd`.

@@ -15,7 +15,6 @@ use crate::text::{harmless, size};
 /// Version of the JSON document.
 const VERSION: u32 = 1;
 
-/// Runs it.
 pub fn run(arguments: &Diff) -> Result<(), Failure> {
     let (store, opener) = looking::prepare(&arguments.opening)?;
     let (one, two) = (Look::find(&store, &arguments.one)?, Look::find(&store, &arguments.two)?);

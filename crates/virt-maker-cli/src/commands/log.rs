@@ -11,7 +11,6 @@ use crate::error::Failure;
 use crate::settings;
 use crate::text::{harmless, without_passwords};
 
-/// Runs it.
 pub fn run(arguments: &Log) -> Result<(), Failure> {
     let store = settings::open_store(arguments.store.store.clone())?;
     let (log, _lease) = match failed(&store, &arguments.layer) {

@@ -14,7 +14,6 @@ use crate::text::harmless;
 /// Version of the JSON document.
 const VERSION: u32 = 1;
 
-/// Runs it.
 pub fn run(arguments: &Ls) -> Result<(), Failure> {
     let mut inside = looking::open(&arguments.layer, &arguments.opening)?;
     let mut entries = inside.guest().walk(&arguments.path, Some(1))?;

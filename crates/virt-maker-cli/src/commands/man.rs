@@ -10,7 +10,6 @@ use crate::arguments::Arguments;
 use crate::error::Failure;
 use crate::text::count;
 
-/// Runs it.
 pub fn run(folder: &Path) -> Result<(), Failure> {
     let failed = || format!("cannot write manual pages into {}", folder.display());
     std::fs::create_dir_all(folder).context(ErrorKind::Host, failed)?;

@@ -7,10 +7,9 @@ use crate::environment;
 use crate::error::Failure;
 use crate::settings;
 
-/// So many keys are offered: with more of them nobody reads the list.
+/// How many keys are offered at most: nobody reads a longer list.
 const KEYS: usize = 200;
 
-/// Runs it.
 pub fn run(steps: bool) -> Result<(), Failure> {
     let Ok(store) = settings::open_store(None) else { return Ok(()) };
     let mut names = Vec::new();

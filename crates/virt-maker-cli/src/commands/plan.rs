@@ -20,7 +20,6 @@ use crate::{environment, explain, lock, report, settings};
 /// Version of the JSON document.
 const VERSION: u32 = 2;
 
-/// Runs it.
 pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     let cancel = Cancel::default();
     let events = Events::new(report::warnings_only);

@@ -18,7 +18,6 @@ use crate::yaml;
 /// Version of the JSON document.
 const VERSION: u32 = 1;
 
-/// Runs it.
 pub fn run(arguments: &arguments::Render) -> Result<(), Failure> {
     let paths: Vec<_> = arguments.templates.paths().cloned().collect();
     let options =

@@ -19,7 +19,6 @@ use crate::text::harmless;
 /// Version of the JSON document.
 const VERSION: u32 = 1;
 
-/// Runs it.
 pub fn run(arguments: &arguments::Runners) -> Result<(), Failure> {
     let own = match &arguments.file {
         None => Definitions::default(),

@@ -5,7 +5,6 @@ use virt_maker::spec::schema;
 use super::print_json;
 use crate::error::Failure;
 
-/// Runs it.
 pub fn run() -> Result<(), Failure> {
     print_json(&schema())
 }

@@ -9,7 +9,6 @@ use super::looking;
 use crate::arguments::layers::Shell;
 use crate::error::Failure;
 
-/// Runs it.
 pub fn run(arguments: &Shell) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::Usage("shell needs a terminal; ls, cat and cp do not".into()));

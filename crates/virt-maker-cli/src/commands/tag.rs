@@ -13,7 +13,6 @@ use crate::settings;
 /// Version of the JSON document.
 const VERSION: u32 = 1;
 
-/// Runs it.
 pub fn run(arguments: &Tag) -> Result<(), Failure> {
     let store = settings::open_store(arguments.store.store.clone())?;
     if let Some(name) = &arguments.remove {

@@ -20,7 +20,6 @@ use crate::{html, settings};
 /// Version of the JSON document.
 const VERSION: u32 = 2;
 
-/// Runs it.
 pub fn run(arguments: &arguments::Tree) -> Result<(), Failure> {
     if let Some(page) = &arguments.html {
         html::Page::check(page)
@@ -80,7 +79,7 @@ struct Tree<'a> {
     width: Option<usize>,
 }
 
-/// So many columns of what a step does are shown, however narrow the terminal is.
+/// How many columns of what a step does are shown at least, however narrow the terminal is.
 const LEAST: usize = 24;
 
 /// A line of the tree in this width: what the step does is cut, so that size and age stay.

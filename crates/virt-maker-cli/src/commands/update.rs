@@ -19,7 +19,6 @@ use crate::settings;
 use crate::signals;
 use crate::text::harmless;
 
-/// Runs it.
 pub fn run(arguments: &arguments::Update) -> Result<(), Failure> {
     let path = arguments.lock_file.clone().unwrap_or_else(|| PathBuf::from(lock::NAME));
     if !Path::new(&path).exists() {

@@ -313,7 +313,7 @@ impl Report for Tty {
     }
 }
 
-/// So many columns a title may have; what is longer goes on in the line that stays when its step has ended.
+/// How many columns a title may have. A longer one is shown whole in the line that stays when its step has ended.
 const TITLE_SHARE: usize = 3;
 
 /// A title in three quarters of the terminal's width, cut where it is longer: a moving line must be one line.

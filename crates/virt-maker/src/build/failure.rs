@@ -15,7 +15,7 @@ use crate::plan::StepNode;
 use crate::spec::StepEntry;
 use crate::store::{FailureRecord, LayerRecord, Scratch};
 
-/// So many lines of a step's script are shown above the shell.
+/// How many lines of a step's script are shown above the shell.
 const COMMANDS_MAX: usize = 40;
 
 /// With less than this many bytes free, a disk counts as full.

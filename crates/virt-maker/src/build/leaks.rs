@@ -23,7 +23,7 @@ use crate::store::{Held, HeldValue, LayerRecord, Scratch};
 
 /// Shortest value that is looked for, in bytes.
 const LEAST: usize = 6;
-/// So many values of the past are looked for, those of the last layers: each length among them costs a pass.
+/// How many values of the past are looked for, those of the last layers first: each length among them costs a pass.
 const PAST_MAX: usize = 64;
 /// Paths that a message names.
 const SHOWN: usize = 3;

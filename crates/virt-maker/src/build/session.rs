@@ -23,7 +23,7 @@ pub(super) struct NewSession<'r> {
     pub(super) scratch: &'r Scratch,
     /// Takes what the engine says.
     pub(super) log: &'r StepLog,
-    /// So many overlays there will be.
+    /// How many overlays there will be.
     pub(super) overlays: usize,
     /// Whether one of its commands has a network.
     pub(super) network: bool,

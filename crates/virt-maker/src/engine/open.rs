@@ -40,7 +40,7 @@ pub struct Opener {
 pub(crate) struct Wanted<'a> {
     /// The image that it begins on.
     pub(crate) parent: &'a Image,
-    /// So many overlays there will be.
+    /// How many overlays there will be.
     pub(crate) overlays: usize,
     /// See [`OpenRequest::to_mend`].
     pub(crate) to_mend: bool,

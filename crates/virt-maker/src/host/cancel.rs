@@ -25,7 +25,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// So many seconds from now; none where no clock goes that far.
+    /// This many seconds from now; none where no clock goes that far.
     pub fn seconds(seconds: u64) -> Option<Limit> {
         let until = Instant::now().checked_add(Duration::from_secs(seconds))?;
         Some(Limit { until, seconds })

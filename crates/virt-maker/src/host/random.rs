@@ -9,7 +9,7 @@ use crate::error::{Context, ErrorKind, Result};
 /// Hexadecimal digits of an [`id`].
 const ID_DIGITS: usize = 32;
 
-/// So many random bytes, 256 at most.
+/// This many random bytes, 256 at most.
 pub fn bytes<const LENGTH: usize>() -> io::Result<[u8; LENGTH]> {
     let mut bytes = [0; LENGTH];
     let got = getrandom(&mut bytes, GetRandomFlags::empty())?;

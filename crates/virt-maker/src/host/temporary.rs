@@ -16,7 +16,7 @@ use super::random;
 
 /// What a temporary name ends with.
 const ENDING: &str = ".tmp";
-/// So many bytes of a file's own name are in its temporary one: a name may be as long as the file system allows.
+/// How many bytes of a file's own name its temporary name begins with: the whole may be as long as the file system allows.
 const NAME_KEPT: usize = 64;
 
 /// What a power cut may take of a file that was replaced.

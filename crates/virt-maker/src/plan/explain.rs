@@ -30,7 +30,7 @@ struct Known<'a> {
     of: HashMap<LayerKey, Vec<PathBuf>>,
 }
 
-/// So many things may differ between a layer and one of another template beside it that counts as near.
+/// A layer of another template counts as near if it differs in at most this many things.
 const NEAR: usize = 1;
 
 impl Known<'_> {

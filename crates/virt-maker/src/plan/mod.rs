@@ -204,7 +204,7 @@ impl PlanNode {
 pub struct CachePolicy {
     /// Never.
     pub always_run: bool,
-    /// So many seconds after it was made.
+    /// For this many seconds after it was made.
     pub ttl: Option<u64>,
     /// Not this time: it was asked for ([`PlanContext::again`]).
     pub again: bool,

@@ -13,7 +13,7 @@ use super::{Lookup, Store};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::{Cancel, own};
 
-/// So many things that are wrong are named in a message.
+/// How many problems a message names.
 const NAMED: usize = 3;
 /// A folder of the store, for images and records; deeper ones are those of caches.
 const DEPTH_MAX: usize = 64;

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::escape::escape;
 use crate::key::{Digest, LayerKey};
 
-/// So many candidates are named in a message.
+/// How many candidates a message names.
 const LISTED: usize = 12;
 
 impl Store {

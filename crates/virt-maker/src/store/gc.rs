@@ -31,9 +31,9 @@ use crate::key::LayerKey;
 #[cfg(test)]
 mod tests;
 
-/// So many layers go while the gate is closed once.
+/// How many layers are removed before others get their turn at the store.
 const BATCH: usize = 256;
-/// So many threads remove files.
+/// How many threads remove files.
 const REMOVERS: usize = 8;
 
 /// Why a layer goes.

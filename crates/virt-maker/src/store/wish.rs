@@ -10,7 +10,7 @@ use crate::key::LayerKey;
 pub struct Limits {
     /// All layers together take no more than this.
     pub max_size: Option<u64>,
-    /// So much stays free on the disk that holds the store.
+    /// How much stays free on the disk that holds the store.
     pub min_free: Option<u64>,
     /// Layers that were not used for longer go.
     pub max_age: Option<Duration>,

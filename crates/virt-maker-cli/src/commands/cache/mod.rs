@@ -18,7 +18,6 @@ use crate::settings;
 
 pub use gc::after_build;
 
-/// Runs it.
 pub fn run(arguments: &Cache) -> Result<(), Failure> {
     match &arguments.command {
         CacheCommand::Ls { store, json } => ls::run(&open(store)?, *json),

@@ -25,7 +25,6 @@ use crate::text::harmless;
 /// How often it is looked whether somebody unmounted.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs it.
 pub fn run(arguments: &Mount) -> Result<(), Failure> {
     let dir = std::fs::canonicalize(&arguments.dir)
         .context(ErrorKind::Host, || format!("cannot use {}", arguments.dir.display()))?;

@@ -373,7 +373,7 @@ fn mount_by_inspection(appliance: &mut Appliance, devices: &[Device], to_mend: b
     Ok(())
 }
 
-/// The one of several roots whose fstab mounts it as `/`: a snapshot's fstab names what the snapshot was taken of.
+/// Of several roots, the one that its own fstab mounts as `/`: the fstab in a snapshot names what the snapshot was taken of.
 fn itself<'a>(appliance: &mut Appliance, roots: &'a [String]) -> Result<Option<&'a String>> {
     let mut own = Vec::new();
     for root in roots {

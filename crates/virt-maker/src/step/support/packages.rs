@@ -34,7 +34,7 @@ const STRICTLY: [&str; 2] = ["-o", "APT::Update::Error-Mode=any"];
 const AGAIN: [u64; 2] = [1, 3];
 
 impl PackageManager {
-    /// The one of a guest, by what it says it is.
+    /// The package manager of a guest, by what its os-release says.
     pub(in crate::step) fn of(guest: &mut dyn Guest) -> Result<PackageManager> {
         let os = guest.os().clone();
         for name in std::iter::once(&os.id).chain(&os.id_like) {
