@@ -53,7 +53,7 @@ pub fn debian_guest() -> PathBuf {
 const BOOTABLE: &str = "format: 2
 spec:
   import:
-    bootstrap: {suite: bookworm, size: 3G, packages: [openssh-server], mirror: ['deb http://deb.debian.org/debian bookworm main']}
+    bootstrap: {suite: bookworm, size: 2G, packages: [openssh-server], mirror: ['deb http://deb.debian.org/debian bookworm main']}
   export:
     qcow2: {path: made.qcow2}
 ";

@@ -114,7 +114,7 @@ fn image(bench: &Bench, engine: &str, format: &str) -> (PathBuf, Vec<String>) {
     let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
     assert!(info["backing-filename"].is_null(), "{info}");
     let bytes = info["virtual-size"].as_u64().unwrap();
-    assert!(bytes < 800 << 20, "shrunk from 3 GiB to {bytes}");
+    assert!(bytes < 800 << 20, "shrunk from 2 GiB to {bytes}");
     (image, old)
 }
 
