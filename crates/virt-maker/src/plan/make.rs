@@ -13,7 +13,7 @@ use crate::import::{ImportContext, noted_release};
 use crate::key::{HostInput, KeyMaterial, LayerKey};
 use crate::spec::{Release, Spec};
 use crate::store::{Lookup, Store};
-use crate::template::Caching;
+use crate::template::Validity;
 
 /// What planning may use.
 pub struct PlanContext<'a> {
@@ -53,7 +53,7 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
         for (number, step) in spec.steps.iter().enumerate() {
             context.cancel.check()?;
             let key = step.runner.key_inputs().map_err(|error| error.at(|| step.place()))?;
-            let material = keyed::step(spec, step, &key, planner.plan[tip].info.key)?;
+            let material = keyed::step(spec, step, &key, planner.plan[tip].info.key);
             let info = LayerInfo {
                 key: material.key(),
                 role: "step",
@@ -65,7 +65,7 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
                 volatile: step.volatile.clone(),
                 within: step.within.clone(),
             };
-            let Caching { ttl, always_run } = step.options.caching;
+            let Validity { ttl, always_run } = step.options.caching.cache;
             let policy = CachePolicy { always_run, ttl, again: again.contains(&(number + 1)) };
             tip = planner.add(info, material, policy, id, Work::Step { parent: tip, number, key });
         }

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
 use super::catalogue::runners;
-use crate::template::{Definitions, OneOrMany, arguments};
+use crate::template::{DEFAULTS, Definitions, OneOrMany, StepOptions, arguments};
 
 /// A template of virt-maker: how an image is made.
 #[derive(JsonSchema)]
@@ -43,7 +43,7 @@ struct Template {
     /// Values that steps may read while they run and that are nowhere else, by name.
     secrets: Option<BTreeMap<String, SecretSchema>>,
     /// Options for all steps.
-    defaults: Option<Defaults>,
+    defaults: Option<BTreeMap<String, Value>>,
     /// What is made.
     spec: Option<Value>,
 }
@@ -75,88 +75,14 @@ struct SecretSchema {
     version: Option<Value>,
 }
 
-#[derive(JsonSchema)]
-#[schemars(untagged)]
-#[expect(dead_code, reason = "only its schema is used")]
-enum OnOff {
-    Flag(bool),
-    Word(OnOffWord),
-}
-
-#[derive(JsonSchema)]
-#[schemars(rename_all = "lowercase")]
-#[expect(dead_code, reason = "only its schema is used")]
-enum OnOffWord {
-    On,
-    Off,
-}
-
-#[derive(JsonSchema)]
-#[schemars(untagged)]
-#[expect(dead_code, reason = "only its schema is used")]
-enum Cache {
-    /// `always-run`: its layer is never taken from the store.
-    Word(CacheWord),
-    /// How long its layer is good.
-    Ttl {
-        /// A time such as `12h` or `7d`.
-        ttl: String,
-    },
-}
-
-#[derive(JsonSchema)]
-#[schemars(rename_all = "kebab-case")]
-#[expect(dead_code, reason = "only its schema is used")]
-enum CacheWord {
-    AlwaysRun,
-}
-
-#[derive(JsonSchema)]
-#[schemars(deny_unknown_fields)]
-#[expect(dead_code, reason = "only its schema is used")]
-struct Defaults {
-    /// Variables for the commands of the step.
-    env: Option<BTreeMap<String, String>>,
-    /// Whether its commands have the network: `on` or `off`. Without it, `run` and what installs packages have it.
-    network: Option<OnOff>,
-    /// How long it may take: seconds, or a time such as `90s`, `10m`, `2h`.
-    timeout: Option<String>,
-    /// For how long its layer is good: `always-run`, or `{ttl: 7d}`.
-    cache: Option<Cache>,
-    /// How often it is tried again after it failed, from 0 to 100. The guest is as the failed attempt left it.
-    retries: Option<u32>,
-    /// What runs a script without a `#!` line, such as `/bin/bash -euo pipefail`. Without it, `/bin/sh`, which ends at the first command that fails; in a pipe only if it knows `pipefail`.
-    shell: Option<String>,
-}
-
 /// What may stand beside a runner.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
-pub(super) struct Options {
-    /// What people call it, in place of its arguments.
-    name: Option<String>,
+struct Options {
     /// An expression; where it is false the step is not in the chain.
     when: Option<String>,
     #[schemars(flatten)]
-    defaults: Defaults,
-    /// Text that enters its key and does nothing else; or a list.
-    cache_key: Option<OneOrMany>,
-    /// With `on`, its commands have all rights in a machine of their own, which is engine `vm`: they may mount, and make containers.
-    privileged: Option<OnOff>,
-    /// Names of secrets that its commands find in `/run/secrets`.
-    secrets: Option<OneOrMany>,
-    /// Caches that its commands use, outside of layers: `{cache: apt}` for a package manager, or `{cache: NAME, target: PATH}`.
-    mounts: Option<Vec<MountOption>>,
-}
-
-/// A cache.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "only its schema is used")]
-struct MountOption {
-    /// Its name.
-    cache: String,
-    /// Its place in the guest.
-    target: Option<String>,
+    options: StepOptions,
 }
 
 /// The JSON Schema of the options, for tables in documents.
@@ -205,6 +131,12 @@ pub fn schema() -> Value {
 
     let mut root = arguments::<Template>();
     let properties = root["properties"].as_object_mut().expect("a template has keys");
+    let defaults = options_schema()["properties"].as_object().cloned().unwrap_or_default();
+    let defaults: Map<_, _> = defaults.into_iter().filter(|(name, _)| DEFAULTS.contains(&name.as_str())).collect();
+    properties["defaults"] = json!({
+        "description": properties["defaults"]["description"],
+        "type": ["object", "null"], "properties": defaults, "additionalProperties": false,
+    });
     for (name, value) in properties.iter_mut() {
         if !["params", "define"].contains(&name.as_str()) {
             let about = value["description"].clone();
