@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Build, OnFailure, hints};
 use crate::disk::overlay;
@@ -11,6 +10,7 @@ use crate::error::{Context, Error, ErrorKind, Result, StepFailure};
 use crate::event::{Event, LayerInfo};
 use crate::guest::{Guest, Space};
 use crate::host;
+use crate::host::clock::now;
 use crate::plan::StepNode;
 use crate::spec::StepEntry;
 use crate::store::{FailureRecord, LayerRecord, Scratch};
@@ -241,11 +241,6 @@ fn greeting(failure: &StepFailure, info: &LayerInfo, commands: &[String]) -> Str
          away when you leave (`exit` or Ctrl-D). Then mend the template and build again: the steps before this one are kept.\n\n",
     );
     text
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -40,7 +40,8 @@ pub(super) fn vmdk(disk: &Path, name: &str, layer: LayerKey) -> io::Result<()> {
 /// The number by which a snapshot knows its parent; all ones and the one below mean something else.
 fn content_id(layer: LayerKey) -> u32 {
     let digest = Digest::of(format!("vmdk {}", layer.0).as_bytes());
-    digest.to_string().get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(1) & 0x7fff_ffff
+    let [first, second, third, fourth, ..] = *digest.as_bytes();
+    u32::from_be_bytes([first, second, third, fourth]) & 0x7fff_ffff
 }
 
 fn descriptor(text: &str, name: &str, id: u32) -> String {
@@ -70,10 +71,8 @@ pub(super) fn vhd(disk: &Path, layer: LayerKey) -> io::Result<()> {
         return Err(io::Error::other("the vhd has no footer at its end"));
     }
     footer[24..28].fill(0);
-    let digits = Digest::of(format!("vhd {}", layer.0).as_bytes()).to_string();
-    for (at, byte) in footer[68..84].iter_mut().enumerate() {
-        *byte = digits.get(2 * at..2 * at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
-    }
+    let digest = Digest::of(format!("vhd {}", layer.0).as_bytes());
+    footer[68..84].copy_from_slice(&digest.as_bytes()[..16]);
     // One that nobody drew from a clock or a name: version 8.
     footer[74] = footer[74] & 0x0f | 0x80;
     footer[76] = footer[76] & 0x3f | 0x80;

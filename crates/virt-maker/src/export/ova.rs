@@ -14,7 +14,7 @@ use super::convert::{Removed, Target, convert};
 use super::{Export, ExportContext, ExportKind, identity};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, ErrorKind, Result};
-use crate::host::digest;
+use crate::host::{digest, url};
 use crate::key::Digest;
 use crate::template::{Need, Node, Parts};
 
@@ -143,7 +143,7 @@ impl OvaExport {
         include_str!("ova.xml")
             .replace("@NAME@", &self.name)
             // A reference is a URI; nothing else of what a name may have would be wrong in one.
-            .replace("@DISK@", &disk.replace(' ', "%20"))
+            .replace("@DISK@", &url::encoded(disk, true))
             .replace("@LENGTH@", &length.to_string())
             .replace("@CAPACITY@", &capacity.to_string())
             .replace("@CPUS@", &self.cpus.to_string())

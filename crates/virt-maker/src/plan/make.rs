@@ -97,15 +97,8 @@ impl Planner<'_> {
         }
         let material = keyed::import(entry.runner.keyed_as(entry.kind), &key);
         let info = LayerInfo {
-            key: material.key(),
-            role: "import",
-            kind: entry.kind.name.into(),
-            summary: shown_in(&entry.runner.summary()),
-            index: 0,
-            steps: spec.steps.len(),
-            position: Some(entry.position.clone()),
             volatile: entry.volatile.clone(),
-            within: Vec::new(),
+            ..base_info(spec, material.key(), shown_in(&entry.runner.summary()))
         };
         let stale = match entry.release {
             Release::Pulled(now) => noted_release(info.key, context) != Some(now),
@@ -135,17 +128,7 @@ impl Planner<'_> {
         }
         let layer = self.context.store.chain(key)?.pop();
         let layer = layer.ok_or_else(|| Error::new(ErrorKind::Internal, "a chain without layers"))?;
-        let info = LayerInfo {
-            key,
-            role: "import",
-            kind: entry.kind.name.into(),
-            summary: tag.to_owned(),
-            index: 0,
-            steps: spec.steps.len(),
-            position: Some(entry.position.clone()),
-            volatile: Vec::new(),
-            within: Vec::new(),
-        };
+        let info = base_info(spec, key, tag.to_owned());
         let work = Work::Given(layer.record.parent_id.clone());
         let node = PlanNode {
             info,
@@ -194,6 +177,22 @@ impl Planner<'_> {
         self.known.insert(node.info.key, id);
         self.plan.nodes.push(node);
         id
+    }
+}
+
+/// What a spec's base is, for people.
+fn base_info(spec: &Spec, key: LayerKey, summary: String) -> LayerInfo {
+    let entry = &spec.import;
+    LayerInfo {
+        key,
+        role: "import",
+        kind: entry.kind.name.into(),
+        summary,
+        index: 0,
+        steps: spec.steps.len(),
+        position: Some(entry.position.clone()),
+        volatile: Vec::new(),
+        within: Vec::new(),
     }
 }
 

@@ -10,10 +10,9 @@ pub use id::{Id, NodeId, SpecId, Table};
 pub(crate) use make::usable;
 pub use make::{PlanContext, make};
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use crate::event::LayerInfo;
 pub use crate::event::{FieldChange, MissReason};
+use crate::host::clock;
 use crate::import::ImportKey;
 use crate::key::KeyMaterial;
 use crate::spec::{Spec, StepEntry};
@@ -229,8 +228,7 @@ impl CachePolicy {
         if self.always_run {
             return Some(MissReason::AlwaysRun);
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let age = now.saturating_sub(created);
+        let age = clock::now().saturating_sub(created);
         self.ttl.filter(|ttl| age >= *ttl).map(|ttl| MissReason::Expired { age, ttl })
     }
 }

@@ -10,7 +10,7 @@
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -19,7 +19,7 @@ use super::{KeyLock, Store, allocated_bytes, hooks};
 use crate::disk::ImageFormat;
 use crate::disk::overlay::{self, Backing};
 use crate::error::{Context, ErrorKind, Result};
-use crate::host::{digest, durable, own, random, temporary};
+use crate::host::{clock, digest, durable, own, random, temporary};
 use crate::key::{Digest, KeyMaterial, LayerKey};
 
 /// The file in the folder of a layer that was replaced, or was about to be.
@@ -183,7 +183,7 @@ fn seal(store: &Store, draft: Scratch, outcome: Outcome) -> Result<Layer> {
     }
     let digest = match digest {
         Some(known) => known,
-        None => crate::host::digest::of_file(&path).context(ErrorKind::Store, failed)?,
+        None => digest::of_file(&path).context(ErrorKind::Store, failed)?,
     };
     let file = fs::metadata(&path).context(ErrorKind::Store, failed)?;
     let bytes = allocated_bytes(&path).context(ErrorKind::Store, failed)?;
@@ -191,7 +191,7 @@ fn seal(store: &Store, draft: Scratch, outcome: Outcome) -> Result<Layer> {
     record.length = file.len();
     record.modified = (file.mtime(), file.mtime_nsec());
     record.bytes = bytes;
-    record.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    record.created = clock::now();
 
     let failed = || format!("cannot seal layer {}", record.key.short());
     // Writes, syncs the file, and syncs the draft's folder.
