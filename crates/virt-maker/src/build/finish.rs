@@ -42,7 +42,7 @@ pub(super) fn finish(build: &Build<'_>, spec: SpecId, tip: &Layer, wanted: &Comm
         network: false,
         caches: &BTreeSet::new(),
     };
-    let (mut session, _, begun) = session.open(build)?;
+    let (begun, _, mut session) = session.open(build)?;
     let guest = session.guest();
     let failed = || "cannot prepare the guest for its export";
     let (mut found, mut refused) = (Vec::new(), None);

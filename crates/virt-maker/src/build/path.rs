@@ -149,7 +149,7 @@ fn run_session(
         ErrorKind::Guest | ErrorKind::Unsupported => error.at(|| first.step.entry.place()),
         _ => error,
     });
-    let (session, engine, mut begun) = opened?;
+    let (mut begun, engine, session) = opened?;
     let sealer = Sealer::start(&build.shared.commits, build.events);
     let walk = Walk { build, workspace: &workspace, log: &log, sealer: &sealer, engine, session: begun.number };
     let ran = walk.run(first, others, &parent.record, depth, draft, session);

@@ -57,8 +57,9 @@ impl Drop for Begun<'_> {
 }
 
 impl NewSession<'_> {
-    /// Opens it with the best engine that can, when it is its turn.
-    pub(super) fn open<'a>(&self, build: &Build<'a>) -> Result<(Box<dyn Session>, &'static str, Begun<'a>)> {
+    /// Opens it with the best engine that can, when it is its turn. Whoever takes this apart in its order drops the session first,
+    /// and then what it works on.
+    pub(super) fn open<'a>(&self, build: &Build<'a>) -> Result<(Begun<'a>, &'static str, Box<dyn Session>)> {
         let image = build.store.image(self.parent)?;
         let wanted = Wanted {
             parent: &image,
@@ -96,6 +97,6 @@ impl NewSession<'_> {
         build.shared.spent.add("session", elapsed);
         let os = session.guest().os().pretty_name.escape_debug().to_string();
         build.events.send(Event::SessionReady { session: with.number, os, elapsed });
-        Ok((session, engine, with))
+        Ok((with, engine, session))
     }
 }

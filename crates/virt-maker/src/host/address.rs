@@ -59,6 +59,8 @@ fn plain(address: IpAddr) -> IpAddr {
 /// address of an interface, and may be there for whole networks that no interface has an address of.
 pub struct Routes {
     socket: OwnedFd,
+    /// Number of the last question.
+    asked: u32,
 }
 
 impl Routes {
@@ -69,17 +71,21 @@ impl Routes {
     pub fn open() -> io::Result<Routes> {
         use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
         // `NETLINK_ROUTE` is protocol 0, which is none here.
-        Ok(Routes { socket: socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)? })
+        Ok(Routes {
+            socket: socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?,
+            asked: 0,
+        })
     }
 
     /// Whether the host answers at an address. One that leads nowhere is not the host's.
     pub fn lead_home(&mut self, address: IpAddr) -> io::Result<bool> {
         use rustix::net::{RecvFlags, SendFlags, recv, send};
-        send(&self.socket, &question(address), SendFlags::empty())?;
+        self.asked = self.asked.wrapping_add(1);
+        send(&self.socket, &question(address, self.asked), SendFlags::empty())?;
         // The kernel has answered when the question is sent: nothing is waited for.
         let mut answer = [0; 1024];
         let (length, _) = recv(&self.socket, &mut answer, RecvFlags::DONTWAIT)?;
-        judge(&answer[..length])
+        judge(&answer[..length], self.asked)
     }
 }
 
@@ -93,7 +99,7 @@ const HEAD: usize = size_of::<libc::nlmsghdr>();
 const ROUTE_HEAD: usize = 12;
 
 /// Which route leads to an address: a message of type `RTM_GETROUTE` with one attribute (rtnetlink(7)).
-fn question(address: IpAddr) -> Vec<u8> {
+fn question(address: IpAddr, number: u32) -> Vec<u8> {
     let (family, bytes) = match address {
         IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
         IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
@@ -103,8 +109,9 @@ fn question(address: IpAddr) -> Vec<u8> {
     message.extend(((HEAD + ROUTE_HEAD + attribute) as u32).to_ne_bytes());
     message.extend(libc::RTM_GETROUTE.to_ne_bytes());
     message.extend((libc::NLM_F_REQUEST as u16).to_ne_bytes());
-    // The message's number, and that of the port, which the kernel fills in.
-    message.extend([0; 8]);
+    message.extend(number.to_ne_bytes());
+    // That of the port, which the kernel fills in.
+    message.extend([0; 4]);
     message.extend([family as u8, (bytes.len() * 8) as u8]);
     message.extend([0; ROUTE_HEAD - 2]);
     message.extend((attribute as u16).to_ne_bytes());
@@ -113,17 +120,20 @@ fn question(address: IpAddr) -> Vec<u8> {
     message
 }
 
-/// What the kernel answers: a route, whose type counts, or the number of an error.
-fn judge(answer: &[u8]) -> io::Result<bool> {
+/// What the kernel answers to the question of this number: a route, whose type counts, or the number of an error.
+fn judge(answer: &[u8], asked: u32) -> io::Result<bool> {
     let short = || io::Error::new(io::ErrorKind::InvalidData, "an answer of the kernel about routes that is too short");
     let kind = answer.get(4..6).ok_or_else(short)?;
+    if answer.get(8..12).ok_or_else(short)? != asked.to_ne_bytes() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer of the kernel about another route"));
+    }
     if u16::from_ne_bytes([kind[0], kind[1]]) == libc::RTM_NEWROUTE {
         return Ok(*answer.get(HEAD + 7).ok_or_else(short)? == libc::RTN_LOCAL);
     }
     let number = answer.get(HEAD..HEAD + 4).and_then(|bytes| bytes.try_into().ok()).ok_or_else(short)?;
     match -i32::from_ne_bytes(number) {
-        // No route, or one that says so: unreachable, prohibit, blackhole.
-        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL => Ok(false),
+        // No route. What else a kernel says (a question that it does not understand, too) is no answer, and frees no address.
+        libc::ENETUNREACH | libc::EHOSTUNREACH => Ok(false),
         number => Err(io::Error::from_raw_os_error(number)),
     }
 }
@@ -175,13 +185,20 @@ mod tests {
         let route = |kind: u8| {
             let mut answer = vec![0; HEAD + ROUTE_HEAD];
             answer[4..6].copy_from_slice(&libc::RTM_NEWROUTE.to_ne_bytes());
+            answer[8..12].copy_from_slice(&3_u32.to_ne_bytes());
             answer[HEAD + 7] = kind;
             answer
         };
-        let error = |number: i32| [&[0, 0, 0, 0, 2, 0][..], &[0; 10], &(-number).to_ne_bytes()].concat();
+        let error = |number: i32| {
+            [&[0, 0, 0, 0, 2, 0, 0, 0][..], &3_u32.to_ne_bytes(), &[0; 4], &(-number).to_ne_bytes()].concat()
+        };
+        let judge = |answer: &[u8]| judge(answer, 3);
         assert!(judge(&route(libc::RTN_LOCAL)).unwrap());
         assert!(!judge(&route(libc::RTN_UNICAST)).unwrap());
         assert!(!judge(&error(libc::ENETUNREACH)).unwrap());
+        // Not even where it would mean a route that leads nowhere: a question that is not understood has it, too.
+        judge(&error(libc::EINVAL)).unwrap_err();
+        assert!(super::judge(&route(libc::RTN_UNICAST), 4).is_err(), "an answer to another question");
         assert_eq!(judge(&error(libc::EPERM)).unwrap_err().raw_os_error(), Some(libc::EPERM));
         for short in [&[][..], &[0; 5], &route(libc::RTN_LOCAL)[..HEAD + 7], &error(libc::EPERM)[..HEAD + 3]] {
             judge(short).unwrap_err();
