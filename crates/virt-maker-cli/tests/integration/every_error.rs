@@ -62,19 +62,31 @@ impl<'ast> Visit<'ast> for Texts<'_> {
     fn visit_impl_item_fn(&mut self, function: &'ast syn::ImplItemFn) {
         self.function(&function.sig, &function.block);
     }
+
+    // The forms of options are constants with functions in them; a constant that is a text is none.
+    fn visit_item_const(&mut self, constant: &'ast syn::ItemConst) {
+        if matches!(*constant.expr, syn::Expr::Struct(_)) {
+            self.code(&constant.ident, constant.expr.to_token_stream());
+        }
+    }
 }
 
 impl Texts<'_> {
     fn function(&mut self, signature: &syn::Signature, block: &syn::Block) {
+        let mut stream = signature.to_token_stream();
+        stream.extend(block.to_token_stream());
+        self.code(&signature.ident, stream);
+    }
+
+    fn code(&mut self, name: &syn::Ident, stream: TokenStream) {
         let mut words = BTreeSet::new();
         let mut texts = Vec::new();
-        tokens(signature.to_token_stream(), &mut words, &mut texts);
-        tokens(block.to_token_stream(), &mut words, &mut texts);
+        tokens(stream, &mut words, &mut texts);
         if self.marked && MARKS.iter().all(|mark| !words.contains(*mark)) {
             return;
         }
         for text in texts.into_iter().filter(|text| sentence(text)) {
-            self.found.entry(text).or_default().push(format!("{}: {}", self.file, signature.ident));
+            self.found.entry(text).or_default().push(format!("{}: {name}", self.file));
         }
     }
 }
