@@ -83,7 +83,18 @@ impl Client {
 
     /// The first exchange: both ends must speak the same version.
     pub fn hello(&mut self, sandbox: Sandbox) -> Result<()> {
-        match self.call(&Request::Hello { version: VERSION, sandbox })? {
+        self.say_hello(sandbox)?;
+        self.hear_welcome()
+    }
+
+    /// The first half of [`hello`](Client::hello): an agent that is not there yet will answer when it is.
+    pub fn say_hello(&mut self, sandbox: Sandbox) -> Result<()> {
+        self.send(&Request::Hello { version: VERSION, sandbox })
+    }
+
+    /// The second half of [`hello`](Client::hello): waits for the answer.
+    pub fn hear_welcome(&mut self) -> Result<()> {
+        match self.finish()? {
             Reply::Welcome { version: VERSION } => Ok(()),
             Reply::Welcome { version } => self.violation(format!("it speaks version {version}, not {VERSION}")),
             other => self.unexpected("hello", &other),
@@ -131,6 +142,26 @@ impl Client {
             Reply::Mounted(mounted) => Ok(mounted),
             other => self.unexpected("mount", &other),
         }
+    }
+
+    /// Takes the system that the agent runs in as the guest.
+    pub fn running(&mut self) -> Result<Mounted> {
+        match self.call(&Request::Running)? {
+            Reply::Mounted(mounted) => Ok(mounted),
+            other => self.unexpected("running", &other),
+        }
+    }
+
+    /// Connects to a TCP port of the machine that the agent runs in, and says a text; gives what is answered until the other side
+    /// closes, `limit` bytes of it at most.
+    pub fn talk(&mut self, port: u16, text: &str, limit: usize) -> Result<Vec<u8>> {
+        self.send(&Request::Talk { port, text: text.to_owned() })?;
+        let mut said = Vec::new();
+        self.take(|bytes| {
+            said.extend_from_slice(&bytes[..bytes.len().min(limit - said.len())]);
+            Ok(())
+        })?;
+        Ok(said)
     }
 
     /// Says what is at a path; `None` where nothing is.

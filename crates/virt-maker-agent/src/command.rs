@@ -10,17 +10,17 @@
 
 use std::ffi::CString;
 use std::io::Read as _;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
-use virt_maker_agent::protocol::{Exit, Failure, FailureKind, Frame, Reply, Run};
+use rustix::process::{Pid, Signal, WaitOptions};
+use virt_maker_agent::protocol::{Exit, Failure, FailureKind, Reply, Run};
 use virt_maker_agent::seccomp;
 
+use crate::attend::{Attended, Started, attend, drain};
 use crate::caches::{self, Cache};
 use crate::devices::Devices;
 use crate::facade::UDEV;
@@ -32,9 +32,6 @@ use crate::mounts::Guest;
 use crate::sandbox::{self, Plan};
 use crate::spawn::{self, Program};
 use crate::surroundings::Surroundings;
-
-/// How much of the output is read at once, in bytes.
-const CHUNK: usize = 64 * 1024;
 
 /// What came of a command: an error of the outer kind ends the whole conversation.
 pub type Outcome = std::result::Result<Result<Exit>, Broken>;
@@ -78,19 +75,15 @@ pub fn run(link: &mut Link, guest: &Guest, caches: &[Cache], plan: &Plan<'_>, ru
     }
 }
 
-/// A started program.
-struct Started {
-    pid: Pid,
-    /// Becomes readable when bubblewrap ends.
-    ended: OwnedFd,
-    /// Its output: a pipe, or our end of its terminal.
-    output: OwnedFd,
+/// A program that was started under bubblewrap.
+struct Wrapped {
+    /// Bubblewrap, with the output of the program.
+    started: Started,
     /// Where bubblewrap tells the exit status, and what it has told already.
     status: OwnedFd,
     told: Vec<u8>,
     /// What bubblewrap is held by.
     hold: Option<Hold>,
-    terminal: bool,
 }
 
 fn execute(link: &mut Link, guest: &Guest, binds: &[(String, String)], plan: &Plan<'_>, run: &Run) -> Outcome {
@@ -112,14 +105,15 @@ fn attended(
     plan: &Plan<'_>,
     run: &Run,
 ) -> Outcome {
-    let mut started = match start(guest, binds, devices, plan, run) {
-        Ok(started) => started,
+    let wrapped = match start(guest, binds, devices, plan, run) {
+        Ok(wrapped) => wrapped,
         Err(problem) => return Ok(Err(problem)),
     };
     let mut tail = Vec::new();
     // A limit beyond what the clock can say is none.
     let deadline = run.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
-    let attended = attend(link, &mut started, &mut tail, deadline);
+    let started = &wrapped.started;
+    let attended = attend(link, started, &mut tail, deadline);
     if !matches!(attended, Ok(Attended::Ended)) {
         // The host is gone, or its stream is broken, so that nobody is there to see this end by itself; or time is up.
         let _ = rustix::process::kill_process(started.pid, Signal::KILL);
@@ -132,10 +126,10 @@ fn attended(
     if let (Attended::TimedOut, Some(seconds)) = (attended, run.timeout) {
         return Ok(Err(Failure::timed_out(seconds)));
     }
-    Ok(ended.and_then(|ended| judge(run, ended, &started, &tail)))
+    Ok(ended.and_then(|ended| judge(run, ended, &wrapped, &tail)))
 }
 
-fn start(guest: &Guest, binds: &[(String, String)], devices: &Devices, plan: &Plan<'_>, run: &Run) -> Result<Started> {
+fn start(guest: &Guest, binds: &[(String, String)], devices: &Devices, plan: &Plan<'_>, run: &Run) -> Result<Wrapped> {
     let dev = devices.path.to_str().ok_or_else(|| refused("the agent's folder has a name that is not UTF-8"))?;
     let mut covers = plan.folders.facade.covers().to_vec();
     covers.push((dev.to_string(), "/dev".to_string()));
@@ -148,16 +142,16 @@ fn start(guest: &Guest, binds: &[(String, String)], devices: &Devices, plan: &Pl
         covers.extend(plan.folders.facade.groups());
     }
     if plan.folders.holds.get() {
-        let mut started = launch(guest, binds, &covers, true, devices, plan, run)?;
-        let placed = match started.hold.take() {
-            Some(hold) => hold.place(&started.status, &mut started.told, &covers),
+        let mut wrapped = launch(guest, binds, &covers, true, devices, plan, run)?;
+        let placed = match wrapped.hold.take() {
+            Some(hold) => hold.place(&wrapped.status, &mut wrapped.told, &covers),
             None => Ok(Placed::Impossible),
         };
         if let Ok(Placed::Done | Placed::Ended) = placed {
-            return Ok(started);
+            return Ok(wrapped);
         }
-        let _ = rustix::process::kill_process(started.pid, Signal::KILL);
-        reap(started.pid)?;
+        let _ = rustix::process::kill_process(wrapped.started.pid, Signal::KILL);
+        reap(wrapped.started.pid)?;
         placed?;
         plan.folders.holds.set(false);
     }
@@ -173,7 +167,7 @@ fn launch(
     devices: &Devices,
     plan: &Plan<'_>,
     run: &Run,
-) -> Result<Started> {
+) -> Result<Wrapped> {
     // The agent has one thread, so descriptors that are meant for the child can be inheritable from the start.
     let udev = covers.iter().any(|(_, target)| target == UDEV);
     let told = if held { &[] } else { covers };
@@ -244,6 +238,9 @@ fn launch(
     let program = Program {
         words: words.map_err(|_| failure(FailureKind::Protocol, "an argument of a run contains a NUL"))?,
         standard: [&input, &theirs, &theirs],
+        // Bubblewrap keeps its own environment where the command can read it: none of the user's is in it.
+        environment: vec![c"LC_ALL=C.UTF-8".into()],
+        surroundings: spawn::Surroundings::default(),
         first_to_go: !plan.folders.appliance,
         group: plan.folders.limits().group(),
     };
@@ -254,15 +251,13 @@ fn launch(
         init::protect(true)?;
     }
     prepared?;
-    // From here on the child is known by its descriptor; `reap` collects it with all its descendants.
+    // `reap` collects it with all its descendants.
     let pid = spawned?;
-    let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| {
+    let started = Started::new(pid, output, run.terminal.is_some()).inspect_err(|_| {
         let _ = rustix::process::kill_process(pid, Signal::KILL);
         let _ = reap(pid);
-        system("watch a process", error)
     })?;
-    rustix::io::ioctl_fionbio(&output, true).map_err(|error| system("set up a pipe", error))?;
-    Ok(Started { pid, ended, output, status, told: Vec::new(), hold, terminal: run.terminal.is_some() })
+    Ok(Wrapped { started, status, told: Vec::new(), hold })
 }
 
 /// Gives the agent, and so what it starts next, a session keyring that is new and empty. Without one they would have that of
@@ -271,115 +266,6 @@ fn own_keyring() {
     const JOIN_SESSION_KEYRING: libc::c_ulong = 1;
     // SAFETY: a keyring without a name; the call reads no memory.
     unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
-}
-
-/// Why a program is attended no longer.
-enum Attended {
-    Ended,
-    TimedOut,
-}
-
-/// Passes data both ways until bubblewrap has ended or time is up.
-fn attend(
-    link: &mut Link,
-    started: &mut Started,
-    tail: &mut Vec<u8>,
-    deadline: Option<Instant>,
-) -> std::result::Result<Attended, Broken> {
-    let mut input: Vec<u8> = Vec::new();
-    let mut output_open = true;
-    loop {
-        let (output, ended, host) = (started.output.as_fd(), started.ended.as_fd(), link.input());
-        let mut wanted = if output_open { PollFlags::IN } else { PollFlags::empty() };
-        if !input.is_empty() {
-            wanted |= PollFlags::OUT;
-        }
-        // While typed input waits, no more is taken.
-        let host_wanted = if input.is_empty() { PollFlags::IN } else { PollFlags::empty() };
-        let mut fds =
-            [PollFd::new(&ended, PollFlags::IN), PollFd::new(&host, host_wanted), PollFd::new(&output, wanted)];
-        let count = if wanted.is_empty() { 2 } else { 3 };
-        let left = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-            // A program that writes without a pause keeps the descriptors readable, so time is looked at first.
-            Some(Duration::ZERO) => return Ok(Attended::TimedOut),
-            left => left
-                .map(|left| rustix::time::Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ }),
-        };
-        match poll(&mut fds[..count], left.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(Broken::Stream(error.into())),
-        }
-        let [over, host, output] = fds.map(|fd| fd.revents());
-        if count == 3 && !(output - PollFlags::OUT).is_empty() {
-            output_open = forward(link, &started.output, tail)?;
-        }
-        if output.contains(PollFlags::OUT) {
-            match rustix::io::write(&started.output, &input) {
-                Ok(written) => drop(input.drain(..written)),
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                // The program has closed its terminal; what was typed is lost, as on any terminal.
-                Err(_) => input.clear(),
-            }
-        }
-        if !host.is_empty() {
-            match link.receive()? {
-                Some(Frame::Data(bytes)) if started.terminal && bytes.is_empty() => hang_up(started),
-                Some(Frame::Data(bytes)) if started.terminal => input = bytes,
-                Some(_) => return Err(Broken::Protocol("a frame while a program without a terminal runs")),
-                None => return Err(Broken::Closed),
-            }
-        }
-        if !over.is_empty() {
-            return Ok(Attended::Ended);
-        }
-    }
-}
-
-/// The person's terminal is gone: so is the program's, and whoever does not mind is killed.
-fn hang_up(started: &Started) {
-    let _ = rustix::process::kill_process(started.pid, Signal::HUP);
-    let _ = rustix::process::kill_process(started.pid, Signal::KILL);
-}
-
-/// Passes on what is there; whether there may be more later.
-fn forward(link: &mut Link, output: &OwnedFd, tail: &mut Vec<u8>) -> std::result::Result<bool, Broken> {
-    let mut buffer = [0; CHUNK];
-    match rustix::io::read(output, &mut buffer) {
-        Ok(0) => Ok(false),
-        Ok(count) => {
-            link.send_data(&buffer[..count])?;
-            keep_tail(tail, &buffer[..count]);
-            Ok(true)
-        }
-        Err(Errno::AGAIN | Errno::INTR) => Ok(true),
-        // What a terminal says when its other end is closed.
-        Err(Errno::IO) => Ok(false),
-        Err(error) => Err(Broken::Stream(error.into())),
-    }
-}
-
-/// Passes on what is left when all processes are gone. The pipe may still be open somewhere (a descriptor can be sent
-/// through a socket), so this ends when it is empty, not when it is closed.
-fn drain(link: &mut Link, output: &OwnedFd, tail: &mut Vec<u8>) -> std::result::Result<Result<()>, Broken> {
-    let mut buffer = [0; CHUNK];
-    loop {
-        match rustix::io::read(output, &mut buffer) {
-            Ok(0) | Err(Errno::AGAIN | Errno::IO) => return Ok(Ok(())),
-            Ok(count) => {
-                link.send_data(&buffer[..count])?;
-                keep_tail(tail, &buffer[..count]);
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Ok(Err(system("read the output of a program", error))),
-        }
-    }
-}
-
-fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
-    tail.extend_from_slice(&bytes[bytes.len().saturating_sub(1024)..]);
-    if tail.len() > 2048 {
-        tail.drain(..tail.len() - 1024);
-    }
 }
 
 /// Waits until no child is left, and gives how `pid` ended.
@@ -408,9 +294,9 @@ fn reap(pid: Pid) -> Result<Option<rustix::process::WaitStatus>> {
 ///
 /// Like a shell, bubblewrap gives 128 and the signal's number for a program that was killed. A program that exits with
 /// such a status by itself (as a shell does whose child was killed) is reported as killed, too.
-fn judge(run: &Run, ended: Option<rustix::process::WaitStatus>, started: &Started, tail: &[u8]) -> Result<Exit> {
-    let mut told = started.told.clone();
-    let copy = started.status.try_clone().map_err(|error| system("copy a descriptor", error))?;
+fn judge(run: &Run, ended: Option<rustix::process::WaitStatus>, wrapped: &Wrapped, tail: &[u8]) -> Result<Exit> {
+    let mut told = wrapped.told.clone();
+    let copy = wrapped.status.try_clone().map_err(|error| system("copy a descriptor", error))?;
     std::fs::File::from(copy)
         .take(64 * 1024)
         .read_to_end(&mut told)

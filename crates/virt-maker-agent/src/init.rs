@@ -49,7 +49,7 @@ pub fn start() -> Result<Link> {
     interface::set_up_loopback().map_err(|error| system("set up the loopback device", error))?;
     // Without an interface commands have no network, and say so themselves.
     interface::set_up().map_err(|error| system("set up the network", error))?;
-    let port = open_port()?;
+    let port = open_port(PATIENCE, PAUSE)?;
     let copy = port.try_clone().map_err(|error| system("use the port to the host", error))?;
     Ok(Link::new(port, copy))
 }
@@ -105,7 +105,7 @@ pub fn load_modules(list: &str) -> Result<()> {
 }
 
 /// Opens the port by its name, and waits until the host's end is there.
-fn open_port() -> Result<OwnedFd> {
+pub fn open_port(patience: Duration, pause: Duration) -> Result<OwnedFd> {
     let begin = Instant::now();
     let wrong = |error| system("open the port to the host", error);
     let path = loop {
@@ -114,8 +114,8 @@ fn open_port() -> Result<OwnedFd> {
         });
         match found {
             Some(entry) => break Path::new("/dev").join(entry.file_name()),
-            None if begin.elapsed() > PATIENCE => return Err(refused("the port to the host did not appear")),
-            None => std::thread::sleep(PAUSE),
+            None if begin.elapsed() > patience => return Err(refused("the port to the host did not appear")),
+            None => std::thread::sleep(pause),
         }
     };
     let port = rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(wrong)?;
@@ -126,10 +126,10 @@ fn open_port() -> Result<OwnedFd> {
         if !ends[0].revents().contains(PollFlags::HUP) {
             return Ok(port);
         }
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > patience {
             return Err(refused("the host did not open its end of the port"));
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
 }
 

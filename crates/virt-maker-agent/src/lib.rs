@@ -13,6 +13,7 @@
 
 pub mod appliance;
 pub mod blocks;
+pub mod booted;
 pub mod client;
 pub mod descriptors;
 pub mod fstab;

@@ -2,7 +2,8 @@
 //!
 //! `virt-maker-agent [--fd N] [--root-dir DIR]` speaks the protocol on descriptor `N` (one end of a socket pair that it
 //! inherited), or on standard input and output. `DIR` is a folder that it may mount on, `/run/virt-maker` by default.
-//! `virt-maker-agent --appliance` is the first process of an appliance.
+//! `virt-maker-agent --appliance` is the first process of an appliance, `virt-maker-agent --booted` a service of a machine that has
+//! booted.
 //!
 //! # Rooms
 //! - [`serve`]: the conversation; [`link`]: the stream; [`failure`]: how work fails; [`folders`]: what lasts from one command to the
@@ -13,7 +14,8 @@
 //!   [`limits`] and [`spawn`] (the group that it is in), [`devices`] and [`tty`] (its `/dev`), [`facade`] (what it sees of
 //!   the machine), [`own_disk`] (the disk that it sees) and [`hold`] (how that gets there), [`surroundings`] and [`standin`]
 //!   (what is there only meanwhile).
-//! - [`init`]: what an appliance needs besides.
+//!   [`attend`] passes its output on.
+//! - [`init`]: what an appliance needs besides; [`running`]: the guest is a machine that has booted.
 //! - [`keeper`]: the process namespace that ends with the agent.
 //! - [`files`]: file operations, over [`guest`] (names that cannot lead out); [`walker`] lists, [`archive`] packs, [`labels`]
 //!   reads and sets SELinux labels.
@@ -25,6 +27,7 @@
 //! - There is one thread, so that descriptors can be inheritable while a child is started and only then.
 
 mod archive;
+mod attend;
 mod btrfs;
 mod caches;
 mod command;
@@ -54,6 +57,7 @@ mod os_release;
 mod own_disk;
 mod random;
 mod roots;
+mod running;
 mod sandbox;
 mod serve;
 mod spawn;
@@ -73,7 +77,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::UnshareFlags;
 
-use virt_maker_agent::{appliance, descriptors, interface};
+use virt_maker_agent::{appliance, booted, descriptors, interface};
 
 use crate::failure::{Result, refused, system};
 use crate::folders::Folders;
@@ -83,6 +87,7 @@ const DEFAULT_FOLDER: &str = "/run/virt-maker";
 
 struct Arguments {
     appliance: bool,
+    booted: bool,
     fd: Option<RawFd>,
     folder: PathBuf,
 }
@@ -91,6 +96,11 @@ fn main() -> ExitCode {
     // Before anything is started: what the host's programs left open is nothing for a guest.
     let outcome = descriptors::close_on_exec().map_err(|error| system("close what was inherited", error));
     let outcome = outcome.and_then(|()| arguments(std::env::args_os().skip(1))).and_then(|arguments| {
+        if arguments.booted {
+            rustix::process::umask(Mode::from_raw_mode(0o022));
+            let mut link = running::link()?;
+            return running::serve(&mut link).map_err(|broken| refused(broken.to_string()));
+        }
         let mut link = if arguments.appliance {
             let link = init::start()?;
             own_mounts()?;
@@ -115,10 +125,14 @@ fn main() -> ExitCode {
 }
 
 fn arguments(mut given: impl Iterator<Item = std::ffi::OsString>) -> Result<Arguments> {
-    let mut arguments = Arguments { appliance: false, fd: None, folder: PathBuf::from(DEFAULT_FOLDER) };
+    let mut arguments = Arguments { appliance: false, booted: false, fd: None, folder: PathBuf::from(DEFAULT_FOLDER) };
     while let Some(name) = given.next() {
         if name.to_str() == Some(appliance::ARGUMENT) {
             arguments.appliance = true;
+            continue;
+        }
+        if name.to_str() == Some(booted::ARGUMENT) {
+            arguments.booted = true;
             continue;
         }
         let value = given.next();

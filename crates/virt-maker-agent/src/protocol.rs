@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 /// A frame that holds one JSON message.
 pub const FRAME_MESSAGE: u8 = 1;
 /// A frame that holds raw bytes; an empty one ends a transfer.
@@ -61,6 +61,18 @@ pub enum Request {
         /// Which file system is its root, where that is said and not found.
         #[serde(default)]
         root: Option<Root>,
+    },
+    /// Only to an agent in a machine that has booted ([`Sandbox::Machine`]): the guest is the system that the agent runs in. Answer:
+    /// [`Reply::Mounted`], with nothing mounted.
+    Running,
+    /// Only to an agent in a machine that has booted: connects to a TCP port of that machine, says a text, and reads until the other
+    /// side closes, a minute and a mebibyte at most. Answer: data frames, an empty one, then [`Reply::Done`]; or
+    /// [`Reply::Failed`], of kind [`FailureKind::NotFound`] where nobody answers.
+    Talk {
+        /// The port, at the loopback address.
+        port: u16,
+        /// What is said.
+        text: String,
     },
     /// Mounts a file system that is no part of the guest, for programs that ask for folders of it ([`Run::caches`]).
     /// Answer: [`Reply::Done`].
@@ -237,6 +249,8 @@ pub enum Sandbox {
         /// Path of `bwrap`.
         program: String,
     },
+    /// Not at all: the wall is the machine that the agent runs in, and its services are to be reached.
+    Machine,
 }
 
 /// A program to run in the guest, as root, with the guest's root as its root.

@@ -3,6 +3,8 @@
 //! A request that cannot be done is answered by a failure, and the conversation goes on; only a broken stream or a
 //! host that breaks the protocol ends it.
 
+use std::os::fd::OwnedFd;
+
 use rustix::mount::MountFlags;
 use virt_maker_agent::label::Labelled;
 use virt_maker_agent::protocol::{FailureKind, Frame, Reply, Request, Sandbox, VERSION};
@@ -11,7 +13,7 @@ use virt_maker_agent::walk::Entry;
 use crate::archive;
 use crate::caches::Cache;
 use crate::command;
-use crate::failure::{Result, failure, refused, system};
+use crate::failure::{Result, failure, system};
 use crate::files::{self, NewFile};
 use crate::folders::Folders;
 use crate::init;
@@ -20,7 +22,7 @@ use crate::link::{Broken, Link};
 use crate::marks;
 use crate::mounts::Guest;
 use crate::sandbox::{self, Plan};
-use crate::walker;
+use crate::walker::{self, Enters};
 
 /// Bytes in a data frame of a transfer.
 const CHUNK: usize = 256 * 1024;
@@ -42,7 +44,9 @@ pub fn serve(link: &mut Link, folders: &Folders) -> std::result::Result<(), Brok
             Some(Frame::Message(request)) => request,
         };
         if let Request::Hello { version, sandbox } = request {
-            let Sandbox::Bubblewrap { program: path } = sandbox;
+            let Sandbox::Bubblewrap { program: path } = sandbox else {
+                return Err(Broken::Protocol("this agent is in no machine that has booted"));
+            };
             if let Err(problem) = sandbox::protect(&path) {
                 link.reply(&Reply::Failed(problem))?;
                 continue;
@@ -121,36 +125,57 @@ fn answer(
                 None => Ok(Err(out_of_turn("no guest is mounted"))),
             };
         }
+        Request::Running | Request::Talk { .. } => {
+            return Ok(Err(out_of_turn("this agent is in no machine that has booted")));
+        }
         Request::Hello { .. } => return Err(Broken::Protocol("a second `hello`")),
         Request::Cancel => return Ok(Err(out_of_turn("nothing is being written"))),
         _ => {}
     }
-    // A write is followed by data in any case, so it has to be taken even if there is nowhere to put it.
-    if let Request::Write { path, attributes, in_place } = request {
-        let begun = writable(guest).and_then(|guest| NewFile::begin(guest.root(), &path, attributes, in_place));
-        return receive_file(link, begun);
-    }
-    if let Request::SetLabels = request {
-        let begun = writable(guest).and_then(|guest| Labeller::new(guest.root()));
-        return labels::receive(link, begun);
-    }
     if let Request::FstabNews = request {
         return Ok(writable(guest).and_then(Guest::fstab_news).map(|names| Reply::Names { names }));
     }
-    let guest = match (&request, guest.as_mut()) {
-        (Request::Freeze | Request::Thaw, Some(guest)) => guest,
-        (_, _) => match writable(guest) {
-            Ok(guest) => guest,
-            Err(problem) => return Ok(Err(problem)),
-        },
-    };
-    let root = guest.root();
     match request {
-        Request::Run(run) => Ok(command::run(link, guest, caches, plan, &run)?.map(Reply::Exited)),
-        Request::MountCache { name, disk } => Ok(Cache::mount(&name, &disk, &folders.root).map(|cache| {
-            caches.push(cache);
-            Reply::Done
+        Request::Freeze | Request::Thaw => {
+            let Some(guest) = guest else { return Ok(Err(out_of_turn("no guest is mounted"))) };
+            done(if matches!(request, Request::Freeze) { guest.freeze() } else { guest.thaw() })
+        }
+        Request::Trim => done(writable(guest).and_then(|guest| guest.trim())),
+        Request::Erase => Ok(writable(guest).and_then(Guest::erase).map(|names| Reply::Names { names })),
+        Request::MountCache { name, disk } => done(writable(guest).and_then(|_| {
+            caches.push(Cache::mount(&name, &disk, &folders.root)?);
+            Ok(())
         })),
+        Request::Run(run) => match writable(guest) {
+            Ok(guest) => Ok(command::run(link, guest, caches, plan, &run)?.map(Reply::Exited)),
+            Err(problem) => Ok(Err(problem)),
+        },
+        about_files => files_of(link, writable(guest).map(|guest| guest.root()), about_files, |_| true),
+    }
+}
+
+/// What is asked about files of the guest with this root, or the reason why there is none. `enters` says which folders a listing goes
+/// into.
+pub fn files_of(
+    link: &mut Link,
+    root: Result<&OwnedFd>,
+    request: Request,
+    enters: Enters,
+) -> std::result::Result<Result<Reply>, Broken> {
+    // A write is followed by data in any case, so it has to be taken even if there is nowhere to put it.
+    if let Request::Write { path, attributes, in_place } = request {
+        let begun = root.and_then(|root| NewFile::begin(root, &path, attributes, in_place));
+        return receive_file(link, begun);
+    }
+    if let Request::SetLabels = request {
+        return labels::receive(link, root.and_then(Labeller::new));
+    }
+    let root = match root {
+        Ok(root) => root,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let done = |result: Result<()>| Ok(result.map(|()| Reply::Done));
+    match request {
         Request::Read { path, limit } => send_file(link, files::open(root, &path, limit), &path),
         Request::Mkdir { path, attributes, parents } => done(files::mkdir(root, &path, attributes, parents)),
         Request::Symlink { target, path } => done(files::symlink(root, &target, &path)),
@@ -160,8 +185,8 @@ fn answer(
         Request::Stat { path } => Ok(files::stat(root, &path).map(|stat| Reply::Stat { stat })),
         Request::Space { path } => Ok(files::space(root, &path).map(Reply::Space)),
         Request::ReadDir { path } => Ok(files::read_dir(root, &path).map(|names| Reply::Names { names })),
-        Request::Walk { path, depth } => walker::walk::<Entry>(link, root, &path, depth),
-        Request::Labels => walker::walk::<Labelled>(link, root, "/", None),
+        Request::Walk { path, depth } => walker::walk::<Entry>(link, root, &path, depth, enters),
+        Request::Labels => walker::walk::<Labelled>(link, root, "/", None, enters),
         Request::Remove { path } => done(files::remove(root, &path)),
         Request::Rename { from, to } => done(files::rename(root, &from, &to)),
         Request::Archive => match archive::send(link, root)? {
@@ -171,23 +196,12 @@ fn answer(
             }
             Err(problem) => Ok(Err(problem)),
         },
-        Request::Freeze => done(guest.freeze()),
-        Request::Thaw => done(guest.thaw()),
-        Request::Trim => done(guest.trim()),
-        Request::Erase => Ok(guest.erase().map(|names| Reply::Names { names })),
-        Request::Hello { .. }
-        | Request::Wake(_)
-        | Request::FindDisk { .. }
-        | Request::Mount { .. }
-        | Request::Unmount
-        | Request::Cancel
-        | Request::FstabNews
-        | Request::Write { .. }
-        | Request::SetLabels => Ok(Err(refused("this request was handled before"))),
+        _ => Ok(Err(out_of_turn("this agent cannot do that"))),
     }
 }
 
-fn out_of_turn(what: &str) -> virt_maker_agent::protocol::Failure {
+/// A request that cannot be done by this agent, or not now.
+pub fn out_of_turn(what: &str) -> virt_maker_agent::protocol::Failure {
     failure(FailureKind::Protocol, what)
 }
 

@@ -17,8 +17,21 @@ pub struct Program<'a> {
     pub standard: [&'a OwnedFd; 3],
     /// Whether the kernel, when memory runs out, should kill it before anything else.
     pub first_to_go: bool,
+    /// Its environment.
+    pub environment: Vec<CString>,
+    /// Where it begins.
+    pub surroundings: Surroundings,
     /// The folder of a group (cgroup v2) that it is in from its first instruction on.
     pub group: Option<BorrowedFd<'a>>,
+}
+
+/// Where a program begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// It leads a session of its own, and a group of processes with its number, and works in `/`.
+    pub session: bool,
+    /// It is in a network namespace of its own, where only a loopback device is, which is down.
+    pub no_network: bool,
 }
 
 /// `struct clone_args` of `linux/sched.h`, as far as kernel 5.7 knows it.
@@ -44,10 +57,12 @@ const CLONE_INTO_CGROUP: u64 = 1 << 33;
 pub fn spawn(program: &Program<'_>) -> io::Result<Pid> {
     let mut words: Vec<*const libc::c_char> = program.words.iter().map(|word| word.as_ptr()).collect();
     words.push(std::ptr::null());
+    let mut environment: Vec<*const libc::c_char> = program.environment.iter().map(|entry| entry.as_ptr()).collect();
+    environment.push(std::ptr::null());
     let (told, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     match fork(program.group)? {
         None => {
-            let error = become_program(program, &words);
+            let error = become_program(program, &words, &environment);
             let number = error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
             let _ = rustix::io::write(&tell, &number);
             // SAFETY: ends this process, without what the agent would do at its end.
@@ -98,7 +113,11 @@ fn fork(group: Option<BorrowedFd<'_>>) -> io::Result<Option<Pid>> {
 }
 
 /// Only system calls are made here.
-fn become_program(program: &Program<'_>, words: &[*const libc::c_char]) -> io::Error {
+fn become_program(
+    program: &Program<'_>,
+    words: &[*const libc::c_char],
+    environment: &[*const libc::c_char],
+) -> io::Error {
     for (number, descriptor) in (0..).zip(program.standard) {
         // SAFETY: descriptors 0 to 2 are the agent's own standard ones, and none of those that are copied.
         if unsafe { libc::dup2(descriptor.as_raw_fd(), number) } < 0 {
@@ -113,12 +132,25 @@ fn become_program(program: &Program<'_>, words: &[*const libc::c_char]) -> io::E
             libc::write(file, c"1000".as_ptr().cast(), 4);
         }
     }
-    // SAFETY: the list ends with a null, and its words live in the parent's copy. A program expects this signal to be as usual, and
+    if program.surroundings.session {
+        // SAFETY: neither call touches memory but the text, which lives as long as the program.
+        unsafe {
+            if libc::setsid() < 0 || libc::chdir(c"/".as_ptr()) < 0 {
+                return io::Error::last_os_error();
+            }
+        }
+    }
+    if program.surroundings.no_network {
+        // SAFETY: the process has one thread.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } < 0 {
+            return io::Error::last_os_error();
+        }
+    }
+    // SAFETY: both lists end with a null, and their words live in the parent's copy. A program expects this signal to be as usual, and
     // Rust has it ignored.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-        // Bubblewrap keeps its own environment where the command can read it: none of the user's is in it.
-        libc::execvpe(words[0], words.as_ptr(), [c"LC_ALL=C.UTF-8".as_ptr(), std::ptr::null()].as_ptr());
+        libc::execvpe(words[0], words.as_ptr(), environment.as_ptr());
     }
     io::Error::last_os_error()
 }

@@ -8,6 +8,7 @@ use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, StatxFlags};
+use rustix::io::Errno;
 use virt_maker_agent::protocol::{FileKind, Reply};
 use virt_maker_agent::walk::Entry;
 
@@ -37,12 +38,16 @@ pub trait Listed: Sized {
     fn take(frame: &mut &[u8]) -> Option<Self>;
 }
 
+/// Whether a folder is entered, by its path as it is shown.
+pub type Enters = fn(&[u8]) -> bool;
+
 /// Sends all entries at and below `path`.
 pub fn walk<T: Listed>(
     link: &mut Link,
     root: &OwnedFd,
     path: &str,
     depth: Option<u32>,
+    enters: Enters,
 ) -> std::result::Result<Result<Reply>, Broken> {
     let mut frame = Vec::with_capacity(FRAME + (4 << 10));
     let mut folders = match first::<T>(root, path, &mut frame) {
@@ -67,6 +72,7 @@ pub fn walk<T: Listed>(
                 }
             }
         }
+        next.retain(|(shown, _)| enters(shown));
         folders = next;
     }
     send::<T>(link, &mut frame)?;
@@ -151,7 +157,11 @@ fn list<T: Listed>(
         }
         let join = |folder: &[u8]| [folder, b"/", name.to_bytes()].concat();
         let path = join(shown);
-        let (is_folder, entry) = T::look(&folder, name, path.clone(), AtFlags::SYMLINK_NOFOLLOW)?;
+        let (is_folder, entry) = match T::look(&folder, name, path.clone(), AtFlags::SYMLINK_NOFOLLOW) {
+            // In a guest that runs, a file may go at any time.
+            Err(Errno::NOENT) => continue,
+            other => other?,
+        };
         if is_folder {
             folders.push((path, join(real)));
         }
