@@ -36,8 +36,21 @@ fn with_python(bench: &Bench) -> PathBuf {
     })
 }
 
-/// The role comes first, so that its failure is one of few tasks; and of the facts only those that are used are gathered: each
-/// task takes an emulated CPU seconds.
+/// What an engine has a part in: programs that run, with their output and errors; files that get there, and come back. A task takes an
+/// emulated CPU tens of seconds, so there are no others where there is one.
+const SHORT: &str = "
+- hosts: all
+  gather_facts: false
+  tasks:
+    - include_role: {name: extra}
+    - copy: {content: 'word {{ word }} {{ list | length }}', dest: /etc/by-ansible, mode: '0640'}
+    - command: sh -c 'id -u; pwd; echo to stderr >&2'
+      register: ran
+    - debug: {msg: 'stdout {{ ran.stdout_lines }} stderr {{ ran.stderr }}'}
+    - fetch: {src: /etc/by-ansible, dest: '{{ out }}/', flat: true}
+";
+
+/// The role comes first, so that its failure is one of few tasks; and of the facts only those that are used are gathered.
 const PLAYBOOK: &str = "
 - hosts: all
   gather_facts: false
@@ -59,7 +72,8 @@ fn a_playbook_does_its_work(engine: &str) {
     let mut bench = Bench::new(testkit::debian_guest());
     bench.base = with_python(&bench);
     fs::create_dir_all(bench.path("play/roles/extra/tasks")).unwrap();
-    fs::write(bench.path("play/site.yml"), PLAYBOOK).unwrap();
+    let whole = engine == "chroot";
+    fs::write(bench.path("play/site.yml"), if whole { PLAYBOOK } else { SHORT }).unwrap();
     fs::write(bench.path("play/t.j2"), "on {{ ansible_facts.distribution }} {{ word }}\n").unwrap();
     let role = bench.path("play/roles/extra/tasks/main.yml");
     fs::write(&role, "- file: {path: /srv/role, state: directory, mode: '0755'}\n").unwrap();
@@ -67,7 +81,7 @@ fn a_playbook_does_its_work(engine: &str) {
     let step = |vars: &str| format!("ansible: {{source: play, playbook: site.yml, vars: {vars}}}");
     let vars = format!("{{word: \"it's\", list: [1, 2], out: '{}'}}", out.display());
     let check = crate::common::run(
-        "cat /etc/by-ansible /etc/templated /etc/issue.net; id made; stat -c '%a %u' /etc/by-ansible; ls -d /srv/role /var/tmp/.virt* /root/.ansible",
+        "cat /etc/by-ansible; cat /etc/templated /etc/issue.net; id made; stat -c '%a %u' /etc/by-ansible; ls -d /srv/role /var/tmp/.virt* /root/.ansible",
     );
     let template = bench.template("t.yml", &[step(&vars), format!("{check}\n      retries: 0")], "");
     let allow = ["--allow", "host-exec"];
@@ -75,17 +89,9 @@ fn a_playbook_does_its_work(engine: &str) {
     assert!(ran.stderr.contains("--allow host-exec"), "{}", ran.stderr);
     let ran = bench.build(engine, &template, &allow);
     let said = ran.said();
-    for expected in [
-        "word it's 2",
-        "on Debian it's",
-        "10.0.0.1 one",
-        "(made)",
-        "640 0",
-        "/srv/role",
-        "stderr to stderr",
-        "'0', '/'",
-    ] {
-        assert!(said.contains(expected), "{engine}: {expected}: {said}\n{}", ran.stderr);
+    let of_others: &[&str] = if whole { &["on Debian it's", "10.0.0.1 one", "(made)"] } else { &[] };
+    for expected in ["word it's 2", "640 0", "/srv/role", "stderr to stderr", "'0', '/'"].iter().chain(of_others) {
+        assert!(said.contains(*expected), "{engine}: {expected}: {said}\n{}", ran.stderr);
     }
     // `ls` fails for what is not there, and so does the last step: nothing of Ansible stays in the guest.
     assert_eq!(ran.status, Some(4), "{said}");
