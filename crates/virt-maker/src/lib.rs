@@ -16,6 +16,7 @@ pub mod hygiene;
 pub mod import;
 pub mod inspect;
 pub mod key;
+pub mod machine;
 pub mod plan;
 pub mod spec;
 pub mod step;

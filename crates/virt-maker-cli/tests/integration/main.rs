@@ -34,6 +34,7 @@ mod keys;
 mod library;
 mod lock;
 mod look;
+mod machines;
 mod network;
 mod options;
 mod ordinary_user;

@@ -36,7 +36,7 @@ impl Build<'_> {
                 virtual_size: tip.record.virtual_size,
                 overlay: None,
                 tree: None,
-                look: spec.steps.iter().any(|step| !step.options.shaping.secrets.is_empty()),
+                look: spec.every_step().any(|step| !step.options.shaping.secrets.is_empty()),
                 labels: if tip.record.selinux == Some(true) { selinux::VERSION } else { 0 },
                 scratch: workspace.path(),
                 layers: &layers,

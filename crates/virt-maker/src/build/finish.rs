@@ -39,6 +39,7 @@ pub(super) fn finish(build: &Build<'_>, spec: SpecId, tip: &Layer, wanted: &Comm
         log: &log,
         overlays: 1,
         privileged: false,
+        goes_on: false,
         network: false,
         caches: &BTreeSet::new(),
     };

@@ -42,7 +42,7 @@ pub(super) fn layers(build: &Build<'_>, id: SpecId) -> Value {
 }
 
 fn conceal(document: &mut Value, spec: &Spec) {
-    let mut values: Vec<String> = spec.steps.iter().flat_map(|step| step.runner.confidential()).collect();
+    let mut values: Vec<String> = spec.every_step().flat_map(|step| step.runner.confidential()).collect();
     for (name, value) in &spec.matrix {
         values.extend(is_secret(name).then(|| value.clone()));
     }

@@ -14,6 +14,7 @@
 //! waiter takes over. What fails ends the images that need it, and no other one, unless `fail_fast` is set.
 
 mod base;
+mod boot_step;
 mod caches;
 mod check;
 mod disk_step;
@@ -57,6 +58,7 @@ use crate::export::Published;
 use crate::host::{Cancel, Certificates};
 use crate::import::ImportContext;
 use crate::key::LayerKey;
+use crate::machine;
 use crate::plan::{NodeState, Plan, PlanContext, PlanNode, SpecId};
 use crate::spec::Spec;
 use crate::step::Action;
@@ -325,7 +327,10 @@ fn run(
 fn check_engines(specs: &[Spec], plan: &Plan, selector: &Selector) -> Result<()> {
     let missing = plan.ids().filter(|id| plan[*id].layer.is_none());
     let steps = missing.filter_map(|id| Some(plan.step(specs, id)?.entry));
-    for step in steps.filter(|step| matches!(step.runner.action(), Action::InGuest(_))) {
+    for step in steps.filter(|step| !matches!(step.runner.action(), Action::OnDisk(_))) {
+        if let Action::Boot(_) = step.runner.action() {
+            machine::check().map_err(|error| error.at(|| step.place()))?;
+        }
         let found = match step.options.has_all_rights() {
             true => selector.with_all_rights(),
             false => selector.candidates(),

@@ -7,9 +7,9 @@ use super::log::StepLog;
 use super::options::{self, Optioned};
 use super::sealer::Sealer;
 use super::session::NewSession;
-use super::{Build, base, disk_step, leaks};
+use super::{Build, base, boot_step, disk_step, leaks};
 use crate::engine::{Session, WRONG_ROOT};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::guest::selinux;
 use crate::host::escape::escape;
@@ -49,12 +49,20 @@ pub(super) fn ensure(build: &Build<'_>, node: NodeId) -> Result<Layer> {
         }
         match first.entry.runner.action() {
             Action::OnDisk(runner) => disk_step::run(build, *first, runner, parent, found.depth, lock)?,
+            Action::Boot(boot) => boot_step::run(build, *first, boot, parent, found.depth, lock)?,
+            Action::OnMachine(_) => return Err(outside(first)),
             Action::InGuest(runner) => {
                 let begin = Walked { step: *first, runner };
                 run_session(build, begin, others, parent, found.depth, lock)?;
             }
         }
     }
+}
+
+/// The loader refuses it; a program that embeds this may make a spec by itself.
+fn outside(step: &StepNode<'_>) -> Error {
+    let what = "a step that is done to a machine that runs stands outside of one that boots it";
+    Error::new(ErrorKind::Template, what).at(|| step.entry.place())
 }
 
 /// What is there of a path, as far as it is usable.
@@ -138,6 +146,7 @@ fn run_session(
         overlays: 1 + others.len(),
         network: steps().any(|step| step.options.shaping.network.unwrap_or(step.kind.network)),
         privileged: steps().any(|step| step.options.has_all_rights()),
+        goes_on: false,
         caches: &names,
     };
     let opened = wanted.open(build).map_err(|error| match error.kind() {

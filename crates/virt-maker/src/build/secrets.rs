@@ -62,7 +62,7 @@ impl Values {
             }
             let mut values = BTreeMap::new();
             for secret in &spec.secrets {
-                if !spec.steps.iter().any(|step| step.options.shaping.secrets.contains(&secret.name)) {
+                if !spec.every_step().any(|step| step.options.shaping.secrets.contains(&secret.name)) {
                     continue;
                 }
                 match value(secret, env) {

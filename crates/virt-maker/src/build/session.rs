@@ -29,6 +29,8 @@ pub(super) struct NewSession<'r> {
     pub(super) network: bool,
     /// Whether one of its commands has all rights in a machine of its own.
     pub(super) privileged: bool,
+    /// Whether something is on that overlay already, which stays.
+    pub(super) goes_on: bool,
     /// Names of the caches that steps mount.
     pub(super) caches: &'r BTreeSet<&'r str>,
 }
@@ -73,7 +75,7 @@ impl NewSession<'_> {
         let cancel = &build.settings.cancel;
         let mut again = false;
         let opened = build.shared.opener.open(&wanted, |candidate| {
-            if std::mem::replace(&mut again, true) {
+            if std::mem::replace(&mut again, true) && !self.goes_on {
                 // A mount may have written to it before another one failed.
                 self.scratch.create_again(&self.parent.record)?;
             }

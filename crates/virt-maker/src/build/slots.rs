@@ -34,9 +34,17 @@ impl Slots {
 
     /// Waits until one more session of `engine` may be opened.
     pub(super) fn take(&self, engine: &dyn Engine, cancel: &Cancel) -> Result<Slot<'_>> {
-        let asked = self.jobs.map_or_else(|| engine.sessions_at_once(self.cores), NonZeroUsize::get);
-        let most = asked.min(fitting(engine.memory(), memory::total())).max(1);
-        let name = engine.name();
+        self.take_one(engine.name(), engine.sessions_at_once(self.cores), engine.memory(), cancel)
+    }
+
+    /// Waits until one more machine may be booted, with this many CPUs and bytes of memory.
+    pub(super) fn take_machine(&self, cpus: u32, memory: u64, cancel: &Cancel) -> Result<Slot<'_>> {
+        self.take_one("machine", self.cores / (cpus as usize).max(1), memory, cancel)
+    }
+
+    fn take_one(&self, name: &'static str, at_once: usize, each: u64, cancel: &Cancel) -> Result<Slot<'_>> {
+        let asked = self.jobs.map_or(at_once, NonZeroUsize::get);
+        let most = asked.min(fitting(each, memory::total())).max(1);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             cancel.check()?;

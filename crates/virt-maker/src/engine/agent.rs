@@ -23,6 +23,9 @@ const GRACE: Duration = Duration::from_secs(15);
 /// How long the helper may take for what waits for the guest's disk alone.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
+/// How many bytes an answer has at most.
+const ANSWER: usize = 1 << 20;
+
 /// How an error begins that a root is not there which the template's import names, on all engines.
 pub const WRONG_ROOT: &str = "the root is said to be ";
 
@@ -85,6 +88,39 @@ impl AgentGuest {
             events.send(Event::Trace { source: "agent", message });
         }
         Ok(guest)
+    }
+
+    /// The guest that an agent is in: a machine that has booted. The conversation's first exchange is done.
+    pub fn running(client: Client, setup: Setup, events: &Events) -> Result<AgentGuest> {
+        let empty = Mounted { file_systems: Vec::new(), os: OsRelease::default(), warnings: Vec::new() };
+        let mut guest = AgentGuest { client, setup, mounted: empty, events: events.clone() };
+        guest.mounted = guest.within(Some(PATIENCE), |client| client.running())?;
+        Ok(guest)
+    }
+
+    /// Runs a program, and gives what it wrote, of which nothing gets into the log; no more than [`ANSWER`] bytes of it.
+    pub fn ask(&mut self, run: &Run) -> Result<(Exit, Vec<u8>)> {
+        let mut said = Vec::new();
+        let exit = self.within(Some(PATIENCE), |client| {
+            client.run(run, &mut |bytes| {
+                said.extend_from_slice(&bytes[..bytes.len().min(ANSWER - said.len())]);
+            })
+        })?;
+        Ok((exit, said))
+    }
+
+    /// Connects to a TCP port of the machine that has booted, says a text, and gives what is answered.
+    ///
+    /// An error of kind `Guest` means that nobody answers there.
+    pub fn talk(&mut self, port: u16, text: &str) -> Result<Vec<u8>> {
+        self.within(Some(PATIENCE), |client| client.talk(port, text, ANSWER))
+    }
+
+    /// Goes on in another conversation, with an agent of the same machine that has booted again. Its first exchange is done.
+    pub fn go_on(&mut self, client: Client) -> Result<()> {
+        self.client = client;
+        self.mounted = self.within(Some(PATIENCE), |client| client.running())?;
+        Ok(())
     }
 
     /// Whether the build was cancelled, as an error.

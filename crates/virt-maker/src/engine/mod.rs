@@ -3,18 +3,18 @@
 //! An engine opens a [`Session`] on a sealed layer with one writable overlay on top. Between two steps the session
 //! makes its overlay immutable and puts the next one on top ([`Session::checkpoint`]), while the guest stays mounted.
 
-mod agent;
+pub(crate) mod agent;
 pub mod block;
 mod breakdown;
 pub mod chroot;
 pub mod doctor;
-mod gate;
+pub(crate) mod gate;
 pub mod kvm;
 pub mod libguestfs;
 mod open;
 pub mod qmp;
 pub mod select;
-mod user_network;
+pub(crate) mod user_network;
 pub mod vm;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::event::Events;
 use crate::guest::Guest;
+use crate::guest::running::Running;
 use crate::host::Cancel;
 
 pub(crate) use agent::WRONG_ROOT;
@@ -116,6 +117,11 @@ pub trait Session: Send {
 
     /// Unmounts, flushes and ends all helpers. When this returns, the top overlay is as after a checkpoint.
     fn finish(self: Box<Self>) -> Result<()>;
+
+    /// The machine that the guest has booted in, where it has.
+    fn running(&mut self) -> Option<&mut dyn Running> {
+        None
+    }
 
     /// A shell in the guest as it stands, on this process's terminal, until the user leaves it. With `privileged` it has all
     /// rights, where the engine has that.

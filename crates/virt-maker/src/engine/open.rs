@@ -107,6 +107,11 @@ impl Opener {
         &self.selector
     }
 
+    /// Variables that commands with a network get: proxies.
+    pub(crate) fn guest_env(&self) -> &BTreeMap<String, String> {
+        &self.guest_env
+    }
+
     /// Whether guests get less of the proxies than there is: no users and passwords.
     pub fn less_is_given(&self) -> bool {
         self.less_is_given

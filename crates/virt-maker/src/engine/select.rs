@@ -15,6 +15,7 @@ use super::vm::{self, VmEngine, VmOptions};
 use super::{Engine, kvm};
 use crate::error::{Context, Error, ErrorKind, Result, chain};
 use crate::event::Events;
+use crate::host::Cancel;
 
 /// What the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -169,6 +170,16 @@ impl Selector {
     /// The settings with which engine `vm` would be taken.
     pub fn vm_options(&self) -> Result<VmOptions> {
         Ok(self.options(&self.kvm()?))
+    }
+
+    /// Whether machines run with KVM here; else they are emulated. Where a virtual CPU runs, a kernel is tried.
+    pub fn kernels_run(&self, events: &Events, cancel: &Cancel) -> Result<bool> {
+        let kvm = self.kvm()?;
+        match vm::check(self.kernel.as_deref(), &self.agent) {
+            Ok(()) => vm::kernels_run(&self.options(&kvm), events, cancel),
+            // There is no kernel to try.
+            Err(_) => Ok(kvm.works),
+        }
     }
 
     fn chroot(&self) -> Result<Box<dyn Engine>> {

@@ -4,6 +4,7 @@
 //! root or with `RESOLVE_IN_ROOT`. What a guest says is data.
 
 pub mod packages;
+pub mod running;
 pub mod selinux;
 
 use std::io::{Read, Write};

@@ -6,6 +6,7 @@
 //! may log in, a `resolv.conf`) is reported and stays.
 
 mod again;
+mod leftovers;
 mod rules;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::fmt;
 use self::rules::{Action, RULES, Rule};
 use crate::error::Result;
 use crate::guest::{FileKind, Guest};
+pub use leftovers::Leftovers;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]

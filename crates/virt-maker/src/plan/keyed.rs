@@ -3,10 +3,11 @@
 //! What a runner says of its arguments ([`StepKey::of`]), its version, its parent, and all options that shape it
 //! ([`crate::template::Shaping::keyed`]).
 
-use serde_json::Map;
+use serde_json::{Map, Value, json};
 
+use crate::error::{Error, Result};
 use crate::import::{ImportKey, ImportKind};
-use crate::key::{KeyMaterial, LayerKey};
+use crate::key::{HostInput, KeyMaterial, LayerKey};
 use crate::spec::{Spec, StepEntry};
 use crate::step::StepKey;
 use crate::template::KeyContext;
@@ -24,11 +25,37 @@ pub(super) fn import(kind: &ImportKind, key: &ImportKey) -> KeyMaterial {
     }
 }
 
+/// What a step is keyed by itself, with the steps within it; and the keys of those.
+pub(super) fn own(spec: &Spec, step: &StepEntry) -> Result<(StepKey, Vec<StepKey>)> {
+    let place = |step: &StepEntry, error: Error| error.at(|| step.place());
+    let key = step.runner.key_inputs().map_err(|error| place(step, error))?;
+    if step.inner.is_empty() {
+        return Ok((key, Vec::new()));
+    }
+    let (mut keys, mut steps, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, inner) in step.inner.iter().enumerate() {
+        let key = inner.runner.key_inputs().map_err(|error| place(inner, error))?;
+        steps.push(json!({
+            "kind": inner.kind.name,
+            "version": inner.kind.version,
+            "arguments": key.arguments,
+            "options": options(spec, inner),
+        }));
+        let named = |input: &HostInput| HostInput { name: format!("steps/{number}/{}", input.name), ..input.clone() };
+        inputs.extend(key.inputs.iter().map(named));
+        keys.push(key);
+    }
+    Ok((key.with_steps(steps, inputs), keys))
+}
+
+fn options(spec: &Spec, step: &StepEntry) -> Map<String, Value> {
+    let version = |name: &str| spec.secrets.iter().find(|secret| secret.name == name)?.version.clone();
+    step.options.shaping.keyed(&KeyContext { network: step.kind.network, version: &version })
+}
+
 /// What the layer of a step on `parent` is keyed by.
 pub(super) fn step(spec: &Spec, step: &StepEntry, key: &StepKey, parent: LayerKey) -> KeyMaterial {
     let StepKey { arguments, inputs } = key;
-    let version = |name: &str| spec.secrets.iter().find(|secret| secret.name == name)?.version.clone();
-    let context = KeyContext { network: step.kind.network, version: &version };
     KeyMaterial {
         role: "step".into(),
         kind: step.kind.name.into(),
@@ -36,6 +63,6 @@ pub(super) fn step(spec: &Spec, step: &StepEntry, key: &StepKey, parent: LayerKe
         arguments: arguments.clone(),
         inputs: inputs.clone(),
         parent: Some(parent),
-        options: step.options.shaping.keyed(&context),
+        options: options(spec, step),
     }
 }

@@ -52,7 +52,7 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
         };
         for (number, step) in spec.steps.iter().enumerate() {
             context.cancel.check()?;
-            let key = step.runner.key_inputs().map_err(|error| error.at(|| step.place()))?;
+            let (key, inner) = keyed::own(spec, step)?;
             let material = keyed::step(spec, step, &key, planner.plan[tip].info.key);
             let info = LayerInfo {
                 key: material.key(),
@@ -67,7 +67,7 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
             };
             let Validity { ttl, always_run } = step.options.caching.cache;
             let policy = CachePolicy { always_run, ttl, again: again.contains(&(number + 1)) };
-            tip = planner.add(info, material, policy, id, Work::Step { parent: tip, number, key });
+            tip = planner.add(info, material, policy, id, Work::Step { parent: tip, number, key, inner });
         }
         planner.plan.tips.push(tip);
     }

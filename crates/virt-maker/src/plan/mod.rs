@@ -76,8 +76,8 @@ impl Plan {
     /// The step that makes the layer of a node; none for a base.
     pub(crate) fn step<'a>(&'a self, specs: &'a [Spec], id: NodeId) -> Option<StepNode<'a>> {
         let node = &self[id];
-        let Work::Step { parent, number, key } = &node.work else { return None };
-        Some(StepNode { node, parent: *parent, entry: &node.spec.of(specs).steps[*number], key })
+        let Work::Step { parent, number, key, inner } = &node.work else { return None };
+        Some(StepNode { node, parent: *parent, entry: &node.spec.of(specs).steps[*number], key, inner })
     }
 
     /// Whether the files of a spec get SELinux labels at its exports, as far as the layers tell that are there: `None` where
@@ -143,6 +143,8 @@ pub enum Work {
         number: usize,
         /// What its runner needs to run.
         key: StepKey,
+        /// The same of the steps within it.
+        inner: Vec<StepKey>,
     },
 }
 
@@ -166,6 +168,8 @@ pub(crate) struct StepNode<'a> {
     pub(crate) entry: &'a StepEntry,
     /// What the runner needs to run.
     pub(crate) key: &'a StepKey,
+    /// The same of the steps within it.
+    pub(crate) inner: &'a [StepKey],
 }
 
 impl std::fmt::Debug for StepNode<'_> {

@@ -8,10 +8,11 @@ use crate::diagnostic::{Diagnostic, Position, Within};
 use crate::error::{Error, Result, chain};
 use crate::host::permit::{Door, Output};
 use crate::key::Digest;
+use crate::step::Action;
 use crate::template::{self, LoadOptions, Node, Problems, ResolvedSpec, ResolvedStep, RunnerKind, in_order};
 
 /// Runners of the older format that this version does not have yet. Templates with them can be rendered, not built.
-const LATER: [&str; 2] = ["isoboot", "boot"];
+const LATER: [&str; 1] = ["isoboot"];
 
 /// Most templates that are each other's base.
 const BASES: usize = 50;
@@ -180,8 +181,18 @@ fn typed(
             Some(ImportEntry { kind, runner, position: key.position(), volatile, release: Release::Any })
         }),
     };
-    let steps: Vec<_> =
-        spec.steps.iter().filter_map(|step| entry(registry, step, &secrets, options, problems)).collect();
+    let mut steps = Vec::new();
+    for step in &spec.steps {
+        let Some(entry) = entry(registry, step, &secrets, options, problems) else { continue };
+        if let Action::OnMachine(_) = entry.runner.action() {
+            let message = format!("`{}` is done to a machine that runs", entry.kind.name);
+            problems.push(Diagnostic {
+                hint: Some("put it within a step that boots the guest: `boot: {steps: [...]}`".into()),
+                ..step.runner.diagnostic(message)
+            });
+        }
+        steps.push(entry);
+    }
     let mut exports = Vec::new();
     for item in &spec.exports {
         exports.extend(single(item, "export", problems).and_then(|(key, arguments)| {
@@ -314,13 +325,59 @@ fn entry(
         step.calls.iter().rev().for_each(|call| call.blame(problem));
     }
     let (kind, runner) = (found?, runner?);
+    let inner = inner(registry, step, secrets, options, problems);
     let within = step.calls.iter().filter(|call| call.is_step());
     let within = within.map(|call| Within { name: call.name.clone(), position: call.key.position() }).collect();
     let mut volatile = step.arguments.volatile();
     volatile.extend(key.volatile());
+    volatile.extend(inner.iter().flat_map(|step| step.volatile.iter().copied()));
     volatile.sort_unstable();
     volatile.dedup();
-    Some(StepEntry { kind, runner, position: key.position(), options: step.options.clone(), volatile, within })
+    Some(StepEntry { kind, runner, position: key.position(), options: step.options.clone(), volatile, within, inner })
+}
+
+/// The steps within a step that boots the guest.
+fn inner(
+    registry: &Registry,
+    step: &ResolvedStep,
+    secrets: &[Secret],
+    options: &LoadOptions,
+    problems: &mut Vec<Diagnostic>,
+) -> Vec<StepEntry> {
+    let mut entries = Vec::new();
+    for inner in &step.inner {
+        let Some(entry) = entry(registry, inner, secrets, options, problems) else { continue };
+        let name = entry.kind.name;
+        match entry.runner.action() {
+            Action::InGuest(_) | Action::OnMachine(_) => {}
+            Action::OnDisk(_) => {
+                let message =
+                    format!("`{name}` works on the disk of a guest that is not booted, so it is no step within `boot`");
+                problems.push(Diagnostic {
+                    hint: Some("put it before or after the `boot`".into()),
+                    ..inner.runner.diagnostic(message)
+                });
+            }
+            Action::Boot(_) => {
+                problems.push(inner.runner.diagnostic("the guest is booted already: no `boot` within `boot`"))
+            }
+        }
+        let shaping = &entry.options.shaping;
+        if !shaping.mounts.is_empty() {
+            problems.push(
+                inner
+                    .runner
+                    .diagnostic("a machine that has booted has no caches, so `mounts` has no use within `boot`"),
+            );
+        }
+        if entry.options.caching != Default::default() {
+            let message = "steps within `boot` have no layer of their own, so `cache` has no use here";
+            problems
+                .push(Diagnostic { hint: Some("put it beside the `boot`".into()), ..inner.runner.diagnostic(message) });
+        }
+        entries.push(entry);
+    }
+    entries
 }
 
 /// An error where a runner that runs programs on the host is not allowed to.

@@ -57,6 +57,13 @@ pub struct Spec {
     pub exports: Vec<ExportEntry>,
 }
 
+impl Spec {
+    /// All steps: those of the list, and after each those within it.
+    pub fn every_step(&self) -> impl Iterator<Item = &StepEntry> {
+        self.steps.iter().flat_map(|step| std::iter::once(step).chain(&step.inner))
+    }
+}
+
 /// What is known of the release of a suite that an import takes its packages from ([`Import::release`]).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Release {
@@ -102,6 +109,8 @@ pub struct StepEntry {
     pub volatile: Vec<&'static str>,
     /// The steps made of others that it is a part of; the outermost, which stands in the template itself, is the first.
     pub within: Vec<Within>,
+    /// The steps within it, of one that boots the guest.
+    pub inner: Vec<StepEntry>,
 }
 
 /// An export with its kind and its place.

@@ -16,7 +16,7 @@ pub fn check_outputs(specs: &[Spec], look: Look<'_>) -> Result<()> {
     let made: Vec<&Path> = specs.iter().flat_map(|spec| &spec.exports).filter_map(makes).collect();
     let mut problems = Vec::new();
     for spec in specs {
-        let on_host = spec.steps.iter().any(|step| step.runner.runs_on_host());
+        let on_host = spec.every_step().any(|step| step.runner.runs_on_host());
         let promised = |folder: &Path| on_host || made.iter().any(|path| path.starts_with(folder));
         for export in &spec.exports {
             if let Err(error) = ready(&*export.runner, export.kind, look, &promised) {

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
 use super::catalogue::runners;
-use crate::template::{DEFAULTS, Definitions, OneOrMany, StepOptions, arguments};
+use crate::template::{DEFAULTS, Definitions, OneOrMany, STEPS_WITHIN, StepOptions, arguments};
 
 /// A template of virt-maker: how an image is made.
 #[derive(JsonSchema)]
@@ -118,6 +118,10 @@ pub fn schema() -> Value {
     let mut step = of("step");
     let options = loose(&options_schema());
     step.extend(options["anyOf"][0]["properties"].as_object().cloned().unwrap_or_default());
+    for name in STEPS_WITHIN {
+        step[name]["anyOf"][0]["properties"]["steps"] =
+            json!({"description": "What is done in the running system.", "$ref": "#/$defs/steps"});
+    }
     let more = json!({
         "include": {"description": "A file whose steps stand here.", "type": "string"},
         "with": {"description": "Parameters of the file that is included.", "type": "object"},

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::guest::running::Running;
 use crate::guest::{Exit, Guest, Run};
 use crate::host::checksum::Checksum;
 use crate::host::{Cancel, Output};
@@ -24,12 +25,16 @@ macro_rules! steps {
 
 mod support;
 
+pub use boot::{Boot, WaitFor};
+
 steps! {
     ansible,
+    boot,
     copy,
     delete,
     download_to,
     edit,
+    expect,
     file,
     firstboot,
     grub_append,
@@ -41,6 +46,7 @@ steps! {
     local_run,
     mkdir,
     r#move,
+    reboot,
     remove,
     repo,
     rootpass,
@@ -98,6 +104,16 @@ pub enum Action<'a> {
     InGuest(&'a dyn InGuest),
     /// On the disk itself, while no session has the guest open.
     OnDisk(&'a dyn OnDisk),
+    /// In a machine that the guest has booted in, with the steps within it.
+    Boot(&'a boot::Boot),
+    /// To a machine that runs: only within a step that boots one.
+    OnMachine(&'a dyn OnMachine),
+}
+
+/// A step that is done to a machine that runs.
+pub trait OnMachine {
+    /// Does it.
+    fn run(&self, machine: &mut dyn Running, context: &StepContext<'_>) -> Result<()>;
 }
 
 /// A step that works in a guest.
@@ -141,6 +157,13 @@ pub struct StepKey {
 }
 
 impl StepKey {
+    /// Adds the keys of steps within the step: what they are, and what each takes from the host.
+    pub fn with_steps(mut self, steps: Vec<serde_json::Value>, inputs: Vec<HostInput>) -> StepKey {
+        self.arguments["steps"] = serde_json::Value::Array(steps);
+        self.inputs.extend(inputs);
+        self
+    }
+
     /// Keyed by all that `arguments` holds: an argument that is new enters by being there. Where one must not, or not as it is,
     /// the runner takes its arguments apart, each by name.
     pub fn of(arguments: &impl serde::Serialize) -> Result<StepKey> {

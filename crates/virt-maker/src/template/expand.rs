@@ -23,6 +23,9 @@ use crate::diagnostic::Diagnostic;
 const DEPTH: usize = 50;
 /// Most steps of one spec.
 const STEPS: usize = 10_000;
+/// Steps of the program that other steps stand in, under this key of their arguments.
+pub(crate) const STEPS_WITHIN: [&str; 1] = ["boot"];
+const WITHIN: &str = "steps";
 /// The name of a step that a program of the host makes.
 pub(super) const EXEC: &str = "exec:";
 
@@ -43,12 +46,23 @@ pub struct ResolvedStep {
     pub own_shell: bool,
     /// The uses of definitions and files that it comes from; the outermost first.
     pub calls: Vec<Arc<Call>>,
+    /// The steps within it, of one that has some ([`STEPS_WITHIN`]).
+    pub inner: Vec<ResolvedStep>,
 }
 
 impl ResolvedStep {
     /// The step as it could stand in a template.
     pub fn to_json(&self) -> serde_json::Value {
-        let runner = (self.runner.text().unwrap_or_default().to_owned(), self.arguments.to_json_as_written());
+        let mut arguments = self.arguments.to_json_as_written();
+        if !self.inner.is_empty() {
+            let inner = self.inner.iter().map(ResolvedStep::to_json).collect();
+            // Nothing but a mapping may have steps within it.
+            if !arguments.is_object() {
+                arguments = serde_json::json!({});
+            }
+            arguments[WITHIN] = serde_json::Value::Array(inner);
+        }
+        let runner = (self.runner.text().unwrap_or_default().to_owned(), arguments);
         let options = self.options.members().into_iter().map(|(name, value)| (name.to_owned(), value));
         serde_json::Value::Object(std::iter::once(runner).chain(options).collect())
     }
@@ -321,11 +335,16 @@ impl Expander<'_> {
 
     fn runner(&mut self, key: &Node, value: &Node, at: &At<'_>) {
         let name = key.text().unwrap_or_default();
-        let Some(arguments) = self.render(value, at) else { return };
+        let own = self.definitions.get(name).cloned();
+        let has_steps = own.is_none() && self.builtin.contains(&name) && STEPS_WITHIN.contains(&name);
+        let (value, inner) = match has_steps {
+            true => self.with_steps(value, at),
+            false => (value.clone(), Vec::new()),
+        };
+        let Some(arguments) = self.render(&value, at) else { return };
         if let Some(program) = name.strip_prefix(EXEC) {
             return self.run_program(key, program, &arguments, at);
         }
-        let own = self.definitions.get(name).cloned();
         let own = own.or_else(|| if self.builtin.contains(&name) { None } else { library_step(name).cloned() });
         match own {
             Some(definition) => self.defined(key, &definition, &arguments, at),
@@ -334,9 +353,24 @@ impl Expander<'_> {
                     return self.stop(key.diagnostic(format!("the template has more than {STEPS} steps")));
                 }
                 let (options, own_shell, calls) = (at.options.clone(), at.own_shell, at.calls.clone());
-                self.steps.push(ResolvedStep { runner: key.clone(), arguments, options, own_shell, calls });
+                self.steps.push(ResolvedStep { runner: key.clone(), arguments, options, own_shell, calls, inner });
             }
         }
+    }
+
+    /// The arguments of a step without the steps within it, and those: they are expanded as others are, with the options that shape
+    /// the step that they are in.
+    fn with_steps(&mut self, value: &Node, at: &At<'_>) -> (Node, Vec<ResolvedStep>) {
+        let Kind::Map(members) = &value.kind else { return (value.clone(), Vec::new()) };
+        let is_steps = |(key, _): &&(Node, Node)| key.text() == Some(WITHIN);
+        let Some((_, steps)) = members.iter().find(is_steps) else { return (value.clone(), Vec::new()) };
+        let rest = members.iter().filter(|member| !is_steps(member)).cloned().collect();
+        let mut options = StepOptions { shaping: at.options.shaping.clone(), ..StepOptions::default() };
+        options.running.shell.clone_from(&at.options.running.shell);
+        let outside = std::mem::take(&mut self.steps);
+        self.list(steps, &At { options, own_shell: false, depth: 0, ..at.clone() });
+        let inner = std::mem::replace(&mut self.steps, outside);
+        (value.with(Kind::Map(rest)), inner)
     }
 
     fn defined(&mut self, key: &Node, definition: &Definition, arguments: &Node, at: &At<'_>) {

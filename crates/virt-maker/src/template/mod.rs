@@ -43,6 +43,7 @@ pub use calls::Call;
 pub use define::{Definition, Definitions, Parameter};
 pub(crate) use document::resolve_all;
 pub use document::{Instead, KEYS, LoadOptions, Loaded, ResolvedSpec, SPEC_KEYS, definitions, resolve};
+pub(crate) use expand::STEPS_WITHIN;
 pub use expand::{Exec, ResolvedStep};
 pub use functions::Fetch;
 pub use kind::RunnerKind;

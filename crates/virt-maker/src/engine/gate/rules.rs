@@ -14,6 +14,7 @@ use crate::host::waiting::Waits;
 use crate::host::{address, names};
 
 const NAME_SERVICE: u16 = 53;
+const ADDRESS_SERVICE: u16 = 67;
 const IPV4: [u8; 2] = [0x08, 0x00];
 const ARP: [u8; 2] = [0x08, 0x06];
 const ICMP: u8 = 1;
@@ -30,6 +31,8 @@ pub struct Reach {
     proxies: Vec<(String, u16)>,
     /// Whether they may reach the host itself, too.
     host: bool,
+    /// Whether they may ask for an address, as a system does that boots. The network in user mode itself answers.
+    addresses: bool,
     /// How long a proxy is looked for.
     waits: Waits,
 }
@@ -38,7 +41,12 @@ impl Reach {
     /// `env` has the variables that name proxies; `host` opens the host itself.
     pub fn new(env: &BTreeMap<String, String>, host: bool, waits: Waits) -> Reach {
         let proxies = env.iter().filter_map(|(name, value)| Proxy::of(name, value)?.service()).collect();
-        Reach { proxies, host, waits }
+        Reach { proxies, host, addresses: false, waits }
+    }
+
+    /// The same for a system that boots, and asks for its address (DHCP).
+    pub fn with_addresses(self) -> Reach {
+        Reach { addresses: true, ..self }
     }
 
     /// The rules of a command that begins: addresses of the host and of a proxy may change.
@@ -54,7 +62,7 @@ impl Reach {
                 }
             }
         }
-        Rules { proxies, host: self.host, home: Mutex::new(Home::of_the_kernel()) }
+        Rules { proxies, host: self.host, addresses: self.addresses, home: Mutex::new(Home::of_the_kernel()) }
     }
 }
 
@@ -63,6 +71,7 @@ pub(super) struct Rules {
     /// Addresses and ports of TCP.
     proxies: Vec<(Ipv4Addr, u16)>,
     host: bool,
+    addresses: bool,
     home: Mutex<Home>,
 }
 
@@ -136,6 +145,9 @@ impl Rules {
             return Verdict::Drop;
         }
         let target = Ipv4Addr::new(head[16], head[17], head[18], head[19]);
+        if self.addresses && asks_for_address(packet, start, target) {
+            return Verdict::Pass;
+        }
         // To all, to a group: nobody is there, and nobody minds. The loopback device is reached by the gateway alone.
         if target.is_broadcast() || target.is_multicast() || target.is_loopback() || target.octets()[0] == 0 {
             return Verdict::Drop;
@@ -161,6 +173,14 @@ impl Rules {
             _ => Verdict::Drop,
         }
     }
+}
+
+/// Whether this is a request to a server of addresses (RFC 2131), whole, and for all or for the one that there is.
+fn asks_for_address(packet: &[u8], start: usize, target: Ipv4Addr) -> bool {
+    let whole = u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff == 0;
+    let ports = packet.get(start..start + 4);
+    let is_request = ports.is_some_and(|ports| u16::from_be_bytes([ports[2], ports[3]]) == ADDRESS_SERVICE);
+    whole && packet[9] == UDP && is_request && (target.is_broadcast() || target == GATEWAY)
 }
 
 /// Whether an address is in the network in user mode itself, all of which stands for the host.
@@ -219,7 +239,7 @@ pub(super) mod tests {
     fn rules(host: bool) -> Rules {
         let own = Ipv4Addr::new(10, 1, 2, 3);
         let home = Mutex::new(Home::new(move |address| Ok(address == own)));
-        Rules { proxies: vec![(GATEWAY, 3128), (own, 3142)], host, home }
+        Rules { proxies: vec![(GATEWAY, 3128), (own, 3142)], host, addresses: false, home }
     }
 
     /// Protocol, address, port; whether it is refused (or else dropped) where it is not allowed; whether the permission
@@ -280,6 +300,27 @@ pub(super) mod tests {
         for (protocol, target, port) in [(UDP, [169, 254, 2, 3], 53), (TCP, [169, 254, 2, 2], 3128)] {
             assert_eq!(judge(protocol, target, port), Verdict::Pass, "{target:?}");
         }
+    }
+
+    #[test]
+    fn a_system_that_boots_asks_for_its_address_and_gets_no_further() {
+        let booting = Rules { addresses: true, ..rules(false) };
+        let judge = |protocol, target, port| booting.judge(&frame(IPV4, &packet(protocol, target, port)));
+        assert_eq!(judge(UDP, [255, 255, 255, 255], 67), Verdict::Pass);
+        assert_eq!(judge(UDP, GATEWAY.octets(), 67), Verdict::Pass);
+        for (protocol, target, port) in [
+            (UDP, [255, 255, 255, 255], 68),
+            (UDP, GATEWAY.octets(), 69),
+            (TCP, GATEWAY.octets(), 67),
+            (UDP, NAME_SERVER.octets(), 67),
+            (UDP, [10, 1, 2, 3], 67),
+        ] {
+            assert_ne!(judge(protocol, target, port), Verdict::Pass, "{protocol} {target:?} {port}");
+        }
+        // Of a packet in pieces only the first one has a port.
+        let mut pieces = packet(UDP, GATEWAY.octets(), 67);
+        pieces[6] = 0x20;
+        assert_eq!(booting.judge(&frame(IPV4, &pieces)), Verdict::Drop);
     }
 
     #[test]

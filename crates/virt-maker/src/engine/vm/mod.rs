@@ -148,6 +148,11 @@ pub fn build(options: &VmOptions, force: bool, events: &Events, cancel: &Cancel)
     state::build(&ready(options, events, cancel)?, false, events, cancel)
 }
 
+/// Whether KVM runs a kernel on this host, and not only a virtual CPU. Where that is not known yet, the appliance is made with it.
+pub(super) fn kernels_run(options: &VmOptions, events: &Events, cancel: &Cancel) -> Result<bool> {
+    Ok(options.kvm && ready(options, events, cancel)?.kvm)
+}
+
 /// The options with which the machine comes up. There are hosts where KVM runs a virtual CPU, and no kernel: where the
 /// machine is not there in time with KVM, and is without, it is emulated, which is remembered until the host boots again.
 fn ready(options: &VmOptions, events: &Events, cancel: &Cancel) -> Result<VmOptions> {
@@ -177,7 +182,7 @@ fn is_warning(line: &str) -> bool {
 }
 
 /// What qemu complained of last in its log, escaped; without its warnings, some of which it has each time.
-fn complaints(log: &Path) -> String {
+pub(crate) fn complaints(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().filter(|line| !is_warning(line)).collect();

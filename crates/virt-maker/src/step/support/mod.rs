@@ -2,6 +2,7 @@
 //! change. No kind of step is here.
 
 pub(super) mod accounts;
+pub(super) mod checks;
 pub(super) mod crypt;
 pub(super) mod folders;
 pub(super) mod host_file;

@@ -1,0 +1,230 @@
+//! A step that boots the guest: the agent is put on its disk, the machine boots, the steps within run in it, it is shut down, and
+//! the agent is taken out again. Its layer is the disk after that.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::draft::{draft_on, outcome_of};
+use super::log::StepLog;
+use super::options::{self, Optioned};
+use super::session::NewSession;
+use super::slots::Slot;
+use super::{Build, leaks};
+use crate::engine::Session;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::guest::{Guest, selinux};
+use crate::host::clock::now;
+use crate::host::escape::escape;
+use crate::import;
+use crate::machine::{Hardware, Machine, Service, Start};
+use crate::plan::StepNode;
+use crate::spec::StepEntry;
+use crate::step::{Action, Boot, StepContext, StepKey};
+use crate::store::{Depth, Draft, KeyLock, Layer, Outcome, Workspace};
+
+/// CPUs where a template does not say how many, and the host has them.
+const CPUS: u32 = 2;
+
+/// Runs a step that boots the guest on `parent`, and seals its layer.
+pub(super) fn run(
+    build: &Build<'_>,
+    step: StepNode<'_>,
+    boot: &Boot,
+    parent: &Layer,
+    mut depth: Depth,
+    lock: KeyLock,
+) -> Result<()> {
+    let StepNode { node, .. } = step;
+    build.settings.cancel.check()?;
+    build.layer_started(node, None);
+    let begin = Instant::now();
+    let workspace = build.store.workspace()?;
+    let draft = draft_on(build, &workspace, &step, &parent.record, lock)?;
+    let log = StepLog::new(build.events);
+    let booted = Booted { build, step, boot, parent, workspace: &workspace, draft: &draft, log: &log };
+    build.secrets(node.spec)?;
+    log.begin(node.info.key, &draft.log(), &build.shared.values.forms())?;
+    let mut failed = None;
+    let ran = booted.run(&mut failed);
+    let elapsed = begin.elapsed();
+    build.shared.spent.add("steps", elapsed);
+    let seen = match ran.and_then(|seen| log.end().map(|()| seen)) {
+        Ok(seen) => seen,
+        Err(error) => {
+            let session = failed.map(|machine| machine as Box<dyn Session>);
+            let error = build.step_failed(error, session, &draft, &parent.record, &step, log.last_lines());
+            return Err(build.explain_full_disk(error));
+        }
+    };
+    build.events.send(Event::StepFinished { key: node.info.key, elapsed });
+    let outcome = Outcome { selinux: seen, engine: Some("machine".into()), ..outcome_of(node, elapsed.as_secs_f64()) };
+    let deep = depth.add(false);
+    build.commit(draft, outcome, deep).map(drop).map_err(|error| build.explain_full_disk(error))
+}
+
+/// A boot that is under way.
+struct Booted<'a> {
+    build: &'a Build<'a>,
+    step: StepNode<'a>,
+    boot: &'a Boot,
+    parent: &'a Layer,
+    workspace: &'a Workspace,
+    draft: &'a Draft,
+    log: &'a StepLog,
+}
+
+impl Booted<'_> {
+    /// All of it. Whether the guest has an SELinux policy, where that can be told. `failed` gets the machine in which a step failed.
+    fn run(&self, failed: &mut Option<Box<Machine>>) -> Result<Option<bool>> {
+        let Booted { build, step, boot, .. } = self;
+        let agent = &build.settings.agent;
+        let by_itself = step.entry.inner.is_empty();
+        let service = self.offline(false, |guest| match by_itself {
+            true => Service::none(guest),
+            false => Service::put(guest, agent),
+        })?;
+        let limit = boot.timeout.map(Duration::from_secs);
+        let begin = Instant::now();
+        let (_slot, mut machine) = self.machine()?;
+        match by_itself {
+            true => machine.until_it_powers_off(limit)?,
+            false => {
+                machine.boot(limit)?;
+                let elapsed = begin.elapsed();
+                build.shared.spent.add("boot", elapsed);
+                self.say(&format!("the guest has booted after {:.1} s", elapsed.as_secs_f64()));
+                let mut machine = Box::new(machine);
+                if let Err(error) = self.steps(&mut machine) {
+                    *failed = Some(machine);
+                    return Err(error);
+                }
+                machine.finish()?;
+            }
+        }
+        self.offline(true, |guest| {
+            service.take_out(guest)?;
+            guest.trim().or_else(|error| match error.kind() {
+                ErrorKind::Unsupported => Ok(()),
+                _ => Err(error),
+            })?;
+            Ok(selinux::policy(guest)?.is_some())
+        })
+        .map(Some)
+    }
+
+    /// Does something to the guest while it is not booted.
+    fn offline<T>(&self, goes_on: bool, work: impl FnOnce(&mut dyn Guest) -> Result<T>) -> Result<T> {
+        let Booted { build, parent, workspace, draft, log, .. } = self;
+        let wanted = NewSession {
+            workspace,
+            parent,
+            scratch: draft,
+            log,
+            overlays: 1,
+            network: false,
+            privileged: false,
+            goes_on,
+            caches: &BTreeSet::new(),
+        };
+        let (begun, _, mut session) = wanted.open(build)?;
+        let done = work(session.guest())?;
+        session.finish()?;
+        drop(begun);
+        Ok(done)
+    }
+
+    /// A machine that was started, when it is its turn.
+    fn machine(&self) -> Result<(Slot<'_>, Machine)> {
+        let Booted { build, boot, parent, workspace, draft, log, .. } = self;
+        let cancel = &build.settings.cancel;
+        let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+        let cpus = boot.cpus.unwrap_or(CPUS.min(cores));
+        let hardware = Hardware { memory_mib: boot.memory_mib, cpus, network: boot.network };
+        let slot = build.shared.slots.take_machine(cpus, u64::from(boot.memory_mib) << 20, cancel)?;
+        let kvm = build.shared.opener.selector().kernels_run(build.events, cancel)?;
+        let machine = Machine::start(Start {
+            hardware: &hardware,
+            kvm,
+            parent: &build.store.image(parent)?,
+            overlay: &draft.image(),
+            work_dir: &workspace.subfolder("machine")?,
+            kept: build.store.logs_dir().join(format!("{}-boot-{}", now(), draft.record().key.short())),
+            network_env: build.shared.opener.guest_env(),
+            host_network: build.settings.host_network,
+            output: log.sink(),
+            events: build.events,
+            cancel,
+        })?;
+        Ok((slot, machine))
+    }
+
+    /// Says something in the log, between what commands say.
+    fn say(&self, text: &str) {
+        (self.log.sink())(format!("virt-maker: {text}\n").as_bytes());
+    }
+
+    /// The steps within.
+    fn steps(&self, machine: &mut Machine) -> Result<()> {
+        if let Some(wait_for) = &self.boot.wait_for {
+            wait_for.wait(machine, &self.build.settings.cancel)?;
+        }
+        let count = self.step.entry.inner.len();
+        for (number, (entry, key)) in self.step.entry.inner.iter().zip(self.step.inner).enumerate() {
+            let place = entry.place();
+            self.say(&format!("{} of {count}: {}", number + 1, escape(&place.what)));
+            let what =
+                || format!("step {} of {count} within it failed, {}: {}", number + 1, place.position, place.what);
+            self.one(entry, key, machine).map_err(|error| match error.kind() {
+                ErrorKind::Cancelled | ErrorKind::HostFull => error,
+                kind => Error::new(kind, what()).with_source(error),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn one(&self, entry: &StepEntry, key: &StepKey, machine: &mut Machine) -> Result<()> {
+        let Booted { build, step, workspace, draft, log, .. } = self;
+        let node = step.node;
+        let secrets = options::named(&build.secrets(node.spec)?, entry);
+        let cache_dir = build.store.cache_dir();
+        let attempts = entry.options.running.retries.unwrap_or(0) + 1;
+        let mut ran = Ok(());
+        for attempt in 1..=attempts {
+            let limit = options::limit(&entry.options);
+            let cancel = build.settings.cancel.limited(limit);
+            let import = build.settings.import_context(&cache_dir, build.events);
+            let import = import::ImportContext { cancel: &cancel, ..import };
+            let context = StepContext {
+                caches: &[],
+                warn: &|text| build.events.warn(node.info.placed(text)),
+                last: false,
+                output: log.sink(),
+                cancel: &cancel,
+                scratch: workspace.path(),
+                fetch: &|url, digest| import::fetch_checked(url, digest, &import),
+            };
+            ran = match entry.runner.action() {
+                Action::InGuest(runner) => {
+                    let guest = Session::guest(machine);
+                    let mut guest = Optioned::new(guest, &entry.options, &secrets, limit);
+                    runner.run(key, &mut guest, &context)
+                }
+                Action::OnMachine(runner) => runner.run(machine, &context),
+                Action::OnDisk(_) | Action::Boot(_) => {
+                    Err(Error::new(ErrorKind::Template, "this step cannot stand within one that boots the guest"))
+                }
+            };
+            match &ran {
+                Err(error) if error.kind() == ErrorKind::Step && attempt < attempts => {
+                    let message = crate::error::chain(error);
+                    let place = entry.place();
+                    build.events.warn(format!("attempt {attempt} of {attempts} failed: {}: {message}", place.what));
+                }
+                _ => break,
+            }
+        }
+        ran?;
+        leaks::note(build, draft, &secrets)
+    }
+}

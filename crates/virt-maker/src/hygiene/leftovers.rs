@@ -1,0 +1,119 @@
+//! What a boot leaves in a guest that is for one machine alone, and is taken out again where it was not there before.
+
+use super::rules::{Action, RULES, Rule};
+use super::{expand, found};
+use crate::error::Result;
+use crate::guest::{Attributes, Guest};
+use crate::host::random;
+
+/// Rules of the table that a boot alone breaks. Others are broken by what somebody does in a guest that has booted: that stays.
+const BY_A_BOOT: [&str; 8] = [
+    "machine-id of D-Bus",
+    "random seed",
+    "key of sealed credentials",
+    "network that cloud-init wrote",
+    "state of cloud-init",
+    "DHCP lease",
+    "old log",
+    "log",
+];
+/// What init makes anew at each boot, and keeps for the next one: no traces of use, so the table has none of it.
+const OF_INIT: [&str; 13] = [
+    "/tmp/.ICE-unix",
+    "/tmp/.Test-unix",
+    "/tmp/.X11-unix",
+    "/tmp/.XIM-unix",
+    "/tmp/.font-unix",
+    "/tmp/systemd-private-*",
+    "/var/tmp/systemd-private-*",
+    "/var/lib/dbus/machine-id",
+    "/var/lib/systemd/backlight",
+    "/var/lib/systemd/linger",
+    "/var/lib/systemd/rfkill",
+    "/var/lib/systemd/timers",
+    "/var/lib/systemd/timesync",
+];
+const MACHINE_ID: &str = "/etc/machine-id";
+/// It is one line.
+const ID_MAX: u64 = 4 << 10;
+
+/// What was there before a boot.
+pub struct Leftovers {
+    /// For each of [`rules`].
+    paths: Vec<Vec<String>>,
+    /// Of [`OF_INIT`].
+    of_init: Vec<String>,
+    /// The machine-id that was no name of a machine yet, or that there was none.
+    unnamed: Option<Option<Vec<u8>>>,
+}
+
+/// Paths of [`OF_INIT`] that are there.
+fn of_init(guest: &mut dyn Guest) -> Result<Vec<String>> {
+    let mut there = Vec::new();
+    for pattern in OF_INIT {
+        let mut paths = Vec::new();
+        let parts: Vec<&str> = pattern.split('/').skip(1).collect();
+        expand(guest, "", &parts, 0, &mut paths)?;
+        for path in paths {
+            if guest.stat(&path)?.is_some() {
+                there.push(path);
+            }
+        }
+    }
+    Ok(there)
+}
+
+fn rules() -> impl Iterator<Item = &'static Rule> {
+    RULES.iter().filter(|rule| BY_A_BOOT.contains(&rule.what))
+}
+
+impl Leftovers {
+    /// Looks at a guest before its boot, and gives one that has no machine-id yet a name for that time: so this is not its first
+    /// boot, at which it would decide about its services.
+    pub fn of(guest: &mut dyn Guest) -> Result<Leftovers> {
+        let paths = rules().map(|rule| found(guest, rule)).collect::<Result<_>>()?;
+        let of_init = of_init(guest)?;
+        let named = RULES.iter().filter(|rule| rule.patterns == [MACHINE_ID]);
+        let mut unnamed = None;
+        for rule in named {
+            if found(guest, rule)?.is_empty() {
+                let old = match guest.stat(MACHINE_ID)? {
+                    Some(_) => Some(guest.read(MACHINE_ID, ID_MAX)?),
+                    None => None,
+                };
+                let id = random::id()?;
+                let id = format!("{id}\n");
+                match old {
+                    Some(_) => guest.rewrite(MACHINE_ID, &mut id.as_bytes())?,
+                    None => guest.write(
+                        MACHINE_ID,
+                        &mut id.as_bytes(),
+                        Attributes { mode: Some(0o444), ..Attributes::default() },
+                    )?,
+                }
+                unnamed = Some(old);
+            }
+        }
+        Ok(Leftovers { paths, of_init, unnamed })
+    }
+
+    /// Takes out what was not there before.
+    pub fn clean(&self, guest: &mut dyn Guest) -> Result<()> {
+        for (rule, before) in rules().zip(&self.paths) {
+            for path in found(guest, rule)?.iter().filter(|path| !before.contains(path)) {
+                match rule.action {
+                    Action::Empty => guest.rewrite(path, &mut "".as_bytes())?,
+                    _ => guest.remove(path)?,
+                }
+            }
+        }
+        for path in of_init(guest)?.iter().filter(|path| !self.of_init.contains(path)) {
+            guest.remove(path)?;
+        }
+        match &self.unnamed {
+            Some(Some(old)) => guest.rewrite(MACHINE_ID, &mut &**old),
+            Some(None) => guest.remove(MACHINE_ID),
+            None => Ok(()),
+        }
+    }
+}

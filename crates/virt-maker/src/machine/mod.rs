@@ -1,0 +1,425 @@
+//! Machines: qemu boots the guest itself, with its own firmware, boot loader and kernel.
+//!
+//! ```text
+//! mod.rs         a machine from its start to its end; it is a session, so steps run in it as they do offline
+//! hardware.rs    qemu's command line
+//! service.rs     the agent as a service of the guest: put there before the boot, and taken out after it
+//! watch.rs       waiting for something, with an eye on what may go wrong meanwhile
+//! happenings.rs  what qemu tells by itself;  console.rs  what the guest writes to its serial port;  screen.rs  what it shows
+//! ```
+//! (An *appliance* of engine `vm` is another thing: it boots our kernel, and mounts the guest.)
+//!
+//! # What must hold
+//! - Guests are hostile: qemu is confined as the appliance's is, and what the guest says is data.
+//! - Every wait ends: with what it was for, with what went wrong in its stead, or at its deadline, and the error has what was on
+//!   the console and on the screen last.
+//! - A reset is not a power-off, and a machine that was not shut down by its guest leaves no layer.
+
+mod console;
+mod happenings;
+mod hardware;
+mod screen;
+mod service;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use virt_maker_agent::client::{Client, ClientError};
+use virt_maker_agent::protocol::Sandbox;
+
+pub use hardware::{Hardware, VERSION};
+pub use service::Service;
+
+use crate::engine::agent::{AgentGuest, Setup};
+use crate::engine::block::{self, BlockGraph};
+use crate::engine::gate::{End, Gate, Reach};
+use crate::engine::qmp::Qmp;
+use crate::engine::user_network::proxies_behind_it;
+use crate::engine::{Image, LogSink, Session};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::event::Events;
+use crate::guest::running::Running;
+use crate::guest::{Exit, Guest, Run};
+use crate::host::{self, Cancel, Guard, Helper};
+use console::Console;
+use happenings::Happenings;
+use watch::Deadline;
+
+/// Name of the socket to the agent, in the work folder.
+const PORT: &str = "agent.sock";
+/// How long a guest may take to boot, and to shut down; four times as long where the CPU is emulated.
+const BOOT: Duration = Duration::from_secs(300);
+const SHUTDOWN: Duration = Duration::from_secs(120);
+const EMULATED: u32 = 4;
+
+/// What is needed to boot a machine.
+pub struct Start<'a> {
+    /// What it is made of.
+    pub hardware: &'a Hardware,
+    /// Whether KVM runs kernels here; else the CPU is emulated.
+    pub kvm: bool,
+    /// The sealed layer under its disk.
+    pub parent: &'a Image,
+    /// Its disk: an overlay on that, with the [`Service`] on it.
+    pub overlay: &'a Path,
+    /// A private folder (mode 0700). The caller removes it.
+    pub work_dir: &'a Path,
+    /// Where its last screen (`.png`) and its console (`.console.log`) are kept when something goes wrong: a path without ending.
+    pub kept: PathBuf,
+    /// Proxies for commands. No part of a key.
+    pub network_env: &'a BTreeMap<String, String>,
+    /// Whether it may reach the host's own addresses, too.
+    pub host_network: bool,
+    /// Takes the output of commands.
+    pub output: LogSink,
+    /// Warnings, traces and progress.
+    pub events: &'a Events,
+    /// Stops what is under way.
+    pub cancel: &'a Cancel,
+}
+
+/// A machine that has booted. Fields are dropped in this order: the conversation and its watcher first, then what listens, then qemu.
+pub struct Machine {
+    /// What the guest will need when its agent has answered, with what watches over qemu.
+    setup: Option<Setup>,
+    guest: Option<AgentGuest>,
+    graph: BlockGraph,
+    happenings: Arc<Happenings>,
+    console: Arc<Console>,
+    _gate: Gate,
+    helper: Helper,
+    work_dir: PathBuf,
+    kept: PathBuf,
+    emulated: bool,
+    cancel: Cancel,
+    events: Events,
+}
+
+/// Whether machines can be started here. The error says what is missing.
+pub fn check() -> Result<()> {
+    match host::find_program(hardware::QEMU) {
+        Some(_) => Ok(()),
+        None => Err(Error::new(ErrorKind::Host, format!("a guest that boots needs `{}`", hardware::QEMU))
+            .with_hint("it comes with the package `qemu-system-x86`")),
+    }
+}
+
+impl Machine {
+    /// Starts a machine, and waits for nothing in it.
+    pub fn start(start: Start<'_>) -> Result<Machine> {
+        start.cancel.check()?;
+        let directory = start.overlay.parent().unwrap_or(start.work_dir);
+        let disk = block::first_options(Some(directory), start.parent, start.overlay)?;
+        let log = start.work_dir.join("qemu.log");
+        let port = listen(start.work_dir)?;
+        let images = start.parent.images() + 1;
+        let started = hardware::start(start.hardware, start.kvm, &disk, images, port, directory, log)?;
+        let guard = Guard::kill_on_cancel(started.helper.pid(), start.cancel)?;
+        let qmp = Qmp::greet(started.qmp, start.events.waits(start.cancel)).map_err(|error| {
+            let said = complaints(start.work_dir);
+            start.cancel.check().err().unwrap_or_else(|| match said.is_empty() {
+                true => error,
+                false => Error::new(ErrorKind::Host, format!("qemu starts no machine: {said}")).with_source(error),
+            })
+        })?;
+        let reach =
+            Reach::new(start.network_env, start.host_network, start.events.waits(start.cancel)).with_addresses();
+        let gate = Gate::new(End::Stream(started.card), End::Stream(started.network), reach, start.events.clone())?;
+        gate.switch(true);
+        let mut machine = Machine {
+            setup: None,
+            guest: None,
+            graph: BlockGraph::adopt(qmp, Some(directory)),
+            happenings: Arc::new(Happenings::listen(started.events)?),
+            console: Arc::new(Console::listen(started.console)?),
+            _gate: gate,
+            helper: started.helper,
+            work_dir: start.work_dir.to_owned(),
+            kept: start.kept,
+            emulated: !start.kvm,
+            cancel: start.cancel.clone(),
+            events: start.events.clone(),
+        };
+        machine.setup = Some(Setup {
+            guard,
+            output: start.output,
+            network_env: proxies_behind_it(start.network_env),
+            // The guest has its own.
+            resolv_conf: None,
+            switch: Box::new(|_| Ok(())),
+            explain: Some(machine.explainer()),
+        });
+        Ok(machine)
+    }
+
+    /// Waits until the guest has booted: its agent answers, and its init has started all that it starts. `limit` is how long that may
+    /// take; without it, minutes.
+    ///
+    /// An error of kind `Step` says what went wrong in the guest, with what it wrote and showed last.
+    pub fn boot(&mut self, limit: Option<Duration>) -> Result<()> {
+        let deadline = Deadline::after(limit.unwrap_or_else(|| self.scaled(BOOT)));
+        self.come_up(&deadline)
+    }
+
+    fn scaled(&self, time: Duration) -> Duration {
+        if self.emulated { time * EMULATED } else { time }
+    }
+
+    /// The guest. It is there but while the machine restarts.
+    fn agent(&mut self) -> Result<&mut AgentGuest> {
+        self.guest.as_mut().ok_or_else(|| Error::new(ErrorKind::Internal, "the machine is restarting"))
+    }
+
+    /// Waits until the guest has booted, with its agent at hand. A guest may restart on its way: SELinux has it do so once.
+    fn come_up(&mut self, deadline: &Deadline) -> Result<()> {
+        loop {
+            let resets = self.happenings.resets();
+            let client = self.meet(deadline)?;
+            match (self.setup.take(), &mut self.guest) {
+                (Some(setup), _) => self.guest = Some(AgentGuest::running(client, setup, &self.events)?),
+                (None, Some(guest)) => guest.go_on(client)?,
+                (None, None) => return Err(Error::new(ErrorKind::Internal, "a machine whose agent nobody knows")),
+            }
+            match self.until_booted(deadline) {
+                Err(error) if self.happenings.resets() == resets => return Err(error),
+                Err(_) => self.check_power()?,
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for the agent, and begins a conversation with it.
+    fn meet(&mut self, deadline: &Deadline) -> Result<Client> {
+        loop {
+            let mut client = self.call()?;
+            let met = self.until("its agent to answer", deadline, Duration::from_millis(20), |_| heard(&mut client));
+            // Where there is nothing, the machine was reset before it got that far.
+            if let Some(welcome) = met? {
+                return welcome.map(|()| client).map_err(|error| {
+                    Error::new(ErrorKind::Step, "what answers in the guest is not our agent").with_source(error)
+                });
+            }
+        }
+    }
+
+    /// Calls the agent, which will answer when it is there. The call is over when the machine does not go on as it did.
+    fn call(&self) -> Result<Client> {
+        let failed = || "cannot talk to the machine's agent";
+        let folder = File::open(&self.work_dir).context(ErrorKind::Host, failed)?;
+        let stream = UnixStream::connect(short(&folder)).context(ErrorKind::Host, failed)?;
+        self.happenings.watch(stream.try_clone().context(ErrorKind::Host, failed)?);
+        let mut client = Client::new(stream);
+        client.say_hello(Sandbox::Machine).map_err(|error| Error::new(ErrorKind::Host, failed()).with_source(error))?;
+        Ok(client)
+    }
+
+    /// Waits until the guest's init has started what it starts.
+    fn until_booted(&mut self, deadline: &Deadline) -> Result<()> {
+        let pause = self.scaled(Duration::from_millis(100));
+        let state = self.until("the guest to have booted", deadline, pause, |machine| {
+            let state = machine.system_state()?;
+            Ok(match state.as_str() {
+                "initializing" | "starting" => None,
+                _ => Some(state),
+            })
+        })?;
+        match state.as_str() {
+            "maintenance" | "stopping" => {
+                let failed = self.failed_units()?;
+                Err(self.trouble(format!("the guest did not boot: it is in the state `{state}`{failed}")))
+            }
+            "degraded" => {
+                let failed = self.failed_units()?;
+                self.events.warn(format!("the guest has booted, but not all of it{failed}"));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The state of the guest's service manager; `running` where that has no state.
+    fn system_state(&mut self) -> Result<String> {
+        let script = "[ -d /run/systemd/system ] && systemctl is-system-running || :";
+        let (_, said) = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() })?;
+        let word = String::from_utf8_lossy(&said).trim().to_owned();
+        Ok(if word.is_empty() { "running".into() } else { host::escape::escape(&word) })
+    }
+
+    /// Units that have failed, as the end of a sentence.
+    fn failed_units(&mut self) -> Result<String> {
+        let script = "systemctl list-units --failed --plain --no-legend | cut -d' ' -f1";
+        let (_, said) = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() })?;
+        let said = String::from_utf8_lossy(&said);
+        let units: Vec<_> = said.split_whitespace().map(host::escape::escape).collect();
+        Ok(if units.is_empty() { String::new() } else { format!("; failed: {}", units.join(", ")) })
+    }
+
+    /// Says what became of the machine that a conversation broke off with.
+    fn explainer(&self) -> crate::engine::agent::Explain {
+        let (happenings, console, work_dir) =
+            (Arc::clone(&self.happenings), Arc::clone(&self.console), self.work_dir.clone());
+        Box::new(move |error| {
+            let what = match &*happenings {
+                what if what.has_panicked() => "the guest's kernel has panicked".to_owned(),
+                what if what.is_off() => "the guest has powered off".to_owned(),
+                what if what.is_gone() => format!("qemu ended: {}", complaints(&work_dir)),
+                _ => "the guest restarted, or ended its agent".to_owned(),
+            };
+            let said = console.last_lines(5);
+            let said = if said.is_empty() { said } else { format!("; its console said last: {said}") };
+            Error::new(ErrorKind::Step, format!("{what}{said}")).with_source(error)
+        })
+    }
+
+    /// Waits until the guest powers itself off, as long as that takes; what comes of the machine meanwhile is in the error.
+    pub fn until_it_powers_off(mut self, limit: Option<Duration>) -> Result<()> {
+        // Half a day, where nobody says how long.
+        const LONG: Duration = Duration::from_secs(12 * 3600);
+        self.until_off(&Deadline::after(limit.unwrap_or(LONG)))?;
+        self.end()
+    }
+
+    /// Ends qemu, when the guest has powered off.
+    fn end(self) -> Result<()> {
+        let Machine { guest, setup: _watched, mut graph, helper, .. } = self;
+        let _talk = guest.map(AgentGuest::close);
+        graph.qmp().execute("quit", json!({}))?;
+        helper.wait()
+    }
+
+    /// Has the guest power off, and waits until it has. The overlay then holds what a machine leaves that was shut down.
+    fn power_off(&mut self) -> Result<()> {
+        let deadline = Deadline::after(self.scaled(SHUTDOWN));
+        let script = "if [ -d /run/systemd/system ]; then systemctl --no-block poweroff; else poweroff; fi";
+        let asked = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() });
+        // The answer may not get through any more: what counts is that it goes.
+        if let Err(error) = asked
+            && !self.happenings.is_off()
+        {
+            self.cancel.check()?;
+            return Err(error);
+        }
+        self.until_off(&deadline)
+    }
+}
+
+impl Session for Machine {
+    fn guest(&mut self) -> &mut dyn Guest {
+        match &mut self.guest {
+            Some(guest) => guest,
+            None => unreachable!("a machine that is given out has met its agent"),
+        }
+    }
+
+    fn checkpoint(&mut self, _next: &Path) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "a machine that runs has no clean disk to go on from"))
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.power_off()?;
+        self.end()
+    }
+
+    fn running(&mut self) -> Option<&mut dyn Running> {
+        Some(self)
+    }
+
+    fn shell(&mut self, privileged: bool) -> Result<()> {
+        self.agent()?.shell(privileged)
+    }
+}
+
+impl Running for Machine {
+    fn guest(&mut self) -> &mut dyn Guest {
+        Session::guest(self)
+    }
+
+    fn ask(&mut self, run: &Run) -> Result<(Exit, Vec<u8>)> {
+        self.agent()?.ask(run)
+    }
+
+    fn talk(&mut self, port: u16, text: &str) -> Result<Vec<u8>> {
+        self.agent()?.talk(port, text)
+    }
+
+    fn console(&self) -> String {
+        self.console.text()
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        let deadline = Deadline::after(self.scaled(BOOT + SHUTDOWN));
+        let before = self.happenings.resets();
+        let script = "if [ -d /run/systemd/system ]; then systemctl --no-block reboot; else reboot; fi";
+        let asked = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() });
+        if let Err(error) = asked
+            && self.happenings.resets() == before
+        {
+            return Err(error);
+        }
+        let pause = Duration::from_millis(20);
+        self.until("the guest to restart", &deadline, pause, |machine| {
+            Ok((machine.happenings.resets() > before).then_some(()))
+        })?;
+        self.come_up(&deadline)
+    }
+
+    fn slowness(&self) -> u32 {
+        if self.emulated { EMULATED } else { 1 }
+    }
+
+    fn pause(&mut self, time: Duration) -> Result<()> {
+        self.cancel.check()?;
+        std::thread::sleep(time);
+        self.check_power()
+    }
+}
+
+/// What was said, once it is there; nothing where the machine was reset meanwhile.
+type Heard = Option<std::result::Result<(), ClientError>>;
+
+/// Whether the agent has answered, without waiting for it.
+fn heard(client: &mut Client) -> Result<Option<Heard>> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut ends = [PollFd::new(client.stream(), PollFlags::IN)];
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut ends, Some(&now)) {
+        Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(None),
+        Ok(_) => {}
+        Err(error) => return Err(Error::new(ErrorKind::Internal, "cannot wait for the agent").with_source(error)),
+    }
+    Ok(Some(match client.hear_welcome() {
+        Err(ClientError::Closed) => None,
+        other => Some(other),
+    }))
+}
+
+/// The shell of our own scripts.
+fn shell() -> Vec<String> {
+    vec!["/bin/sh".into()]
+}
+
+/// Where qemu listens for who wants to talk to the agent.
+fn listen(work_dir: &Path) -> Result<UnixListener> {
+    let failed = || "cannot make a socket for the machine's agent";
+    let folder = File::open(work_dir).context(ErrorKind::Host, failed)?;
+    // Of a machine that was in this folder before.
+    let _ = fs::remove_file(work_dir.join(PORT));
+    UnixListener::bind(short(&folder)).context(ErrorKind::Host, failed)
+}
+
+/// The socket's path by a descriptor of its folder, as the path of a socket may only have 107 bytes.
+fn short(folder: &File) -> String {
+    format!("/proc/self/fd/{}/{PORT}", folder.as_raw_fd())
+}
+
+/// What qemu complained of last, escaped.
+fn complaints(work_dir: &Path) -> String {
+    crate::engine::vm::complaints(&work_dir.join("qemu.log"))
+}

@@ -1,0 +1,162 @@
+//! Waiting for something in a machine, with an eye on what may go wrong meanwhile.
+
+use std::time::{Duration, Instant};
+
+use super::{Machine, complaints, screen};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::escape::escape;
+
+/// When a wait is over in any case.
+pub(super) struct Deadline {
+    begin: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    pub(super) fn after(limit: Duration) -> Deadline {
+        Deadline { begin: Instant::now(), limit }
+    }
+
+    fn has_passed(&self) -> bool {
+        self.begin.elapsed() >= self.limit
+    }
+}
+
+/// How often the guest may restart before it is taken for one that does so for ever. SELinux does it once.
+const RESTARTS: u32 = 6;
+/// How often the screen and the console are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How many lines of each are told.
+const TOLD: usize = 12;
+
+/// What stands where a system did not come up, and what that means. Those of the first list are looked for on the screen too.
+const STUCK: [(&str, &str); 5] = [
+    ("No bootable device", "the firmware found nothing to boot on its disk"),
+    ("grub rescue>", "GRUB did not find what it boots, and shows its rescue prompt"),
+    ("(initramfs)", "the initramfs did not find the root file system, and shows a shell"),
+    ("dracut:/#", "the initramfs did not find the root file system, and shows a shell"),
+    ("Kernel panic - not syncing", "the guest's kernel has panicked"),
+];
+/// The same of a system with an agent.
+const EMERGENCY: [&str; 2] = ["You are in emergency mode", "You are in rescue mode"];
+
+impl Machine {
+    /// Tries again and again whether there is what it waits `what` for, until the deadline, or until something goes wrong that nothing
+    /// comes after.
+    pub(super) fn until<T>(
+        &mut self,
+        what: &str,
+        deadline: &Deadline,
+        pause: Duration,
+        mut there: impl FnMut(&mut Machine) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let mut looked = Instant::now();
+        loop {
+            self.cancel.check()?;
+            if let Some(found) = there(self)? {
+                return Ok(found);
+            }
+            self.check_power()?;
+            if looked.elapsed() >= LOOK {
+                self.check_screen()?;
+                looked = Instant::now();
+            }
+            if deadline.has_passed() {
+                let seconds = deadline.limit.as_secs();
+                return Err(self.trouble(format!("waited {seconds} s for {what}")).with_hint(
+                    "`timeout` of the step gives it longer; what the guest showed last says what it is busy with",
+                ));
+            }
+            std::thread::sleep(pause);
+        }
+    }
+
+    /// Waits until the guest has powered the machine off.
+    pub(super) fn until_off(&mut self, deadline: &Deadline) -> Result<()> {
+        let mut looked = Instant::now();
+        loop {
+            self.cancel.check()?;
+            if self.happenings.is_off() {
+                return Ok(());
+            }
+            self.check_power()?;
+            if looked.elapsed() >= LOOK {
+                self.check_screen()?;
+                looked = Instant::now();
+            }
+            if deadline.has_passed() {
+                let seconds = deadline.limit.as_secs();
+                return Err(self.trouble(format!("the guest did not power off within {seconds} s")));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// An error where the machine does not run any more.
+    pub(super) fn check_power(&mut self) -> Result<()> {
+        let what = if self.happenings.is_gone() {
+            format!("qemu ended: {}", complaints(&self.work_dir))
+        } else if self.happenings.has_panicked() {
+            "the guest's kernel has panicked".to_owned()
+        } else if self.happenings.is_off() {
+            "the guest powered off, and was not told to".to_owned()
+        } else if self.happenings.resets() > RESTARTS {
+            format!("the guest restarted {} times, and does not get further", self.happenings.resets())
+        } else {
+            return Ok(());
+        };
+        Err(self.trouble(what))
+    }
+
+    /// An error where the screen or the console shows that nothing will come any more.
+    fn check_screen(&mut self) -> Result<()> {
+        let console = self.console.text();
+        let screen = screen::text(self.graph.qmp(), &self.work_dir)?;
+        let last = |text: &str| text.lines().rev().take(30).map(str::to_owned).collect::<Vec<_>>().join("\n");
+        let (console, screen) = (last(&console), last(&screen));
+        if let Some((_, meaning)) = STUCK.iter().find(|(words, _)| console.contains(words) || screen.contains(words)) {
+            return Err(self.trouble((*meaning).to_owned()));
+        }
+        if EMERGENCY.iter().any(|words| console.contains(words) || screen.contains(words)) {
+            let failed = if self.guest.is_some() { self.failed_units().unwrap_or_default() } else { String::new() };
+            return Err(self.trouble(format!("the guest did not boot, and is in emergency mode{failed}")));
+        }
+        Ok(())
+    }
+
+    /// An error with what was seen last.
+    pub(super) fn trouble(&mut self, what: String) -> Error {
+        let mut text = what;
+        let mut add = |name: &str, shown: &str| {
+            let lines: Vec<String> =
+                shown.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(escape).collect();
+            if !lines.is_empty() {
+                let last = lines[lines.len().saturating_sub(TOLD)..].join("\n    ");
+                text.push_str(&format!("\n  {name} last:\n    {last}"));
+            }
+        };
+        add("on its console", &self.console.text());
+        if !self.happenings.is_gone()
+            && let Ok(shown) = screen::text(self.graph.qmp(), &self.work_dir)
+        {
+            add("on its screen", &shown);
+        }
+        text.extend(self.keep());
+        Error::new(ErrorKind::Step, text)
+    }
+
+    /// Keeps the screen as a picture, and the console; says where.
+    fn keep(&mut self) -> Option<String> {
+        let (picture, console) = (self.kept.with_extension("png"), self.kept.with_extension("console.log"));
+        let mut kept = Vec::new();
+        if !self.happenings.is_gone() && screen::picture(self.graph.qmp(), &picture).is_ok() {
+            kept.push(picture);
+        }
+        let text = self.console.text();
+        if !text.is_empty() && std::fs::write(&console, text).is_ok() {
+            kept.push(console);
+        }
+        let kept: Vec<String> = kept.iter().map(|path| path.display().to_string()).collect();
+        (!kept.is_empty()).then(|| format!("\n  kept: {}", kept.join(", ")))
+    }
+}

@@ -1,0 +1,47 @@
+//! `expect`: what a machine that runs has to be like. It changes nothing.
+
+use super::support::checks::{Arguments, Checks};
+use super::{Action, OnMachine, Step, StepContext, StepKey, StepKind};
+use crate::diagnostic::Diagnostic;
+use crate::error::Result;
+use crate::guest::running::Running;
+use crate::template::{Node, arguments};
+
+pub(super) static KIND: StepKind = StepKind {
+    name: "expect",
+    about: "Checks that a guest that has booted is as it should be: again and again, until all of it holds or time is up.",
+    arguments: arguments::<Arguments>,
+    example: "boot: {steps: [{expect: {unit: ssh.service, port: 22}}]}",
+    needs: &[],
+    version: 1,
+    network: false,
+    parse,
+};
+
+struct ExpectStep {
+    checks: Checks,
+}
+
+fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
+    Ok(Box::new(ExpectStep { checks: Checks::read(node)? }))
+}
+
+impl Step for ExpectStep {
+    fn summary(&self) -> String {
+        self.checks.summary()
+    }
+
+    fn key_inputs(&self) -> Result<StepKey> {
+        StepKey::of(&self.checks)
+    }
+
+    fn action(&self) -> Action<'_> {
+        Action::OnMachine(self)
+    }
+}
+
+impl OnMachine for ExpectStep {
+    fn run(&self, machine: &mut dyn Running, context: &StepContext<'_>) -> Result<()> {
+        self.checks.hold(machine, context.cancel)
+    }
+}
