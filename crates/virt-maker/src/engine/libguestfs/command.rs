@@ -89,25 +89,26 @@ impl LibguestfsSession {
         let called = if job.len() <= INLINE && !self.verbose && !secret {
             self.appliance.handle.appliance_sh(job)
         } else {
-            self.upload_job(job)?;
+            self.upload("job", job.as_bytes(), &format!("{HERE}/job"))?;
             self.appliance.handle.appliance_sh(&format!(". {HERE}/job"))
         };
         called
             .map_err(|error| self.appliance.error(ErrorKind::Internal, "the appliance could not run a command", error))
     }
 
-    fn upload_job(&mut self, job: &str) -> Result<()> {
-        let path = self.work_dir.join("job");
+    /// Puts bytes into a file of the appliance that nobody else can read, by way of a file of this name.
+    pub(super) fn upload(&mut self, name: &str, content: &[u8], place: &str) -> Result<()> {
+        let path = self.work_dir.join(name);
         let written = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)
-            .and_then(|mut file| file.write_all(job.as_bytes()));
+            .and_then(|mut file| file.write_all(content));
         let uploaded = written.context(ErrorKind::Host, || format!("cannot write {}", path.display())).and_then(|()| {
-            let name = path.to_string_lossy();
-            self.appliance.handle.debug_upload(&name, &format!("{HERE}/job"), 0o600).map_err(|error: CallError| {
-                self.appliance.error(ErrorKind::Internal, "cannot upload a command to the appliance", error)
+            let file = path.to_string_lossy();
+            self.appliance.handle.debug_upload(&file, place, 0o600).map_err(|error: CallError| {
+                self.appliance.error(ErrorKind::Internal, "cannot upload a file to the appliance", error)
             })
         });
         let _ = std::fs::remove_file(&path);

@@ -7,20 +7,28 @@
 //! Here the kernel's copies of what was read are not dropped before each command, as a program more would be started for
 //! that: what tells of file systems and partitions does not change while they are mounted.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::io;
 
+use tar::{EntryType, Header};
 use virt_maker_agent::blocks::{Block, DISK, Item, Number, items};
 use virt_maker_agent::fstab;
 
 use super::inspect::{small_file, unescape};
-use super::job::quote;
+use super::job::{HERE, quote};
 use super::launch::CACHE_SERIAL;
 use super::session::LibguestfsSession;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Context, ErrorKind, Result};
 
 /// Makes the nodes and says what is there; nothing where the appliance has no loop devices.
+///
+/// Without KVM a program takes 50 ms to start there, so all that the shell can do is left to it.
 const LIST: &str = r#"
-appliance=$(stat -c %D /)
+while read -r _ _ number _ place _; do
+    [ "$place" != / ] || appliance=$number
+done </proc/self/mountinfo
+shown=
 show() {
     loop=$(losetup --find --show --read-only "/dev/$1" 2>/dev/null) || return 1
     read -r number <"/sys/class/block/${loop##*/}/dev"
@@ -34,27 +42,37 @@ show() {
         read -r start <"/sys/class/block/$2/start"
         echo "START=$start"
     fi
-    blkid -c /dev/null -p -o export "/dev/$1" | grep -E '^(TYPE|UUID|LABEL|PART_ENTRY_UUID|PART_ENTRY_NAME)='
-    return 0
+    shown="$shown
+/dev/$1"
 }
-for disk in /sys/block/sd*; do
-    name=${disk##*/}
-    read -r number <$disk/dev
-    [ "$(printf '%x%02x' "${number%:*}" "${number#*:}")" = "$appliance" ] && continue
-    grep -aqs '#CACHE#' $disk/device/vpd_pg80 && continue
-    show $name $name || exit 0
-    for part in $disk/$name[0-9]*; do
-        [ ! -e "$part" ] || show "${part##*/}" "${part##*/}" || exit 0
+list() {
+    for disk in /sys/block/sd*; do
+        name=${disk##*/}
+        read -r number <$disk/dev
+        [ "$number" != "$appliance" ] || continue
+        serial=
+        # No end of line is behind it, so `read` fails; and not every disk has one.
+        { read -r serial <$disk/device/vpd_pg80; } 2>/dev/null
+        case $serial in *'#CACHE#'*) continue ;; esac
+        show $name $name || return
+        for part in $disk/$name[0-9]*; do
+            [ ! -e "$part" ] || show "${part##*/}" "${part##*/}" || return
+        done
+        break
     done
-    break
-done
-for volume in /sys/block/dm-*; do
-    [ -e $volume/dm/name ] || continue
-    read -r mapper <$volume/dm/name
-    read -r uuid <$volume/dm/uuid || :
-    show "mapper/$mapper" ${volume##*/} || continue
-    echo "MAPPER=$uuid"
-done
+    for volume in /sys/block/dm-*; do
+        [ -e $volume/dm/name ] || continue
+        read -r mapper <$volume/dm/name
+        read -r uuid <$volume/dm/uuid || :
+        show "mapper/$mapper" ${volume##*/} || continue
+        echo "MAPPER=$uuid"
+    done
+}
+list
+set -f
+IFS='
+'
+[ -z "$shown" ] || blkid -c /dev/null -p -o export $shown
 exit 0
 "#;
 
@@ -71,7 +89,10 @@ impl LibguestfsSession {
         if blocks.is_empty() {
             return Ok(());
         }
-        let done = self.appliance.handle.appliance_sh(&commands(&blocks));
+        let archive = archive(&blocks)
+            .context(ErrorKind::Internal, || "cannot pack what commands see of the guest's disk".to_owned())?;
+        self.upload("disk.tar", &archive.bytes, ARCHIVE)?;
+        let done = self.appliance.handle.appliance_sh(&archive.unpack());
         done.map(drop).map_err(|error| failed(self, error))
     }
 }
@@ -80,6 +101,8 @@ impl LibguestfsSession {
 fn parse(text: &str, fstab: &str) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     let mut disk = String::new();
+    // What the appliance calls them, and the one that a line is about.
+    let (mut called, mut about) = (Vec::new(), None);
     for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
         if key == "BLOCK" {
             if disk.is_empty() {
@@ -88,10 +111,16 @@ fn parse(text: &str, fstab: &str) -> Vec<Block> {
             let digits = value.strip_prefix(disk.as_str());
             let name = digits.map_or_else(|| value.to_owned(), |digits| format!("{DISK}{digits}"));
             let partition = digits.and_then(|digits| digits.parse().ok()).unwrap_or(0);
+            about = Some(blocks.len());
+            called.push(value);
             blocks.push(Block { name, partition, ..Block::default() });
             continue;
         }
-        let Some(block) = blocks.last_mut() else { continue };
+        if key == "DEVNAME" {
+            about = value.strip_prefix("/dev/").and_then(|name| called.iter().position(|called| *called == name));
+            continue;
+        }
+        let Some(block) = about.and_then(|about| blocks.get_mut(about)) else { continue };
         match key {
             "NUMBER" => block.number = number(value).unwrap_or_default(),
             "MOUNTED" => block.mounted = number(value),
@@ -128,45 +157,83 @@ fn number(text: &str) -> Option<Number> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Shell text that puts all in place. Folders are made by one program, as each that starts costs time.
-fn commands(blocks: &[Block]) -> String {
+/// Where the archive lies in the appliance.
+const ARCHIVE: &str = "/run/virt-maker/disk.tar";
+
+/// All that is put in place, packed: one program unpacks it, where each file by itself would take one or two.
+struct Archive {
+    bytes: Vec<u8>,
+    /// Files of `/proc` that are in it.
+    of_proc: Vec<String>,
+}
+
+impl Archive {
+    /// Shell text that unpacks it. Folders that are there stay as they are.
+    fn unpack(&self) -> String {
+        let mut text = String::from("set -e\nset --\n");
+        for file in &self.of_proc {
+            // What the kernel does not have is not covered.
+            let left_out = quote(&format!("--exclude=machine/proc/{file}"));
+            let _ = writeln!(text, "[ -e {} ] || set -- \"$@\" {left_out}", quote(&format!("/proc/{file}")));
+        }
+        let _ = writeln!(text, "tar -x -m -p --no-overwrite-dir --numeric-owner -C {HERE} -f {ARCHIVE} \"$@\"");
+        // Frees the memory, without a program.
+        let _ = writeln!(text, ": >{ARCHIVE}");
+        text
+    }
+}
+
+fn archive(blocks: &[Block]) -> io::Result<Archive> {
     let place = |path: &str| match path.split_once('/') {
         Some(("dev", rest)) => format!("skeleton/dev/{rest}"),
         Some(("udev", rest)) => format!("skeleton/run/udev/{rest}"),
         _ => format!("machine/{path}"),
     };
-    let (mut folders, mut text) = (Vec::new(), String::new());
-    let mut below = |path: &str| folders.extend(path.rsplit_once('/').map(|(folder, _)| quote(folder)));
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut taken = HashSet::new();
+    for block in blocks {
+        let (path, (major, minor)) = (place(&format!("dev/{}", block.name)), block.number);
+        let mut header = header(EntryType::Block, 0o660);
+        // `disk`.
+        header.set_gid(6);
+        header.set_device_major(major)?;
+        header.set_device_minor(minor)?;
+        tar.append_data(&mut header, &path, io::empty())?;
+        taken.insert(path);
+    }
+    let mut of_proc = Vec::new();
     for item in items(blocks) {
         match item {
-            Item::Folder(path) => below(&format!("{}/", place(&path))),
+            Item::Folder(path) => {
+                tar.append_data(&mut header(EntryType::Directory, 0o755), place(&path), io::empty())?;
+            }
             Item::File(path, content) => {
-                let path = place(&path);
-                below(&path);
-                // What the kernel does not have is not covered.
-                let there = match path.strip_prefix("machine/proc/") {
-                    Some(file) => format!("[ ! -e /proc/{file} ] || "),
-                    None => String::new(),
-                };
-                let _ = writeln!(text, "{there}printf %s {} >{}", quote(&content), quote(&path));
+                of_proc.extend(path.strip_prefix("proc/").map(str::to_owned));
+                let mut header = header(EntryType::Regular, 0o644);
+                header.set_size(content.len() as u64);
+                tar.append_data(&mut header, place(&path), content.as_bytes())?;
             }
             Item::Link(path, target) => {
                 let path = place(&path);
-                below(&path);
                 // Two file systems of one identity: the first has the name.
-                let _ = writeln!(text, "[ -L {0} ] || ln -s {1} {0}", quote(&path), quote(&target));
+                if taken.insert(path.clone()) {
+                    tar.append_link(&mut header(EntryType::Symlink, 0o777), path, target)?;
+                }
             }
         }
     }
-    for block in blocks {
-        let node = format!("skeleton/dev/{}", block.name);
-        below(&node);
-        let (node, (major, minor)) = (quote(&node), block.number);
-        let _ = writeln!(text, "mknod -m 660 {node} b {major} {minor} && chown 0:6 {node}");
-    }
-    folders.sort();
-    folders.dedup();
-    format!("set -e\ncd /run/virt-maker\nmkdir -p {}\n{text}", folders.join(" "))
+    Ok(Archive { bytes: tar.into_inner()?, of_proc })
+}
+
+/// Of root's; its time is that of its unpacking.
+fn header(kind: EntryType, mode: u32) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(0);
+    header
 }
 
 #[cfg(test)]
@@ -177,16 +244,54 @@ mod tests {
     fn the_disk_is_called_sda() {
         let blocks = parse(
             "BLOCK=sdb\nNUMBER=7:0\nMOUNTED=8:16\nSECTORS=8192\nBLOCK=sdb2\nNUMBER=7:1\nMOUNTED=8:18\nSTART=2048\n\
-             SECTORS=4096\nTYPE=ext4\nUUID=aa\nLABEL=my\\ root\nPART_ENTRY_UUID=bb\nBLOCK=mapper/vg-root\nNUMBER=7:2\n\
-             MOUNTED=253:0\nMAPPER=LVM-x\nTYPE=swap\n",
+             SECTORS=4096\nBLOCK=mapper/vg-root\nNUMBER=7:2\nMOUNTED=253:0\nMAPPER=LVM-x\nDEVNAME=/dev/sdb\nPTTYPE=dos\n\n\
+             DEVNAME=/dev/sdb2\nLABEL=my\\ root\nUUID=aa\nVERSION=1.0\nTYPE=ext4\nPART_ENTRY_UUID=bb\n\n\
+             DEVNAME=/dev/mapper/vg-root\nTYPE=swap\n\nDEVNAME=/dev/sdc\nLABEL=other\n",
             "/dev/vda2 / ext4\n/dev/mapper/vg-root none swap\n",
         );
         let names: Vec<_> = blocks.iter().map(|block| (block.name.as_str(), block.partition)).collect();
         assert_eq!(names, [("sda", 0), ("sda2", 2), ("mapper/vg-root", 0)]);
         assert_eq!((blocks[1].start, blocks[1].label.as_str(), blocks[1].swap), (2048, "my root", false));
         assert!(blocks[2].swap && blocks[2].mapper_uuid == "LVM-x");
-        let text = commands(&blocks);
-        assert!(text.contains("mknod -m 660 'skeleton/dev/sda2' b 7 1"), "{text}");
+        assert_eq!((blocks[1].kind.as_str(), blocks[2].label.as_str()), ("ext4", ""));
         assert!(parse("", "").is_empty());
+    }
+
+    #[test]
+    fn all_is_in_one_archive() {
+        let root = Block {
+            name: "sda1".into(),
+            number: (7, 1),
+            partition: 1,
+            uuid: "a a".into(),
+            label: "x".repeat(120),
+            ..Block::default()
+        };
+        let twin = Block { name: "sda2".into(), number: (7, 2), partition: 2, label: String::new(), ..root.clone() };
+        let archive = archive(&[root, twin]).unwrap();
+        let mut found = std::collections::BTreeMap::new();
+        let mut read = tar::Archive::new(archive.bytes.as_slice());
+        for entry in read.entries().unwrap() {
+            let entry = entry.unwrap();
+            let header = entry.header();
+            let path = entry.path().unwrap().to_str().unwrap().to_owned();
+            let target = entry.link_name().unwrap().map(|target| target.to_str().unwrap().to_owned());
+            // Others say nothing there.
+            let number = |number: io::Result<Option<u32>>| number.ok().flatten();
+            let device = number(header.device_major()).zip(number(header.device_minor()));
+            let facts = (header.entry_type(), header.mode().unwrap(), header.gid().unwrap(), target, device);
+            let before = found.insert(path.clone(), facts);
+            assert!(before.is_none(), "{path} is there twice");
+        }
+        let link = |target: &str| (EntryType::Symlink, 0o777, 0, Some(target.to_owned()), None);
+        let plain = |kind, mode| (kind, mode, 0, None, None);
+        assert_eq!(found["skeleton/dev/sda2"], (EntryType::Block, 0o660, 6, None, Some((7, 2))));
+        // The first of two with one identity has the name.
+        assert_eq!(found[r"skeleton/dev/disk/by-uuid/a\x20a"], link("../../sda1"));
+        assert_eq!(found[&format!("skeleton/dev/disk/by-label/{}", "x".repeat(120))], link("../../sda1"));
+        assert_eq!(found["machine/sys/bus/scsi/devices"], plain(EntryType::Directory, 0o755));
+        assert_eq!(found["skeleton/run/udev/data/b7:1"], plain(EntryType::Regular, 0o644));
+        let text = archive.unpack();
+        assert!(text.contains("[ -e '/proc/swaps' ] || set -- \"$@\" '--exclude=machine/proc/swaps'\n"), "{text}");
     }
 }

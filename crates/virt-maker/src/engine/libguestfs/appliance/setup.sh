@@ -1,6 +1,6 @@
 # Makes ready once what every command needs. The files run.sh, step.sh and network.sh are written before this runs.
 set -e
-for tool in unshare setpriv chroot env gawk ip sleep cp mv mount fsfreeze nsenter blkid findmnt losetup mknod; do
+for tool in unshare setpriv chroot env gawk ip sleep cp mv mount fsfreeze nsenter blkid findmnt losetup mknod tar; do
     command -v $tool >/dev/null || { echo "the appliance lacks $tool" >&2; exit 1; }
 done
 [ -e /dev/virtio-ports/org.virt-maker.output ] || { echo 'the appliance lacks its output port' >&2; exit 1; }
