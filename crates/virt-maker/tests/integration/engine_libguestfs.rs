@@ -186,6 +186,11 @@ fn files(guest: &mut dyn Guest) {
     assert_eq!((file.mode, file.uid, file.gid, file.size), (0o4711, 12, 34, 5), "what was there stays");
     guest.set_attributes("/etc/tree/file", Attributes { uid: Some(1), ..NONE }).unwrap();
     assert_eq!((stat(guest, "/etc/tree/file").mode, stat(guest, "/etc/tree/file").uid), (0o4711, 1));
+    for content in ["longer than before", "short", "equal"] {
+        guest.rewrite("/etc/tree/file", &mut content.as_bytes()).unwrap();
+        assert_eq!(guest.read("/etc/tree/file", 99).unwrap(), content.as_bytes());
+        assert_eq!((stat(guest, "/etc/tree/file").mode, stat(guest, "/etc/tree/file").uid), (0o4711, 1));
+    }
 
     // More than one message of the protocol, there and back; sources and disks that fail on the way.
     let big: Vec<u8> = (0..3_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
@@ -204,6 +209,12 @@ fn files(guest: &mut dyn Guest) {
     assert!(full.to_string().contains("full"), "{full}");
     let space = guest.space("/data").unwrap();
     assert!(space.free < 20_000_000 && space.free < space.total && space.total > 1_000_000, "{space:?}");
+    // There is room for the new content once, and not twice.
+    guest.write("/data/kept", &mut &b"kept"[..], NONE).unwrap();
+    let full = failure(guest.rewrite("/data/kept", &mut std::io::repeat(1).take(space.free * 2 / 3)));
+    assert_eq!(full.kind(), ErrorKind::Guest, "{full:?}");
+    assert_eq!(&guest.read("/data/kept", space.free).unwrap()[..4], b"kept");
+    guest.remove("/data/kept").unwrap();
     assert_eq!(guest.read_dir("/data").unwrap(), ["beat", "big", "lost+found"], "no half file is left");
 
     // Links: replaced and not followed at the end, inside the root on the way.

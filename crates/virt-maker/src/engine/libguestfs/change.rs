@@ -16,18 +16,25 @@ use crate::guest::Marks;
 const MARKS: &str = "/tmp/virt-maker-marks";
 const END: &str = "virt-maker-end-of-attributes";
 
-/// Gives `$new`'s content to `$old`, whose capabilities a write takes away. Room for it is made first.
+/// Gives `$new`'s content to `$old`, whose special bits and capabilities a write takes away. Room for it is made first.
+///
+/// Without KVM a program takes 50 ms to start there: none is for what may be left out.
 const REPLACE: &str = r#"
 set -e
-size=$(stat -c %s "$new")
-mode=$(stat -c %a "$old")
-rights=$(getfattr --absolute-names -h -e hex -n security.capability "$old" 2>/dev/null | sed -n 's/^security.capability=//p')
-if [ "$size" -gt "$(stat -c %s "$old")" ]; then
+facts=$(stat -c '%s %a' "$new" "$old")
+set -- $facts
+size=$1 before=$3 mode=$4
+# It says nothing of a file without them. A line's end in the name is written in another way.
+said=$(getfattr --absolute-names -h -e hex -n security.capability "$old" 2>/dev/null) || :
+rights=
+case $said in *'
+security.capability='*) rights=${said##*security.capability=} ;; esac
+if [ "$size" -gt "$before" ]; then
     said=$(fallocate -n -l "$size" "$old" 2>&1) || case $said in *'No space'*) echo "$said" >&2; exit 1 ;; esac
 fi
 dd "if=$new" "of=$old" bs=1M conv=notrunc status=none
-truncate -s "$size" "$old"
-[ "$(stat -c %a "$old")" = "$mode" ] || chmod "$mode" "$old"
+[ "$size" -ge "$before" ] || truncate -s "$size" "$old"
+case $mode in ????) chmod "$mode" "$old" ;; esac
 [ -z "$rights" ] || setfattr -h -n security.capability -v "$rights" "$old"
 "#;
 
