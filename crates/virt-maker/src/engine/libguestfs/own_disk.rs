@@ -201,8 +201,18 @@ fn archive(blocks: &[Block]) -> io::Result<Archive> {
         tar.append_data(&mut header, &path, io::empty())?;
         taken.insert(path);
     }
+    let all = items(blocks);
+    // A volume group may be called `disk`, and one of its volumes `by-uuid`: what is a folder for others stays one.
+    let parent = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+    let folders: HashSet<String> = all
+        .iter()
+        .filter_map(|item| match item {
+            Item::Folder(path) => Some(place(path)),
+            Item::File(path, _) | Item::Link(path, _) => parent(&place(path)),
+        })
+        .collect();
     let mut of_proc = Vec::new();
-    for item in items(blocks) {
+    for item in all {
         match item {
             Item::Folder(path) => {
                 tar.append_data(&mut header(EntryType::Directory, 0o755), place(&path), io::empty())?;
@@ -216,7 +226,7 @@ fn archive(blocks: &[Block]) -> io::Result<Archive> {
             Item::Link(path, target) => {
                 let path = place(&path);
                 // Two file systems of one identity: the first has the name.
-                if taken.insert(path.clone()) {
+                if !folders.contains(&path) && taken.insert(path.clone()) {
                     tar.append_link(&mut header(EntryType::Symlink, 0o777), path, target)?;
                 }
             }
@@ -268,7 +278,13 @@ mod tests {
             ..Block::default()
         };
         let twin = Block { name: "sda2".into(), number: (7, 2), partition: 2, label: String::new(), ..root.clone() };
-        let archive = archive(&[root, twin]).unwrap();
+        let named_so = Block {
+            name: "mapper/disk-by--uuid".into(),
+            number: (7, 3),
+            mapper_uuid: "LVM-x".into(),
+            ..Block::default()
+        };
+        let archive = archive(&[root, twin, named_so]).unwrap();
         let mut found = std::collections::BTreeMap::new();
         let mut read = tar::Archive::new(archive.bytes.as_slice());
         for entry in read.entries().unwrap() {
@@ -289,6 +305,8 @@ mod tests {
         // The first of two with one identity has the name.
         assert_eq!(found[r"skeleton/dev/disk/by-uuid/a\x20a"], link("../../sda1"));
         assert_eq!(found[&format!("skeleton/dev/disk/by-label/{}", "x".repeat(120))], link("../../sda1"));
+        // A volume whose group and name give the path of a folder has no link there.
+        assert!(!found.contains_key("skeleton/dev/disk/by-uuid"), "{found:?}");
         assert_eq!(found["machine/sys/bus/scsi/devices"], plain(EntryType::Directory, 0o755));
         assert_eq!(found["skeleton/run/udev/data/b7:1"], plain(EntryType::Regular, 0o644));
         let text = archive.unpack();
