@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use virt_maker::template::{Node, parse};
+use virt_maker::template::{Kind, Node, parse};
 use virt_maker::{export, import, step};
 
 /// The arguments in an example, which names its kind.
@@ -13,6 +13,13 @@ fn arguments(folder: &Path, name: &str, example: &str) -> Node {
     fs::write(&path, example).unwrap();
     let node = parse(&path).unwrap();
     assert_eq!(node.members().len(), 1, "{example}");
+    // What is done to a machine that runs is shown where it has to stand.
+    let within = node.get("boot").and_then(|boot| boot.get("steps")).filter(|_| name != "boot");
+    let within = within.and_then(|steps| match &steps.kind {
+        Kind::List(steps) => steps.first().cloned(),
+        _ => None,
+    });
+    let node = within.unwrap_or(node);
     node.get(name).unwrap_or_else(|| panic!("the example of `{name}` is of another kind: {example}")).clone()
 }
 
