@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use super::attempts::Attempts;
 use super::draft::{draft_on, outcome_of};
 use super::log::StepLog;
 use super::options::{self, Optioned};
@@ -16,11 +17,10 @@ use crate::event::Event;
 use crate::guest::{Guest, selinux};
 use crate::host::clock::now;
 use crate::host::escape::escape;
-use crate::import;
 use crate::machine::{Hardware, Machine, Service, Start};
 use crate::plan::StepNode;
 use crate::spec::StepEntry;
-use crate::step::{Action, Boot, StepContext, StepKey};
+use crate::step::{Action, Boot, StepKey};
 use crate::store::{Depth, Draft, KeyLock, Layer, Outcome, Workspace};
 
 /// CPUs where a template does not say how many, and the host has them.
@@ -187,44 +187,18 @@ impl Booted<'_> {
         let Booted { build, step, workspace, draft, log, .. } = self;
         let node = step.node;
         let secrets = options::named(&build.secrets(node.spec)?, entry);
-        let cache_dir = build.store.cache_dir();
-        let attempts = entry.options.running.retries.unwrap_or(0) + 1;
-        let mut ran = Ok(());
-        for attempt in 1..=attempts {
-            let limit = options::limit(&entry.options);
-            let cancel = build.settings.cancel.limited(limit);
-            let import = build.settings.import_context(&cache_dir, build.events);
-            let import = import::ImportContext { cancel: &cancel, ..import };
-            let context = StepContext {
-                caches: &[],
-                warn: &|text| build.events.warn(node.info.placed(text)),
-                last: false,
-                output: log.sink(),
-                cancel: &cancel,
-                scratch: workspace.path(),
-                fetch: &|url, digest| import::fetch_checked(url, digest, &import),
-            };
-            ran = match entry.runner.action() {
-                Action::InGuest(runner) => {
-                    let guest = Session::guest(machine);
-                    let mut guest = Optioned::new(guest, &entry.options, &secrets, limit);
-                    runner.run(key, &mut guest, &context)
-                }
-                Action::OnMachine(runner) => runner.run(machine, &context),
-                Action::OnDisk(_) | Action::Boot(_) => {
-                    Err(Error::new(ErrorKind::Template, "this step cannot stand within one that boots the guest"))
-                }
-            };
-            match &ran {
-                Err(error) if error.kind() == ErrorKind::Step && attempt < attempts => {
-                    let message = crate::error::chain(error);
-                    let place = entry.place();
-                    build.events.warn(format!("attempt {attempt} of {attempts} failed: {}: {message}", place.what));
-                }
-                _ => break,
+        let attempts = Attempts { build, workspace, log, node, entry, last: false };
+        let failed = |number, of| format!("attempt {number} of {of} failed: {}", entry.place().what);
+        attempts.run(failed, |context, limit| match entry.runner.action() {
+            Action::InGuest(runner) => {
+                let mut guest = Optioned::new(Session::guest(machine), &entry.options, &secrets, limit);
+                runner.run(key, &mut guest, context)
             }
-        }
-        ran?;
+            Action::OnMachine(runner) => runner.run(machine, context),
+            Action::OnDisk(_) | Action::Boot(_) => {
+                Err(Error::new(ErrorKind::Template, "this step cannot stand within one that boots the guest"))
+            }
+        })?;
         leaks::note(build, draft, &secrets)
     }
 }

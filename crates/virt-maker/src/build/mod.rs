@@ -13,6 +13,7 @@
 //! base towards the tip. A process that finds a lock taken waits and then uses the layer; if the holder dies, the
 //! waiter takes over. What fails ends the images that need it, and no other one, unless `fail_fast` is set.
 
+mod attempts;
 mod base;
 mod boot_step;
 mod caches;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::attempts::Attempts;
 use super::draft::{draft_on, outcome_of};
 use super::log::StepLog;
 use super::options::{self, Optioned};
@@ -13,10 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::guest::selinux;
 use crate::host::escape::escape;
-use crate::import;
 use crate::key::LayerKey;
 use crate::plan::{NodeId, Path, PlanNode, StepNode, usable};
-use crate::step::{Action, InGuest, StepContext};
+use crate::step::{Action, InGuest};
 use crate::store::{Depth, Draft, KeyLock, Layer, LayerRecord, Lookup, Outcome, Workspace};
 
 /// Makes what is missing of the path to a node and returns its layer.
@@ -287,38 +287,14 @@ impl Walk<'_> {
         build.layer_started(node, Some(self.session));
         let secrets = options::named(&build.secrets(node.spec)?, entry);
         self.log.begin(node.info.key, &draft.log(), &build.shared.values.forms())?;
-        let cache_dir = build.store.cache_dir();
-        let caches: Vec<String> = entry.options.shaping.mounts.iter().map(|mount| mount.cache.clone()).collect();
-        let attempts = entry.options.running.retries.unwrap_or(0) + 1;
-        let mut ran = Ok(());
-        for attempt in 1..=attempts {
-            let limit = options::limit(&entry.options);
-            let cancel = build.settings.cancel.limited(limit);
-            let import = build.settings.import_context(&cache_dir, build.events);
-            let import = import::ImportContext { cancel: &cancel, ..import };
-            let context = StepContext {
-                caches: &caches,
-                warn: &|text| build.events.warn(node.info.placed(text)),
-                last: node.info.index == node.info.steps,
-                output: self.log.sink(),
-                cancel: &cancel,
-                scratch: self.workspace.path(),
-                fetch: &|url, digest| import::fetch_checked(url, digest, &import),
-            };
+        let last = node.info.index == node.info.steps;
+        let attempts = Attempts { build, workspace: self.workspace, log: self.log, node, entry, last };
+        let failed =
+            |number, of| format!("attempt {number} of {of} of step {} (`{}`) failed", node.info.index, node.info.kind);
+        let ran = attempts.run(failed, |context, limit| {
             let mut guest = Optioned::new(session.guest(), &entry.options, &secrets, limit);
-            ran = runner.run(key, &mut guest, &context);
-            match &ran {
-                // What a cancelled build, a full disk or a broken engine does is no better the next time.
-                Err(error) if error.kind() == ErrorKind::Step && attempt < attempts => {
-                    let message = crate::error::chain(error);
-                    build.events.warn(format!(
-                        "attempt {attempt} of {attempts} of step {} (`{}`) failed: {message}",
-                        node.info.index, node.info.kind
-                    ));
-                }
-                _ => break,
-            }
-        }
+            runner.run(key, &mut guest, context)
+        });
         let logged = self.log.end();
         ran.and(logged)?;
         leaks::note(build, draft, &secrets)

@@ -23,7 +23,6 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::event::Events;
 use crate::guest::Guest;
-use crate::guest::running::Running;
 use crate::host::Cancel;
 
 pub(crate) use agent::WRONG_ROOT;
@@ -117,11 +116,6 @@ pub trait Session: Send {
 
     /// Unmounts, flushes and ends all helpers. When this returns, the top overlay is as after a checkpoint.
     fn finish(self: Box<Self>) -> Result<()>;
-
-    /// The machine that the guest has booted in, where it has.
-    fn running(&mut self) -> Option<&mut dyn Running> {
-        None
-    }
 
     /// A shell in the guest as it stands, on this process's terminal, until the user leaves it. With `privileged` it has all
     /// rights, where the engine has that.

@@ -22,6 +22,14 @@ pub trait Running {
     /// Has the guest restart, and waits until it has booted again.
     fn restart(&mut self) -> Result<()>;
 
+    /// Names of the units of systemd that have failed, as data of the guest; none where it has no systemd.
+    fn failed_units(&mut self) -> Result<Vec<String>> {
+        let script = "systemctl list-units --failed --plain --no-legend | cut -d' ' -f1";
+        let (_, said) =
+            self.ask(&Run { script: Some(script.into()), shell: vec!["/bin/sh".into()], ..Run::default() })?;
+        Ok(String::from_utf8_lossy(&said).split_whitespace().map(str::to_owned).collect())
+    }
+
     /// How much longer everything takes than on a machine that is not emulated.
     fn slowness(&self) -> u32;
 

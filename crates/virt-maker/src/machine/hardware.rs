@@ -17,8 +17,6 @@ use crate::host::{CHANNEL_FD, Helper, HelperCommand};
 
 /// The program.
 pub(super) const QEMU: &str = "qemu-system-x86_64";
-/// Raise it when a guest sees another machine.
-pub const VERSION: u32 = 1;
 /// Descriptors of qemu.
 const QMP_FD: i32 = CHANNEL_FD;
 const EVENTS_FD: i32 = CHANNEL_FD + 1;

@@ -34,7 +34,7 @@ use serde_json::json;
 use virt_maker_agent::client::{Client, ClientError};
 use virt_maker_agent::protocol::Sandbox;
 
-pub use hardware::{Hardware, VERSION};
+pub use hardware::Hardware;
 pub use service::Service;
 
 use crate::engine::agent::{AgentGuest, Setup};
@@ -232,11 +232,11 @@ impl Machine {
         })?;
         match state.as_str() {
             "maintenance" | "stopping" => {
-                let failed = self.failed_units()?;
+                let failed = self.of_failed_units()?;
                 Err(self.trouble(format!("the guest did not boot: it is in the state `{state}`{failed}")))
             }
             "degraded" => {
-                let failed = self.failed_units()?;
+                let failed = self.of_failed_units()?;
                 self.events.warn(format!("the guest has booted, but not all of it{failed}"));
                 Ok(())
             }
@@ -253,11 +253,8 @@ impl Machine {
     }
 
     /// Units that have failed, as the end of a sentence.
-    fn failed_units(&mut self) -> Result<String> {
-        let script = "systemctl list-units --failed --plain --no-legend | cut -d' ' -f1";
-        let (_, said) = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() })?;
-        let said = String::from_utf8_lossy(&said);
-        let units: Vec<_> = said.split_whitespace().map(host::escape::escape).collect();
+    fn of_failed_units(&mut self) -> Result<String> {
+        let units: Vec<_> = self.failed_units()?.iter().map(|unit| host::escape::escape(unit)).collect();
         Ok(if units.is_empty() { String::new() } else { format!("; failed: {}", units.join(", ")) })
     }
 
@@ -325,10 +322,6 @@ impl Session for Machine {
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.power_off()?;
         self.end()
-    }
-
-    fn running(&mut self) -> Option<&mut dyn Running> {
-        Some(self)
     }
 
     fn shell(&mut self, privileged: bool) -> Result<()> {

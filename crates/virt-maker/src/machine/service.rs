@@ -169,7 +169,6 @@ fn unit() -> String {
          DefaultDependencies=no\n\
          After=systemd-remount-fs.service\n\
          IgnoreOnIsolate=yes\n\
-         RefuseManualStop=no\n\
          [Service]\n\
          ExecStart={AGENT} {}\n\
          KillMode=process\n\

@@ -48,36 +48,39 @@ impl Machine {
         what: &str,
         deadline: &Deadline,
         pause: Duration,
-        mut there: impl FnMut(&mut Machine) -> Result<Option<T>>,
+        there: impl FnMut(&mut Machine) -> Result<Option<T>>,
     ) -> Result<T> {
-        let mut looked = Instant::now();
-        loop {
-            self.cancel.check()?;
-            if let Some(found) = there(self)? {
-                return Ok(found);
-            }
-            self.check_power()?;
-            if looked.elapsed() >= LOOK {
-                self.check_screen()?;
-                looked = Instant::now();
-            }
-            if deadline.has_passed() {
-                let seconds = deadline.limit.as_secs();
-                return Err(self.trouble(format!("waited {seconds} s for {what}")).with_hint(
-                    "`timeout` of the step gives it longer; what the guest showed last says what it is busy with",
-                ));
-            }
-            std::thread::sleep(pause);
-        }
+        let found = self.watch(deadline, pause, there)?;
+        found.ok_or_else(|| {
+            let seconds = deadline.limit.as_secs();
+            self.trouble(format!("waited {seconds} s for {what}")).with_hint(
+                "`timeout` of the step gives it longer; what the guest showed last says what it is busy with",
+            )
+        })
     }
 
     /// Waits until the guest has powered the machine off.
     pub(super) fn until_off(&mut self, deadline: &Deadline) -> Result<()> {
+        let pause = Duration::from_millis(10);
+        let off = self.watch(deadline, pause, |machine| Ok(machine.happenings.is_off().then_some(())))?;
+        off.ok_or_else(|| {
+            let seconds = deadline.limit.as_secs();
+            self.trouble(format!("the guest did not power off within {seconds} s"))
+        })
+    }
+
+    /// Nothing where the deadline has passed before it was there.
+    fn watch<T>(
+        &mut self,
+        deadline: &Deadline,
+        pause: Duration,
+        mut there: impl FnMut(&mut Machine) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         let mut looked = Instant::now();
         loop {
             self.cancel.check()?;
-            if self.happenings.is_off() {
-                return Ok(());
+            if let Some(found) = there(self)? {
+                return Ok(Some(found));
             }
             self.check_power()?;
             if looked.elapsed() >= LOOK {
@@ -85,10 +88,9 @@ impl Machine {
                 looked = Instant::now();
             }
             if deadline.has_passed() {
-                let seconds = deadline.limit.as_secs();
-                return Err(self.trouble(format!("the guest did not power off within {seconds} s")));
+                return Ok(None);
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(pause);
         }
     }
 
@@ -118,7 +120,7 @@ impl Machine {
             return Err(self.trouble((*meaning).to_owned()));
         }
         if EMERGENCY.iter().any(|words| console.contains(words) || screen.contains(words)) {
-            let failed = if self.guest.is_some() { self.failed_units().unwrap_or_default() } else { String::new() };
+            let failed = if self.guest.is_some() { self.of_failed_units().unwrap_or_default() } else { String::new() };
             return Err(self.trouble(format!("the guest did not boot, and is in emergency mode{failed}")));
         }
         Ok(())

@@ -334,14 +334,10 @@ impl Check {
                     _ => Found::NotYet(format!("that it is {}", escape(&words.join(" ")))),
                 }
             }
-            Check::NoFailedUnits => {
-                let script = "systemctl list-units --failed --plain --no-legend | cut -d' ' -f1";
-                let (_, said) = machine.ask(&shell(script))?;
-                match last_lines(&said, 20) {
-                    failed if failed.is_empty() => Found::Holds,
-                    failed => Found::Never(failed),
-                }
-            }
+            Check::NoFailedUnits => match machine.failed_units()? {
+                failed if failed.is_empty() => Found::Holds,
+                failed => Found::Never(escape(&failed.join("; "))),
+            },
             Check::Port(port) => match listening(machine)?.iter().any(|(found, _)| found == port) {
                 true => Found::Holds,
                 false => Found::NotYet("nothing there".to_owned()),
