@@ -14,6 +14,7 @@ fn hostile_agent(bench: &Bench) -> std::path::PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/appliance/hostile_agent.rs");
     testkit::run(
         Command::new("rustc")
+            .env("PROTOCOL_VERSION", virt_maker_agent::protocol::VERSION.to_string())
             .args(["--edition=2024", "-C", "target-feature=+crt-static", "-C", "opt-level=1", "-o"])
             .arg(&program)
             .arg(source),

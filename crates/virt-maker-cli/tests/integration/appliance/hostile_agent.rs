@@ -40,7 +40,7 @@ fn main() {
         let request = receive(&mut port);
         let is = |name: &str| request.contains(&format!("\"op\":\"{name}\""));
         if is("hello") {
-            reply(&mut port, r#"{"reply":"welcome","version":8}"#);
+            reply(&mut port, concat!(r#"{"reply":"welcome","version":"#, env!("PROTOCOL_VERSION"), "}"));
         } else if is("find_disk") {
             while first_word().is_none() {
                 std::thread::sleep(Duration::from_millis(1));
