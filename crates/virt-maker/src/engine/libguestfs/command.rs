@@ -7,12 +7,14 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use virt_maker_agent::machine::{KERNEL, newest_kernel};
 use virt_maker_agent::protocol::{Exit, Run};
 
 use super::ffi::CallError;
 use super::job::{HERE, job, parse_answer, split_notes};
+use super::launch::Appliance;
 use super::session::LibguestfsSession;
 use super::terminal;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -98,20 +100,23 @@ impl LibguestfsSession {
 
     /// Puts bytes into a file of the appliance that nobody else can read, by way of a file of this name.
     pub(super) fn upload(&mut self, name: &str, content: &[u8], place: &str) -> Result<()> {
-        let path = self.work_dir.join(name);
-        let written = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| file.write_all(content));
-        let uploaded = written.context(ErrorKind::Host, || format!("cannot write {}", path.display())).and_then(|()| {
-            let file = path.to_string_lossy();
-            self.appliance.handle.debug_upload(&file, place, 0o600).map_err(|error: CallError| {
-                self.appliance.error(ErrorKind::Internal, "cannot upload a file to the appliance", error)
-            })
-        });
-        let _ = std::fs::remove_file(&path);
-        uploaded
+        upload(&mut self.appliance, &self.work_dir.join(name), content, place)
     }
+}
+
+/// The same, by way of a file at this path, which must not be there.
+pub(super) fn upload(appliance: &mut Appliance, path: &Path, content: &[u8], place: &str) -> Result<()> {
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(content));
+    let uploaded = written.context(ErrorKind::Host, || format!("cannot write {}", path.display())).and_then(|()| {
+        appliance.handle.debug_upload(&path.to_string_lossy(), place, 0o600).map_err(|error: CallError| {
+            appliance.error(ErrorKind::Internal, "cannot upload a file to the appliance", error)
+        })
+    });
+    let _ = std::fs::remove_file(path);
+    uploaded
 }

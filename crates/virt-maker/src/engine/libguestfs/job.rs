@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io;
 
+use tar::EntryType;
 use virt_maker_agent::machine::{DRACUT, EMPTY, FILES, SHOWN, SKELETON};
 use virt_maker_agent::protocol::{CacheFolder, Exit, Failure, Run, TerminalSize};
 
+use super::packed::Packed;
 use crate::engine::user_network::resolv_conf;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Where the appliance keeps what is ours.
 pub(super) const HERE: &str = "/run/virt-maker";
@@ -17,10 +20,25 @@ pub(super) const HERE: &str = "/run/virt-maker";
 const BOUNDING_SET: &str = "-all,+audit_write,+chown,+dac_override,+fowner,+fsetid,+kill,+linux_immutable,+mknod,\
     +net_bind_service,+setfcap,+setgid,+setpcap,+setuid,+sys_chroot";
 
-/// Commands that make the appliance ready; run once in a session.
-pub(super) fn setup() -> String {
-    let mut text = String::new();
-    machine(&mut text);
+/// Where the archive of [`setup`] lies in the appliance, before there is a folder for it.
+pub(super) const SETUP: &str = "/run/virt-maker.tar";
+
+/// What makes the appliance ready, once in a session: an archive to put at [`SETUP`], and commands that unpack it and go on.
+pub(super) fn setup() -> Result<(Vec<u8>, String)> {
+    let packed = pack().context(ErrorKind::Internal, || "cannot pack the files of the appliance".to_owned())?;
+    let (archive, unpack) = packed.finish(SETUP)?;
+    // All that is shown is mounted by one program.
+    let mut text = format!("mkdir -p {HERE}\n{unpack}{{\n");
+    for folder in SHOWN {
+        let line = format!("/sys/{folder} {HERE}/machine/sys/{folder} none bind,ro 0 0");
+        let _ = writeln!(text, "[ ! -d /sys/{folder} ] || echo '{line}'");
+    }
+    let _ = write!(text, "}} >{HERE}/shown\nmount -a -T {HERE}/shown\nexec /bin/sh {HERE}/setup.sh");
+    Ok((archive, text))
+}
+
+fn pack() -> io::Result<Packed> {
+    let mut packed = Packed::new();
     for (name, content) in [
         ("run.sh", include_str!("appliance/run.sh")),
         ("step.sh", include_str!("appliance/step.sh")),
@@ -28,30 +46,32 @@ pub(super) fn setup() -> String {
         ("setup.sh", include_str!("appliance/setup.sh")),
         ("dracut.conf", DRACUT),
     ] {
-        document(&mut text, name, content);
+        packed.file(name, 0o644, content.as_bytes())?;
     }
-    let _ = write!(text, "exec /bin/sh {HERE}/setup.sh");
-    text
-}
-
-/// What commands see of the machine, as the agent has it (`facade.rs`): appends commands that put it below `machine`.
-fn machine(text: &mut String) {
-    // All folders by one program: without KVM each takes 50 ms to start.
-    let _ = writeln!(text, "set -- {HERE}/machine/proc");
-    for folder in SKELETON.iter().chain(SHOWN) {
-        let _ = writeln!(text, "set -- \"$@\" {HERE}/machine/sys/{folder}");
-    }
+    packed.file("policy-rc.d", 0o755, b"#!/bin/sh\nexit 101\n")?;
+    // What commands see of the machine, as the agent has it (`facade.rs`).
+    packed.folder("machine/proc", 0o755)?;
     for folder in EMPTY {
-        let _ = writeln!(text, "[ ! -d /proc/{folder} ] || set -- \"$@\" {HERE}/machine/proc/{folder}");
+        packed.folder(&format!("machine/proc/{folder}"), 0o755)?;
     }
-    text.push_str("mkdir -p \"$@\"\n");
     for (file, content) in FILES {
-        let octal: String = content.iter().map(|byte| format!("\\{byte:03o}")).collect();
-        let _ = writeln!(text, "[ ! -e /proc/{file} ] || printf '{octal}' >{HERE}/machine/proc/{file}");
+        packed.file(&format!("machine/proc/{file}"), 0o644, content)?;
     }
-    for folder in SHOWN {
-        let _ = writeln!(text, "[ ! -d /sys/{folder} ] || mount -o bind,ro /sys/{folder} {HERE}/machine/sys/{folder}");
+    for folder in SKELETON.iter().chain(SHOWN) {
+        packed.folder(&format!("machine/sys/{folder}"), 0o755)?;
     }
+    // What is copied over the temporary /dev and /run of each command.
+    packed.folder("skeleton/run/lock", 0o1777)?;
+    for (name, minor) in [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)] {
+        packed.node(&format!("skeleton/dev/{name}"), EntryType::Char, 0o666, 0, (1, minor))?;
+    }
+    packed.node("skeleton/dev/tty", EntryType::Char, 0o666, 0, (5, 0))?;
+    for (name, target) in
+        [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx")]
+    {
+        packed.link(&format!("skeleton/dev/{name}"), target)?;
+    }
+    Ok(packed)
 }
 
 /// The job of a command.

@@ -35,6 +35,7 @@ mod label;
 mod launch;
 mod output;
 mod own_disk;
+mod packed;
 mod session;
 mod terminal;
 mod walk;

@@ -8,16 +8,15 @@
 //! that: what tells of file systems and partitions does not change while they are mounted.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::io;
 
-use tar::{EntryType, Header};
+use tar::EntryType;
 use virt_maker_agent::blocks::{Block, DISK, Item, Number, items};
 use virt_maker_agent::fstab;
 
 use super::inspect::{small_file, unescape};
-use super::job::{HERE, quote};
 use super::launch::CACHE_SERIAL;
+use super::packed::Packed;
 use super::session::LibguestfsSession;
 use crate::error::{Context, ErrorKind, Result};
 
@@ -89,10 +88,11 @@ impl LibguestfsSession {
         if blocks.is_empty() {
             return Ok(());
         }
-        let archive = archive(&blocks)
+        let packed = pack(&blocks)
             .context(ErrorKind::Internal, || "cannot pack what commands see of the guest's disk".to_owned())?;
-        self.upload("disk.tar", &archive.bytes, ARCHIVE)?;
-        let done = self.appliance.handle.appliance_sh(&archive.unpack());
+        let (archive, unpack) = packed.finish(ARCHIVE)?;
+        self.upload("disk.tar", &archive, ARCHIVE)?;
+        let done = self.appliance.handle.appliance_sh(&unpack);
         done.map(drop).map_err(|error| failed(self, error))
     }
 }
@@ -160,45 +160,19 @@ fn number(text: &str) -> Option<Number> {
 /// Where the archive lies in the appliance.
 const ARCHIVE: &str = "/run/virt-maker/disk.tar";
 
-/// All that is put in place, packed: one program unpacks it, where each file by itself would take one or two.
-struct Archive {
-    bytes: Vec<u8>,
-    /// Files of `/proc` that are in it.
-    of_proc: Vec<String>,
-}
-
-impl Archive {
-    /// Shell text that unpacks it. Folders that are there stay as they are.
-    fn unpack(&self) -> String {
-        let mut text = String::from("set -e\nset --\n");
-        for file in &self.of_proc {
-            // What the kernel does not have is not covered.
-            let left_out = quote(&format!("--exclude=machine/proc/{file}"));
-            let _ = writeln!(text, "[ -e {} ] || set -- \"$@\" {left_out}", quote(&format!("/proc/{file}")));
-        }
-        let _ = writeln!(text, "tar -x -m -p --no-overwrite-dir --numeric-owner -C {HERE} -f {ARCHIVE} \"$@\"");
-        // Frees the memory, without a program.
-        let _ = writeln!(text, ": >{ARCHIVE}");
-        text
-    }
-}
-
-fn archive(blocks: &[Block]) -> io::Result<Archive> {
+/// All that is put in place.
+fn pack(blocks: &[Block]) -> io::Result<Packed> {
     let place = |path: &str| match path.split_once('/') {
         Some(("dev", rest)) => format!("skeleton/dev/{rest}"),
         Some(("udev", rest)) => format!("skeleton/run/udev/{rest}"),
         _ => format!("machine/{path}"),
     };
-    let mut tar = tar::Builder::new(Vec::new());
+    let mut packed = Packed::new();
     let mut taken = HashSet::new();
     for block in blocks {
-        let (path, (major, minor)) = (place(&format!("dev/{}", block.name)), block.number);
-        let mut header = header(EntryType::Block, 0o660);
+        let path = place(&format!("dev/{}", block.name));
         // `disk`.
-        header.set_gid(6);
-        header.set_device_major(major)?;
-        header.set_device_minor(minor)?;
-        tar.append_data(&mut header, &path, io::empty())?;
+        packed.node(&path, EntryType::Block, 0o660, 6, block.number)?;
         taken.insert(path);
     }
     let all = items(blocks);
@@ -211,39 +185,20 @@ fn archive(blocks: &[Block]) -> io::Result<Archive> {
             Item::File(path, _) | Item::Link(path, _) => parent(&place(path)),
         })
         .collect();
-    let mut of_proc = Vec::new();
     for item in all {
         match item {
-            Item::Folder(path) => {
-                tar.append_data(&mut header(EntryType::Directory, 0o755), place(&path), io::empty())?;
-            }
-            Item::File(path, content) => {
-                of_proc.extend(path.strip_prefix("proc/").map(str::to_owned));
-                let mut header = header(EntryType::Regular, 0o644);
-                header.set_size(content.len() as u64);
-                tar.append_data(&mut header, place(&path), content.as_bytes())?;
-            }
+            Item::Folder(path) => packed.folder(&place(&path), 0o755)?,
+            Item::File(path, content) => packed.file(&place(&path), 0o644, content.as_bytes())?,
             Item::Link(path, target) => {
                 let path = place(&path);
                 // Two file systems of one identity: the first has the name.
                 if !folders.contains(&path) && taken.insert(path.clone()) {
-                    tar.append_link(&mut header(EntryType::Symlink, 0o777), path, target)?;
+                    packed.link(&path, &target)?;
                 }
             }
         }
     }
-    Ok(Archive { bytes: tar.into_inner()?, of_proc })
-}
-
-/// Of root's; its time is that of its unpacking.
-fn header(kind: EntryType, mode: u32) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_size(0);
-    header
+    Ok(packed)
 }
 
 #[cfg(test)]
@@ -284,9 +239,9 @@ mod tests {
             mapper_uuid: "LVM-x".into(),
             ..Block::default()
         };
-        let archive = archive(&[root, twin, named_so]).unwrap();
+        let (archive, text) = pack(&[root, twin, named_so]).unwrap().finish("/a.tar").unwrap();
         let mut found = std::collections::BTreeMap::new();
-        let mut read = tar::Archive::new(archive.bytes.as_slice());
+        let mut read = tar::Archive::new(archive.as_slice());
         for entry in read.entries().unwrap() {
             let entry = entry.unwrap();
             let header = entry.header();
@@ -309,7 +264,6 @@ mod tests {
         assert!(!found.contains_key("skeleton/dev/disk/by-uuid"), "{found:?}");
         assert_eq!(found["machine/sys/bus/scsi/devices"], plain(EntryType::Directory, 0o755));
         assert_eq!(found["skeleton/run/udev/data/b7:1"], plain(EntryType::Regular, 0o644));
-        let text = archive.unpack();
         assert!(text.contains("[ -e '/proc/swaps' ] || set -- \"$@\" '--exclude=machine/proc/swaps'\n"), "{text}");
     }
 }

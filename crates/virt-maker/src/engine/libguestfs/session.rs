@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use virt_maker_agent::protocol::{OsRelease, Run};
 
+use super::command::upload;
 use super::ffi::Library;
 use super::inspect::{self, FileSystem, Fstab, Mounted};
-use super::job::{quote, setup};
+use super::job::{SETUP, quote, setup};
 use super::launch::{self, Appliance, Started};
 use super::output::Output;
 use super::{LibguestfsOptions, terminal};
@@ -47,7 +48,9 @@ impl LibguestfsSession {
             .context(ErrorKind::Host, || "cannot start a thread for output")?;
         let Mounted { file_systems, os, fstab } =
             inspect::mount(&mut appliance, request.to_mend, request.parent.root(), &request.events)?;
-        appliance.handle.appliance_sh(&setup()).map_err(|error| {
+        let (archive, text) = setup()?;
+        upload(&mut appliance, &request.work_dir.join("setup.tar"), &archive, SETUP)?;
+        appliance.handle.appliance_sh(&text).map_err(|error| {
             appliance.error(ErrorKind::Unsupported, "libguestfs's appliance cannot run commands", error)
         })?;
         for (index, cache) in request.caches.iter().enumerate() {
