@@ -3,6 +3,7 @@
 //! Paths that the appliance's shell gets have a folder that was resolved within the guest, so that no link leads out of it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::CStr;
 use std::fmt::Write as _;
 
 use super::ffi::CallError;
@@ -15,6 +16,9 @@ use crate::guest::Marks;
 /// Where the appliance keeps times and attributes that are to be set, and the line that ends a list of them.
 const MARKS: &str = "/tmp/virt-maker-marks";
 const END: &str = "virt-maker-end-of-attributes";
+
+/// The attribute that holds a program's capabilities.
+const CAPABILITIES: &CStr = c"security.capability";
 
 /// Gives `$new`'s content to `$old`, whose special bits and capabilities a write takes away. Room for it is made first.
 ///
@@ -44,6 +48,26 @@ impl LibguestfsSession {
         let (folder, name) = self.split(path)?;
         let real = self.call(&format!("cannot find {folder}"), |g| g.realpath(folder))?;
         Ok(format!("/sysroot{}/{name}", real.trim_end_matches('/')))
+    }
+
+    /// Gives a regular file, which has this mode, a content that goes with one call, and leaves all else of it.
+    pub(super) fn write_over(&mut self, path: &str, content: &[u8], mode: u32) -> Result<()> {
+        let handle = &mut self.appliance.handle;
+        let written = handle.attribute(path, CAPABILITIES).and_then(|rights| {
+            handle.write(path, content)?;
+            // A write takes both away.
+            if mode & 0o7000 != 0 {
+                handle.chmod(mode as i32, path)?;
+            }
+            Ok(rights)
+        });
+        let denied = |session: &mut Self, error| session.denied(path, &format!("cannot write {path}"), error);
+        let Some(rights) = written.map_err(|error| denied(self, error))? else { return Ok(()) };
+        // `lsetxattr` takes no value with a zero byte in it.
+        let place = quote(&self.in_appliance(path)?);
+        let digits = base16ct::lower::encode_string(&rights);
+        let set = format!("exec setfattr -h -n security.capability -v 0x{digits} {place}");
+        self.appliance.handle.appliance_sh(&set).map(drop).map_err(|error| denied(self, error))
     }
 
     /// Gives a regular file the content of another one, and leaves all else of it.

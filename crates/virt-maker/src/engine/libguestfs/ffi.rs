@@ -147,6 +147,7 @@ library! {
     debug_upload = "debug_upload": fn(*mut Raw, *const c_char, *const c_char, c_int) -> c_int;
     upload = "upload": fn(*mut Raw, *const c_char, *const c_char) -> c_int;
     write = "write": fn(*mut Raw, *const c_char, *const c_char, usize) -> c_int;
+    lgetxattr = "lgetxattr": fn(*mut Raw, *const c_char, *const c_char, *mut usize) -> *mut c_char;
     pread = "pread": fn(*mut Raw, *const c_char, c_int, i64, *mut usize) -> *mut c_char;
     download = "download": fn(*mut Raw, *const c_char, *const c_char) -> c_int;
     chmod = "chmod": fn(*mut Raw, c_int, *const c_char) -> c_int;
@@ -522,6 +523,24 @@ impl Handle {
         // SAFETY: pointer and length are those of the slice.
         let status = unsafe { (self.library.write)(self.raw(), path.as_ptr(), content.as_ptr().cast(), content.len()) };
         self.status("write", status)
+    }
+
+    /// An extended attribute of a file, not of what a link leads to; none where it has not got that one.
+    pub(super) fn attribute(&mut self, path: &str, name: &CStr) -> Result<Option<Vec<u8>>, CallError> {
+        let path = c(path).map_err(CallError::nul)?;
+        let mut length = 0;
+        // SAFETY: the library sets `length` to the bytes of the buffer that it returns, which is ours to free.
+        unsafe {
+            let bytes = (self.library.lgetxattr)(self.raw(), path.as_ptr(), name.as_ptr(), &mut length);
+            if bytes.is_null() {
+                let error = self.error("lgetxattr");
+                // A file system may have no attributes at all.
+                return if matches!(error.errno, libc::ENODATA | libc::EOPNOTSUPP) { Ok(None) } else { Err(error) };
+            }
+            let copy = std::slice::from_raw_parts(bytes.cast::<u8>(), length).to_vec();
+            libc::free(bytes.cast());
+            Ok(Some(copy))
+        }
     }
 
     /// At most `count` bytes (at most 2 MiB) from the start of a file.

@@ -17,6 +17,14 @@ use crate::host::random;
 
 /// What goes with one call, in bytes; more is streamed.
 const INLINE: usize = 1 << 20;
+const UNREADABLE: &str = "cannot read what is to be written into the guest";
+
+/// The first [`INLINE`] bytes.
+fn head(content: &mut dyn Read) -> Result<Vec<u8>> {
+    let mut head = Vec::new();
+    content.take(INLINE as u64).read_to_end(&mut head).context(ErrorKind::Step, || UNREADABLE)?;
+    Ok(head)
+}
 
 impl LibguestfsSession {
     pub(super) fn call<T>(&mut self, what: &str, call: impl FnOnce(&mut Handle) -> Result<T, CallError>) -> Result<T> {
@@ -63,9 +71,7 @@ impl LibguestfsSession {
     }
 
     fn put(&mut self, path: &str, content: &mut dyn Read) -> Result<()> {
-        let unreadable = || "cannot read what is to be written into the guest";
-        let mut head = Vec::new();
-        content.take(INLINE as u64).read_to_end(&mut head).context(ErrorKind::Step, unreadable)?;
+        let head = head(content)?;
         let what = format!("cannot write {path}");
         if head.len() < INLINE {
             return self.call(&what, |g| g.write(path, &head));
@@ -99,7 +105,7 @@ impl LibguestfsSession {
             }
             return Err(self.appliance.error(ErrorKind::Step, what, error));
         }
-        fed.context(ErrorKind::Step, unreadable)
+        fed.context(ErrorKind::Step, || UNREADABLE)
     }
 
     /// Sets owner, then mode, because a change of the owner takes away set-id bits.
@@ -215,11 +221,18 @@ impl Guest for LibguestfsSession {
 
     fn rewrite(&mut self, path: &str, content: &mut dyn Read) -> Result<()> {
         match self.now(path, false)? {
-            Some((_, libc::S_IFREG)) => {
+            Some((now, libc::S_IFREG)) => {
                 let temporary = self.beside(path)?;
-                let done = self.put(&temporary, content).and_then(|()| self.replace_content(&temporary, path));
+                let head = head(content)?;
+                let put = self.put(&temporary, &mut head.as_slice().chain(content));
+                if head.len() >= INLINE {
+                    let done = put.and_then(|()| self.replace_content(&temporary, path));
+                    let _ = self.appliance.handle.rm(&temporary);
+                    return done;
+                }
+                // There was room for all of it, and is again: what `path` holds is not lost to a full disk.
                 let _ = self.appliance.handle.rm(&temporary);
-                done
+                put.and_then(|()| self.write_over(path, &head, now.mode))
             }
             _ => self.write(path, content, Attributes::default()),
         }

@@ -321,7 +321,7 @@ fn mount_by_name(appliance: &mut Appliance, options: &str, device: &str, place: 
 const CALL: &str = r#"
 names=/run/virt-maker-names
 if [ "$device" != "$called" ]; then
-    mkdir -p $names
+    [ -d $names ] || mkdir $names
     read -r number <"/sys/class/block/${device##*/}/dev"
     ln -sf "$device" "$names/${called##*/}"
     mknod $names/node b "${number%:*}" "${number#*:}"
@@ -336,8 +336,7 @@ const UNCALL: &str = r#"
 status=$?
 if [ "$device" != "$called" ]; then
     umount $called
-    rm $names/node
-    [ -z "$made" ] || rm $called
+    rm $names/node ${made:+"$called"}
 fi
 exit $status
 "#;

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io;
 
 use tar::EntryType;
-use virt_maker_agent::machine::{DRACUT, EMPTY, FILES, SHOWN, SKELETON};
+use virt_maker_agent::machine::{DRACUT, EMPTY, FILES, SHOWN, SKELETON, command_line};
 use virt_maker_agent::protocol::{CacheFolder, Exit, Failure, Run, TerminalSize};
 
 use super::packed::Packed;
@@ -20,6 +20,8 @@ pub(super) const HERE: &str = "/run/virt-maker";
 const BOUNDING_SET: &str = "-all,+audit_write,+chown,+dac_override,+fowner,+fsetid,+kill,+linux_immutable,+mknod,\
     +net_bind_service,+setfcap,+setgid,+setpcap,+setuid,+sys_chroot";
 
+/// What stands for `/proc/cmdline`.
+pub(super) const COMMAND_LINE: &str = "machine/proc/cmdline";
 /// Where the archive of [`setup`] lies in the appliance, before there is a folder for it.
 pub(super) const SETUP: &str = "/run/virt-maker.tar";
 
@@ -54,6 +56,8 @@ fn pack() -> io::Result<Packed> {
     for folder in EMPTY {
         packed.folder(&format!("machine/proc/{folder}"), 0o755)?;
     }
+    // Until the root is known.
+    packed.file(COMMAND_LINE, 0o644, command_line(None).as_bytes())?;
     for (file, content) in FILES {
         packed.file(&format!("machine/proc/{file}"), 0o644, content)?;
     }

@@ -13,8 +13,10 @@ use std::io;
 use tar::EntryType;
 use virt_maker_agent::blocks::{Block, DISK, Item, Number, items};
 use virt_maker_agent::fstab;
+use virt_maker_agent::machine::command_line;
 
 use super::inspect::{small_file, unescape};
+use super::job::COMMAND_LINE;
 use super::launch::CACHE_SERIAL;
 use super::packed::Packed;
 use super::session::LibguestfsSession;
@@ -24,8 +26,12 @@ use crate::error::{Context, ErrorKind, Result};
 ///
 /// Without KVM a program takes 50 ms to start there, so all that the shell can do is left to it.
 const LIST: &str = r#"
-while read -r _ _ number _ place _; do
-    [ "$place" != / ] || appliance=$number
+while read -r _ _ number _ place rest; do
+    case $place in
+        /) appliance=$number ;;
+        # Behind the options, any number of fields, a dash and the type.
+        /sysroot) rest=${rest#* - } && rest=${rest#* } && root=${rest%% *} ;;
+    esac
 done </proc/self/mountinfo
 shown=
 show() {
@@ -68,15 +74,19 @@ list() {
     done
 }
 list
+# It was mounted by the name that commands see.
+called=/run/virt-maker-names/${root##*/}
+[ ! -e "$called" ] || root=$called
+echo "ROOT=$root"
 set -f
 IFS='
 '
-[ -z "$shown" ] || blkid -c /dev/null -p -o export $shown
+blkid -c /dev/null -p -o export $shown "$root"
 exit 0
 "#;
 
 impl LibguestfsSession {
-    /// Has commands see the disk.
+    /// Has commands see the disk, and that the kernel was started for the guest's own root.
     pub(super) fn show_disk(&mut self) -> Result<()> {
         let failed = |session: &Self, error| {
             session.appliance.error(ErrorKind::Internal, "cannot prepare what commands see of the guest's disk", error)
@@ -84,11 +94,8 @@ impl LibguestfsSession {
         let text = self.appliance.handle.appliance_sh(&LIST.replace("#CACHE#", CACHE_SERIAL));
         let text = text.map_err(|error| failed(self, error))?;
         let fstab = small_file(&mut self.appliance.handle, "/etc/fstab").unwrap_or_default();
-        let blocks = parse(&text, &fstab);
-        if blocks.is_empty() {
-            return Ok(());
-        }
-        let packed = pack(&blocks)
+        let found = parse(&text, &fstab);
+        let packed = pack(&found.blocks, found.root.as_deref())
             .context(ErrorKind::Internal, || "cannot pack what commands see of the guest's disk".to_owned())?;
         let (archive, unpack) = packed.finish(ARCHIVE)?;
         self.upload("disk.tar", &archive, ARCHIVE)?;
@@ -97,10 +104,18 @@ impl LibguestfsSession {
     }
 }
 
-/// What the shell said, with the disk called as it is to be.
-fn parse(text: &str, fstab: &str) -> Vec<Block> {
+/// What the shell said.
+struct Found {
+    /// With the disk called as it is to be.
+    blocks: Vec<Block>,
+    /// The identity of the file system that is the guest's root.
+    root: Option<String>,
+}
+
+fn parse(text: &str, fstab: &str) -> Found {
     let mut blocks: Vec<Block> = Vec::new();
     let mut disk = String::new();
+    let (mut root, mut root_device, mut of_root) = (None, "", false);
     // What the appliance calls them, and the one that a line is about.
     let (mut called, mut about) = (Vec::new(), None);
     for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
@@ -116,9 +131,17 @@ fn parse(text: &str, fstab: &str) -> Vec<Block> {
             blocks.push(Block { name, partition, ..Block::default() });
             continue;
         }
+        if key == "ROOT" {
+            root_device = value;
+            continue;
+        }
         if key == "DEVNAME" {
+            of_root = value == root_device;
             about = value.strip_prefix("/dev/").and_then(|name| called.iter().position(|called| *called == name));
             continue;
+        }
+        if of_root && key == "UUID" {
+            root = Some(unescape(value));
         }
         let Some(block) = about.and_then(|about| blocks.get_mut(about)) else { continue };
         match key {
@@ -149,7 +172,7 @@ fn parse(text: &str, fstab: &str) -> Vec<Block> {
             block.swap = true;
         }
     }
-    blocks
+    Found { blocks, root }
 }
 
 fn number(text: &str) -> Option<Number> {
@@ -161,13 +184,14 @@ fn number(text: &str) -> Option<Number> {
 const ARCHIVE: &str = "/run/virt-maker/disk.tar";
 
 /// All that is put in place.
-fn pack(blocks: &[Block]) -> io::Result<Packed> {
+fn pack(blocks: &[Block], root: Option<&str>) -> io::Result<Packed> {
     let place = |path: &str| match path.split_once('/') {
         Some(("dev", rest)) => format!("skeleton/dev/{rest}"),
         Some(("udev", rest)) => format!("skeleton/run/udev/{rest}"),
         _ => format!("machine/{path}"),
     };
     let mut packed = Packed::new();
+    packed.file(COMMAND_LINE, 0o644, command_line(root).as_bytes())?;
     let mut taken = HashSet::new();
     for block in blocks {
         let path = place(&format!("dev/{}", block.name));
@@ -207,9 +231,9 @@ mod tests {
 
     #[test]
     fn the_disk_is_called_sda() {
-        let blocks = parse(
+        let Found { blocks, root } = parse(
             "BLOCK=sdb\nNUMBER=7:0\nMOUNTED=8:16\nSECTORS=8192\nBLOCK=sdb2\nNUMBER=7:1\nMOUNTED=8:18\nSTART=2048\n\
-             SECTORS=4096\nBLOCK=mapper/vg-root\nNUMBER=7:2\nMOUNTED=253:0\nMAPPER=LVM-x\nDEVNAME=/dev/sdb\nPTTYPE=dos\n\n\
+             SECTORS=4096\nBLOCK=mapper/vg-root\nNUMBER=7:2\nMOUNTED=253:0\nMAPPER=LVM-x\nROOT=/dev/sdb2\nDEVNAME=/dev/sdb\nPTTYPE=dos\n\n\
              DEVNAME=/dev/sdb2\nLABEL=my\\ root\nUUID=aa\nVERSION=1.0\nTYPE=ext4\nPART_ENTRY_UUID=bb\n\n\
              DEVNAME=/dev/mapper/vg-root\nTYPE=swap\n\nDEVNAME=/dev/sdc\nLABEL=other\n",
             "/dev/vda2 / ext4\n/dev/mapper/vg-root none swap\n",
@@ -219,7 +243,12 @@ mod tests {
         assert_eq!((blocks[1].start, blocks[1].label.as_str(), blocks[1].swap), (2048, "my root", false));
         assert!(blocks[2].swap && blocks[2].mapper_uuid == "LVM-x");
         assert_eq!((blocks[1].kind.as_str(), blocks[2].label.as_str()), ("ext4", ""));
-        assert!(parse("", "").is_empty());
+        assert_eq!(root.as_deref(), Some("aa"));
+        // No device is shown, and the root is of none that would be.
+        let Found { blocks, root } = parse("ROOT=/run/names/sda2\nDEVNAME=/run/names/sda2\nUUID=aa\n", "");
+        assert!(blocks.is_empty() && root.as_deref() == Some("aa"));
+        let Found { blocks, root } = parse("", "");
+        assert!(blocks.is_empty() && root.is_none());
     }
 
     #[test]
@@ -239,7 +268,7 @@ mod tests {
             mapper_uuid: "LVM-x".into(),
             ..Block::default()
         };
-        let (archive, text) = pack(&[root, twin, named_so]).unwrap().finish("/a.tar").unwrap();
+        let (archive, text) = pack(&[root, twin, named_so], Some("a-b")).unwrap().finish("/a.tar").unwrap();
         let mut found = std::collections::BTreeMap::new();
         let mut read = tar::Archive::new(archive.as_slice());
         for entry in read.entries().unwrap() {
@@ -262,6 +291,7 @@ mod tests {
         assert_eq!(found[&format!("skeleton/dev/disk/by-label/{}", "x".repeat(120))], link("../../sda1"));
         // A volume whose group and name give the path of a folder has no link there.
         assert!(!found.contains_key("skeleton/dev/disk/by-uuid"), "{found:?}");
+        assert_eq!(found["machine/proc/cmdline"], plain(EntryType::Regular, 0o644));
         assert_eq!(found["machine/sys/bus/scsi/devices"], plain(EntryType::Directory, 0o755));
         assert_eq!(found["skeleton/run/udev/data/b7:1"], plain(EntryType::Regular, 0o644));
         assert!(text.contains("[ -e '/proc/swaps' ] || set -- \"$@\" '--exclude=machine/proc/swaps'\n"), "{text}");

@@ -15,12 +15,21 @@ exec 9>&1 <"$VM_INPUT" >"$VM_PORT" 2>&1
 # Every program that starts costs 5 to 20 ms under TCG, so this file does with the shell's own means what it can.
 finish() {
     # The guest's own files get their names back; what the command did to the stand-ins is not kept, but for a link.
+    gone=
     for path in $placed; do
         case $path in */resolv.conf) own_up "$path" ;; esac
         settle "$path"
     done
-    rm -rf $here/secrets $here/job $here/command $here/script $here/resolv.conf $here/status $here/error $here/first $here/late $here/words $here/binds
+    rm -rf $gone $here/secrets $here/job $here/command $here/script $here/resolv.conf $here/status $here/error $here/first $here/late $here/words $here/binds 2>/dev/null
+    for path in $gone; do
+        if [ -e "$path" ] || [ -L "$path" ]; then remove "$path"; fi
+    done
     printf '%s' "$VM_TOKEN"
+}
+
+# Somebody may have made it immutable.
+remove() {
+    rm -rf "$1" 2>/dev/null || { chattr -i -a "$1" && rm -rf "$1"; }
 }
 
 note() {
@@ -68,9 +77,13 @@ settle() {
     fi
     [ -z "$changed" ] || note "the change that the command made to ${1#$root} is not kept: a temporary file is there while \
 commands run; write it with a \`copy\` step instead"
-    # Somebody may have made it immutable.
-    rm -rf "$1" 2>/dev/null || { chattr -i -a "$1" && rm -rf "$1"; }
-    if [ -e "$1.$aside" ] || [ -L "$1.$aside" ]; then mv -T "$1.$aside" "$1"; fi
+    if [ -e "$1.$aside" ] || [ -L "$1.$aside" ]; then
+        remove "$1"
+        mv -T "$1.$aside" "$1"
+    else
+        # With what else is to go, by one program.
+        gone="$gone $1"
+    fi
     case $locked in *" $1 "*) chattr +i "$1" ;; esac
     case $growing in *" $1 "*) chattr +a "$1" ;; esac
 }

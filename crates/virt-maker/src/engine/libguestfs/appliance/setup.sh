@@ -16,17 +16,3 @@ ip netns add net
 printf '%s\n' "link set $interface netns net" 'link set lo up' | ip -batch -
 printf '%s\n' 'link set lo up' "link set $interface up" "address add 169.254.2.15/24 dev $interface" \
     'route add default via 169.254.2.2' >network.batch
-
-# The kernel was started for the guest's own root, as far as commands know.
-while read -r _ _ _ _ place rest; do
-    # Behind the options, any number of fields, a dash and the type.
-    [ "$place" != /sysroot ] || { rest=${rest#* - } && rest=${rest#* } && device=${rest%% *}; }
-done </proc/self/mountinfo
-# It was mounted by the name that commands see.
-called=/run/virt-maker-names/${device##*/}
-[ ! -e "$called" ] || device=$called
-uuid=$(blkid -o value -s UUID "$device" || :)
-case $uuid in
-    '' | *[!A-Za-z0-9-]*) echo ro ;;
-    *) echo "root=UUID=$uuid ro" ;;
-esac >machine/proc/cmdline
