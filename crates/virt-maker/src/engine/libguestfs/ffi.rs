@@ -128,6 +128,7 @@ library! {
     set_backend = "set_backend": fn(*mut Raw, *const c_char) -> c_int;
     set_backend_settings = "set_backend_settings": fn(*mut Raw, *const *const c_char) -> c_int;
     set_cachedir = "set_cachedir": fn(*mut Raw, *const c_char) -> c_int;
+    set_append = "set_append": fn(*mut Raw, *const c_char) -> c_int;
     set_tmpdir = "set_tmpdir": fn(*mut Raw, *const c_char) -> c_int;
     set_hv = "set_hv": fn(*mut Raw, *const c_char) -> c_int;
     set_memsize = "set_memsize": fn(*mut Raw, c_int) -> c_int;
@@ -376,6 +377,8 @@ impl Handle {
         set_cachedir(path: str);
         /// Where temporary files go.
         set_tmpdir(path: str);
+        /// Parameters for the appliance's kernel, behind libguestfs's own.
+        set_append(parameters: str);
         /// The qemu program.
         set_hv(path: str);
         /// Memory of the appliance in MiB.
