@@ -7,9 +7,9 @@ use std::ffi::CStr;
 use std::fmt::Write as _;
 
 use super::ffi::CallError;
-use super::job::quote;
 use super::label::quoted;
 use super::session::LibguestfsSession;
+use super::shell::quote;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::Marks;
 

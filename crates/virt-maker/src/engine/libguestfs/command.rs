@@ -5,19 +5,16 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use virt_maker_agent::machine::{KERNEL, newest_kernel};
 use virt_maker_agent::protocol::{Exit, Run};
 
-use super::ffi::CallError;
-use super::job::{HERE, job, parse_answer, split_notes};
-use super::launch::Appliance;
+use super::job::{job, parse_answer, split_notes};
 use super::session::LibguestfsSession;
+use super::shell::HERE;
 use super::terminal;
-use crate::error::{Context, Error, ErrorKind, Result};
+use super::upload::upload;
+use crate::error::{Error, ErrorKind, Result};
 use crate::guest::Guest as _;
 use crate::host::random;
 
@@ -102,21 +99,4 @@ impl LibguestfsSession {
     pub(super) fn upload(&mut self, name: &str, content: &[u8], place: &str) -> Result<()> {
         upload(&mut self.appliance, &self.work_dir.join(name), content, place)
     }
-}
-
-/// The same, by way of a file at this path, which must not be there.
-pub(super) fn upload(appliance: &mut Appliance, path: &Path, content: &[u8], place: &str) -> Result<()> {
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(content));
-    let uploaded = written.context(ErrorKind::Host, || format!("cannot write {}", path.display())).and_then(|()| {
-        appliance.handle.debug_upload(&path.to_string_lossy(), place, 0o600).map_err(|error: CallError| {
-            appliance.error(ErrorKind::Internal, "cannot upload a file to the appliance", error)
-        })
-    });
-    let _ = std::fs::remove_file(path);
-    uploaded
 }

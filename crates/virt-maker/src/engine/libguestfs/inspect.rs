@@ -22,8 +22,8 @@ use virt_maker_agent::fstab::{self, Entry, Told};
 use virt_maker_agent::protocol::{OsRelease, Root};
 
 use super::ffi::{CallError, Handle, Mark};
-use super::job::quote;
 use super::launch::{Appliance, CACHE_SERIAL};
+use super::shell::quote;
 use crate::engine::agent::{MEND, WHICH_ROOT};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;

@@ -37,7 +37,9 @@ mod output;
 mod own_disk;
 mod packed;
 mod session;
+mod shell;
 mod terminal;
+mod upload;
 mod walk;
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use std::io;
 
 use tar::{EntryType, Header};
 
-use super::job::{HERE, quote};
+use super::shell::{HERE, quote};
 use crate::error::{Context, ErrorKind, Result};
 
 /// What is to lie below [`HERE`]. All is root's, and its time is that of its unpacking.

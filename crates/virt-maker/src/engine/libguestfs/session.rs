@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use virt_maker_agent::protocol::{OsRelease, Run};
 
-use super::command::upload;
 use super::ffi::Library;
 use super::inspect::{self, FileSystem, Fstab, Mounted};
-use super::job::{SETUP, quote, setup};
+use super::job::{SETUP, setup};
 use super::launch::{self, Appliance, Started};
 use super::output::Output;
+use super::shell::quote;
+use super::upload::upload;
 use super::{LibguestfsOptions, terminal};
 use crate::engine::block::BlockGraph;
 use crate::engine::user_network::proxies_behind_it;
