@@ -23,6 +23,8 @@ pub struct Arguments {
 pub enum Command {
     /// Build images from templates.
     Build(Build),
+    /// Run the tests of templates, and export nothing: makes what is missing, boots it, looks at it.
+    Test(Test),
     /// Show what templates ask for when everything in them is resolved.
     Render(Render),
     /// Check templates: everything that can be checked without a guest, all errors at once.
@@ -194,6 +196,9 @@ pub struct Build {
     /// Write every artifact again.
     #[arg(short = 'X', long)]
     pub force_export: bool,
+    /// Leave out the tests of the templates, which says what was not tested.
+    #[arg(long)]
+    pub no_tests: bool,
     /// How many images are worked on at once [default: $VIRT_MAKER_JOBS, or what the settings say, or the number of CPUs, and of sessions as many as suit the engine].
     #[arg(short, long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
@@ -221,6 +226,15 @@ pub struct Build {
     /// Say more: output of steps, and with -vv what engines do [also: $VERBOSE].
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
+}
+
+#[derive(Debug, Args)]
+pub struct Test {
+    #[command(flatten)]
+    pub build: Build,
+    /// Write the verdicts as JUnit XML, for CI.
+    #[arg(long, value_name = "FILE.xml")]
+    pub junit: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

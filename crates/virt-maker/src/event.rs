@@ -39,6 +39,9 @@ pub enum Event {
         cached: usize,
         /// The images, in the order of the templates.
         images: Vec<ImageName>,
+        /// The tests that will be made of them.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        tests: Vec<TestName>,
     },
     /// A layer that is there already. Comes for each, in plan order, before any work on its spec.
     LayerCached(LayerInfo),
@@ -206,6 +209,37 @@ pub enum Event {
         /// The error, sources included.
         message: String,
     },
+    /// An image is booted to be tested.
+    TestStarted {
+        /// The test.
+        key: LayerKey,
+        /// The layer that is tested.
+        layer: LayerKey,
+        /// What the test is called.
+        name: String,
+        /// Place of the image in the `images` of `BuildStarted`.
+        image: usize,
+        /// See `SessionStarted`.
+        worker: u32,
+    },
+    /// A test has ended, or its verdict was there.
+    TestFinished {
+        /// See `TestStarted`.
+        key: LayerKey,
+        /// See `TestStarted`.
+        layer: LayerKey,
+        /// See `TestStarted`.
+        name: String,
+        /// See `TestStarted`.
+        image: usize,
+        /// How it ended.
+        outcome: TestOutcome,
+        /// Seconds that it took, when it ran.
+        seconds: f64,
+        /// Why it failed, sources included.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
     /// Something that a person should know and that does not end the build.
     Warning {
         /// A sentence.
@@ -262,6 +296,15 @@ pub struct ImageName {
     pub matrix: Vec<(String, String)>,
 }
 
+/// A test of an image.
+#[derive(Debug, Clone, Serialize)]
+pub struct TestName {
+    /// Place of the image in the `images` of `BuildStarted`.
+    pub image: usize,
+    /// What the test is called.
+    pub name: String,
+}
+
 /// What has become of one image of a build.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImageState {
@@ -287,6 +330,18 @@ pub enum Outcome {
     Failed,
     /// The build was stopped before it was complete.
     Stopped,
+}
+
+/// How a test ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TestOutcome {
+    /// All held.
+    Passed,
+    /// This layer had passed it before.
+    Cached,
+    /// Something did not hold, or the guest did not boot.
+    Failed,
 }
 
 fn pairs<S: serde::Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {

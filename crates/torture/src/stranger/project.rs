@@ -14,8 +14,10 @@ pub(super) fn stores(project: &Project<'_>) -> usize {
     let import = json!({ "download": { "url": project.field.world.base() } });
     project.write("t.yml", &json!({ "spec": { "import": import, "steps": [{ "run": "true" }] } }).to_string());
     let cache = project.folder.join("cache");
-    let parts =
-        ["locks", "images", "tmp", "layers", "leases", "tags", "pins", "builds", "exports", "logs", "kept", "cache"];
+    let parts = [
+        "locks", "images", "tmp", "layers", "leases", "tags", "pins", "builds", "tests", "exports", "logs", "kept",
+        "cache",
+    ];
     let mut members = 0;
     for part in parts {
         for marked in [true, false] {

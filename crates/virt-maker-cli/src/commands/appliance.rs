@@ -34,7 +34,7 @@ fn build(kernel: &KernelArgument, force: bool) -> Result<(), Failure> {
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
     let options = options(kernel.kernel.clone())?;
-    let reporter = report::new(Progress::Plain, 0, None);
+    let reporter = report::new(Progress::Plain, 0, report::Files::default());
     let sink = reporter.clone();
     let made = vm::build(&options, force, &Events::new(move |event| sink.event(event)), &cancel);
     let shown = reporter.end();

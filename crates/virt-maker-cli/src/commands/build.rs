@@ -1,22 +1,46 @@
-//! `virt-maker build`.
+//! `virt-maker build`, and `virt-maker test`, which does the same and exports nothing.
 
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 
-use virt_maker::build::{Settings, build};
-use virt_maker::error::{Context, ErrorKind};
+use virt_maker::build::{Settings, Tests, build};
+use virt_maker::error::{Context, Error, ErrorKind};
 use virt_maker::event::{Event, Events};
 use virt_maker::host::Cancel;
 use virt_maker::import;
-use virt_maker::spec::{self, Spec};
+use virt_maker::spec::{self, LoadedSpecs, Spec};
 use virt_maker::store::Store;
 
 use super::{cache, loading};
-use crate::arguments::{Build, Failed, Progress};
+use crate::arguments::{Build, Failed, Progress, Test};
 use crate::error::Failure;
 use crate::{environment, html, lock, report, settings, signals};
 
 pub fn run(arguments: &Build) -> Result<(), Failure> {
+    let tests = if arguments.no_tests { Tests::Skip } else { Tests::Run };
+    make(arguments, tests, None)
+}
+
+pub fn test(arguments: &Test) -> Result<(), Failure> {
+    let Test { build, junit } = arguments;
+    if build.no_tests || build.force_export {
+        let option = if build.no_tests { "--no-tests" } else { "--force-export" };
+        return Err(Failure::Usage(format!("`test` runs tests and exports nothing: leave {option} out")));
+    }
+    if let Some(junit) = junit {
+        writable(junit, "the verdicts")?;
+    }
+    make(build, Tests::Only, junit.as_ref())
+}
+
+fn writable(file: &Path, what: &str) -> Result<(), Failure> {
+    let done =
+        html::Page::check(file).context(ErrorKind::Host, || format!("cannot write {what} to {}", file.display()));
+    Ok(done.map_err(|error| error.with_hint("name a file in a folder that is there and can be written"))?)
+}
+
+fn make(arguments: &Build, tests: Tests, junit: Option<&PathBuf>) -> Result<(), Failure> {
     let terminal = std::io::stderr().is_terminal();
     if arguments.on_failure == Failed::Shell && !(terminal && std::io::stdin().is_terminal()) {
         return Err(Failure::Usage("--on-failure shell needs a terminal; --on-failure keep does not".into()));
@@ -27,9 +51,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         asked => asked,
     };
     if let Some(report) = &arguments.report {
-        html::Page::check(report)
-            .context(ErrorKind::Host, || format!("cannot write the report {}", report.display()))
-            .map_err(|error| error.with_hint("name a file in a folder that is there and can be written"))?;
+        writable(report, "the report")?;
     }
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
@@ -43,6 +65,7 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         force: arguments.force,
         again: arguments.force_from.clone(),
         force_export: arguments.force_export,
+        tests,
         jobs: jobs(arguments)?,
         max_depth: settings::max_depth(arguments.depth.max_depth, arguments.store.store.clone())?,
         fail_fast: arguments.fail_fast,
@@ -53,7 +76,8 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
         secret_env: Default::default(),
         cancel,
     };
-    let reporter = report::new(progress, environment::verbosity(arguments.verbose), arguments.report.clone());
+    let files = report::Files { timeline: arguments.report.clone(), junit: junit.cloned() };
+    let reporter = report::new(progress, environment::verbosity(arguments.verbose), files);
     let sink = reporter.clone();
     let events = Events::new(move |event| sink.event(event));
     let paths: Vec<_> = arguments.templates.paths().cloned().collect();
@@ -61,7 +85,11 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     if arguments.freeze {
         loading::freeze(&arguments.templates, &mut options)?;
     }
-    let mut loaded = match spec::load_all(&paths, &options) {
+    let loaded = spec::load_all(&paths, &options).and_then(|loaded| match tests {
+        Tests::Only => with_tests(loaded, &events),
+        Tests::Run | Tests::Skip => Ok(loaded),
+    });
+    let mut loaded = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             // A machine that reads the events must learn of this end too.
@@ -91,6 +119,30 @@ pub fn run(arguments: &Build) -> Result<(), Failure> {
     result?;
     loading::record(&arguments.templates, &loaded.record)?;
     Ok(shown?)
+}
+
+/// The specs that have tests. One that has none is said, and not made.
+fn with_tests(mut loaded: LoadedSpecs, events: &Events) -> Result<LoadedSpecs, Error> {
+    let count = loaded.specs.len();
+    let without = |template: &Path| format!("{} has no `tests`", template.display());
+    if let Some(first) = loaded.specs.first()
+        && loaded.specs.iter().all(|spec| spec.tests.is_empty())
+    {
+        let message = match count {
+            1 => without(&first.template),
+            _ => "none of these templates has `tests`".to_owned(),
+        };
+        let hint = "write them beside `steps`: `tests: [{name: web, steps: [{expect: {port: 80}}]}]`";
+        return Err(Error::new(ErrorKind::Template, message).with_hint(hint));
+    }
+    loaded.specs.retain(|spec| {
+        let tested = !spec.tests.is_empty();
+        if !tested {
+            events.warn(without(&spec.template));
+        }
+        tested
+    });
+    Ok(loaded)
 }
 
 /// A shell has the terminal for itself, so nothing else may be under way when a step fails.

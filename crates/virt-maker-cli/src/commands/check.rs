@@ -39,6 +39,7 @@ pub fn run(arguments: &Check) -> Result<(), Failure> {
         force: false,
         again: Vec::new(),
         force_export: false,
+        tests: Default::default(),
         jobs: None,
         max_depth: virt_maker::store::Depth::DEFAULT,
         fail_fast: false,

@@ -4,6 +4,7 @@
 //! remembered and returned by [`Reporter::end`].
 
 mod json;
+mod junit;
 mod plain;
 mod screen;
 mod timeline;
@@ -43,16 +44,29 @@ struct State {
     failed: Option<io::Error>,
 }
 
-/// The report that was asked for, and a page with the timeline where one was; `verbose` counts the `-v`.
-pub fn new(progress: Progress, verbose: u8, timeline: Option<PathBuf>) -> Reporter {
+/// What is written into files besides, at the end.
+#[derive(Default)]
+pub struct Files {
+    /// A page with the timeline.
+    pub timeline: Option<PathBuf>,
+    /// The verdicts of tests, for CI.
+    pub junit: Option<PathBuf>,
+}
+
+/// The report that was asked for, and the files that were; `verbose` counts the `-v`.
+pub fn new(progress: Progress, verbose: u8, files: Files) -> Reporter {
     let report: Box<dyn Report> = match progress {
         Progress::Tty => Box::new(tty::Tty::new(verbose, crate::environment::colours())),
         Progress::Json => Box::new(json::Json::new(io::stdout())),
         Progress::Quiet => Box::new(Quiet),
         Progress::Plain | Progress::Auto => Box::new(plain::Plain::new(io::stderr(), verbose)),
     };
-    let report = match timeline {
+    let report = match files.timeline {
         Some(file) => Box::new(Both(report, Box::new(timeline::Timeline::new(file)))),
+        None => report,
+    };
+    let report: Box<dyn Report> = match files.junit {
+        Some(file) => Box::new(Both(report, Box::new(junit::Junit::new(file)))),
         None => report,
     };
     let told = (progress != Progress::Json).then(HashSet::new);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use virt_maker::event::{Event, ImageName, ImageState, LayerInfo, MissReason, Outcome};
+use virt_maker::event::{Event, ImageName, ImageState, LayerInfo, MissReason, Outcome, TestOutcome};
 use virt_maker::key::LayerKey;
 
 use super::Report;
@@ -139,10 +139,13 @@ pub(super) fn spent_text(spent: &[(String, f64)]) -> String {
     let whole: f64 = spent.iter().map(|(_, seconds)| seconds).sum();
     let mut parts: Vec<_> = spent.iter().filter(|(_, seconds)| *seconds > whole / 100.0).collect();
     parts.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let text = |(name, seconds): &&(String, f64)| {
-        format!("{name} {}", duration(Duration::try_from_secs_f64(*seconds).unwrap_or_default()))
-    };
+    let text = |(name, seconds): &&(String, f64)| format!("{name} {}", seconds_text(*seconds));
     parts.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+/// So many seconds, for people.
+pub(super) fn seconds_text(seconds: f64) -> String {
+    duration(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 impl<W: Write + Send> Report for Plain<W> {
@@ -189,6 +192,21 @@ impl<W: Write + Send> Report for Plain<W> {
             Event::StepFailed { key, .. } | Event::ImportFailed { key, .. } => {
                 self.flush_line(*key)?;
                 self.say(&format!("failed  {}", key.short()))
+            }
+            Event::TestStarted { key, name, image, .. } => {
+                let whose = whose(&self.images, *image);
+                self.say(&format!("test    {}  {whose}{}", key.short(), harmless(name)))
+            }
+            Event::TestFinished { key, name, image, outcome, seconds, .. } => {
+                self.flush_line(*key)?;
+                let whose = whose(&self.images, *image);
+                let how = match outcome {
+                    TestOutcome::Passed => format!("in {}", seconds_text(*seconds)),
+                    TestOutcome::Cached => "it had passed before".to_owned(),
+                    // That came as a step that failed.
+                    TestOutcome::Failed => return Ok(()),
+                };
+                self.say(&format!("passed  {}  {whose}{}, {how}", key.short(), harmless(name)))
             }
             Event::ExportFailed { path, .. } => self.say(&format!("failed  {}", path.display())),
             Event::ExportStarted { kind, path, .. } => self.say(&format!("export {kind}: {}", path.display())),

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use virt_maker::event::{Event, ImageName};
+use virt_maker::event::{Event, ImageName, TestOutcome};
 use virt_maker::key::LayerKey;
 
 use super::Report;
-use super::plain::{spent_text, summary, title, whose, worth_saying};
+use super::plain::{seconds_text, spent_text, summary, title, whose, worth_saying};
 use super::screen::Screen;
 use crate::explain;
 use crate::text::{count, duration, harmless, size};
@@ -264,6 +264,24 @@ impl Report for Tty {
                 self.stop(&Running::Layer(*key));
                 let title = self.titles.get(key).cloned().unwrap_or_default();
                 self.say(&format!("\x1b[31m✗\x1b[0m {title}"))
+            }
+            Event::TestStarted { key, name, image, worker, .. } => {
+                self.end_bars(*worker);
+                let title = format!("{}test: {}", whose(&self.images, *image), harmless(name));
+                self.titles.insert(*key, title.clone());
+                self.spin(Running::Layer(*key), None, *worker, title);
+                Ok(())
+            }
+            Event::TestFinished { key, name, image, outcome, seconds, .. } => {
+                self.stop(&Running::Layer(*key));
+                let how = match outcome {
+                    TestOutcome::Passed => seconds_text(*seconds),
+                    TestOutcome::Cached => "it had passed before".to_owned(),
+                    // That came as a step that failed.
+                    TestOutcome::Failed => return Ok(()),
+                };
+                let whose = whose(&self.images, *image);
+                self.say(&format!("\x1b[32m✓\x1b[0m {whose}test: {} \x1b[2m{how}\x1b[0m", harmless(name)))
             }
             Event::ExportStarted { kind, path, worker } => {
                 self.end_bars(*worker);

@@ -136,3 +136,107 @@ fn an_older_template_that_boots_is_read() {
     let note = "`display` is not used: it has no part in the image";
     assert!(ran.stderr.contains(note) || ran.stdout.contains(note), "{}{}", ran.stdout, ran.stderr);
 }
+
+/// What a program of the host prints.
+fn said_by(command: &mut std::process::Command) -> String {
+    String::from_utf8(testkit::run(command).stdout).unwrap()
+}
+
+/// A template's beginning whose guest boots in a few seconds: busybox, a kernel of the host, and what our agent needs.
+fn small(bench: &mut Bench) -> String {
+    let file = |path: &str| std::fs::read(path).unwrap();
+    let kernel = testkit::host_kernel();
+    let init = b"::sysinit:/bin/busybox ip link set lo up\n";
+    let mut files = vec![("/etc/inittab".to_owned(), init.to_vec(), 0o644)];
+    // The agent of a build for tests is linked with the libraries of its host.
+    let agent = Path::new(env!("CARGO_BIN_EXE_virt-maker")).with_file_name("virt-maker-agent");
+    let said = said_by(std::process::Command::new("ldd").arg(agent));
+    let libraries = said.split_whitespace().filter(|word| word.starts_with('/'));
+    files.extend(libraries.map(|path| (path.to_owned(), file(path), 0o755)));
+    bench.base = testkit::tiny_guest(&testkit::TinyOptions { files, ..testkit::TinyOptions::default() });
+    let steps = [run("rm -f /sbin/init; ln -s /bin/busybox /sbin/init; mkdir -p /srv; echo served > /srv/index.html")];
+    let tree = bench.template("tree.yml", &steps, "tar: {path: tree.tar}");
+    bench.build("chroot", &tree, &[]).exits(0);
+    format!(
+        "format: 2\nspec:\n  import:\n    rootfs: {{source: tree.tar, size: 256M, kernel: \
+         {{image: /boot/vmlinuz-{kernel}, initrd: {}}}}}\n",
+        testkit::small_initrd(&kernel).display()
+    )
+}
+
+/// A test that fails keeps the image from being exported, one that passed is not run again, and CI can read it all.
+#[test]
+fn tests_keep_a_broken_image_from_being_exported_boots() {
+    let _lock = appliance_lock();
+    let before = HostState::capture();
+    let mut bench = Bench::new(PathBuf::from("none"));
+    let begin = small(&mut bench);
+    let template = bench.path("web.yml");
+    let write = |last: &str| {
+        let text = format!(
+            "{begin}  steps:\n    - hostname: web\n  tests:\n    - name: web <1>\n      boot: {{memory: 256M}}\n      steps:\n        \
+             - run: busybox httpd -p 8080 -h /srv; echo tested > /etc/tested\n        \
+             - expect: {{port: 8080, http: {{port: 8080, body: served}}, file: {{path: /etc/hostname, content: web}}}}\n{last}  \
+             export:\n    raw: {{path: web.img}}\n"
+        );
+        std::fs::write(&template, text).unwrap();
+    };
+    let outcomes = |ran: &crate::common::Ran| -> Vec<String> {
+        let ended = ran.of("test_finished");
+        let mut outcomes: Vec<String> = ended
+            .iter()
+            .map(|event| format!("{} {}", event["name"].as_str().unwrap(), event["outcome"].as_str().unwrap()))
+            .collect();
+        outcomes.sort();
+        outcomes
+    };
+    let kept = format!("read={}", testkit::cache_dir().display());
+    let allowed = ["--allow", "read=/boot", "--allow", &kept];
+    write("    - name: broken\n      steps:\n        - expect: {command: {run: 'echo no; exit 3'}, timeout: 1s}\n");
+    let ran = bench.build("chroot", &template, &allowed).exits(4);
+    assert_eq!(outcomes(&ran), ["broken failed", "web <1> passed"]);
+    assert!(ran.stderr.contains("the test `broken` failed") && ran.stderr.contains("web.yml:13:7"), "{}", ran.stderr);
+    let kept = ran.stderr.split_whitespace().find(|word| word.trim_end_matches(',').ends_with(".png"));
+    assert_eq!(std::fs::read(kept.unwrap().trim_end_matches(',')).unwrap()[..4], *b"\x89PNG");
+    assert!(!bench.path("web.img").exists());
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+
+    // The same for CI: what passed is known, what failed is tried again.
+    let arguments = ["test", "web.yml", "--engine", "chroot", "--progress", "json", "--junit", "junit.xml"];
+    let ran = bench.run(&[&arguments[..], &allowed[..]].concat()).exits(4);
+    assert_eq!(outcomes(&ran), ["broken failed", "web <1> cached"]);
+    let script = "import sys, xml.etree.ElementTree as e; r = e.parse(sys.argv[1]).getroot(); \
+                  print(r.tag, *[r.get(k) for k in ('tests', 'failures', 'errors')]); \
+                  [print(s.get('name'), c.get('name'), [x.tag for x in c]) for s in r for c in s]; \
+                  print(r.find('.//failure').get('message'), r.find('.//failure').text)";
+    let read = said_by(std::process::Command::new("python3").args(["-c", script]).arg(bench.path("junit.xml")));
+    assert!(
+        read.starts_with(
+            "testsuites 2 1 0\nweb web <1> ['system-out']\nweb broken ['failure']\nthe test `broken` failed"
+        ),
+        "{read}"
+    );
+    assert!(read.contains("the whole log: "), "{read}");
+
+    // Left out, it is said; with none that fails, the image is there, without what a test wrote.
+    let ran = bench.build("chroot", &template, &[&allowed[..], &["--no-tests"]].concat()).exits(0);
+    let said = ran
+        .of("warning")
+        .iter()
+        .any(|event| event["message"].as_str().unwrap().contains("not tested: `web <1>`, `broken`"));
+    assert!(said && outcomes(&ran).is_empty(), "{}", ran.stdout);
+    std::fs::remove_file(bench.path("web.img")).unwrap();
+    write("");
+    let ran = bench.build("chroot", &template, &allowed).exits(0);
+    assert_eq!(outcomes(&ran), ["web <1> cached"]);
+    assert!(testkit::find_file_in_image(&bench.path("web.img"), "/etc/tested").is_none());
+    assert!(testkit::find_file_in_image(&bench.path("web.img"), "/etc/hostname").is_some());
+    let ran = bench.run(&["test", "tree.yml"]).exits(1);
+    assert!(ran.stderr.contains("tree.yml has no `tests`"), "{}", ran.stderr);
+    // With the layers, verdicts go.
+    let verdicts = || std::fs::read_dir(bench.store().join("tests")).unwrap().count();
+    assert_eq!(verdicts(), 1);
+    bench.run(&["cache", "gc", "--max-size", "0"]).exits(0);
+    assert_eq!(verdicts(), 0);
+    before.assert_nothing_left();
+}

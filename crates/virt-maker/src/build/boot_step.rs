@@ -21,7 +21,7 @@ use crate::machine::{Hardware, Machine, Service, Start};
 use crate::plan::StepNode;
 use crate::spec::StepEntry;
 use crate::step::{Action, Boot, StepKey};
-use crate::store::{Depth, Draft, KeyLock, Layer, Outcome, Workspace};
+use crate::store::{Depth, KeyLock, Layer, Outcome, Scratch, Workspace};
 
 /// CPUs where a template does not say how many, and the host has them.
 const CPUS: u32 = 2;
@@ -64,14 +64,15 @@ pub(super) fn run(
 }
 
 /// A boot that is under way.
-struct Booted<'a> {
-    build: &'a Build<'a>,
-    step: StepNode<'a>,
-    boot: &'a Boot,
-    parent: &'a Layer,
-    workspace: &'a Workspace,
-    draft: &'a Draft,
-    log: &'a StepLog,
+pub(super) struct Booted<'a> {
+    pub(super) build: &'a Build<'a>,
+    pub(super) step: StepNode<'a>,
+    pub(super) boot: &'a Boot,
+    pub(super) parent: &'a Layer,
+    pub(super) workspace: &'a Workspace,
+    /// Its disk.
+    pub(super) draft: &'a Scratch,
+    pub(super) log: &'a StepLog,
 }
 
 impl Booted<'_> {
@@ -84,23 +85,10 @@ impl Booted<'_> {
             true => Service::none(guest),
             false => Service::put(guest, agent),
         })?;
-        let limit = boot.timeout.map(Duration::from_secs);
-        let begin = Instant::now();
-        let (_slot, mut machine) = self.machine()?;
+        let (_slot, machine) = self.machine()?;
         match by_itself {
-            true => machine.until_it_powers_off(limit)?,
-            false => {
-                machine.boot(limit)?;
-                let elapsed = begin.elapsed();
-                build.shared.spent.add("boot", elapsed);
-                self.say(&format!("the guest has booted after {:.1} s", elapsed.as_secs_f64()));
-                let mut machine = Box::new(machine);
-                if let Err(error) = self.steps(&mut machine) {
-                    *failed = Some(machine);
-                    return Err(error);
-                }
-                machine.finish()?;
-            }
+            true => machine.until_it_powers_off(boot.timeout.map(Duration::from_secs))?,
+            false => self.booted(machine, failed)?.finish()?,
         }
         self.offline(true, |guest| {
             service.take_out(guest)?;
@@ -111,6 +99,38 @@ impl Booted<'_> {
             Ok(selinux::policy(guest)?.is_some())
         })
         .map(Some)
+    }
+
+    /// The same for what is thrown away: the guest is not shut down, and the disk is left as it is then.
+    /// `begin` becomes when its turn came.
+    pub(super) fn try_out(&self, failed: &mut Option<Box<Machine>>, begin: &mut Instant) -> Result<()> {
+        self.offline(false, |guest| Service::put(guest, &self.build.settings.agent))?;
+        let (_slot, machine) = self.machine()?;
+        *begin = Instant::now();
+        self.booted(machine, failed).map(drop)
+    }
+
+    /// A machine that has booted, and in which all steps succeeded.
+    fn booted(&self, mut machine: Machine, failed: &mut Option<Box<Machine>>) -> Result<Box<Machine>> {
+        let begin = Instant::now();
+        machine.boot(self.boot.timeout.map(Duration::from_secs))?;
+        let elapsed = begin.elapsed();
+        self.build.shared.spent.add("boot", elapsed);
+        self.say(&format!("the guest has booted after {:.1} s", elapsed.as_secs_f64()));
+        let mut machine = Box::new(machine);
+        match self.steps(&mut machine) {
+            Ok(()) => Ok(machine),
+            Err(error) => {
+                // What it shows at this moment; a machine that ended by itself has been looked at.
+                if error.kind() != ErrorKind::Cancelled
+                    && let Some(kept) = machine.keep()
+                {
+                    self.say(&format!("its screen and its console are kept: {kept}"));
+                }
+                *failed = Some(machine);
+                Err(error)
+            }
+        }
     }
 
     /// Does something to the guest while it is not booted.

@@ -109,7 +109,7 @@ impl Build<'_> {
         let mut failure = StepFailure {
             position: info.position.clone(),
             within: info.within.clone(),
-            step: format!("{}: {}", info.kind, info.summary),
+            step: format!("{}: {}", if info.role == "test" { info.role } else { &info.kind }, info.summary),
             exit: Some(error.to_string()),
             last_lines,
             log: log.unwrap_or_default(),
@@ -143,7 +143,10 @@ impl Build<'_> {
             kind @ (ErrorKind::HostFull | ErrorKind::Internal | ErrorKind::Template) => kind,
             _ => ErrorKind::Step,
         };
-        let context = format!("step {} of {} (`{}`) failed", info.index, info.steps, info.kind);
+        let context = match info.role {
+            "test" => format!("the test `{}` failed", info.summary),
+            _ => format!("step {} of {} (`{}`) failed", info.index, info.steps, info.kind),
+        };
         Error::new(kind, context).with_source(error).with_failure(failure)
     }
 

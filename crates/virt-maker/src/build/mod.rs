@@ -39,6 +39,7 @@ mod secrets;
 mod session;
 mod slots;
 mod spent;
+mod tests;
 mod wait;
 mod work;
 
@@ -84,6 +85,18 @@ pub enum OnFailure {
     Shell,
 }
 
+/// What is done with the tests of templates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tests {
+    /// They run before anything is exported, and one that fails stops the exports of its image.
+    #[default]
+    Run,
+    /// They do not run, which is said.
+    Skip,
+    /// They run, and nothing is exported.
+    Only,
+}
+
 /// How to build.
 #[derive(Clone)]
 pub struct Settings {
@@ -105,6 +118,8 @@ pub struct Settings {
     pub again: Vec<String>,
     /// Write every artifact again.
     pub force_export: bool,
+    /// What is done with tests.
+    pub tests: Tests,
     /// How many images are worked on at once. `None`: as many as the host has CPUs, and as many sessions of an engine as
     /// are good for it ([`crate::engine::Engine::sessions_at_once`]).
     pub jobs: Option<NonZeroUsize>,
@@ -140,6 +155,7 @@ impl Settings {
             force: false,
             again: Vec::new(),
             force_export: false,
+            tests: Tests::default(),
             jobs: None,
             max_depth: crate::store::Depth::DEFAULT,
             fail_fast: false,
@@ -239,8 +255,10 @@ fn run(
 ) -> Result<Summary> {
     let begin = Instant::now();
     let store = Store::open(&settings.store, &settings.owner)?.waiting(events.waits(&settings.cancel));
-    let look = crate::export::Look { records: Some(&store.exports_dir()), force: settings.force_export };
-    crate::spec::check_outputs(specs, look)?;
+    if settings.tests != Tests::Only {
+        let look = crate::export::Look { records: Some(&store.exports_dir()), force: settings.force_export };
+        crate::spec::check_outputs(specs, look)?;
+    }
     let spent = Spent::default();
     let cache_dir = store.cache_dir();
     let import = settings.import_context(&cache_dir, events);
@@ -261,6 +279,7 @@ fn run(
         layers: plan.nodes().len(),
         cached: plan.hits(),
         images: specs.iter().map(image_name).collect(),
+        tests: tests::names(&plan, specs, settings.tests),
     });
     for node in plan.nodes().iter().filter(|node| node.state == NodeState::Hit) {
         events.send(Event::LayerCached(node.info.clone()));
@@ -278,6 +297,7 @@ fn run(
 
     let opener = Opener::new(settings.engines(), events, &settings.cancel);
     check_engines(specs, &plan, opener.selector())?;
+    tests::check(specs, &plan, &store, settings)?;
     if opener.less_is_given() && plan.nodes().iter().any(to_run) {
         events.warn("the user and password of the proxy are not given to guests: their commands ask it without");
     }
@@ -287,7 +307,12 @@ fn run(
         let exports = spec.exports.iter().enumerate();
         exports.map(|(at, entry)| entry.runner.runs_on_host() || spec.export_waits_for_folder(at)).collect()
     };
-    let stages: Vec<_> = specs.iter().map(|spec| schedule::stages(&alone(spec))).collect();
+    tests::say_what_is_left_out(specs, settings.tests, events);
+    let stages = |spec: &Spec| {
+        let tests = if settings.tests == Tests::Skip { 0 } else { spec.tests.len() };
+        schedule::stages(tests, &if settings.tests == Tests::Only { Vec::new() } else { alone(spec) })
+    };
+    let stages: Vec<_> = specs.iter().map(stages).collect();
     let side_by_side = stages.iter().flatten().map(Vec::len).max().unwrap_or(1);
     let commits = Commits {
         store: store.clone(),

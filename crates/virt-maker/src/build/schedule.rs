@@ -1,10 +1,11 @@
-//! What may be worked on now: chains of missing layers, and exports of layers that are there.
+//! What may be worked on now: chains of missing layers, and tests and exports of layers that are there.
 //!
 //! A worker takes a chain: from a missing node whose parent is there, down to a tip, at each fork along the branch with
 //! the most steps before it. As soon as the layer at a fork is sealed, its other branches may be taken by other
 //! workers, each with a session of its own. So a common prefix is built once, and the longest branch never waits.
 //!
-//! The exports of an image are made side by side, but for those that run scripts.
+//! The tests of an image run side by side, and before its first export. Its exports are made side by side, but for those
+//! that run scripts.
 //!
 //! This only decides who begins with what. That a layer is made once is the work of the keys' locks, which hold between
 //! processes too.
@@ -23,8 +24,17 @@ use crate::plan::{NodeId, Plan, PlanNode, SpecId, Table};
 pub(super) enum Task {
     /// The layers from the base to this node, of which the last ones are missing.
     Chain(NodeId),
-    /// Some of the exports of a spec whose layers are all there.
-    Export(SpecId, Range<usize>),
+    /// A part of what is done with a spec whose layers are all there.
+    After(SpecId, Part),
+}
+
+/// What is done with the last layer of a spec, by numbers from 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Part {
+    /// One of its tests.
+    Test(usize),
+    /// Some of its exports.
+    Exports(Range<usize>),
 }
 
 /// The place of an error among those of a build.
@@ -57,20 +67,20 @@ pub(super) struct Schedule {
     nodes: HashMap<LayerKey, NodeId>,
     /// The specs that end at a node.
     specs: Table<NodeId, Vec<SpecId>>,
-    /// Of each spec: its exports in stages, one after another. Those of a stage are made side by side.
+    /// Of each spec: its tests and exports in stages, one after another. Those of a stage are made side by side.
     stages: Table<SpecId, Stages>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// Exports of one spec by their numbers: one stage after another, and in each what is made side by side.
-pub(super) type Stages = Vec<Vec<Range<usize>>>;
+/// Tests and exports of one spec: one stage after another, and in each what is made side by side.
+pub(super) type Stages = Vec<Vec<Part>>;
 
 struct State {
     /// Where chains may begin.
     chains: Vec<NodeId>,
-    exports: Vec<(SpecId, Range<usize>)>,
-    /// Of each spec: how many of its stages are done, and how many exports of the next one are not.
+    after: Vec<(SpecId, Part)>,
+    /// Of each spec: how many of its stages are done, and how many parts of the next one are not.
     stage: Table<SpecId, (usize, usize)>,
     /// The layer of a node is in the store.
     there: Table<NodeId, bool>,
@@ -97,7 +107,7 @@ impl Schedule {
         plan.tips().for_each(|(spec, tip)| specs[tip].push(spec));
         let state = State {
             chains: Vec::new(),
-            exports: Vec::new(),
+            after: Vec::new(),
             stage: Table::of_specs(plan, (0, 0)),
             there: Table::of_nodes(plan, false),
             taken: Table::of_nodes(plan, false),
@@ -130,10 +140,10 @@ impl Schedule {
             if state.stopped {
                 return None;
             }
-            if !state.exports.is_empty() {
+            if !state.after.is_empty() {
                 state.running += 1;
-                let (spec, entries) = state.exports.remove(0);
-                return Some(Task::Export(spec, entries));
+                let (spec, part) = state.after.remove(0);
+                return Some(Task::After(spec, part));
             }
             if let Some(start) = self.longest(&mut state) {
                 state.running += 1;
@@ -170,7 +180,7 @@ impl Schedule {
                     }
                 }
             }
-            Task::Export(spec, _) => {
+            Task::After(spec, part) => {
                 state.stage[*spec].1 -= 1;
                 match end {
                     End::Made if state.stage[*spec].1 == 0 && state.fates[*spec].is_none() => {
@@ -179,9 +189,12 @@ impl Schedule {
                     }
                     End::Made => {}
                     ended => {
-                        // What is being made beside it goes on, and nothing of this image is begun any more.
+                        // What is being made beside it goes on, and nothing of this image is begun any more; but who
+                        // mends an image wants to know of all tests.
                         state.fates[*spec].get_or_insert(ended);
-                        state.exports.retain(|(other, _)| other != spec);
+                        if let Part::Exports(_) = part {
+                            state.after.retain(|(other, _)| other != spec);
+                        }
                     }
                 }
             }
@@ -217,13 +230,19 @@ impl Schedule {
         state.chains.extend(waiting);
     }
 
-    /// Gives out the exports of the next stage of a spec; where there is none, the image is made.
+    /// Gives out the next stage of a spec; where there is none, the image is made.
     fn begin_stage(&self, state: &mut State, spec: SpecId) {
         match self.stages[spec].get(state.stage[spec].0) {
             Some(stage) => {
                 state.stage[spec].1 = stage.len();
-                state.exports.extend(stage.iter().map(|entries| (spec, entries.clone())));
-                state.exports.sort_unstable_by_key(|(spec, entries)| (*spec, entries.start));
+                state.after.extend(stage.iter().map(|part| (spec, part.clone())));
+                state.after.sort_unstable_by(|(one, part), (other, next)| {
+                    let start = |part: &Part| match part {
+                        Part::Test(number) => *number,
+                        Part::Exports(entries) => entries.start,
+                    };
+                    (one, start(part)).cmp(&(other, start(next)))
+                });
             }
             None => state.fates[spec] = Some(End::Made),
         }
@@ -276,14 +295,17 @@ impl Schedule {
     }
 }
 
-/// The stages of exports of which `alone` says, in their order, which run scripts: such a script may rely on all that
-/// stands before it and may change what comes after it, so it runs by itself. Where there are none, one task still looks after
-/// the layer.
-pub(super) fn stages(alone: &[bool]) -> Stages {
+/// The stages of so many tests, and of exports of which `alone` says, in their order, which run scripts: such a script may rely
+/// on all that stands before it and may change what comes after it, so it runs by itself. Where there are none, one task still
+/// looks after the layer.
+pub(super) fn stages(tests: usize, alone: &[bool]) -> Stages {
     let mut stages: Stages = Vec::new();
+    if tests > 0 {
+        stages.push((0..tests).map(Part::Test).collect());
+    }
     let mut open = false;
     for (at, alone) in alone.iter().enumerate() {
-        let entry = at..at + 1;
+        let entry = Part::Exports(at..at + 1);
         match stages.last_mut() {
             Some(stage) if open && !alone => stage.push(entry),
             _ => stages.push(vec![entry]),
@@ -291,18 +313,21 @@ pub(super) fn stages(alone: &[bool]) -> Stages {
         open = !alone;
     }
     if stages.is_empty() {
-        stages.push(vec![Range { start: 0, end: 0 }]);
+        stages.push(vec![Part::Exports(Range { start: 0, end: 0 })]);
     }
     stages
 }
 
 #[cfg(test)]
-#[expect(clippy::single_range_in_vec_init, reason = "a stage of one task, which is one range of exports")]
 mod tests {
     use super::*;
 
     fn one() -> Stages {
-        vec![vec![0..1]]
+        vec![vec![Part::Exports(0..1)]]
+    }
+
+    fn export(number: usize, entries: Range<usize>) -> Task {
+        Task::After(spec(number), Part::Exports(entries))
     }
 
     fn node(number: usize) -> NodeId {
@@ -331,7 +356,7 @@ mod tests {
         }
         let state = State {
             chains: vec![node(0)],
-            exports: Vec::new(),
+            after: Vec::new(),
             stage: vec![(0, 0); 3].into(),
             there: vec![false; 9].into(),
             taken: vec![false; 9].into(),
@@ -368,14 +393,14 @@ mod tests {
         let third = schedule.next().unwrap();
         assert_eq!(third, Task::Chain(node(8)));
         schedule.done(&third, End::Made);
-        assert_eq!(schedule.next(), Some(Task::Export(spec(2), 0..1)));
-        schedule.done(&Task::Export(spec(2), 0..1), End::Made);
+        assert_eq!(schedule.next(), Some(export(2, 0..1)));
+        schedule.done(&export(2, 0..1), End::Made);
         schedule.done(&second, End::Made);
         schedule.done(&first, End::Made);
-        assert_eq!(schedule.next(), Some(Task::Export(spec(0), 0..1)));
-        assert_eq!(schedule.next(), Some(Task::Export(spec(1), 0..1)));
-        schedule.done(&Task::Export(spec(0), 0..1), End::Made);
-        schedule.done(&Task::Export(spec(1), 0..1), failed(0));
+        assert_eq!(schedule.next(), Some(export(0, 0..1)));
+        assert_eq!(schedule.next(), Some(export(1, 0..1)));
+        schedule.done(&export(0, 0..1), End::Made);
+        schedule.done(&export(1, 0..1), failed(0));
         assert_eq!(schedule.next(), None);
         assert_eq!(schedule.fates().values(), [Some(End::Made), Some(failed(0)), Some(End::Made)]);
     }
@@ -390,33 +415,35 @@ mod tests {
         schedule.done(&first, failed(7));
         assert_eq!(schedule.next(), Some(Task::Chain(node(3))));
         schedule.done(&Task::Chain(node(3)), End::Made);
-        assert_eq!(schedule.next(), Some(Task::Export(spec(0), 0..1)));
-        schedule.done(&Task::Export(spec(0), 0..1), End::Made);
+        assert_eq!(schedule.next(), Some(export(0, 0..1)));
+        schedule.done(&export(0, 0..1), End::Made);
         assert_eq!(schedule.next(), None);
         assert_eq!(schedule.fates().values(), [Some(End::Made), Some(failed(7)), Some(failed(7))]);
     }
 
     #[test]
     fn exports_with_scripts_are_made_by_themselves() {
-        assert_eq!(stages(&[]), [[0..0]]);
-        assert_eq!(stages(&[false, false, true, true, false]), [vec![0..1, 1..2], vec![2..3], vec![3..4], vec![4..5]]);
+        let one = |start, end| Part::Exports(start..end);
+        assert_eq!(stages(0, &[]), [[one(0, 0)]]);
+        let made = stages(0, &[false, false, true, true, false]);
+        assert_eq!(made, [vec![one(0, 1), one(1, 2)], vec![one(2, 3)], vec![one(3, 4)], vec![one(4, 5)]]);
 
         let mut schedule = forked();
-        schedule.stages[spec(2)] = stages(&[false, false, true]);
+        schedule.stages[spec(2)] = stages(0, &[false, false, true]);
         let first = schedule.next().unwrap();
         [0, 1, 4].into_iter().for_each(|node| schedule.sealed(key(node)));
         let tasks = [schedule.next().unwrap(), schedule.next().unwrap()];
         assert_eq!(tasks, [Task::Chain(node(3)), Task::Chain(node(8))]);
         schedule.done(&tasks[1], End::Made);
         // Both at once, the script's only when both are there.
-        assert_eq!(schedule.next(), Some(Task::Export(spec(2), 0..1)));
-        assert_eq!(schedule.next(), Some(Task::Export(spec(2), 1..2)));
-        schedule.done(&Task::Export(spec(2), 1..2), End::Made);
-        assert!(schedule.state().exports.is_empty());
-        schedule.done(&Task::Export(spec(2), 0..1), End::Made);
-        assert_eq!(schedule.next(), Some(Task::Export(spec(2), 2..3)));
+        assert_eq!(schedule.next(), Some(export(2, 0..1)));
+        assert_eq!(schedule.next(), Some(export(2, 1..2)));
+        schedule.done(&export(2, 1..2), End::Made);
+        assert!(schedule.state().after.is_empty());
+        schedule.done(&export(2, 0..1), End::Made);
+        assert_eq!(schedule.next(), Some(export(2, 2..3)));
         assert_eq!(schedule.fates()[spec(2)], None);
-        schedule.done(&Task::Export(spec(2), 2..3), failed(5));
+        schedule.done(&export(2, 2..3), failed(5));
         assert_eq!(schedule.fates()[spec(2)], Some(failed(5)));
         schedule.done(&tasks[0], failed(5));
         schedule.done(&first, failed(5));
@@ -425,18 +452,42 @@ mod tests {
     #[test]
     fn an_export_that_fails_ends_those_that_wait() {
         let mut schedule = forked();
-        schedule.stages[spec(0)] = stages(&[false, false, false]);
+        schedule.stages[spec(0)] = stages(0, &[false, false, false]);
         let first = schedule.next().unwrap();
         [0, 1].into_iter().for_each(|node| schedule.sealed(key(node)));
         let second = schedule.next().unwrap();
         schedule.done(&second, End::Made);
-        assert_eq!(schedule.next(), Some(Task::Export(spec(0), 0..1)));
-        assert_eq!(schedule.next(), Some(Task::Export(spec(0), 1..2)));
-        schedule.done(&Task::Export(spec(0), 0..1), failed(3));
-        schedule.done(&Task::Export(spec(0), 1..2), End::Made);
+        assert_eq!(schedule.next(), Some(export(0, 0..1)));
+        assert_eq!(schedule.next(), Some(export(0, 1..2)));
+        schedule.done(&export(0, 0..1), failed(3));
+        schedule.done(&export(0, 1..2), End::Made);
         assert_eq!(schedule.fates()[spec(0)], Some(failed(3)));
         schedule.done(&first, failed(4));
         assert_eq!(schedule.next(), None);
+    }
+
+    #[test]
+    fn all_tests_run_and_exports_only_after_them() {
+        let mut schedule = forked();
+        schedule.stages[spec(0)] = stages(2, &[false]);
+        schedule.stages[spec(2)] = stages(2, &[false]);
+        let first = schedule.next().unwrap();
+        [0, 1, 4].into_iter().for_each(|node| schedule.sealed(key(node)));
+        let chains = [schedule.next().unwrap(), schedule.next().unwrap()];
+        chains.iter().for_each(|chain| schedule.done(chain, End::Made));
+        let test = |of: usize, number| Task::After(spec(of), Part::Test(number));
+        let tests = [test(0, 0), test(0, 1), test(2, 0), test(2, 1)];
+        assert_eq!(std::array::from_fn(|_| schedule.next().unwrap()), tests);
+        // The first of spec 0 fails: its second one goes on, and nothing is exported.
+        schedule.done(&tests[0], failed(1));
+        schedule.done(&tests[1], End::Made);
+        schedule.done(&tests[2], End::Made);
+        schedule.done(&tests[3], End::Made);
+        assert_eq!(schedule.next(), Some(export(2, 0..1)));
+        schedule.done(&export(2, 0..1), End::Made);
+        schedule.done(&first, failed(2));
+        assert_eq!(schedule.next(), None);
+        assert_eq!(schedule.fates().values(), [Some(failed(1)), Some(failed(2)), Some(End::Made)]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::schedule::{End, ErrorId, Schedule, Task};
+use super::schedule::{End, ErrorId, Part, Schedule, Task};
 use super::{Build, image_name, path};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{ImageState, Outcome};
@@ -48,7 +48,10 @@ impl Build<'_> {
         while let Some(task) = schedule.next() {
             let done = match &task {
                 Task::Chain(end) => path::ensure(self, *end).map(|_| ()),
-                Task::Export(spec, entries) => self.spec_layer(*spec).and_then(|tip| {
+                Task::After(spec, Part::Test(number)) => {
+                    self.spec_layer(*spec).and_then(|tip| self.test(*spec, *number, &tip))
+                }
+                Task::After(spec, Part::Exports(entries)) => self.spec_layer(*spec).and_then(|tip| {
                     let published = self.export(*spec, entries.clone(), &tip)?;
                     let mut artifacts = results.artifacts.lock().unwrap_or_else(PoisonError::into_inner);
                     artifacts.push(((*spec, entries.start), published));

@@ -28,14 +28,16 @@ impl Event {
             | Event::ExportFailed { message: text, .. }
             | Event::Warning { message: text }
             | Event::Trace { message: text, .. } => change(text),
+            Event::TestStarted { name, .. } => change(name),
+            Event::TestFinished { name, message, .. } => std::iter::once(name).chain(message).for_each(change),
             Event::StepFailed { failure, .. } => failure.texts(change),
             Event::BuildFinished { images, .. } => images.iter_mut().filter_map(|i| i.error.as_mut()).for_each(change),
             Event::BuildFailed { message, images, .. } => {
                 change(message);
                 images.iter_mut().filter_map(|image| image.error.as_mut()).for_each(change);
             }
-            Event::BuildStarted { .. }
-            | Event::SessionStarted { .. }
+            Event::BuildStarted { tests, .. } => tests.iter_mut().for_each(|test| change(&mut test.name)),
+            Event::SessionStarted { .. }
             | Event::SessionEnded { .. }
             | Event::LayerAwaited { .. }
             | Event::StepFinished { .. }

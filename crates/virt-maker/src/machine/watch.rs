@@ -143,12 +143,12 @@ impl Machine {
         {
             add("on its screen", &shown);
         }
-        text.extend(self.keep());
+        text.extend(self.keep().map(|kept| format!("\n  kept: {kept}")));
         Error::new(ErrorKind::Step, text)
     }
 
     /// Keeps the screen as a picture, and the console; says where.
-    fn keep(&mut self) -> Option<String> {
+    pub(crate) fn keep(&mut self) -> Option<String> {
         let (picture, console) = (self.kept.with_extension("png"), self.kept.with_extension("console.log"));
         let mut kept = Vec::new();
         if !self.happenings.is_gone() && screen::picture(self.graph.qmp(), &picture).is_ok() {
@@ -159,6 +159,6 @@ impl Machine {
             kept.push(console);
         }
         let kept: Vec<String> = kept.iter().map(|path| path.display().to_string()).collect();
-        (!kept.is_empty()).then(|| format!("\n  kept: {}", kept.join(", ")))
+        (!kept.is_empty()).then(|| kept.join(", "))
     }
 }

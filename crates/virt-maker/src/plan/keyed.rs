@@ -53,6 +53,11 @@ fn options(spec: &Spec, step: &StepEntry) -> Map<String, Value> {
     step.options.shaping.keyed(&KeyContext { network: step.kind.network, version: &version })
 }
 
+/// What the verdict of a test of the layer `tip` is keyed by.
+pub(super) fn test(spec: &Spec, boot: &StepEntry, key: &StepKey, tip: LayerKey) -> KeyMaterial {
+    KeyMaterial { role: "test".into(), ..step(spec, boot, key, tip) }
+}
+
 /// What the layer of a step on `parent` is keyed by.
 pub(super) fn step(spec: &Spec, step: &StepEntry, key: &StepKey, parent: LayerKey) -> KeyMaterial {
     let StepKey { arguments, inputs } = key;

@@ -11,7 +11,7 @@ use crate::host::Cancel;
 use crate::host::url::shown_in;
 use crate::import::{ImportContext, noted_release};
 use crate::key::{HostInput, KeyMaterial, LayerKey};
-use crate::spec::{Release, Spec};
+use crate::spec::{Release, Spec, TestEntry};
 use crate::store::{Lookup, Store};
 use crate::template::Validity;
 
@@ -39,7 +39,7 @@ pub struct PlanContext<'a> {
 /// Errors: a file that a step takes from the host cannot be read; a source that has to be fetched to know its digest
 /// cannot be fetched.
 pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
-    let plan = Plan { nodes: Vec::new().into(), tips: Vec::new().into() };
+    let plan = Plan { nodes: Vec::new().into(), tips: Vec::new().into(), tests: Vec::new().into() };
     let mut planner = Planner { plan, known: HashMap::new(), context };
     let mut again = Again::new(context.again);
     for id in SpecId::all(specs) {
@@ -69,7 +69,10 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
             let policy = CachePolicy { always_run, ttl, again: again.contains(&(number + 1)) };
             tip = planner.add(info, material, policy, id, Work::Step { parent: tip, number, key, inner });
         }
+        let tests = spec.tests.iter().map(|test| of_test(spec, test, id, tip, planner.plan[tip].info.key));
+        let tests = tests.collect::<Result<_>>()?;
         planner.plan.tips.push(tip);
+        planner.plan.tests.push(tests);
     }
     again.check()?;
     let mut plan = planner.plan;
@@ -78,6 +81,33 @@ pub fn make(specs: &[Spec], context: &PlanContext<'_>) -> Result<Plan> {
         explain::explain(&mut plan, specs, context.store);
     }
     Ok(plan)
+}
+
+/// What a test runs. It has no layer, so nothing is looked up.
+fn of_test(spec: &Spec, test: &TestEntry, id: SpecId, tip: NodeId, tip_key: LayerKey) -> Result<PlanNode> {
+    let (key, inner) = keyed::own(spec, &test.boot)?;
+    let material = keyed::test(spec, &test.boot, &key, tip_key);
+    let info = LayerInfo {
+        key: material.key(),
+        role: "test",
+        kind: test.boot.kind.name.into(),
+        summary: shown_in(&test.name),
+        index: spec.steps.len(),
+        steps: spec.steps.len(),
+        position: Some(test.boot.position.clone()),
+        volatile: test.boot.volatile.clone(),
+        within: test.boot.within.clone(),
+    };
+    Ok(PlanNode {
+        info,
+        state: NodeState::Miss { reason: MissReason::NeverMade },
+        material,
+        policy: CachePolicy::default(),
+        layer: None,
+        took: None,
+        spec: id,
+        work: Work::Step { parent: tip, number: 0, key, inner },
+    })
 }
 
 /// A plan in the making.

@@ -26,6 +26,8 @@ pub struct Plan {
     nodes: Table<NodeId, PlanNode>,
     /// For each spec, its last node.
     tips: Table<SpecId, NodeId>,
+    /// For each spec, its tests in their order: nodes as if each had a layer, on that of the last node.
+    tests: Table<SpecId, Vec<PlanNode>>,
 }
 
 impl Plan {
@@ -78,6 +80,18 @@ impl Plan {
         let node = &self[id];
         let Work::Step { parent, number, key, inner } = &node.work else { return None };
         Some(StepNode { node, parent: *parent, entry: &node.spec.of(specs).steps[*number], key, inner })
+    }
+
+    /// What a test of a spec runs, by its number from 0.
+    pub(crate) fn test<'a>(&'a self, specs: &'a [Spec], spec: SpecId, number: usize) -> StepNode<'a> {
+        let node = &self.tests[spec][number];
+        let Work::Step { parent, key, inner, .. } = &node.work else { unreachable!("a test is planned as a step") };
+        StepNode { node, parent: *parent, entry: &spec.of(specs).tests[number].boot, key, inner }
+    }
+
+    /// The tests of a spec, in their order. Their keys are those of their verdicts.
+    pub fn tests(&self, spec: SpecId) -> &[PlanNode] {
+        &self.tests[spec]
     }
 
     /// Whether the files of a spec get SELinux labels at its exports, as far as the layers tell that are there: `None` where

@@ -1,4 +1,4 @@
-//! What cannot be asked of a disk without a guest (`blank`): steps, and exports that open the guest. The build would find out
+//! What cannot be asked of a disk without a guest (`blank`): steps, tests, and exports that open the guest. The build would find out
 //! when the disk is made and a session is to be opened on it.
 
 use super::Spec;
@@ -6,7 +6,7 @@ use crate::diagnostic::{Diagnostic, Note};
 use crate::export::Common;
 use crate::template::{Node, ResolvedSpec};
 
-/// What is wrong with the first step, and with each export, of a spec whose import makes no guest.
+/// What is wrong with the first step, the first test, and with each export, of a spec whose import makes no guest.
 pub(super) fn check(resolved: &ResolvedSpec, spec: &Spec) -> Vec<Diagnostic> {
     let import = &spec.import;
     if import.runner.has_guest() {
@@ -27,6 +27,10 @@ pub(super) fn check(resolved: &ResolvedSpec, spec: &Spec) -> Vec<Diagnostic> {
         let hint =
             "leave the steps out, or begin with a base that has a guest: `bootstrap`, `download`, `disk`, `rootfs`";
         problems.push(told(problem, hint));
+    }
+    if let Some(test) = resolved.tests.first() {
+        let message = format!("tests boot a guest, and `{name}` makes a disk without one");
+        problems.push(told(test.step.runner.diagnostic(message), "leave the tests out"));
     }
     for (item, export) in resolved.exports.iter().zip(&spec.exports) {
         let Some((key, arguments)) = item.members().first() else { continue };

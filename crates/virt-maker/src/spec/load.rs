@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::{ExportEntry, ImportEntry, Registry, Release, Secret, Spec, StepEntry, guestless, secrets};
+use super::{ExportEntry, ImportEntry, Registry, Release, Secret, Spec, StepEntry, TestEntry, guestless, secrets};
 use crate::diagnostic::{Diagnostic, Position, Within};
 use crate::error::{Error, Result, chain};
 use crate::host::permit::{Door, Output};
@@ -193,6 +193,11 @@ fn typed(
         }
         steps.push(entry);
     }
+    let mut tests = Vec::new();
+    for test in &spec.tests {
+        let entry = entry(registry, &test.step, &secrets, options, problems);
+        tests.extend(entry.map(|boot| TestEntry { name: test.name.clone(), boot }));
+    }
     let mut exports = Vec::new();
     for item in &spec.exports {
         exports.extend(single(item, "export", problems).and_then(|(key, arguments)| {
@@ -215,6 +220,7 @@ fn typed(
         secrets,
         import: import?,
         steps,
+        tests,
         exports,
     })
 }

@@ -53,14 +53,17 @@ pub struct Spec {
     pub import: ImportEntry,
     /// What is done to it, in order.
     pub steps: Vec<StepEntry>,
+    /// What is looked at in the machine that it becomes, before anything is made of it.
+    pub tests: Vec<TestEntry>,
     /// What is made of the result; may be empty.
     pub exports: Vec<ExportEntry>,
 }
 
 impl Spec {
-    /// All steps: those of the list, and after each those within it.
+    /// All steps: those of the list and of tests, and after each those within it.
     pub fn every_step(&self) -> impl Iterator<Item = &StepEntry> {
-        self.steps.iter().flat_map(|step| std::iter::once(step).chain(&step.inner))
+        let of_tests = self.tests.iter().map(|test| &test.boot);
+        self.steps.iter().chain(of_tests).flat_map(|step| std::iter::once(step).chain(&step.inner))
     }
 }
 
@@ -111,6 +114,14 @@ pub struct StepEntry {
     pub within: Vec<Within>,
     /// The steps within it, of one that boots the guest.
     pub inner: Vec<StepEntry>,
+}
+
+/// A test: a step that boots the guest, whose layer is thrown away.
+pub struct TestEntry {
+    /// What people call it.
+    pub name: String,
+    /// The step.
+    pub boot: StepEntry,
 }
 
 /// An export with its kind and its place.

@@ -149,6 +149,28 @@ pub fn schema() -> Value {
         }
     }
     properties["define"]["additionalProperties"]["properties"]["steps"] = json!({"$ref": "#/$defs/steps"});
+    let mut boot = step["boot"].clone();
+    if let Some(arguments) = boot["anyOf"][0]["properties"].as_object_mut() {
+        arguments.remove("steps");
+    }
+    let tests = json!({
+        "description": "What is looked at in the machine that the image becomes, before anything is made of it.",
+        "anyOf": [
+            {"type": "array", "items": {"anyOf": [
+                {
+                    "type": "object", "additionalProperties": false, "required": ["name"],
+                    "properties": {
+                        "name": {"description": "What reports call it.", "type": ["string", "number", "boolean"]},
+                        "boot": boot,
+                        "steps": {"description": "What is done and expected in the running system.", "$ref": "#/$defs/steps"},
+                    },
+                },
+                {"$ref": "#/$defs/expression"},
+            ]}},
+            {"$ref": "#/$defs/expression"},
+            {"type": "null"},
+        ],
+    });
     properties["spec"] = json!({
         "description": "What is made.",
         "anyOf": [
@@ -157,6 +179,7 @@ pub fn schema() -> Value {
                 "properties": {
                     "import": one("Where the base comes from.", imports),
                     "steps": {"$ref": "#/$defs/steps"},
+                    "tests": tests,
                     "export": {"anyOf": [
                         {"$ref": "#/$defs/export"},
                         {"type": "array", "items": {"allOf": [{"$ref": "#/$defs/export"}, of_export.clone()]}},

@@ -220,13 +220,18 @@ impl Store {
         });
     }
 
-    /// Notes of builds none of whose layers is there, or is being made.
+    /// Notes of builds none of whose layers is there, or is being made; verdicts on layers that are not.
     fn forget_builds(&self) -> Result<()> {
         let gate = self.close_gate()?;
         let leased = gate.leased()?;
         for (path, note) in self.noted() {
             let alive = |key: LayerKey| leased.contains(&key) || self.layer_dir(key).exists();
             if !note.layers.iter().any(|layer| alive(layer.key)) {
+                let _ = fs::remove_file(path);
+            }
+        }
+        for (path, verdict) in self.verdicts() {
+            if !leased.contains(&verdict.layer) && !self.layer_dir(verdict.layer).exists() {
                 let _ = fs::remove_file(path);
             }
         }

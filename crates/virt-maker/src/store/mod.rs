@@ -15,6 +15,7 @@
 //! STORE/tags/NAME        the layer that a person calls so
 //! STORE/pins/KEY         a layer that is kept
 //! STORE/builds/          what templates were last built as
+//! STORE/tests/           tests that layers have passed
 //! STORE/collected.log    which layers were collected, when and why
 //! STORE/tmp/NAME/        work of one live process, flock on `lock` in it
 //! STORE/sweeping, probe  flock: keeps `tmp/` from who sweeps it; only shows whether locks work
@@ -67,6 +68,7 @@ mod seal;
 mod tests;
 mod tree;
 mod usage;
+mod verdicts;
 mod wish;
 mod workspace;
 
@@ -92,6 +94,7 @@ pub use record::{FlatImage, Layer, LayerRecord, RECORD_VERSION};
 pub use seal::{Draft, Outcome, Scratch};
 pub use tree::{Damaged, Listed, hits};
 pub use usage::{Share, TemplateUsage, Usage};
+pub use verdicts::TestVerdict;
 pub use wish::{Limits, Verdict, Wish};
 pub use workspace::Workspace;
 
@@ -332,8 +335,9 @@ impl Store {
 }
 
 /// Each is a real folder of the user's own.
-const FOLDERS: [&str; 12] =
-    ["layers", "images", "locks", "leases", "tags", "pins", "builds", "tmp", "cache", "exports", "logs", "kept"];
+const FOLDERS: [&str; 13] = [
+    "layers", "images", "locks", "leases", "tags", "pins", "builds", "tests", "tmp", "cache", "exports", "logs", "kept",
+];
 
 /// Bytes that a file takes on the disk: sparse files take less than their length.
 pub fn allocated_bytes(path: &Path) -> std::io::Result<u64> {

@@ -18,6 +18,7 @@ use super::parameters::{declared, unknown};
 use super::parse::{parse_instead, parse_named};
 use super::problems::{Problems, in_order};
 use super::scope::Scope;
+use super::tests::{self, ResolvedTest};
 use super::value::command_line_value;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Result};
@@ -43,7 +44,7 @@ pub const KEYS: [&str; 14] = [
     "spec",
 ];
 /// Keys of `spec`.
-pub const SPEC_KEYS: [&str; 3] = ["import", "steps", "export"];
+pub const SPEC_KEYS: [&str; 4] = ["import", "steps", "tests", "export"];
 /// Most templates that one asks for with `before` and `after`.
 const TEMPLATES: usize = 1000;
 
@@ -158,6 +159,8 @@ pub struct ResolvedSpec {
     pub import: Option<Node>,
     /// The steps.
     pub steps: Vec<ResolvedStep>,
+    /// The tests.
+    pub tests: Vec<ResolvedTest>,
     /// The exports, each a mapping as the import.
     pub exports: Vec<Node>,
     /// `secrets`, rendered.
@@ -180,6 +183,9 @@ impl ResolvedSpec {
             spec.insert("import".into(), import.to_json_as_written());
         }
         spec.insert("steps".into(), self.steps.iter().map(ResolvedStep::to_json).collect());
+        if !self.tests.is_empty() {
+            spec.insert("tests".into(), self.tests.iter().map(ResolvedTest::to_json).collect());
+        }
         spec.insert("export".into(), self.exports.iter().map(Node::to_json_as_written).collect());
         let mut whole = Map::new();
         let mut add = |name: &str, value: Option<Value>| whole.extend(value.map(|value| (name.to_owned(), value)));
@@ -421,21 +427,21 @@ impl Loader<'_> {
             if data { Some(node.clone()) } else { self.engine.rendered(node, &scope, problems) }
         };
         let import = spec.get("import").and_then(|node| render(node, problems));
-        let mut steps = Vec::new();
+        let mut expander = Expander {
+            engine: self.engine,
+            definitions,
+            builtin: &self.options.builtin,
+            exec: self.options.exec.as_ref(),
+            steps: Vec::new(),
+            problems: Vec::new(),
+            stopped: false,
+        };
         if let Some(node) = spec.get("steps") {
-            let mut expander = Expander {
-                engine: self.engine,
-                definitions,
-                builtin: &self.options.builtin,
-                exec: self.options.exec.as_ref(),
-                steps: Vec::new(),
-                problems: Vec::new(),
-                stopped: false,
-            };
             expander.expand(node, &scope, &options, data);
-            problems.append(&mut expander.problems);
-            steps = expander.steps;
         }
+        let of_tests = spec.get("tests").map(|node| tests::tests(node, &mut expander, &scope, &options, data));
+        problems.append(&mut expander.problems);
+        let (steps, tests) = (expander.steps, of_tests.unwrap_or_default());
         let exporters = match spec.get("export") {
             None | Some(Node { kind: Kind::Null, .. }) => Vec::new(),
             Some(Node { kind: Kind::List(items), .. }) => items.iter().collect(),
@@ -459,6 +465,7 @@ impl Loader<'_> {
             node: spec,
             import,
             steps,
+            tests,
             exports,
             secrets,
             incomplete,

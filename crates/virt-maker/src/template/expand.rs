@@ -25,7 +25,7 @@ const DEPTH: usize = 50;
 const STEPS: usize = 10_000;
 /// Steps of the program that other steps stand in, under this key of their arguments.
 pub(crate) const STEPS_WITHIN: [&str; 1] = ["boot"];
-const WITHIN: &str = "steps";
+pub(super) const WITHIN: &str = "steps";
 /// The name of a step that a program of the host makes.
 pub(super) const EXEC: &str = "exec:";
 

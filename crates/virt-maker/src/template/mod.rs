@@ -35,6 +35,7 @@ mod schema;
 mod scope;
 mod shell;
 mod suggest;
+mod tests;
 mod truth;
 mod value;
 
@@ -59,6 +60,7 @@ pub(crate) use problems::{Problems, in_order};
 pub use schema::{Arguments, Need, OneOrMany, arguments};
 pub use shell::Script;
 pub use suggest::closest;
+pub use tests::ResolvedTest;
 
 /// What reads a runner's arguments from a template.
 pub type Parse<Runner> = fn(&Node) -> Result<Box<Runner>, Vec<crate::diagnostic::Diagnostic>>;
