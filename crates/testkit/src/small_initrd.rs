@@ -11,8 +11,8 @@ use crate::command::{run, run_with_input};
 
 /// Raise it when `/init` or the way it is made changes.
 const RECIPE: u32 = 1;
-/// What it loads, with all that these need: a disk of a PC of qemu, its file system, and the port of an agent.
-const DRIVERS: [&str; 5] = ["virtio_pci", "virtio_scsi", "sd_mod", "ext4", "virtio_console"];
+/// What it loads, with all that these need: a disk of a PC of qemu, its file system, the port of an agent, and a network card.
+const DRIVERS: [&str; 6] = ["virtio_pci", "virtio_scsi", "sd_mod", "ext4", "virtio_console", "virtio_net"];
 
 const INIT: &str = r#"#!/bin/busybox sh
 bb=/bin/busybox

@@ -45,6 +45,8 @@ pub enum Command {
     Diff(layers::Diff),
     /// Open a shell in a layer; what is changed there is thrown away, or kept as a layer of its own.
     Shell(layers::Shell),
+    /// Boot a layer or an image in a machine that is thrown away; its serial console is on this terminal, and Ctrl-] leaves it.
+    Run(layers::Run),
     /// Show the files of a layer in a folder, for reading, until Ctrl-C or `umount`.
     Mount(layers::Mount),
     /// Unmounts when the process that serves `mount` is gone; started by it.

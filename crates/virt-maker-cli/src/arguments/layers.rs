@@ -84,8 +84,57 @@ pub struct Shell {
     /// Make what was changed a layer of its own, with this name.
     #[arg(long, value_name = "NAME")]
     pub keep_as: Option<String>,
+    /// Boot the guest, and open the shell in the running system.
+    #[arg(long)]
+    pub booted: bool,
     #[command(flatten)]
     pub opening: Opening,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// What to boot: a layer (a tag, the beginning of a key, TEMPLATE[:STEP], or a guest that was kept), or a disk image.
+    #[arg(value_name = "LAYER|IMAGE")]
+    pub what: String,
+    /// Lead a port of this host's loopback device to one of the guest, as HOST:GUEST; several times.
+    #[arg(short, long, value_name = "HOST:GUEST", value_parser = ports)]
+    pub publish: Vec<(u16, u16)>,
+    /// Memory of the machine.
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = memory)]
+    pub memory: u32,
+    /// How many CPUs it has [default: two, or one where the host has no more].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub cpus: Option<u32>,
+    /// Give it no network but the ports that are published.
+    #[arg(long)]
+    pub no_network: bool,
+    /// Show its screen, and take keys, by VNC at this socket; nothing may be there yet.
+    #[arg(long, value_name = "SOCKET")]
+    pub display: Option<PathBuf>,
+    /// Make what was done in it a layer of its own, with this name; it is shut down then.
+    #[arg(long, value_name = "NAME")]
+    pub keep_as: Option<String>,
+    /// The format of an image, where its bytes do not say it.
+    #[arg(long, value_enum)]
+    pub format: Option<super::DiskFormat>,
+    #[command(flatten)]
+    pub opening: Opening,
+}
+
+fn ports(text: &str) -> Result<(u16, u16), String> {
+    let pair = text.split_once(':').and_then(|(host, guest)| Some((host.parse().ok()?, guest.parse().ok()?)));
+    match pair {
+        Some((host @ 1.., guest @ 1..)) => Ok((host, guest)),
+        _ => Err("expected two ports, such as 8080:80".into()),
+    }
+}
+
+/// In MiB.
+fn memory(text: &str) -> Result<u32, String> {
+    match virt_maker::host::units::size(text).map(|bytes| bytes >> 20) {
+        Some(mib @ 64..=0x10_0000) => Ok(mib as u32),
+        _ => Err("expected a size from 64M on, such as 2G".into()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -22,9 +22,9 @@ _virt_maker_with_names() {
     [[ $cur == -* ]] && return
     local what=()
     case ${COMP_WORDS[1]-} in
-        log | ls | cat | cp | diff | mount | shell | tag) ;;
+        log | ls | cat | cp | diff | mount | shell | run | tag) ;;
         cache) [[ ${COMP_WORDS[2]-} == pin || ${COMP_WORDS[2]-} == unpin ]] || return ;;
-        build | plan)
+        build | test | plan)
             [[ ${COMP_WORDS[COMP_CWORD - 1]} == --force-from || ${COMP_WORDS[COMP_CWORD - 1]} == --refresh ]] || return
             what=(--steps)
             ;;
@@ -52,9 +52,9 @@ _virt_maker_steps() {
 }
 
 _virt-maker() {"#;
-const FISH: &str = r#"complete -c virt-maker -n "__fish_seen_subcommand_from log ls cat cp diff mount shell tag pin unpin" -a "(virt-maker names 2>/dev/null)"
-complete -c virt-maker -n "__fish_seen_subcommand_from build plan" -l force-from -x -a "(virt-maker names --steps 2>/dev/null)"
-complete -c virt-maker -n "__fish_seen_subcommand_from build plan" -l refresh -x -a "(virt-maker names --steps 2>/dev/null)"
+const FISH: &str = r#"complete -c virt-maker -n "__fish_seen_subcommand_from log ls cat cp diff mount shell run tag pin unpin" -a "(virt-maker names 2>/dev/null)"
+complete -c virt-maker -n "__fish_seen_subcommand_from build test plan" -l force-from -x -a "(virt-maker names --steps 2>/dev/null)"
+complete -c virt-maker -n "__fish_seen_subcommand_from build test plan" -l refresh -x -a "(virt-maker names --steps 2>/dev/null)"
 "#;
 
 pub fn run(shell: Shell) -> Result<(), Failure> {
@@ -75,6 +75,7 @@ pub fn run(shell: Shell) -> Result<(), Failure> {
             // What stands for a layer or a step; each is a word of its own in the descriptions.
             let is_name = |line: &str| {
                 line.starts_with("':layer -- ")
+                    || line.starts_with("':what -- ")
                     || line.starts_with("':one -- ")
                     || line.starts_with("':two -- ")
                     || line.starts_with("':source -- ")

@@ -21,6 +21,7 @@ mod mount;
 mod names;
 mod plan;
 mod render;
+mod run;
 mod runners;
 mod schema;
 mod shell;
@@ -51,6 +52,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Cp(arguments) => cp::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Shell(arguments) => shell::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments),
         Command::Mount(arguments) => mount::run(&arguments),
         Command::UnmountAfter(arguments) => mount::unmount_after(&arguments),
         Command::Names { steps } => names::run(steps),

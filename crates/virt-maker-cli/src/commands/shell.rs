@@ -15,6 +15,9 @@ pub fn run(arguments: &Shell) -> Result<(), Failure> {
     }
     // A name that cannot be given is better said before the work than after it.
     arguments.keep_as.as_deref().map(check_tag).transpose()?;
+    if arguments.booted {
+        return super::run::shell(arguments);
+    }
     let (store, opener) = looking::prepare(&arguments.opening)?;
     let begin = Instant::now();
     let (mut inside, kept) = looking::inside(&store, &arguments.layer, &opener)?;

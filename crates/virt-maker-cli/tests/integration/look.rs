@@ -144,7 +144,7 @@ fn unrelated_layers_are_compared_by_content() {
 }
 
 /// `script` (of Debian's base system) gives the program a terminal and types into it.
-fn type_into(bench: &Bench, arguments: &str, typed: &str) -> String {
+pub fn type_into(bench: &Bench, arguments: &str, typed: &str) -> String {
     use std::io::Write;
     let program = env!("CARGO_BIN_EXE_virt-maker");
     let mut child = std::process::Command::new("script")

@@ -143,7 +143,7 @@ fn said_by(command: &mut std::process::Command) -> String {
 }
 
 /// A template's beginning whose guest boots in a few seconds: busybox, a kernel of the host, and what our agent needs.
-fn small(bench: &mut Bench) -> String {
+pub fn small(bench: &mut Bench) -> String {
     let file = |path: &str| std::fs::read(path).unwrap();
     let kernel = testkit::host_kernel();
     let init = b"::sysinit:/bin/busybox ip link set lo up\n";
@@ -162,6 +162,12 @@ fn small(bench: &mut Bench) -> String {
          {{image: /boot/vmlinuz-{kernel}, initrd: {}}}}}\n",
         testkit::small_initrd(&kernel).display()
     )
+}
+
+/// What a template that begins so may read.
+pub fn allowed() -> [String; 4] {
+    let ours = format!("read={}", testkit::cache_dir().display());
+    ["--allow".to_owned(), "read=/boot".to_owned(), "--allow".to_owned(), ours]
 }
 
 /// A test that fails keeps the image from being exported, one that passed is not run again, and CI can read it all.
@@ -190,8 +196,8 @@ fn tests_keep_a_broken_image_from_being_exported_boots() {
         outcomes.sort();
         outcomes
     };
-    let kept = format!("read={}", testkit::cache_dir().display());
-    let allowed = ["--allow", "read=/boot", "--allow", &kept];
+    let allowed = allowed();
+    let allowed: Vec<&str> = allowed.iter().map(String::as_str).collect();
     write("    - name: broken\n      steps:\n        - expect: {command: {run: 'echo no; exit 3'}, timeout: 1s}\n");
     let ran = bench.build("chroot", &template, &allowed).exits(4);
     assert_eq!(outcomes(&ran), ["broken failed", "web <1> passed"]);

@@ -33,6 +33,7 @@ mod kernels;
 mod keys;
 mod library;
 mod lock;
+mod lone_machines;
 mod look;
 mod machines;
 mod network;

@@ -68,7 +68,11 @@ fn other_shells_get_theirs() {
     let fish = bench.run(&["completions", "fish"]).exits(0).stdout;
     assert!(fish.contains("complete -c virt-maker") && fish.contains("on-failure"), "{fish}");
     assert!(fish.contains("-l force-from -x -a \"(virt-maker names --steps"), "{fish}");
-    assert_eq!(zsh.matches(":STEP:_virt_maker_steps' ").count(), 4, "--force-from and --refresh, of build and of plan");
+    assert_eq!(
+        zsh.matches(":STEP:_virt_maker_steps' ").count(),
+        6,
+        "--force-from and --refresh, of build, test and plan"
+    );
     bench.run(&["completions", "csh"]).exits(2);
 }
 
@@ -84,6 +88,7 @@ fn names_of_layers_are_completed() {
         assert!(found.contains(&name.to_owned()), "{name}: {found:?}");
     }
     assert_eq!(offered_with(&bench, &["shell", "gol"]), ["golden"]);
+    assert_eq!(offered_with(&bench, &["run", "gol"]), ["golden"]);
     assert_eq!(
         offered_with(&bench, &["build", "--force-from", "web.yml:the"]),
         ["the-first"],

@@ -160,7 +160,8 @@ impl Booted<'_> {
         let cancel = &build.settings.cancel;
         let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
         let cpus = boot.cpus.unwrap_or(CPUS.min(cores));
-        let hardware = Hardware { memory_mib: boot.memory_mib, cpus, network: boot.network };
+        let hardware =
+            Hardware { memory_mib: boot.memory_mib, cpus, network: boot.network, publish: Vec::new(), display: None };
         let slot = build.shared.slots.take_machine(cpus, u64::from(boot.memory_mib) << 20, cancel)?;
         let kvm = build.shared.opener.selector().kernels_run(build.events, cancel)?;
         let machine = Machine::start(Start {

@@ -61,7 +61,13 @@ pub fn check_image(
 }
 
 /// The content of a compressed file, as a file in `folder`; `None` where it is not compressed.
-fn unpacked(path: &Path, name: &str, folder: &Path, settings: &Settings, events: &Events) -> Result<Option<PathBuf>> {
+pub(super) fn unpacked(
+    path: &Path,
+    name: &str,
+    folder: &Path,
+    settings: &Settings,
+    events: &Events,
+) -> Result<Option<PathBuf>> {
     let failed = || format!("cannot unpack {name}");
     let file = File::open(path).context(ErrorKind::Base, || format!("cannot read {name}"))?;
     let mut file = BufReader::with_capacity(1 << 20, file);

@@ -29,6 +29,7 @@ mod hints;
 mod leaks;
 mod leased;
 mod log;
+mod lone_machine;
 mod manifest;
 mod mask;
 mod options;
@@ -44,6 +45,7 @@ mod wait;
 mod work;
 
 pub use check::check_image;
+pub use lone_machine::{Ended, LoneMachine, Subject, run_machine};
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

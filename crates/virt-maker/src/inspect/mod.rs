@@ -71,17 +71,7 @@ impl Inside {
             Look::Layer(layer, lease) => (layer, lease, None),
             Look::Kept(kept, lease) => (kept.parent, lease, Some(kept.overlay)),
         };
-        let unique = random::id()?;
-        // What is done in it is no work of a template, so its key is one that nothing else has.
-        let material = KeyMaterial {
-            role: "step".into(),
-            kind: "shell".into(),
-            kind_version: 1,
-            arguments: serde_json::json!({ "unique": unique }),
-            inputs: Vec::new(),
-            parent: Some(layer.record.key),
-            options: serde_json::Map::new(),
-        };
+        let material = by_hand("shell", &layer)?;
         let image = store.image(&layer)?;
         let opened = opener.open(&Wanted::to_look(&image, opener.events()), |_| {
             let workspace = store.workspace()?;
@@ -124,29 +114,48 @@ impl Inside {
             events.warn(crate::host::escape::escape(&news));
         }
         session.finish()?;
-        let key = scratch.record().key;
-        // From before it is sealed until it has its name, it is nobody's.
-        let _own = store.lease(&[key])?;
-        let Some(lock) = store.try_lock(key)? else {
-            return Err(Error::new(ErrorKind::Store, format!("somebody else makes layer {}", key.short())));
-        };
         let outcome = Outcome {
             summary: format!("a shell, kept as {tag}"),
             engine: Some(engine.to_owned()),
             seconds: begin.elapsed().as_secs_f64(),
             ..Outcome::default()
         };
-        let sealed = scratch.into_draft(lock).commit(store, outcome, |_| {});
-        let sealed = sealed.context(ErrorKind::Store, || "what was changed cannot be kept")?;
-        store.tag(key, tag)?;
-        events.send(Event::LayerSealed { key, bytes: sealed.record.bytes });
+        let key = keep(store, scratch, outcome, tag, events)?;
         drop(workspace);
         Ok(key)
     }
 }
 
+/// The description of what a person does by hand on a layer. It is no work of a template, so its key is one that nothing else has.
+pub(crate) fn by_hand(kind: &str, layer: &Layer) -> Result<KeyMaterial> {
+    Ok(KeyMaterial {
+        role: "step".into(),
+        kind: kind.into(),
+        kind_version: 1,
+        arguments: serde_json::json!({ "unique": random::id()? }),
+        inputs: Vec::new(),
+        parent: Some(layer.record.key),
+        options: serde_json::Map::new(),
+    })
+}
+
+/// Seals an overlay that a person has worked on, and gives it the name `tag`.
+pub(crate) fn keep(store: &Store, scratch: Scratch, outcome: Outcome, tag: &str, events: &Events) -> Result<LayerKey> {
+    let key = scratch.record().key;
+    // From before it is sealed until it has its name, it is nobody's.
+    let _own = store.lease(&[key])?;
+    let Some(lock) = store.try_lock(key)? else {
+        return Err(Error::new(ErrorKind::Store, format!("somebody else makes layer {}", key.short())));
+    };
+    let sealed = scratch.into_draft(lock).commit(store, outcome, |_| {});
+    let sealed = sealed.context(ErrorKind::Store, || "what was changed cannot be kept")?;
+    store.tag(key, tag)?;
+    events.send(Event::LayerSealed { key, bytes: sealed.record.bytes });
+    Ok(key)
+}
+
 /// Puts what a failed step left in the place of an empty overlay on the same layer.
-fn copy_over(changed: &Path, scratch: &Scratch, layer: &Layer) -> Result<()> {
+pub(crate) fn copy_over(changed: &Path, scratch: &Scratch, layer: &Layer) -> Result<()> {
     let copied = crate::host::own::reader(changed).and_then(|mut from| {
         let mut to = fs::File::create(scratch.image())?;
         std::io::copy(&mut from, &mut to)

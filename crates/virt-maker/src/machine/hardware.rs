@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use virt_maker_agent::appliance;
+use virt_maker_agent::appliance::{self, ADDRESS};
 
 use crate::engine::user_network::NETDEV;
 use crate::error::{Context, ErrorKind, Result};
@@ -42,6 +42,10 @@ pub struct Hardware {
     pub cpus: u32,
     /// Whether its network card leads somewhere. Where it does not, it gets an address all the same.
     pub network: bool,
+    /// Ports of the host's loopback device that lead to TCP ports of the guest: each with that.
+    pub publish: Vec<(u16, u16)>,
+    /// A socket at which qemu shows its screen and takes keys, by VNC; none is there yet.
+    pub display: Option<PathBuf>,
 }
 
 /// A machine that was started, with our ends of its channels.
@@ -97,7 +101,11 @@ fn arguments(hardware: &Hardware, kvm: bool, disk: &Value) -> Vec<OsString> {
     for flag in ["-nodefaults", "-no-user-config"] {
         say(flag, "");
     }
-    say("-display", "none");
+    match &hardware.display {
+        // A comma would begin an option.
+        Some(socket) => say("-display", &format!("vnc=unix:{}", socket.to_string_lossy().replace(',', ",,"))),
+        None => say("-display", "none"),
+    }
     say("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     say("-name", "virt-maker");
     // A reset is not a power-off. A machine that is off, or whose kernel gave up, stays to be looked at.
@@ -141,7 +149,9 @@ fn arguments(hardware: &Hardware, kvm: bool, disk: &Value) -> Vec<OsString> {
     // The other side of the gate (`engine/gate/`).
     say("-netdev", &format!("socket,id=gate,fd={NETWORK_FD}"));
     let restrict = if hardware.network { "" } else { ",restrict=on" };
-    say("-netdev", &format!("{NETDEV},id=user{restrict}"));
+    let forward = |(from, to): &(u16, u16)| format!(",hostfwd=tcp:127.0.0.1:{from}-{ADDRESS}:{to}");
+    let forwards: String = hardware.publish.iter().map(forward).collect();
+    say("-netdev", &format!("{NETDEV},id=user{restrict}{forwards}"));
     say("-netdev", "hubport,id=port0,hubid=0,netdev=gate");
     say("-netdev", "hubport,id=port1,hubid=0,netdev=user");
     list.into_iter().filter(|word| !word.is_empty()).map(OsString::from).collect()

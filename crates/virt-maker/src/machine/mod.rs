@@ -3,6 +3,7 @@
 //! ```text
 //! mod.rs         a machine from its start to its end; it is a session, so steps run in it as they do offline
 //! hardware.rs    qemu's command line
+//! attended.rs    its serial console on a person's terminal
 //! service.rs     the agent as a service of the guest: put there before the boot, and taken out after it
 //! watch.rs       waiting for something, with an eye on what may go wrong meanwhile
 //! happenings.rs  what qemu tells by itself;  console.rs  what the guest writes to its serial port;  screen.rs  what it shows
@@ -15,6 +16,7 @@
 //!   the console and on the screen last.
 //! - A reset is not a power-off, and a machine that was not shut down by its guest leaves no layer.
 
+mod attended;
 mod console;
 mod happenings;
 mod hardware;
@@ -34,6 +36,7 @@ use serde_json::json;
 use virt_maker_agent::client::{Client, ClientError};
 use virt_maker_agent::protocol::Sandbox;
 
+pub use attended::Left;
 pub use hardware::Hardware;
 pub use service::Service;
 
@@ -131,6 +134,7 @@ impl Machine {
         })?;
         let reach =
             Reach::new(start.network_env, start.host_network, start.events.waits(start.cancel)).with_addresses();
+        let reach = reach.with_published(start.hardware.publish.iter().map(|(_, to)| *to));
         let gate = Gate::new(End::Stream(started.card), End::Stream(started.network), reach, start.events.clone())?;
         gate.switch(true);
         let mut machine = Machine {

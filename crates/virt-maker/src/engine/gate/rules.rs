@@ -33,6 +33,8 @@ pub struct Reach {
     host: bool,
     /// Whether they may ask for an address, as a system does that boots. The network in user mode itself answers.
     addresses: bool,
+    /// TCP ports of the guest that somebody on the host may connect to: their answers get out.
+    published: Vec<u16>,
     /// How long a proxy is looked for.
     waits: Waits,
 }
@@ -41,12 +43,17 @@ impl Reach {
     /// `env` has the variables that name proxies; `host` opens the host itself.
     pub fn new(env: &BTreeMap<String, String>, host: bool, waits: Waits) -> Reach {
         let proxies = env.iter().filter_map(|(name, value)| Proxy::of(name, value)?.service()).collect();
-        Reach { proxies, host, addresses: false, waits }
+        Reach { proxies, host, addresses: false, published: Vec::new(), waits }
     }
 
     /// The same for a system that boots, and asks for its address (DHCP).
     pub fn with_addresses(self) -> Reach {
         Reach { addresses: true, ..self }
+    }
+
+    /// The same for one whose ports somebody on the host may connect to, by way of the network in user mode.
+    pub fn with_published(self, ports: impl IntoIterator<Item = u16>) -> Reach {
+        Reach { published: ports.into_iter().collect(), ..self }
     }
 
     /// The rules of a command that begins: addresses of the host and of a proxy may change.
@@ -62,7 +69,8 @@ impl Reach {
                 }
             }
         }
-        Rules { proxies, host: self.host, addresses: self.addresses, home: Mutex::new(Home::of_the_kernel()) }
+        let (addresses, published) = (self.addresses, self.published.clone());
+        Rules { proxies, host: self.host, addresses, published, home: Mutex::new(Home::of_the_kernel()) }
     }
 }
 
@@ -72,6 +80,8 @@ pub(super) struct Rules {
     proxies: Vec<(Ipv4Addr, u16)>,
     host: bool,
     addresses: bool,
+    /// See [`Reach`].
+    published: Vec<u16>,
     home: Mutex<Home>,
 }
 
@@ -168,10 +178,23 @@ impl Rules {
             TCP | UDP if target == NAME_SERVER && port == NAME_SERVICE => Verdict::Pass,
             _ if target == NAME_SERVER => Verdict::Drop,
             TCP if self.proxies.contains(&(target, port)) => Verdict::Pass,
+            TCP if target == GATEWAY && self.answers(packet, start) => Verdict::Pass,
             TCP | UDP | ICMP if self.host => Verdict::Pass,
             TCP | UDP => Verdict::Refuse(target, why),
             _ => Verdict::Drop,
         }
+    }
+}
+
+impl Rules {
+    /// Whether a packet of TCP to the gateway comes from a published port and begins no connection (RFC 9293): it has an
+    /// ACK or no SYN, and the network in user mode takes such a packet for a connection that it knows, or not at all.
+    fn answers(&self, packet: &[u8], start: usize) -> bool {
+        const SYN: u8 = 0x02;
+        const ACK: u8 = 0x10;
+        let Some(head) = packet.get(start..start + 14) else { return false };
+        let (from, flags) = (u16::from_be_bytes([head[0], head[1]]), head[13]);
+        self.published.contains(&from) && (flags & SYN == 0 || flags & ACK != 0)
     }
 }
 
@@ -239,7 +262,8 @@ pub(super) mod tests {
     fn rules(host: bool) -> Rules {
         let own = Ipv4Addr::new(10, 1, 2, 3);
         let home = Mutex::new(Home::new(move |address| Ok(address == own)));
-        Rules { proxies: vec![(GATEWAY, 3128), (own, 3142)], host, addresses: false, home }
+        let published = Vec::new();
+        Rules { proxies: vec![(GATEWAY, 3128), (own, 3142)], host, addresses: false, published, home }
     }
 
     /// Protocol, address, port; whether it is refused (or else dropped) where it is not allowed; whether the permission
@@ -300,6 +324,28 @@ pub(super) mod tests {
         for (protocol, target, port) in [(UDP, [169, 254, 2, 3], 53), (TCP, [169, 254, 2, 2], 3128)] {
             assert_eq!(judge(protocol, target, port), Verdict::Pass, "{target:?}");
         }
+    }
+
+    #[test]
+    fn a_published_port_answers_and_begins_nothing() {
+        let server = Rules { published: vec![0x8000], ..rules(false) };
+        let judge = |rules: &Rules, target, flags: u8| {
+            let mut packet = packet(TCP, target, 45678);
+            packet[PACKET_HEAD + 13] = flags;
+            rules.judge(&frame(IPV4, &packet))
+        };
+        let (syn, ack, reset) = (0x02, 0x10, 0x04);
+        let gateway = GATEWAY.octets();
+        for flags in [ack, syn | ack, reset, 0x18] {
+            assert_eq!(judge(&server, gateway, flags), Verdict::Pass, "{flags}");
+            assert!(matches!(judge(&rules(false), gateway, flags), Verdict::Refuse(..)), "{flags}");
+            assert!(matches!(judge(&server, [10, 1, 2, 3], flags), Verdict::Refuse(..)), "{flags}");
+        }
+        assert!(matches!(judge(&server, gateway, syn), Verdict::Refuse(..)));
+        let other = Rules { published: vec![80], ..rules(false) };
+        assert!(matches!(judge(&other, gateway, ack), Verdict::Refuse(..)));
+        // Too short for flags.
+        assert!(matches!(server.judge(&frame(IPV4, &packet(TCP, gateway, 1)[..30])), Verdict::Refuse(..)));
     }
 
     #[test]
