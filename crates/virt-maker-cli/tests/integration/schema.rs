@@ -64,9 +64,12 @@ fn good_templates_fit_the_schema() {
     let mut templates = cases(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus"));
     assert!(templates.len() > 50, "{}", templates.len());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let quickstart = root.join("examples/quickstart/quickstart.yml");
-    templates.push(("quickstart".into(), fs::read_to_string(quickstart).unwrap()));
-    let pages = ["README.md", "docs/templates.md", "docs/tutorial.md"];
+    for name in ["quickstart", "web-server"] {
+        let example = root.join("examples").join(name).join(name).with_extension("yml");
+        templates.push((name.into(), fs::read_to_string(&example).unwrap()));
+        bench.run(&["validate", example.to_str().unwrap()]).exits(0);
+    }
+    let pages = ["README.md", "docs/templates.md", "docs/tutorial.md", "docs/booting.md"];
     for page in pages {
         let text = fs::read_to_string(root.join(page)).unwrap();
         let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split_once("```").map(|(block, _)| block));
