@@ -18,6 +18,8 @@ pub const SECTOR: u64 = 512;
 const MAX_ENTRIES: u32 = 1024;
 /// The largest size of one GPT entry that is read; the specification allows 128 times a power of two.
 const MAX_ENTRY_SIZE: u32 = 1024;
+/// Bit of a GPT entry's attributes: legacy BIOS bootable.
+const LEGACY_BOOTABLE: u8 = 1 << 2;
 /// The longest chain of logical partitions that is followed.
 const MAX_LOGICAL: u32 = 128;
 
@@ -56,6 +58,8 @@ pub struct Partition {
     pub label: String,
     /// What the table says it is for.
     pub kind: Kind,
+    /// Whether the table marks it as the one that a BIOS boots.
+    pub active: bool,
 }
 
 /// What a table says a partition is for.
@@ -247,6 +251,7 @@ fn gpt_at<D: Read + Seek>(disk: &mut D, size: u64, sector: u64) -> Result<Table,
             uuid: guid(&entry[16..32]),
             label: String::from_utf16_lossy(&name[..end]),
             kind: Kind::Guid(guid(&entry[..16])),
+            active: entry[48] & LEGACY_BOOTABLE != 0,
         });
     }
     check_overlaps(&mut partitions)?;
@@ -300,7 +305,7 @@ fn read_mbr<D: Read + Seek>(disk: &mut D, size: u64, boot: &[u8], entries: &[Mbr
         if entry.is_extended() && extended.replace(*entry).is_some() {
             return broken("two extended partitions");
         }
-        partitions.push(mbr_partition(&id, index, entry.kind, entry.first, entry.count));
+        partitions.push(mbr_partition(&id, index, entry, entry.first));
     }
     check_overlaps(&mut partitions)?;
     if let Some(extended) = extended {
@@ -313,14 +318,15 @@ fn read_mbr<D: Read + Seek>(disk: &mut D, size: u64, boot: &[u8], entries: &[Mbr
     Ok(Table { scheme: Scheme::Mbr, id, partitions })
 }
 
-fn mbr_partition(id: &str, index: u32, kind: u8, first: u64, count: u64) -> Partition {
+fn mbr_partition(id: &str, index: u32, entry: &MbrEntry, first: u64) -> Partition {
     Partition {
         index,
         start: first * SECTOR,
-        length: count * SECTOR,
+        length: entry.count * SECTOR,
         uuid: format!("{id}-{index:02x}"),
         label: String::new(),
-        kind: Kind::Byte(kind),
+        kind: Kind::Byte(entry.kind),
+        active: entry.status == 0x80,
     }
 }
 
@@ -341,7 +347,7 @@ fn read_logical<D: Read + Seek>(disk: &mut D, id: &str, extended: MbrEntry) -> R
             if here.first == 0 || first + here.count > end {
                 return broken(format!("logical partition {index} leaves the extended partition"));
             }
-            found.push(mbr_partition(id, index, here.kind, first, here.count));
+            found.push(mbr_partition(id, index, &here, first));
         }
         if next.is_empty() {
             return Ok(found);

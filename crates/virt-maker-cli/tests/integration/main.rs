@@ -24,6 +24,7 @@ mod every_error;
 mod explain;
 mod exports;
 mod exports_tree;
+mod firmware;
 mod first_boot;
 mod flatten;
 mod floors;

@@ -38,6 +38,7 @@ impl Build<'_> {
                 tree: None,
                 look: spec.every_step().any(|step| !step.options.shaping.secrets.is_empty()),
                 labels: if tip.record.selinux == Some(true) { selinux::VERSION } else { 0 },
+                uefi: tip.record.boots.as_ref().is_some_and(|boots| !boots.bios && boots.uefi.is_some()),
                 scratch: workspace.path(),
                 layers: &layers,
                 events,

@@ -1,5 +1,7 @@
 //! Disk images: headers are read, checked and written here, before or instead of any other program.
 
+pub mod boots;
+mod content;
 mod image;
 pub mod inspect;
 pub mod overlay;
@@ -8,6 +10,7 @@ pub(crate) mod table;
 
 use std::io;
 
+pub use content::Content;
 pub use image::{Below, Image};
 pub use virt_maker_agent::protocol::Root;
 

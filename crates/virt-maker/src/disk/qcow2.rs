@@ -9,6 +9,8 @@ use std::os::unix::fs::FileExt;
 
 use super::VIRTUAL_SIZE_MAX;
 
+pub(super) mod map;
+
 /// `QFI\xfb`.
 pub(super) const MAGIC: u32 = 0x5146_49fb;
 /// Incompatible features that are known and harmless: dirty, compression type, extended L2 entries.

@@ -70,6 +70,8 @@ pub struct ExportContext<'a> {
     pub look: bool,
     /// The guest is opened in any case, to get its SELinux labels: the version of how ([`crate::guest::selinux::VERSION`]), or 0.
     pub labels: u32,
+    /// The disk boots under UEFI and under no BIOS, for exports that say what the machine is like.
+    pub uefi: bool,
     /// A private folder on the host.
     pub scratch: &'a Path,
     /// What is known of the layers, for manifests.

@@ -43,6 +43,10 @@ struct Own {
     memory: u32,
 }
 
+/// What says that the machine has UEFI. OVF itself has no word for it, and each reader of one takes a BIOS where nothing is said; this
+/// is VMware's word.
+const UEFI: &str = "      <vmw:Config xmlns:vmw=\"http://www.vmware.com/schema/ovf\" ovf:required=\"false\" vmw:key=\"firmware\" vmw:value=\"efi\"/>\n";
+
 type Arguments = (OneFile, Own, WholeDisk, Every);
 
 fn one() -> u32 {
@@ -105,7 +109,7 @@ impl Export for OvaExport {
         let length = fs::metadata(&disk.0).context(ErrorKind::Export, failed)?.len();
         let digest = digest::of_file(&disk.0).context(ErrorKind::Export, failed)?;
         context.cancel.check()?;
-        let descriptor = self.descriptor(&disk_name, length, context.virtual_size);
+        let descriptor = self.descriptor(&disk_name, length, context);
         let manifest = format!(
             "SHA256({0}.ovf)= {1}\nSHA256({disk_name})= {digest}\n",
             self.name,
@@ -139,13 +143,14 @@ fn header(length: u64) -> tar::Header {
 }
 
 impl OvaExport {
-    fn descriptor(&self, disk: &str, length: u64, capacity: u64) -> String {
+    fn descriptor(&self, disk: &str, length: u64, context: &ExportContext<'_>) -> String {
         include_str!("ova.xml")
             .replace("@NAME@", &self.name)
             // A reference is a URI; nothing else of what a name may have would be wrong in one.
             .replace("@DISK@", &url::encoded(disk, true))
             .replace("@LENGTH@", &length.to_string())
-            .replace("@CAPACITY@", &capacity.to_string())
+            .replace("@CAPACITY@", &context.virtual_size.to_string())
+            .replace("@FIRMWARE@", if context.uefi { UEFI } else { "" })
             .replace("@CPUS@", &self.cpus.to_string())
             .replace("@MEMORY@", &self.memory.to_string())
     }

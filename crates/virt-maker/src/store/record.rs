@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::ImageFormat;
+use crate::disk::boots::Boots;
 use crate::host::url::shown_in;
 use crate::host::{checked, own, random};
 use crate::key::{Digest, KeyMaterial, LayerKey};
@@ -123,6 +124,9 @@ pub struct LayerRecord {
     /// Whether the guest loads an SELinux policy when it boots, as it was when the layer was sealed; none where nobody looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selinux: Option<bool>,
+    /// What its disk can boot, as it was when the layer was sealed; none where nobody looked, or the disk could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boots: Option<Boots>,
     /// The version of virt-maker that made it.
     pub tool: String,
     /// The same image in another form, if it was flattened: then its file is either of the two.

@@ -16,8 +16,9 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::record::{self, ImageName, Layer, LayerRecord, RECORD_VERSION};
 use super::{KeyLock, Store, allocated_bytes, hooks};
-use crate::disk::ImageFormat;
+use crate::disk::boots::Boots;
 use crate::disk::overlay::{self, Backing};
+use crate::disk::{Content, Image, ImageFormat};
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::{clock, digest, durable, own, random, temporary};
 use crate::key::{Digest, KeyMaterial, LayerKey};
@@ -64,6 +65,7 @@ impl Scratch {
             duration: 0.0,
             engine: None,
             selinux: None,
+            boots: None,
             tool: env!("CARGO_PKG_VERSION").into(),
             flat: None,
         };
@@ -192,6 +194,8 @@ fn seal(store: &Store, draft: Scratch, outcome: Outcome) -> Result<Layer> {
     record.modified = (file.mtime(), file.mtime_nsec());
     record.bytes = bytes;
     record.created = clock::now();
+    // What a guest left on its disk is no reason to give up what was done.
+    record.boots = boots(&path, record.format);
 
     let failed = || format!("cannot seal layer {}", record.key.short());
     // Writes, syncs the file, and syncs the draft's folder.
@@ -208,6 +212,15 @@ fn seal(store: &Store, draft: Scratch, outcome: Outcome) -> Result<Layer> {
     }
     super::children::note(target.parent().expect("a layer lies in a folder"), &record);
     Ok(Layer { record, path, folder: target.to_owned(), flat: false, used: SystemTime::now(), uses: 0 })
+}
+
+/// What a disk can boot, where that can be read.
+fn boots(path: &Path, format: ImageFormat) -> Option<Boots> {
+    // Its headers are ours, or were looked at; of the records of those below nothing is asked here.
+    let image = Image::chained(path, format, |_, _| Ok(())).ok()?;
+    let mut content = Content::open(&image).ok()?;
+    let size = content.size();
+    Boots::read(&mut content, size).ok()
 }
 
 /// Whether an image that was written to since its seal, or copied, still has the bytes that were sealed, and whether these

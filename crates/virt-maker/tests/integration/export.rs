@@ -78,6 +78,7 @@ impl Place {
             tree: None,
             look: false,
             labels: 0,
+            uefi: false,
             scratch: self.folder.path(),
             layers: &serde_json::json!({"layers": ["one", "two"]}),
             events: &self.events,

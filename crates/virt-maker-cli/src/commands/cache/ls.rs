@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+use virt_maker::disk::boots::Boots;
 use virt_maker::store::{Listed, Store};
 
 use crate::commands::print_json;
@@ -32,6 +33,12 @@ pub(super) fn run(store: &Store, as_json: bool) -> Result<(), Failure> {
         let marks = [(listed.leased, "in use"), (listed.pinned, "pinned"), (listed.layer.flat, "flat")];
         for mark in marks.iter().filter(|(is, _)| *is).map(|(_, mark)| mark) {
             write!(out, "  [{mark}]")?;
+        }
+        // A layer boots as its base does, with few exceptions, so a line of each base is enough to see.
+        if let Some(boots) = record.boots.as_ref().filter(|_| record.parent().is_none()).map(Boots::words)
+            && !boots.is_empty()
+        {
+            write!(out, "  [boots under {boots}]")?;
         }
         for tag in &listed.tags {
             write!(out, "  [{tag}]")?;
@@ -69,6 +76,7 @@ fn document(listed: &Listed) -> serde_json::Value {
         "used": listed.used.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         "hits": listed.hits,
         "flat": listed.layer.flat,
+        "boots": record.boots,
         "in_use": listed.leased,
         "pinned": listed.pinned,
         "tags": listed.tags,
