@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{Engine, KernelArgument, StoreArgument};
 
@@ -111,6 +111,12 @@ pub struct Run {
     /// Show its screen, and take keys, by VNC at this socket; nothing may be there yet.
     #[arg(long, value_name = "SOCKET")]
     pub display: Option<PathBuf>,
+    /// What boots it; `auto` is a BIOS where the disk boots under one, else UEFI.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub firmware: Firmware,
+    /// Give it a TPM 2.0, a new one.
+    #[arg(long)]
+    pub tpm: bool,
     /// Make what was done in it a layer of its own, with this name; it is shut down then.
     #[arg(long, value_name = "NAME")]
     pub keep_as: Option<String>,
@@ -119,6 +125,15 @@ pub struct Run {
     pub format: Option<super::DiskFormat>,
     #[command(flatten)]
     pub opening: Opening,
+}
+
+/// What boots a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Firmware {
+    Auto,
+    Bios,
+    Uefi,
+    SecureBoot,
 }
 
 fn ports(text: &str) -> Result<(u16, u16), String> {

@@ -7,6 +7,7 @@ use virt_maker::engine::doctor::{State, examine};
 use virt_maker::engine::vm::{self, Measured};
 use virt_maker::event::Events;
 use virt_maker::host::{Cancel, random};
+use virt_maker::machine;
 
 use super::print_json;
 use crate::arguments;
@@ -21,11 +22,12 @@ const NO_ENGINE: u8 = 5;
 
 /// Runs it. Fails where no engine works.
 pub fn run(arguments: &arguments::Doctor) -> Result<(), Failure> {
-    let found = examine(
+    let mut found = examine(
         &environment::agent(),
         &environment::cache_dir()?,
         settings::kernel(arguments.kernel.kernel.clone())?.as_deref(),
     )?;
+    found.checks.extend(machine::examine());
     let measured = match arguments.measure {
         true => Some(measure(arguments)?),
         false => None,

@@ -7,10 +7,11 @@ use virt_maker::build::{Ended, LoneMachine, Settings, Subject, run_machine};
 use virt_maker::disk::ImageFormat;
 use virt_maker::event::Events;
 use virt_maker::host::Cancel;
+use virt_maker::step::FirmwareArgument;
 
 use super::loading;
 use crate::arguments::DiskFormat;
-use crate::arguments::layers::{Opening, Run, Shell};
+use crate::arguments::layers::{Firmware, Opening, Run, Shell};
 use crate::error::Failure;
 use crate::text::harmless;
 use crate::{environment, report, settings, signals};
@@ -31,6 +32,13 @@ pub fn run(arguments: &Run) -> Result<(), Failure> {
         network: !arguments.no_network,
         publish: arguments.publish.clone(),
         display: arguments.display.as_deref().map(std::path::absolute).transpose()?,
+        firmware: match arguments.firmware {
+            Firmware::Auto => FirmwareArgument::Auto,
+            Firmware::Bios => FirmwareArgument::Bios,
+            Firmware::Uefi => FirmwareArgument::Uefi,
+            Firmware::SecureBoot => FirmwareArgument::SecureBoot,
+        },
+        tpm: arguments.tpm,
         keep_as: arguments.keep_as.clone(),
         shell: false,
         terminal,
@@ -48,6 +56,8 @@ pub fn shell(arguments: &Shell) -> Result<(), Failure> {
         network: true,
         publish: Vec::new(),
         display: None,
+        firmware: FirmwareArgument::Auto,
+        tpm: false,
         keep_as: arguments.keep_as.clone(),
         shell: true,
         terminal: true,

@@ -17,7 +17,7 @@ use crate::event::Event;
 use crate::guest::{Guest, selinux};
 use crate::host::clock::now;
 use crate::host::escape::escape;
-use crate::machine::{Hardware, Machine, Service, Start};
+use crate::machine::{self, Firmware, Hardware, Machine, Service, Start};
 use crate::plan::StepNode;
 use crate::spec::StepEntry;
 use crate::step::{Action, Boot, StepKey};
@@ -61,6 +61,13 @@ pub(super) fn run(
     let outcome = Outcome { selinux: seen, engine: Some("machine".into()), ..outcome_of(node, elapsed.as_secs_f64()) };
     let deep = depth.add(false);
     build.commit(draft, outcome, deep).map(drop).map_err(|error| build.explain_full_disk(error))
+}
+
+/// Whether this host has what the machine is made of, as far as the template says so. The error says what is missing.
+pub(super) fn check_host(boot: &Boot) -> Result<()> {
+    machine::check()?;
+    Firmware::check_chosen(boot.firmware)?;
+    if boot.tpm { machine::tpm::check() } else { Ok(()) }
 }
 
 /// A boot that is under way.
@@ -160,14 +167,23 @@ impl Booted<'_> {
         let cancel = &build.settings.cancel;
         let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
         let cpus = boot.cpus.unwrap_or(CPUS.min(cores));
-        let hardware =
-            Hardware { memory_mib: boot.memory_mib, cpus, network: boot.network, publish: Vec::new(), display: None };
+        let image = build.store.image(parent)?;
+        let firmware = Firmware::chosen(boot.firmware, parent.record.boots.as_ref(), &image)?;
+        let hardware = Hardware {
+            memory_mib: boot.memory_mib,
+            cpus,
+            network: boot.network,
+            publish: Vec::new(),
+            display: None,
+            firmware,
+            tpm: boot.tpm,
+        };
         let slot = build.shared.slots.take_machine(cpus, u64::from(boot.memory_mib) << 20, cancel)?;
         let kvm = build.shared.opener.selector().kernels_run(build.events, cancel)?;
         let machine = Machine::start(Start {
             hardware: &hardware,
             kvm,
-            parent: &build.store.image(parent)?,
+            parent: &image,
             overlay: &draft.image(),
             work_dir: &workspace.subfolder("machine")?,
             kept: build.store.logs_dir().join(format!("{}-boot-{}", now(), draft.record().key.short())),

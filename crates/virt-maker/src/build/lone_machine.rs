@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::Settings;
 use super::check::unpacked;
 use crate::disk::ImageFormat;
+use crate::disk::boots::Boots;
 use crate::disk::inspect::inspect as inspect_disk;
 use crate::disk::overlay::{self, Backing};
 use crate::engine::{Image, Opener, Place, Session, Wanted};
@@ -15,7 +16,8 @@ use crate::guest::Guest;
 use crate::host::clock::now;
 use crate::inspect::{self, Look};
 use crate::key::LayerKey;
-use crate::machine::{self, Hardware, Left, Machine, Service, Start};
+use crate::machine::{self, Firmware, Hardware, Left, Machine, Service, Start};
+use crate::step::FirmwareArgument;
 use crate::store::{Layer, Lease, Outcome, Scratch, Store, Workspace, check_tag};
 
 /// CPUs where nobody says how many, and the host has them.
@@ -41,6 +43,10 @@ pub struct LoneMachine {
     pub publish: Vec<(u16, u16)>,
     /// A socket for its screen and keys, by VNC.
     pub display: Option<PathBuf>,
+    /// What boots it.
+    pub firmware: FirmwareArgument,
+    /// Whether it has a TPM, which is a new one.
+    pub tpm: bool,
     /// Keep what was done in it as a layer with this name.
     pub keep_as: Option<String>,
     /// A root shell by the agent, when it has booted, in the place of its serial console.
@@ -63,6 +69,10 @@ pub enum Ended {
 pub fn run_machine(subject: &Subject, wanted: &LoneMachine, settings: &Settings, events: &Events) -> Result<Ended> {
     wanted.keep_as.as_deref().map(check_tag).transpose()?;
     machine::check()?;
+    Firmware::check_chosen(wanted.firmware)?;
+    if wanted.tpm {
+        machine::tpm::check()?;
+    }
     if let Some(display) = wanted.display.as_ref().filter(|display| display.symlink_metadata().is_ok()) {
         let message = format!("{} is there already, so no screen can be shown at it", display.display());
         return Err(Error::new(ErrorKind::Host, message).with_hint("name a path where nothing is"));
@@ -174,6 +184,14 @@ impl Disk {
         }
     }
 
+    /// What it boots, where that is known. What a person wrote to a kept one may boot otherwise, and is not looked at.
+    fn boots(&self) -> Option<&Boots> {
+        match self {
+            Disk::Layer { layer, .. } => layer.record.boots.as_ref(),
+            Disk::Image { .. } => None,
+        }
+    }
+
     fn overlay(&self) -> PathBuf {
         match self {
             Disk::Layer { scratch, .. } => scratch.image(),
@@ -227,6 +245,8 @@ impl Lone<'_> {
             network: wanted.network,
             publish: wanted.publish.clone(),
             display: wanted.display.clone(),
+            firmware: Firmware::chosen(wanted.firmware, disk.boots(), disk.image())?,
+            tpm: wanted.tpm,
         };
         let kvm = opener.selector().kernels_run(events, cancel)?;
         let overlay = disk.overlay();

@@ -62,7 +62,6 @@ use crate::export::Published;
 use crate::host::{Cancel, Certificates};
 use crate::import::ImportContext;
 use crate::key::LayerKey;
-use crate::machine;
 use crate::plan::{NodeState, Plan, PlanContext, PlanNode, SpecId};
 use crate::spec::Spec;
 use crate::step::Action;
@@ -356,8 +355,8 @@ fn check_engines(specs: &[Spec], plan: &Plan, selector: &Selector) -> Result<()>
     let missing = plan.ids().filter(|id| plan[*id].layer.is_none());
     let steps = missing.filter_map(|id| Some(plan.step(specs, id)?.entry));
     for step in steps.filter(|step| !matches!(step.runner.action(), Action::OnDisk(_))) {
-        if let Action::Boot(_) = step.runner.action() {
-            machine::check().map_err(|error| error.at(|| step.place()))?;
+        if let Action::Boot(boot) = step.runner.action() {
+            boot_step::check_host(boot).map_err(|error| error.at(|| step.place()))?;
         }
         let found = match step.options.has_all_rights() {
             true => selector.with_all_rights(),

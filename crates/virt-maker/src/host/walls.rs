@@ -283,6 +283,15 @@ impl Walls {
         }
     }
 
+    /// The same for a helper, which has its own filter of system calls and no terminal: what to start, and what comes before the
+    /// helper's arguments. It inherits the descriptors that it is given. Not for walls with devices.
+    pub fn helper(self, program: &str) -> (PathBuf, Vec<OsString>) {
+        let mut words: Vec<OsString> = ["-c", PLAIN, "sh", PROGRAM].map(Into::into).into();
+        words.extend(self.options);
+        words.extend(["--", program].map(Into::into));
+        ("sh".into(), words)
+    }
+
     fn option<const N: usize>(&mut self, words: [&str; N]) {
         self.options.extend(words.map(OsString::from));
     }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use virt_maker_agent::appliance::{self, ADDRESS};
 
+use super::firmware::Firmware;
+use super::{Start, tpm};
 use crate::engine::user_network::NETDEV;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::{CHANNEL_FD, Helper, HelperCommand};
@@ -24,6 +26,7 @@ const CONSOLE_FD: i32 = CHANNEL_FD + 2;
 const CARD_FD: i32 = CHANNEL_FD + 3;
 const NETWORK_FD: i32 = CHANNEL_FD + 4;
 const AGENT_FD: i32 = CHANNEL_FD + 5;
+const TPM_FD: i32 = CHANNEL_FD + 6;
 /// What qemu needs besides the machine's memory and its images, in bytes of address space.
 const OVERHEAD: u64 = 6 << 30;
 /// What it needs for each image of the chain: caches of tables, which it reserves whole and fills as it reads.
@@ -46,11 +49,17 @@ pub struct Hardware {
     pub publish: Vec<(u16, u16)>,
     /// A socket at which qemu shows its screen and takes keys, by VNC; none is there yet.
     pub display: Option<PathBuf>,
+    /// What boots it.
+    pub firmware: Firmware,
+    /// Whether it has a TPM 2.0, which is new.
+    pub tpm: bool,
 }
 
 /// A machine that was started, with our ends of its channels.
 pub(super) struct Started {
     pub(super) helper: Helper,
+    /// Its TPM, which ends after it.
+    pub(super) tpm: Option<Helper>,
     /// Its control connection, before the greeting.
     pub(super) qmp: UnixStream,
     /// A second one, for what it tells by itself.
@@ -65,14 +74,14 @@ pub(super) struct Started {
 
 /// Starts qemu with a disk, whose node these options describe. `port` is where it listens for who wants to talk to the agent.
 pub(super) fn start(
-    hardware: &Hardware,
-    kvm: bool,
+    start: &Start<'_>,
     disk: &Value,
     images: usize,
     port: UnixListener,
     directory: &Path,
     log: PathBuf,
 ) -> Result<Started> {
+    let Start { hardware, kvm, work_dir, .. } = start;
     let pair = || UnixStream::pair().context(ErrorKind::Host, || "cannot make a socket pair");
     let ((qmp, qmp_theirs), (events, events_theirs), (console, console_theirs)) = (pair()?, pair()?, pair()?);
     let ((card, card_theirs), (network, network_theirs)) = (pair()?, pair()?);
@@ -80,11 +89,19 @@ pub(super) fn start(
     let mut channels: Vec<OwnedFd> =
         [qmp_theirs, events_theirs, console_theirs, card_theirs, network_theirs].map(OwnedFd::from).into();
     channels.push(port.into());
+    let mut more = hardware.firmware.options(work_dir)?;
+    let mut tpm = None;
+    if hardware.tpm {
+        let (helper, end) = tpm::start(work_dir)?;
+        more.extend(tpm::options(TPM_FD));
+        channels.push(end);
+        tpm = Some(helper);
+    }
     let helper = Helper::spawn(HelperCommand {
         name: "qemu",
         program: QEMU.into(),
         package: "qemu-system-x86",
-        arguments: arguments(hardware, kvm, disk),
+        arguments: arguments(hardware, *kvm, disk, more),
         channels,
         address_space: Some((u64::from(hardware.memory_mib) << 20) + OVERHEAD + images as u64 * IMAGE),
         mount_namespace_of: None,
@@ -92,11 +109,12 @@ pub(super) fn start(
         directory: Some(directory.to_owned()),
         log,
     })?;
-    Ok(Started { helper, qmp, events, console, card, network })
+    Ok(Started { helper, tpm, qmp, events, console, card, network })
 }
 
-fn arguments(hardware: &Hardware, kvm: bool, disk: &Value) -> Vec<OsString> {
-    let mut list: Vec<String> = Vec::new();
+/// `more` is what belongs to the firmware and to the TPM: the type of the machine among it.
+fn arguments(hardware: &Hardware, kvm: bool, disk: &Value, more: Vec<String>) -> Vec<OsString> {
+    let mut list = more;
     let mut say = |option: &str, value: &str| list.extend([option.to_owned(), value.to_owned()]);
     for flag in ["-nodefaults", "-no-user-config"] {
         say(flag, "");
@@ -120,7 +138,6 @@ fn arguments(hardware: &Hardware, kvm: bool, disk: &Value) -> Vec<OsString> {
         true => say("-accel", "kvm"),
         false => say("-accel", &format!("tcg,thread=multi,tb-size={TRANSLATED_MIB}")),
     }
-    say("-machine", "pc-i440fx-7.2,usb=off,vmport=off,hpet=off");
     say("-cpu", if kvm { "host,migratable=on" } else { EMULATED_CPU });
     say("-smp", &hardware.cpus.to_string());
     say("-m", &format!("{}M", hardware.memory_mib));

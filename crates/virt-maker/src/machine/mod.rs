@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! mod.rs         a machine from its start to its end; it is a session, so steps run in it as they do offline
-//! hardware.rs    qemu's command line
+//! hardware.rs    qemu's command line;  firmware.rs  BIOS, UEFI, Secure Boot;  tpm.rs  a TPM
 //! attended.rs    its serial console on a person's terminal
 //! service.rs     the agent as a service of the guest: put there before the boot, and taken out after it
 //! watch.rs       waiting for something, with an eye on what may go wrong meanwhile
@@ -18,10 +18,12 @@
 
 mod attended;
 mod console;
+mod firmware;
 mod happenings;
 mod hardware;
 mod screen;
 mod service;
+pub mod tpm;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -37,11 +39,13 @@ use virt_maker_agent::client::{Client, ClientError};
 use virt_maker_agent::protocol::Sandbox;
 
 pub use attended::Left;
+pub use firmware::Firmware;
 pub use hardware::Hardware;
 pub use service::Service;
 
 use crate::engine::agent::{AgentGuest, Setup};
 use crate::engine::block::{self, BlockGraph};
+use crate::engine::doctor;
 use crate::engine::gate::{End, Gate, Reach};
 use crate::engine::qmp::Qmp;
 use crate::engine::user_network::proxies_behind_it;
@@ -98,6 +102,7 @@ pub struct Machine {
     console: Arc<Console>,
     _gate: Gate,
     helper: Helper,
+    _tpm: Option<Helper>,
     work_dir: PathBuf,
     kept: PathBuf,
     emulated: bool,
@@ -114,6 +119,23 @@ pub fn check() -> Result<()> {
     }
 }
 
+/// What this host has for machines besides qemu.
+pub fn examine() -> Vec<doctor::Check> {
+    let check = |name: &str, found: Result<String>, package| {
+        let (state, detail) = match found {
+            Ok(detail) => (doctor::State::Works, detail),
+            Err(error) => (doctor::State::Missing, crate::error::chain(&error)),
+        };
+        doctor::Check { name: name.into(), state, detail, package: Some(package) }
+    };
+    let place = |firmware: Firmware| Ok(firmware.place()?.unwrap_or_default().display().to_string());
+    vec![
+        check("UEFI for machines", place(Firmware::Uefi), "ovmf"),
+        check("UEFI with Secure Boot", place(Firmware::SecureBoot), "ovmf"),
+        check("swtpm", tpm::check().map(|()| "a TPM for machines".into()), "swtpm"),
+    ]
+}
+
 impl Machine {
     /// Starts a machine, and waits for nothing in it.
     pub fn start(start: Start<'_>) -> Result<Machine> {
@@ -123,7 +145,7 @@ impl Machine {
         let log = start.work_dir.join("qemu.log");
         let port = listen(start.work_dir)?;
         let images = start.parent.images() + 1;
-        let started = hardware::start(start.hardware, start.kvm, &disk, images, port, directory, log)?;
+        let started = hardware::start(&start, &disk, images, port, directory, log)?;
         let guard = Guard::kill_on_cancel(started.helper.pid(), start.cancel)?;
         let qmp = Qmp::greet(started.qmp, start.events.waits(start.cancel)).map_err(|error| {
             let said = complaints(start.work_dir);
@@ -145,6 +167,7 @@ impl Machine {
             console: Arc::new(Console::listen(started.console)?),
             _gate: gate,
             helper: started.helper,
+            _tpm: started.tpm,
             work_dir: start.work_dir.to_owned(),
             kept: start.kept,
             emulated: !start.kvm,

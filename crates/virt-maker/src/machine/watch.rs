@@ -30,13 +30,27 @@ const LOOK: Duration = Duration::from_secs(1);
 const TOLD: usize = 12;
 
 /// What stands where a system did not come up, and what that means. Those of the first list are looked for on the screen too.
-const STUCK: [(&str, &str); 5] = [
+const STUCK: [(&str, &str); 8] = [
     ("No bootable device", "the firmware found nothing to boot on its disk"),
     ("grub rescue>", "GRUB did not find what it boots, and shows its rescue prompt"),
     ("(initramfs)", "the initramfs did not find the root file system, and shows a shell"),
     ("dracut:/#", "the initramfs did not find the root file system, and shows a shell"),
+    // What OVMF, shim and GRUB say, on the serial port too.
+    ("BdsDxe: No bootable option or device was found", "the firmware found nothing to boot on its disk"),
+    (
+        SECURITY_VIOLATION,
+        "Secure Boot refused what shim was to start: it has no signature that is trusted, or was changed",
+    ),
+    (
+        "error: bad shim signature",
+        "Secure Boot refused the kernel: it has no signature that is trusted, or was changed",
+    ),
     ("Kernel panic - not syncing", "the guest's kernel has panicked"),
 ];
+/// What shim says of what it must not start.
+const SECURITY_VIOLATION: &str = "Verification failed: (0x1A) Security Violation";
+/// What OVMF says of a loader that it must not start: one line with both.
+const REFUSED: [&str; 2] = ["BdsDxe: failed to load", "Access Denied"];
 /// The same of a system with an agent.
 const EMERGENCY: [&str; 2] = ["You are in emergency mode", "You are in rescue mode"];
 
@@ -118,6 +132,10 @@ impl Machine {
         let (console, screen) = (last(&console), last(&screen));
         if let Some((_, meaning)) = STUCK.iter().find(|(words, _)| console.contains(words) || screen.contains(words)) {
             return Err(self.trouble((*meaning).to_owned()));
+        }
+        if console.lines().any(|line| REFUSED.iter().all(|words| line.contains(words))) {
+            let what = "Secure Boot refused the boot loader: it has no signature that is trusted, or was changed";
+            return Err(self.trouble(what.to_owned()));
         }
         if EMERGENCY.iter().any(|words| console.contains(words) || screen.contains(words)) {
             let failed = if self.guest.is_some() { self.of_failed_units().unwrap_or_default() } else { String::new() };

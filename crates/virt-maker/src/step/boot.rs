@@ -43,6 +43,11 @@ struct Arguments {
     cpus: Option<u32>,
     /// Whether it reaches the network: `true` or `false`. It gets an address in any case.
     network: Option<bool>,
+    /// What starts its boot loader: `auto` (a BIOS where the disk boots under one, else UEFI), `bios`, `uefi`, or `secure-boot`, which
+    /// is UEFI with Microsoft's keys.
+    firmware: Option<FirmwareArgument>,
+    /// Whether it has a TPM 2.0. It is a new one, and what is stored in it goes with the machine.
+    tpm: Option<bool>,
     /// How long it may take until the guest has booted, such as `10m`. Without it, 5 minutes, and 20 where the machine is emulated.
     #[schemars(with = "Option<String>")]
     timeout: Option<serde::de::IgnoredAny>,
@@ -67,6 +72,27 @@ struct Arguments {
     opts: Option<serde::de::IgnoredAny>,
 }
 
+/// What boots a machine, as a template has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FirmwareArgument {
+    /// What its disk can be booted with.
+    #[default]
+    Auto,
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+    /// OVMF with Microsoft's keys.
+    SecureBoot,
+}
+
+impl FirmwareArgument {
+    fn is_auto(&self) -> bool {
+        *self == FirmwareArgument::Auto
+    }
+}
+
 /// A boot, as a template has it.
 pub struct Boot {
     /// Memory in MiB. It has no part in the layer.
@@ -75,6 +101,10 @@ pub struct Boot {
     pub cpus: Option<u32>,
     /// Whether it reaches the network.
     pub network: bool,
+    /// What boots it.
+    pub firmware: FirmwareArgument,
+    /// Whether it has a TPM.
+    pub tpm: bool,
     /// How long it may take until the guest has booted, in seconds.
     pub timeout: Option<u64>,
     /// What is waited for then.
@@ -92,7 +122,7 @@ impl WaitFor {
 }
 
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
-    let Arguments { cpus, network, .. } = from_node(node)?;
+    let Arguments { cpus, network, firmware, tpm, .. } = from_node(node)?;
     let mut problems = Vec::new();
     for key in ["display", "serial", "cpu"] {
         if let Some(node) = node.get(key) {
@@ -145,7 +175,8 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
         return Err(problems);
     }
     let memory_mib = (memory >> 20) as u32;
-    Ok(Box::new(Boot { memory_mib, cpus, network: network.unwrap_or(true), timeout, wait_for }))
+    let (network, firmware, tpm) = (network.unwrap_or(true), firmware.unwrap_or_default(), tpm.unwrap_or(false));
+    Ok(Box::new(Boot { memory_mib, cpus, network, firmware, tpm, timeout, wait_for }))
 }
 
 fn says_nothing(node: &Node) -> bool {
@@ -169,11 +200,17 @@ fn memory_of(text: &str) -> Option<u64> {
 struct Keyed<'a> {
     machine: &'static str,
     network: bool,
+    /// What `auto` is follows from the disk, and so from the parent's key.
+    #[serde(skip_serializing_if = "FirmwareArgument::is_auto")]
+    firmware: FirmwareArgument,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    tpm: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     wait_for: Option<&'a Checks>,
 }
 
 /// What a guest sees of its machine: the architecture, the chipset, the bus of its disk, its network card. Another one is another layer.
+/// With UEFI the chipset is q35; what `firmware` is stands beside this, and for `auto` it follows from the disk.
 const MACHINE: &str = "x86_64, i440fx, bios, virtio-scsi, virtio-net";
 
 impl Step for Boot {
@@ -185,8 +222,9 @@ impl Step for Boot {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let Boot { memory_mib: _, cpus: _, network, timeout: _, wait_for } = self;
-        StepKey::of(&Keyed { machine: MACHINE, network: *network, wait_for: wait_for.as_ref().map(|WaitFor(checks)| checks) })
+        let Boot { memory_mib: _, cpus: _, network, firmware, tpm, timeout: _, wait_for } = self;
+        let wait_for = wait_for.as_ref().map(|WaitFor(checks)| checks);
+        StepKey::of(&Keyed { machine: MACHINE, network: *network, firmware: *firmware, tpm: *tpm, wait_for })
     }
 
     fn action(&self) -> Action<'_> {

@@ -25,7 +25,7 @@ macro_rules! steps {
 
 mod support;
 
-pub use boot::{Boot, WaitFor};
+pub use boot::{Boot, FirmwareArgument, WaitFor};
 
 steps! {
     ansible,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::firmware::Firmware;
 use super::recipe::{Distribution, Recipe};
 use super::rpm::{self, Release};
 use super::{Bootstrap, is_mirror, mirror};
@@ -36,6 +37,9 @@ pub(super) struct Arguments {
     packages: Option<serde::de::IgnoredAny>,
     /// Size of the disk, such as `4G`, which is the default.
     size: Option<String>,
+    /// What the disk boots under: `bios`, which is the default, `uefi` (also with Secure Boot), or `both`. The latter two are for Debian
+    /// and Ubuntu.
+    firmware: Option<Firmware>,
     /// RPM packages: files with the public keys that packages may be signed with, as `gpg --export` writes them, armored or
     /// not. Without it, the distribution's own keys, from this host.
     #[schemars(with = "Option<OneOrMany>")]
@@ -117,7 +121,10 @@ fn of_debian(node: &Node, arguments: &Arguments) -> Result<Recipe, Vec<Diagnosti
         problems.extend(unverified(at("mirror")));
     }
     match distribution {
-        Some(distribution) if problems.is_empty() => Ok(Recipe { distribution, suite, mirrors, packages, size: 0 }),
+        Some(distribution) if problems.is_empty() => {
+            let firmware = arguments.firmware.unwrap_or_default();
+            Ok(Recipe { distribution, suite, mirrors, packages, size: 0, firmware })
+        }
         _ => Err(problems),
     }
 }
@@ -148,6 +155,12 @@ fn of_rpm(node: &Node, arguments: &Arguments, release: Release) -> Result<rpm::R
     let place = |path: &String| at.host_path(path).map(|found| found.real().to_owned());
     let keys: Vec<PathBuf> =
         keys.iter().filter_map(|path| place(path).map_err(|problem| problems.push(problem)).ok()).collect();
+    if let (Some(Firmware::Uefi | Firmware::Both), Some(node)) = (arguments.firmware, node.get("firmware")) {
+        problems.push(Diagnostic {
+            hint: Some("take a cloud image of the distribution by `download`: most of them boot under UEFI".into()),
+            ..node.diagnostic("disks for UEFI are made of Debian and Ubuntu alone; of RPM packages only `bios`")
+        });
+    }
     let signed = arguments.signed.unwrap_or(true);
     if let (false, Some(node)) = (signed, node.get("signed")) {
         if mirrors.is_empty() {

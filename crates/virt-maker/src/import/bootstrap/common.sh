@@ -49,9 +49,7 @@ write_menu() {
   cat >"$root/boot/grub/grub.cfg" <<GRUB
 # Made with the image, and by no program again: edit it. It starts the kernel that $1 points to.
 $3
-serial --unit=0 --speed=115200
-terminal_input console serial
-terminal_output console serial
+$(menu_terminals)
 set timeout=1
 set default=0
 ${4:+$4
@@ -66,6 +64,15 @@ menuentry '${PRETTY_NAME:-Linux}, the kernel before' {
 }
 fi
 GRUB
+}
+
+# UEFI shows its console on the serial port by itself, and the GRUB that is signed for Secure Boot knows no serial port.
+menu_terminals() {
+  set -- 'serial --unit=0 --speed=115200' 'terminal_input console serial' 'terminal_output console serial'
+  if [ "${GUEST_FIRMWARE:-bios}" = bios ]; then printf '%s\n' "$@"; return; fi
+  echo 'if [ "$grub_platform" = pc ]; then'
+  printf '%s\n' "$@"
+  echo fi
 }
 
 # An empty machine-id is filled in at the first start; a clone must not have its own.

@@ -41,8 +41,19 @@ if [ -z "$kernel" ]; then
   echo 'E: no package installed a kernel' >&2
   exit 1
 fi
-write_menu "$kernel" "${kernel%vmlinuz}initrd.img" \
-  '# (Installing grub-pc in the guest puts that package in charge of this file and of the boot loader.)'
+why='# (Installing grub-pc in the guest puts that package in charge of this file and of the boot loader.)'
+if [ "$GUEST_FIRMWARE" != bios ]; then
+  why='# (At the next kernel, and whenever it is run, update-grub puts another one in its place.)'
+fi
+write_menu "$kernel" "${kernel%vmlinuz}initrd.img" "$why"
+if [ "$GUEST_FIRMWARE" != bios ]; then
+  put_loaders "$root" "$root" "$root/boot/efi"
+  # What GRUB's packages have to know when a new version of them comes: nothing finds the loader but its path.
+  printf '%s\n' 'grub-efi-amd64 grub2/force_efi_extra_removable boolean true' \
+    'grub-efi-amd64 grub2/update_nvram boolean false' | chroot "$root" debconf-set-selections
+  # With it, grub-cloud-amd64 puts new versions in their places.
+  if [ "$GUEST_FIRMWARE" = both ] && [ -d "$root/etc/grub.d" ]; then : >"$root/etc/grub.d/enable_cloud"; fi
+fi
 
 # For GRUB's own packages, should they ever be installed: the menu they make keeps the serial console.
 mkdir -p "$root/etc/default/grub.d"
@@ -51,6 +62,13 @@ GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200"
 GRUB_TERMINAL="console serial"
 GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
 DEFAULTS
+if [ "$GUEST_FIRMWARE" != bios ]; then
+  # Those would be said to the GRUB of UEFI as well.
+  sed -i -e '/^GRUB_SERIAL/d' -e 's/^GRUB_TERMINAL=.*/GRUB_TERMINAL=console/' "$root/etc/default/grub.d/50-serial.cfg"
+  mkdir -p "$root/etc/grub.d"
+  { printf '%s\n' '#!/bin/sh' "cat <<'MENU'"; menu_terminals; echo MENU; } >"$root/etc/grub.d/06_serial"
+  chmod 755 "$root/etc/grub.d/06_serial"
+fi
 
 # --- What making it left behind. The two programs that kept services from starting are mmdebstrap's.
 rm -f "$root/usr/sbin/policy-rc.d"

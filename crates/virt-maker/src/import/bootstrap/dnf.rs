@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::archive::{self, Archive};
 use super::complaints::Complaints;
 use super::rpm::{Recipe, input as input_name};
+use super::firmware::Firmware;
 use super::tree::{Scratch, file_system, new_uuid};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::enclosed::{Enclosed, Entered};
@@ -177,7 +178,7 @@ pub(super) fn make(
             kept.keep(&cache);
         }
     }
-    file_system(&recipe.suite, image, recipe.size, &uuid, scratch, log, context)
+    file_system(&recipe.suite, image, recipe.size, Firmware::Bios, &uuid, scratch, log, context)
 }
 
 /// What packages are kept apart by: where they come from, and which keys vouch for them.

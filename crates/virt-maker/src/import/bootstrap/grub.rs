@@ -9,20 +9,14 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::esp;
+use super::firmware::{BOOT_START, Firmware, Part};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::subordinate::SYSTEM_PATH;
 use crate::host::{Cancel, Tool};
 
 const SECTOR: u64 = 512;
 const MIB: u64 = 1 << 20;
-/// Where the BIOS boot partition starts; it has 1 MiB.
-const BOOT_START: u64 = MIB;
-/// Where the root file system starts, in bytes.
-pub(in crate::import) const ROOT_START: u64 = 2 * MIB;
-/// What is behind the root file system: the copy of the partition table.
-pub(super) const BEHIND: u64 = MIB;
-/// What of the disk is not the root file system.
-pub(in crate::import) const OVERHEAD: u64 = ROOT_START + BEHIND;
 
 /// Where Debian and Ubuntu put GRUB's parts.
 const IMAGES: &str = "/usr/lib/grub/i386-pc";
@@ -65,31 +59,30 @@ const DRIVE_CHECK: usize = 0x66;
 /// in the length.
 const BLOCK_LIST: usize = SECTOR as usize - 12;
 
-/// Writes a partition table to the disk at `image`: a BIOS boot partition, and the root as the last one, so that it can
-/// grow. The bytes of the partitions stay.
-pub(in crate::import) fn partition(image: &Path, size: u64, cancel: &Cancel) -> Result<()> {
-    let boot_size = (ROOT_START - BOOT_START) / SECTOR;
-    let root_size = (size - OVERHEAD) / SECTOR;
-    let script = format!(
-        "label: gpt\n\
-         start={}, size={boot_size}, type=21686148-6449-6E6F-744E-656564454649, name=bios\n\
-         start={}, size={root_size}, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709, name=root\n",
-        BOOT_START / SECTOR,
-        ROOT_START / SECTOR
-    );
+/// Writes a partition table to the disk at `image`. The bytes of the partitions stay.
+pub(in crate::import) fn partition(image: &Path, size: u64, firmware: Firmware, cancel: &Cancel) -> Result<()> {
+    let mut script = "label: gpt\n".to_owned();
+    for Part { start, length, kind } in firmware.parts(size) {
+        script.push_str(&format!("start={}, size={}, type={kind}\n", start / SECTOR, length / SECTOR));
+    }
     let sfdisk = Tool::new("sfdisk", "fdisk").env("PATH", SYSTEM_PATH).input(script);
     // No kernel has this file open as a disk, and a signature of the file system is no old one.
     sfdisk.args(["--quiet", "--no-reread", "--no-tell-kernel", "--wipe=never"]).arg(image).run(cancel)?;
     Ok(())
 }
 
-/// Puts GRUB on the disk at `image`, which [`partition`] has partitioned. `scratch` is a folder for its core image.
-pub(in crate::import) fn install(image: &Path, scratch: &Path, cancel: &Cancel) -> Result<()> {
+/// Puts GRUB for a BIOS on the disk at `image`, which [`partition`] has partitioned. `scratch` is a folder for its core image.
+pub(in crate::import) fn install(image: &Path, firmware: Firmware, scratch: &Path, cancel: &Cancel) -> Result<()> {
+    if !firmware.has_bios() {
+        return Ok(());
+    }
     let core_path = scratch.join("core.img");
     // A prefix without a disk is on the disk that it was started from: a clone beside it does not matter.
     let mkimage = Tool::new("grub-mkimage", "grub-common").env("PATH", SYSTEM_PATH);
     mkimage
-        .args(["--format=i386-pc", "--compression=auto", "--prefix=(,gpt2)/boot/grub", "--output"])
+        .args(["--format=i386-pc", "--compression=auto"])
+        .arg(format!("--prefix=(,gpt{})/boot/grub", firmware.parts(firmware.overhead()).len()))
+        .arg("--output")
         .arg(&core_path)
         .args(["--directory", IMAGES])
         .args(MODULES)
@@ -102,8 +95,14 @@ pub(in crate::import) fn install(image: &Path, scratch: &Path, cancel: &Cancel) 
     write(&disk, boot, core)?.context(ErrorKind::Store, failed)
 }
 
-/// Fails if GRUB's parts are missing on this host, before an hour of work is spent.
-pub(in crate::import) fn check_host() -> Result<()> {
+/// Fails if what makes the disk boot is missing on this host, before an hour of work is spent.
+pub(in crate::import) fn check_host(firmware: Firmware) -> Result<()> {
+    if firmware.has_uefi() {
+        esp::check_host()?;
+    }
+    if !firmware.has_bios() {
+        return Ok(());
+    }
     if Path::new(IMAGES).join("boot.img").exists() {
         return Ok(());
     }

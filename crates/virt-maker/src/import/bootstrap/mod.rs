@@ -18,6 +18,8 @@ pub(super) mod arguments;
 mod archive;
 mod complaints;
 mod dnf;
+pub(super) mod esp;
+pub(super) mod firmware;
 pub(super) mod grub;
 mod mirror;
 pub(super) mod recipe;
@@ -30,6 +32,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use self::firmware::Firmware;
 use self::recipe::Recipe;
 use super::{Import, ImportContext, ImportKey, ImportKind, Made, http, sources};
 use crate::disk::ImageFormat;
@@ -50,6 +53,7 @@ pub(super) static KIND: ImportKind = ImportKind {
         Need::of("gpg", "gpg", RPM_BASED),
         Need::new("mke2fs", "e2fsprogs"),
         Need::new("grub-mkimage", "grub-common"),
+        Need::of("mformat", "mtools", "UEFI"),
     ],
     version: 1,
     network: false,
@@ -89,10 +93,18 @@ impl Bootstrap {
     /// What the disk has besides its root file system.
     fn finish(&self, target: &Path, scratch: &tree::Scratch, context: &ImportContext<'_>) -> Result<Made> {
         context.events.stage("the partition table and the boot loader");
-        grub::partition(target, self.size(), context.cancel)?;
-        grub::install(target, scratch.path(), context.cancel)?;
+        grub::partition(target, self.size(), self.firmware(), context.cancel)?;
+        grub::install(target, self.firmware(), scratch.path(), context.cancel)?;
         // Raw: nothing is converted, holes stay holes, and reads below the overlays need no second table of clusters.
         Ok(ImageFormat::Raw.into())
+    }
+
+    fn firmware(&self) -> Firmware {
+        match self {
+            Bootstrap::Debian(recipe) => recipe.firmware,
+            // GRUB of these distributions has its lines and its menu in other places, and their packages could not be tried.
+            Bootstrap::Rpm(_) => Firmware::Bios,
+        }
     }
 
     fn suite(&self) -> &str {
@@ -134,8 +146,10 @@ impl Import for Bootstrap {
     fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey> {
         let mut inputs = Vec::new();
         let arguments = match self {
-            Bootstrap::Debian(Recipe { distribution: _, suite, mirrors, packages, size }) => {
-                json!({ "suite": suite, "mirror": mirrors, "packages": packages, "size": size })
+            Bootstrap::Debian(Recipe { distribution: _, suite, mirrors, packages, size, firmware }) => {
+                let mut arguments = json!({ "suite": suite, "mirror": mirrors, "packages": packages, "size": size });
+                firmware.enter(&mut arguments);
+                arguments
             }
             Bootstrap::Rpm(rpm::Recipe { release: _, suite, mirrors, keys, signed, packages, size }) => {
                 for (index, path) in keys.iter().enumerate() {
@@ -153,7 +167,7 @@ impl Import for Bootstrap {
     fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made> {
         let size = self.size();
         self.judge(context)?;
-        grub::check_host()?;
+        grub::check_host(self.firmware())?;
         let scratch = tree::Scratch::beside(target)?;
         let disk =
             File::create_new(target).context(ErrorKind::Store, || format!("cannot write {}", target.display()))?;
@@ -178,20 +192,29 @@ impl Import for Bootstrap {
         if target.as_os_str().as_encoded_bytes().contains(&b'?') {
             return Ok(None);
         }
-        grub::check_host()?;
+        let firmware = self.firmware();
+        // Less than that, and what is copied would reach behind what resize2fs keeps of the file.
+        let before = sibling.metadata().context(ErrorKind::Store, || "cannot read the base of another size")?.len();
+        if self.size().saturating_sub(before) < firmware.root_start() {
+            return Ok(None);
+        }
+        grub::check_host(firmware)?;
         let scratch = tree::Scratch::beside(target)?;
         context.events.stage(format!("{}: from its base of another size", self.suite()));
         let copied = sibling.metadata().and_then(|stat| {
             let disk = File::create_new(target)?;
             // resize2fs would cut a file that is longer than its file system, wherever in it that begins.
-            disk.set_len(self.size() - grub::OVERHEAD)?;
-            // Its root file system alone: what else is on a disk depends on its size.
-            let length = stat.len() - grub::OVERHEAD;
-            copy_data(sibling, grub::ROOT_START, length, &disk, grub::ROOT_START).map(|()| disk)
+            disk.set_len(self.size() - firmware.overhead())?;
+            // Its file systems alone: what else is on a disk depends on its size.
+            if firmware.has_uefi() {
+                esp::copy(sibling, &disk)?;
+            }
+            let (start, length) = (firmware.root_start(), stat.len() - firmware.overhead());
+            copy_data(sibling, start, length, &disk, start).map(|()| disk)
         });
         let failed = || format!("cannot write {}", target.display());
         let disk = copied.context(ErrorKind::Store, failed)?;
-        tree::grow(target, self.size(), log, context)?;
+        tree::grow(target, self.size(), firmware, log, context)?;
         disk.set_len(self.size()).context(ErrorKind::Store, failed)?;
         self.finish(target, &scratch, context).map(Some)
     }

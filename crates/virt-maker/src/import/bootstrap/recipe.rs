@@ -1,5 +1,7 @@
 //! What makes a Debian or an Ubuntu bootable: where its packages come from, and which ones it takes.
 
+use super::firmware::Firmware;
+
 /// A family of suites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::import) enum Distribution {
@@ -65,6 +67,8 @@ pub(in crate::import) struct Recipe {
     pub(in crate::import) packages: Vec<String>,
     /// Size of the disk in bytes.
     pub(in crate::import) size: u64,
+    /// What the disk boots under.
+    pub(in crate::import) firmware: Firmware,
 }
 
 impl Recipe {
@@ -126,6 +130,13 @@ impl Recipe {
                 Distribution::Ubuntu => "linux-image-virtual",
             });
         }
+        packages.extend(match (self.firmware, self.distribution) {
+            (Firmware::Bios, _) => &[][..],
+            // It keeps both loaders up to date where they are, as in Debian's own cloud images.
+            (Firmware::Both, Distribution::Debian) => &["grub-cloud-amd64"],
+            (Firmware::Both, Distribution::Ubuntu) => &["shim-signed", "grub-efi-amd64-signed", "grub-pc-bin"],
+            (Firmware::Uefi, _) => &["grub-efi-amd64", "shim-signed", "grub-efi-amd64-signed"],
+        });
         packages.extend(self.packages.iter().map(String::as_str));
         packages
     }
@@ -142,6 +153,7 @@ mod tests {
             mirrors: mirrors.iter().map(|mirror| (*mirror).to_owned()).collect(),
             packages: Vec::new(),
             size: 1 << 32,
+            firmware: Firmware::Bios,
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use super::firmware::Firmware;
 use super::recipe::{DEBIAN_MIRROR, Distribution, Recipe};
 use super::{mirror, rpm};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -68,7 +69,7 @@ fn near(url: &str, context: &ImportContext<'_>) -> Result<Option<String>> {
     let suite = url.strip_prefix(DEBIAN_MIRROR).and_then(|rest| rest.strip_prefix("/dists/")?.strip_suffix(FILE));
     let Some(suite) = suite.map(|suite| suite.trim_end_matches('/')) else { return Ok(None) };
     let (suite, mirrors, packages) = (suite.to_owned(), Vec::new(), Vec::new());
-    let recipe = Recipe { distribution: Distribution::Debian, suite, mirrors, packages, size: 0 };
+    let recipe = Recipe { distribution: Distribution::Debian, suite, mirrors, packages, size: 0, firmware: Firmware::Bios };
     let mirror = mirror::of_host(&recipe, context)?;
     Ok(mirror.map(|mirror| format!("{mirror}/dists/{}/{FILE}", recipe.suite)))
 }

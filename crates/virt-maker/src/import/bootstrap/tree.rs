@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::complaints::Complaints;
 use super::recipe::{DEBIAN_MIRROR, Recipe};
 use super::archive::{self, Archive};
-use super::{grub, mirror};
+use super::firmware::Firmware;
+use super::{esp, mirror};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::enclosed::Enclosed;
 use crate::host::subordinate::remove_tree;
@@ -17,7 +18,7 @@ use crate::import::relay::Relay;
 use crate::import::{ImportContext, mkfs};
 
 /// The hook; `mmdebstrap` runs it as `sh -c HOOK exec ROOT`, behind the same walls as itself.
-const FINISH: &str = concat!(include_str!("common.sh"), include_str!("debian.sh"));
+const FINISH: &str = concat!(include_str!("common.sh"), include_str!("loaders.sh"), include_str!("debian.sh"));
 /// The hook of the first run, in the place of all that would come after it: fetches packages, and runs nothing of them.
 /// Essential packages are asked for alone and with all others, as they will be: what they depend on may differ.
 const FETCH: &str = "set -eu
@@ -116,8 +117,16 @@ pub(super) fn make(
     context: &ImportContext<'_>,
 ) -> Result<()> {
     let uuid = new_uuid()?;
-    debootstrap(recipe, &recipe.include(), FINISH, &[("GUEST_UUID", uuid.as_ref())], None, scratch, log, context)?;
-    file_system(&recipe.suite, image, recipe.size, &uuid, scratch, log, context)
+    let esp_id = esp::id(&uuid);
+    let firmware = recipe.firmware;
+    let env =
+        [("GUEST_UUID", uuid.as_ref()), ("GUEST_ESP_ID", esp_id.as_ref()), ("GUEST_FIRMWARE", firmware.name().as_ref())];
+    debootstrap(recipe, &recipe.include(), FINISH, &env, None, scratch, log, context)?;
+    if firmware.has_uefi() {
+        context.events.stage(format!("{}: making the EFI system partition", recipe.suite));
+        esp::make(image, (&scratch.tree(), esp::PLACE), &uuid, scratch.path(), log, context.cancel)?;
+    }
+    file_system(&recipe.suite, image, recipe.size, firmware, &uuid, scratch, log, context)
 }
 
 /// A UUID for a root file system.
@@ -128,17 +137,21 @@ pub(super) fn new_uuid() -> Result<String> {
 
 /// Makes the root file system of a disk of `size` bytes at `image` from the tree: no device, and nothing in the folders
 /// that a running system fills by itself.
+#[expect(clippy::too_many_arguments, reason = "what a file system is made of, and where it is made")]
 pub(super) fn file_system(
     suite: &str,
     image: &Path,
     size: u64,
+    firmware: Firmware,
     uuid: &str,
     scratch: &Scratch,
     log: &Path,
     context: &ImportContext<'_>,
 ) -> Result<()> {
     let mut walls = Walls::for_tree().read_at(&scratch.tree(), Path::new(TREE)).write(image)?;
-    for (name, mode) in [("dev", "0755"), ("run", "0755"), ("tmp", "1777")] {
+    // Below the last, the EFI system partition is mounted: what is there lies on that already.
+    let folders = [("dev", "0755"), ("run", "0755"), ("tmp", "1777"), (esp::PLACE, "0700")];
+    for (name, mode) in folders.iter().take(if firmware.has_uefi() { 4 } else { 3 }) {
         // A link that a package left would lead to another place.
         let found = fs::symlink_metadata(scratch.tree().join(name));
         if !found.is_ok_and(|found| found.is_dir()) {
@@ -147,13 +160,13 @@ pub(super) fn file_system(
         walls = walls.empty(mode, &format!("{TREE}/{name}"));
     }
     context.events.stage(format!("{suite}: making the file system"));
-    let kib = (size - grub::OVERHEAD) / 1024;
+    let kib = (size - firmware.overhead()) / 1024;
     let complaints = Complaints::default();
     let listener = complaints.listener("mke2fs", |_| false, context.events);
     let made = walls
         .tool("mke2fs", "e2fsprogs")
         .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", mkfs::EXT4, "-U", uuid, "-E"])
-        .arg(format!("offset={},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard", grub::ROOT_START))
+        .arg(format!("offset={},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard", firmware.root_start()))
         .args(["-d", TREE])
         .arg(absolute(image)?)
         .arg(format!("{kib}k"))
@@ -164,10 +177,16 @@ pub(super) fn file_system(
 }
 
 /// Grows the root file system in the disk at `image` to what [`file_system`] would make in one of `size` bytes.
-pub(super) fn grow(image: &Path, size: u64, log: &Path, context: &ImportContext<'_>) -> Result<()> {
+pub(super) fn grow(
+    image: &Path,
+    size: u64,
+    firmware: Firmware,
+    log: &Path,
+    context: &ImportContext<'_>,
+) -> Result<()> {
     let mut place = absolute(image)?.into_os_string();
-    place.push(format!("?offset={}", grub::ROOT_START));
-    let kib = (size - grub::OVERHEAD) / 1024;
+    place.push(format!("?offset={}", firmware.root_start()));
+    let kib = (size - firmware.overhead()) / 1024;
     let walls = Walls::for_data().write(image)?;
     let tool = walls.tool("resize2fs", "e2fsprogs").arg(place).arg(format!("{kib}K"));
     tool.log_to(log).run(context.cancel).map(drop)

@@ -57,16 +57,24 @@ else
     if [ -L "$root$candidate" ] || [ -e "$root$candidate" ]; then kernel=$candidate; fi
   done
 fi
-rm -rf "$kernel_tree"
 initrd=${kernel%vmlinuz}initrd.img
 put etc/fstab <<FSTAB
 UUID=$GUEST_UUID / ext4 errors=remount-ro 0 1
 FSTAB
+if [ "$GUEST_FIRMWARE" != bios ]; then
+  folder boot/efi
+  loaders=
+  if [ -d "$kernel_tree/usr" ]; then loaders=$kernel_tree; fi
+  put_loaders "$loaders" "$root" /scratch/esp
+fi
+rm -rf "$kernel_tree"
 put boot/grub/grub.cfg <<GRUB
 # Made with the image, and by no program again: edit it.
+if [ "\$grub_platform" = pc ]; then
 serial --unit=0 --speed=115200
 terminal_input console serial
 terminal_output console serial
+fi
 set timeout=1
 set default=0
 menuentry Linux {

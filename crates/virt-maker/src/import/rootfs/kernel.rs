@@ -1,5 +1,5 @@
 //! The kernel of a root file system that was packed without one, as a tar: `boot/vmlinuz-VERSION`,
-//! `boot/initrd.img-VERSION`, `modules/VERSION`.
+//! `boot/initrd.img-VERSION`, `modules/VERSION`; and, for a disk that boots under UEFI, signed loaders where their packages have them.
 //!
 //! A package is installed by `mmdebstrap` into a small tree of its own, which makes the initrd too: behind the walls that a
 //! bootstrap has, and nothing of the root file system takes part in it.
@@ -19,6 +19,7 @@ use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::digest::Digesting;
 use crate::import::bootstrap::arguments::mirror_refused;
+use crate::import::bootstrap::firmware::Firmware;
 use crate::import::bootstrap::judge_mirror;
 use crate::import::bootstrap::tree::{Scratch, debootstrap};
 use crate::import::bootstrap::recipe::{Distribution, Recipe};
@@ -30,6 +31,8 @@ use crate::template::Node;
 const PACK: &str = "set -eu; root=$1; out=$HOME/out; mkdir \"$out\" \"$out/boot\"; \
     cp \"$root\"/boot/vmlinuz-* \"$root\"/boot/initrd.img-* \"$out/boot/\"; \
     cp -a \"$root\"/usr/lib/modules \"$out/modules\"; \
+    for loader in usr/lib/shim usr/lib/grub/x86_64-efi-signed; do \
+    if [ -d \"$root/$loader\" ]; then mkdir -p \"$out/$loader\"; cp -a \"$root/$loader/.\" \"$out/$loader/\"; fi; done; \
     tar --create --owner=0 --group=0 --directory \"$out\" . >\"$GUEST_TAR\"";
 
 /// Where a kernel comes from: `package`, or `image` and `initrd`.
@@ -122,6 +125,7 @@ impl Kernel {
     pub(super) fn bundle(
         &self,
         inputs: &[HostInput],
+        firmware: Firmware,
         scratch: &Path,
         log: &Path,
         context: &ImportContext<'_>,
@@ -139,8 +143,12 @@ impl Kernel {
                     mirrors: mirrors.clone(),
                     packages: Vec::new(),
                     size: 0,
+                    firmware: Firmware::Bios,
                 };
-                let include = [package.as_str(), "initramfs-tools", "zstd"];
+                let mut include = vec![package.as_str(), "initramfs-tools", "zstd"];
+                if firmware.has_uefi() {
+                    include.extend(["shim-signed", "grub-efi-amd64-signed"]);
+                }
                 debootstrap(&recipe, &include, PACK, &[], Some(("GUEST_TAR", &target)), &below, log, context)?;
             }
             Kernel::Files { .. } => {

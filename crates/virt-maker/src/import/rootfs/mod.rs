@@ -24,7 +24,8 @@ use serde_json::json;
 use self::kernel::{Kernel, KernelArguments};
 use self::tree::Tree;
 use super::bootstrap::tree::absolute;
-use super::bootstrap::{self, grub};
+use super::bootstrap::firmware::Firmware;
+use super::bootstrap::{self, esp, grub};
 use super::{Import, ImportContext, ImportKey, ImportKind, Made, mkfs, sources};
 use crate::diagnostic::Diagnostic;
 use crate::disk::ImageFormat;
@@ -63,12 +64,16 @@ struct Arguments {
     kernel: Option<KernelArguments>,
     /// Size of the disk, such as `4G`.
     size: String,
+    /// What the disk boots under: `bios`, which is the default, `uefi`, or `both`. UEFI starts Debian's signed loaders: those of the suite
+    /// that the kernel's `package` comes from, or else of this host.
+    firmware: Option<Firmware>,
 }
 
 struct Rootfs {
     source: PathBuf,
     kernel: Option<Kernel>,
     size: u64,
+    firmware: Firmware,
 }
 
 /// What a tree lacks without which the guest does not come up, and which step brings it. Container images are made to run without
@@ -96,9 +101,12 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     if arguments.source.as_os_str().is_empty() {
         problems.push(at("source").diagnostic("expected the path of a file or a folder"));
     }
-    let size = disk_size(&arguments.size).filter(|size| (SIZE_MIN..=SIZE_MAX).contains(size));
+    let firmware = arguments.firmware.unwrap_or_default();
+    let least = if firmware.has_uefi() { SIZE_MIN + (128 << 20) } else { SIZE_MIN };
+    let size = disk_size(&arguments.size).filter(|size| (least..=SIZE_MAX).contains(size));
     if size.is_none() {
-        problems.push(at("size").diagnostic("expected a size from 64M to 16T, such as `4G` or `2500M`"));
+        let text = format!("expected a size from {}M to 16T, such as `4G` or `2500M`", least >> 20);
+        problems.push(at("size").diagnostic(text));
     }
     let kernel = arguments.kernel.and_then(|kernel| match Kernel::checked(kernel, at("kernel")) {
         Ok(kernel) => Some(kernel),
@@ -110,10 +118,26 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let source = at("source").host_path(arguments.source).map_err(|problem| problems.push(problem)).ok();
     match (size, source) {
         (Some(size), Some(source)) if problems.is_empty() => {
-            Ok(Box::new(Rootfs { source: source.real().to_owned(), kernel, size }))
+            Ok(Box::new(Rootfs { source: source.real().to_owned(), kernel, size, firmware }))
         }
         _ => Err(problems),
     }
+}
+
+/// Fails where this host has no signed loaders to take.
+fn check_loaders() -> Result<()> {
+    for (path, package) in [
+        ("/usr/lib/shim/shimx64.efi.signed", "shim-signed"),
+        ("/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", "grub-efi-amd64-signed"),
+    ] {
+        if !Path::new(path).is_file() {
+            let message = format!("a disk for UEFI needs signed loaders of this host, and there is no {path}");
+            return Err(Error::new(ErrorKind::Host, message).with_hint(format!(
+                "it comes with the package `{package}`; with `kernel: {{package: ...}}` they come from where the kernel does"
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl Import for Rootfs {
@@ -138,14 +162,18 @@ impl Import for Rootfs {
         let digest = digest.context(ErrorKind::Base, || format!("cannot read {}", file.display()))?;
         let mut inputs = vec![HostInput { name: "source".into(), kind: "file".into(), digest, mode: 0 }];
         // The source is its digest.
-        let Rootfs { source: _, kernel, size } = self;
+        let Rootfs { source: _, kernel, size, firmware } = self;
         let kernel = kernel.as_ref().map(|kernel| kernel.key(&mut inputs, context)).transpose()?;
-        let arguments = json!({ "size": size, "kernel": kernel });
+        let mut arguments = json!({ "size": size, "kernel": kernel });
+        firmware.enter(&mut arguments);
         Ok(ImportKey { arguments, inputs, fetched: None })
     }
 
     fn make(&self, key: &ImportKey, target: &Path, log: &Path, context: &ImportContext<'_>) -> Result<Made> {
-        grub::check_host()?;
+        grub::check_host(self.firmware)?;
+        if self.firmware.has_uefi() && !matches!(self.kernel, Some(Kernel::Package { .. })) {
+            check_loaders()?;
+        }
         let scratch = bootstrap::tree::Scratch::beside(target)?;
         let failed = || format!("cannot take {} apart", self.source.display());
         let layers = source::open(&self.source, scratch.path(), context)
@@ -173,7 +201,7 @@ impl Import for Rootfs {
             let message = format!("{} changed while it was read", self.source.display());
             return Err(Error::new(ErrorKind::Base, message).with_hint("build again to take what is there now"));
         }
-        let kernel = self.kernel.as_ref().map(|kernel| kernel.bundle(&key.inputs, scratch.path(), log, context)).transpose()?;
+        let kernel = self.kernel.as_ref().map(|kernel| kernel.bundle(&key.inputs, self.firmware, scratch.path(), log, context)).transpose()?;
 
         let failed = || format!("cannot write {}", target.display());
         let disk = File::create_new(target).context(ErrorKind::Store, failed)?;
@@ -208,17 +236,20 @@ impl Rootfs {
         if let Some(kernel) = kernel {
             walls = walls.read_at(&absolute(kernel)?, &place("kernel.tar"));
         }
+        let script = format!("{}{ASSEMBLE}", esp::LOADERS);
         let made = walls
             .tool("sh", "dash")
-            .args(["-eu", "-c", ASSEMBLE, "assemble"])
+            .args(["-eu", "-c", &script, "assemble"])
             .env("GUEST_TAR", "/merged.tar")
             .env("GUEST_KERNEL", kernel.map(|_| "/kernel.tar").unwrap_or_default())
             .env("GUEST_TREE", TREE)
             .env("GUEST_IMAGE", absolute(target)?)
             .env("GUEST_UUID", uuid.trim())
+            .env("GUEST_ESP_ID", esp::id(uuid.trim()))
+            .env("GUEST_FIRMWARE", self.firmware.name())
             .env("GUEST_FEATURES", mkfs::EXT4)
-            .env("GUEST_OFFSET", grub::ROOT_START.to_string())
-            .env("GUEST_KIB", ((self.size - grub::OVERHEAD) / 1024).to_string())
+            .env("GUEST_OFFSET", self.firmware.root_start().to_string())
+            .env("GUEST_KIB", ((self.size - self.firmware.overhead()) / 1024).to_string())
             .log_to(log)
             .run(context.cancel);
         made.map_err(|error| {
@@ -227,7 +258,10 @@ impl Rootfs {
             let error = Error::new(if full { ErrorKind::Base } else { error.kind() }, failed()).with_source(error);
             if full { error.with_hint("it does not fit on the disk: give `size` a larger value") } else { error }
         })?;
-        grub::partition(target, self.size, context.cancel)?;
-        grub::install(target, scratch.path(), context.cancel)
+        if self.firmware.has_uefi() {
+            esp::make(target, (&scratch.tmp(), "esp"), uuid.trim(), scratch.path(), log, context.cancel)?;
+        }
+        grub::partition(target, self.size, self.firmware, context.cancel)?;
+        grub::install(target, self.firmware, scratch.path(), context.cancel)
     }
 }
