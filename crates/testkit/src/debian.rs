@@ -61,8 +61,18 @@ spec:
 /// A Debian 12 that boots, with an SSH server, as a cached, read-only qcow2 image: what `bootstrap` of this program makes, for tests
 /// whose subject is what comes after. The tests of `bootstrap` make their own.
 pub fn bootable_debian(program: &Path) -> PathBuf {
-    fixture("debian-12-boots", "qcow2", BOOTABLE.as_bytes(), |target, scratch| {
-        fs::write(scratch.join("t.yml"), BOOTABLE).expect("the folder is ours");
+    made("debian-12-boots", BOOTABLE, program)
+}
+
+/// The same without an SSH server, as a disk that boots under a BIOS and UEFI.
+pub fn debian_for_uefi(program: &Path) -> PathBuf {
+    let template = BOOTABLE.replace("size: 2G, packages: [openssh-server]", "size: 1G, firmware: both");
+    made("debian-12-uefi", &template, program)
+}
+
+fn made(name: &str, template: &str, program: &Path) -> PathBuf {
+    fixture(name, "qcow2", template.as_bytes(), |target, scratch| {
+        fs::write(scratch.join("t.yml"), template).expect("the folder is ours");
         // The folder is another one then.
         let mut build = Command::new(program.canonicalize().expect("it was built"));
         build.args(["build", "--engine", "chroot", "t.yml"]).current_dir(scratch).stdin(Stdio::null());

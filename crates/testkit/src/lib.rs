@@ -32,7 +32,7 @@ mod web;
 pub use attack::{Attack, Targets};
 pub use cache::{ApplianceLock, appliance_lock, cache_dir, fixture};
 pub use command::{run, run_with_input};
-pub use debian::{bootable_debian, debian_guest};
+pub use debian::{bootable_debian, debian_for_uefi, debian_guest};
 pub use document::blocks;
 pub use elsewhere::Elsewhere;
 pub use expected::expect_file;

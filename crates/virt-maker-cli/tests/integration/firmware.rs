@@ -2,41 +2,49 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::Bench;
+use crate::common::{Bench, run};
+use testkit::{HostState, appliance_lock};
 
 const MIB: u64 = 1 << 20;
 
-/// A disk of 64 MiB with an EFI system partition, on which is this loader.
-fn disk_with_esp(bench: &Bench, name: &str, loader: &[u8]) -> std::path::PathBuf {
+/// A disk with an EFI system partition of 32 MiB, on which is this loader, and behind it a guest that has nothing to boot.
+fn disk_with_esp(bench: &Bench, name: &str, loader: &[u8]) -> PathBuf {
     let (esp, file, disk) = (bench.path("esp.img"), bench.path("loader.efi"), bench.path(name));
     fs::write(&file, loader).unwrap();
     File::create(&esp).unwrap().set_len(32 * MIB).unwrap();
-    let on_esp =
-        |program: &str, arguments: &[&str]| testkit::run(Command::new(program).arg("-i").arg(&esp).args(arguments));
+    let on_esp = |program: &str, words: &[&str]| testkit::run(Command::new(program).arg("-i").arg(&esp).args(words));
     on_esp("mformat", &["::"]);
     on_esp("mmd", &["::/EFI", "::/EFI/BOOT"]);
     on_esp("mcopy", &[file.to_str().unwrap(), "::/EFI/BOOT/BOOTX64.EFI"]);
+    let files = vec![("/etc/inittab".to_owned(), b"::sysinit:/bin/true\n".to_vec(), 0o644)];
+    let guest = testkit::tiny_guest(&testkit::TinyOptions { files, ..testkit::TinyOptions::default() });
     let made = File::create(&disk).unwrap();
-    made.set_len(64 * MIB).unwrap();
-    let table = b"label: gpt\nstart=2048, size=65536, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\n";
+    made.set_len(98 * MIB).unwrap();
+    let table =
+        b"label: gpt\nstart=2048, size=65536, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\nstart=67584, size=131072\n";
     testkit::run_with_input(Command::new("sfdisk").arg("-q").arg(&disk), table);
     made.write_all_at(&fs::read(esp).unwrap(), MIB).unwrap();
+    made.write_all_at(&fs::read(guest).unwrap(), 33 * MIB).unwrap();
     disk
 }
 
-/// A real program for UEFI, with no signature: GRUB, as it is made on this host.
-fn unsigned_loader() -> Vec<u8> {
-    let path = Path::new("/usr/lib/grub/x86_64-efi/monolithic/grubx64.efi");
-    fs::read(path).expect("grub-efi-amd64-bin is installed")
+/// A real program for UEFI, with no signature, that powers the machine off: GRUB, as it is made on this host.
+fn unsigned_loader(bench: &Bench) -> Vec<u8> {
+    let (settings, made) = (bench.path("early.cfg"), bench.path("made.efi"));
+    fs::write(&settings, "halt\n").unwrap();
+    let mut grub = Command::new("grub-mkimage");
+    grub.args(["-O", "x86_64-efi", "-p", "/none", "-c"]).arg(settings).arg("-o").arg(&made).arg("halt");
+    testkit::run(&mut grub);
+    fs::read(made).unwrap()
 }
 
 #[test]
 fn what_a_disk_boots_is_listed_and_an_ova_says_uefi() {
     let bench = Bench::new("none".into());
-    let disk = disk_with_esp(&bench, "uefi.img", &unsigned_loader());
+    let disk = disk_with_esp(&bench, "uefi.img", &unsigned_loader(&bench));
     // The last of several images: it is the chain that is read.
     let qcow2 = bench.path("uefi.qcow2");
     testkit::run(Command::new("qemu-img").args(["convert", "-c", "-O", "qcow2"]).arg(&disk).arg(&qcow2));
@@ -57,4 +65,85 @@ fn what_a_disk_boots_is_listed_and_an_ova_says_uefi() {
     assert!(descriptor.contains("vmw:key=\"firmware\" vmw:value=\"efi\""), "{descriptor}");
     let script = "import sys, xml.etree.ElementTree as e; e.fromstring(sys.stdin.read())";
     testkit::run_with_input(Command::new("python3").args(["-c", script]), descriptor.as_bytes());
+}
+
+/// `auto` starts a disk with what it has; Secure Boot starts nothing that nobody signed; and a disk without a loader is told before a
+/// machine starts.
+#[test]
+fn a_disk_is_booted_with_the_firmware_that_it_has_boots() {
+    let _lock = appliance_lock();
+    let before = HostState::capture();
+    let bench = Bench::new("none".into());
+    disk_with_esp(&bench, "uefi.img", &unsigned_loader(&bench));
+    let template = |boot: &str| {
+        let path = bench.path("t.yml");
+        let text = format!("format: 2\nspec:\n  import: {{disk: {{path: uefi.img}}}}\n  steps: [{{boot: {boot}}}]\n");
+        fs::write(&path, text).unwrap();
+        path
+    };
+    // What it writes to its TPM goes with the machine.
+    for (boot, code, expected) in [
+        ("{timeout: 2m, tpm: true}", 0, ""),
+        ("{timeout: 2m, firmware: secure-boot}", 4, "Secure Boot refused the boot loader"),
+    ] {
+        let ran = bench.build("chroot", &template(boot), &[]).exits(code);
+        assert!(ran.stderr.contains(expected), "{boot}: {}", ran.stderr);
+        assert_eq!(bench.left_in_store(), Vec::<String>::new(), "{boot}");
+    }
+
+    let guest = testkit::tiny_guest(&testkit::TinyOptions::default());
+    fs::copy(guest, bench.path("uefi.img")).unwrap();
+    let ran = bench.build("chroot", &template("{firmware: uefi}"), &[]).exits(4);
+    assert!(ran.stderr.contains("UEFI does not boot the disk: it has no loader for UEFI"), "{}", ran.stderr);
+    before.assert_nothing_left();
+}
+
+/// One image from packages, made larger, boots under UEFI, goes on to do so after the guest has put its loaders and its menu in place anew, and then
+/// with Secure Boot; the TPM there has measured it. (Under a BIOS it is booted by the tests of `bootstrap`.) A loader that was
+/// changed is refused.
+#[test]
+fn an_image_from_packages_boots_under_uefi_and_secure_boot_boots() {
+    let _lock = appliance_lock();
+    let bench = Bench::new("none".into());
+    let image = testkit::debian_for_uefi(Path::new(env!("CARGO_BIN_EXE_virt-maker")));
+    let before = HostState::capture();
+    // grub-cloud-amd64 does what it does when a new version of GRUB or shim has come.
+    let anew = run("set -eu; [ -d /sys/firmware/efi ]; mountpoint /boot/efi; rm /boot/efi/EFI/BOOT/grubx64.efi; \
+        dpkg-trigger --no-await /usr/lib/shim; dpkg --configure --pending; [ -e /boot/grub/i386-pc/core.img ]; \
+        cmp /boot/efi/EFI/BOOT/grubx64.efi /usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed; update-grub");
+    let secure = run(
+        "set -eu; od -An -tx1 /sys/firmware/efi/efivars/SecureBoot-* | grep -q '01$'; dmesg | grep -q 'Secure boot enabled'; \
+        pcr=/sys/class/tpm/tpm0/pcr-sha256; for number in 0 4 7 8; do echo PCR $number $(cat $pcr/$number); done",
+    );
+    let text = format!(
+        "format: 2\nspec:\n  import: {{disk: {{path: '{}', resize: {{size: 1200M, expand: root}}}}}}\n  steps:\n    \
+         - boot: {{firmware: uefi, steps: [{{{anew}}}]}}\n    \
+         - boot: {{firmware: secure-boot, tpm: true, steps: [{{{secure}}}, {{expect: {{console: 'login:'}}}}]}}\n  \
+         export: {{raw: {{path: made.img}}}}\n",
+        image.display()
+    );
+    let template = bench.path("t.yml");
+    fs::write(&template, text).unwrap();
+    // Where the host's kernel has no vfat, the guest is opened in an appliance.
+    let ran = bench.build("auto", &template, &[]).exits(0);
+    let said = ran.said();
+    let registers: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("PCR ")).collect();
+    assert_eq!(registers.len(), 4, "{said}");
+    for register in registers {
+        let (_, value) = register.split_once(' ').unwrap();
+        assert!(value.len() == 64 && value.bytes().any(|byte| byte != b'0'), "{register}");
+    }
+
+    // GRUB as somebody changed it: its signature is there, and wrong.
+    let (disk, file) = (format!("{}@@2M", bench.path("made.img").display()), bench.path("grubx64.efi"));
+    testkit::run(Command::new("mcopy").args(["-i", &disk, "::/EFI/BOOT/grubx64.efi"]).arg(&file));
+    let mut loader = fs::read(&file).unwrap();
+    loader[200_000] ^= 1;
+    fs::write(&file, loader).unwrap();
+    testkit::run(Command::new("mcopy").args(["-o", "-i", &disk]).arg(&file).arg("::/EFI/BOOT/grubx64.efi"));
+    let text = "format: 2\nspec:\n  import: {disk: {path: made.img}}\n  steps: [{boot: {firmware: secure-boot, steps: [{run: 'true'}]}}]\n";
+    fs::write(&template, text).unwrap();
+    let ran = bench.build("auto", &template, &[]).exits(4);
+    assert!(ran.stderr.contains("Secure Boot refused what shim was to start"), "{}", ran.stderr);
+    before.assert_nothing_left();
 }

@@ -339,6 +339,37 @@ mod tests {
         String::from_utf8(tool.run(&Cancel::default()).unwrap()).unwrap()
     }
 
+    #[test]
+    fn a_helper_sees_what_it_was_given_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, log) = (folder.path().join("own"), folder.path().join("log"));
+        fs::create_dir(&own).unwrap();
+        fs::write(folder.path().join("secret"), "a secret").unwrap();
+        let (program, mut arguments) = Walls::for_data().write_at(&own, Path::new("/state")).helper("sh");
+        let script = "cat /etc/shadow /proc/1/status \"$0\"/secret 2>&1 | grep -c 'No such file'; echo x >/state/x; \
+            cat <&3; read -r word <&0 || echo no input";
+        arguments.extend(["-c", script].map(OsString::from));
+        arguments.push(folder.path().into());
+        let given = folder.path().join("given");
+        fs::write(&given, "given\n").unwrap();
+        let helper = crate::host::Helper::spawn(crate::host::HelperCommand {
+            name: "a shell",
+            program,
+            package: "dash",
+            arguments,
+            channels: vec![fs::File::open(given).unwrap().into()],
+            address_space: Some(1 << 30),
+            mount_namespace_of: None,
+            children_beside_those_of: None,
+            directory: None,
+            log: log.clone(),
+        });
+        helper.unwrap().wait().unwrap();
+        let said = fs::read_to_string(log).unwrap();
+        assert!(said.starts_with("3\n") && said.ends_with("given\nno input\n"), "{said}");
+        assert_eq!(fs::read_to_string(own.join("x")).unwrap(), "x\n");
+    }
+
     /// Everything that a file system could have a checker do, if it had an error of its own.
     #[test]
     fn a_program_on_data_sees_its_file_and_nothing_else() {

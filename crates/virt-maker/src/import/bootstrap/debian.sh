@@ -51,8 +51,9 @@ if [ "$GUEST_FIRMWARE" != bios ]; then
   # What GRUB's packages have to know when a new version of them comes: nothing finds the loader but its path.
   printf '%s\n' 'grub-efi-amd64 grub2/force_efi_extra_removable boolean true' \
     'grub-efi-amd64 grub2/update_nvram boolean false' | chroot "$root" debconf-set-selections
-  # With it, grub-cloud-amd64 puts new versions in their places.
-  if [ "$GUEST_FIRMWARE" = both ] && [ -d "$root/etc/grub.d" ]; then : >"$root/etc/grub.d/enable_cloud"; fi
+  # Where this leads to something, grub-cloud-amd64 puts new versions in their places: in a system that runs. What works in one that
+  # stands still may not write to all of the disk, and an upgrade would fail.
+  if [ -d "$root/etc/grub.d" ]; then ln -s /run/systemd/system "$root/etc/grub.d/enable_cloud"; fi
 fi
 
 # For GRUB's own packages, should they ever be installed: the menu they make keeps the serial console.

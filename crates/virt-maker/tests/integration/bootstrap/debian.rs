@@ -28,6 +28,7 @@ fn bookworm_boots_to_a_login_with_an_address() {
     let _lock = appliance_lock();
     let before = HostState::capture();
     let mut bench = with_proxies();
+    // For UEFI, too: what every template without a word gets is booted by all other tests.
     // A host with a mirror of its own, by another spelling: packages come from there, and the guest does not know it.
     let near = "http://deb.debian.org:80/debian";
     let (sources, conf) = (bench.folder.path().join("sources.list"), bench.folder.path().join("apt.conf"));
@@ -36,7 +37,7 @@ fn bookworm_boots_to_a_login_with_an_address() {
     fs::write(&conf, settings.replace("SOURCES", sources.to_str().unwrap())).unwrap();
     bench.env.insert("APT_CONFIG".into(), conf.to_str().unwrap().into());
     let begin = Instant::now();
-    let made = bench.make("{suite: bookworm, size: 2G, packages: [less]}", Events::none());
+    let made = bench.make("{suite: bookworm, size: 2G, packages: [less], firmware: both}", Events::none());
     made.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error.hint(), bench.log()));
     println!("bootstrap: {:.1} s", begin.elapsed().as_secs_f64());
     assert_eq!(bench.strays(), Vec::<String>::new());
@@ -49,13 +50,21 @@ fn bookworm_boots_to_a_login_with_an_address() {
     fsck_clean(&image, "raw");
     let volumes = Volumes::of(&image, "raw");
     let root = volumes.volumes.last().unwrap();
-    assert_eq!((volumes.volumes.len(), root.number, root.fs.as_str()), (2, 2, "ext4"));
+    assert_eq!((volumes.volumes.len(), root.number, root.fs.as_str()), (3, 3, "ext4"));
     let header = String::from_utf8(run(Command::new("dumpe2fs").arg("-h").arg(&root.path)).stdout).unwrap();
     let features = field(&header, "Filesystem features:");
     assert!(!features.contains("metadata_csum_seed") && !features.contains("orphan_file"), "{features}");
     let uuid = field(&header, "Filesystem UUID:");
     let text = |path: &str| String::from_utf8(read_file_from_image(&image, path)).unwrap();
-    assert_eq!(text("/etc/fstab"), format!("UUID={uuid} / ext4 errors=remount-ro 0 1\n"));
+    let esp = &volumes.volumes[1];
+    let esp_uuid =
+        String::from_utf8(run(Command::new("blkid").args(["-o", "value", "-s", "UUID"]).arg(&esp.path)).stdout);
+    let lines = [
+        format!("UUID={uuid} / ext4 errors=remount-ro 0 1\n"),
+        format!("UUID={} /boot/efi vfat umask=0077 0 1\n", esp_uuid.unwrap().trim()),
+    ];
+    assert_eq!((text("/etc/fstab"), esp.fs.as_str()), (lines.concat(), "vfat"));
+    run(Command::new("fsck.vfat").arg("-n").arg(&esp.path));
     assert!(text("/boot/grub/grub.cfg").contains(&format!("root=UUID={uuid} ")));
     assert_eq!(text("/etc/hostname"), "debian\n");
     assert_eq!(text("/etc/machine-id"), "");
@@ -77,7 +86,7 @@ fn bookworm_boots_to_a_login_with_an_address() {
         let names = listed.lines().filter_map(|line| line.split('/').nth(5)).map(str::to_owned);
         names.filter(|name| !name.is_empty() && name != "." && name != "..").collect::<Vec<_>>()
     };
-    for empty in ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/lib/apt/lists"] {
+    for empty in ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/lib/apt/lists", "/boot/efi"] {
         assert_eq!(list(empty), Vec::<String>::new(), "{empty}");
     }
     assert!(!list("/usr/sbin").iter().any(|name| name == "policy-rc.d" || name == "start-stop-daemon.REAL"));
@@ -130,6 +139,8 @@ fn the_key_is_what_the_template_means() {
     let pinned = serde_json::json!({ "suite": "bookworm", "mirror": [], "packages": [], "size": 4_u64 << 30 });
     assert_eq!((&plain.arguments, plain.inputs.len()), (&pinned, 0));
     assert_eq!(plain, key("{suite: bookworm, size: 4096MiB, packages: []}"));
+    assert_eq!(plain, key("{suite: bookworm, firmware: bios}"));
+    assert_ne!(key("{suite: bookworm, firmware: uefi}"), key("{suite: bookworm, firmware: both}"));
     assert_ne!(plain, key("{suite: bookworm, size: 5G}"));
     assert_ne!(plain, key("{suite: bookworm, mirror: 'http://deb.debian.org/debian'}"));
     assert_ne!(key("{suite: bookworm, packages: [a, b]}"), key("{suite: bookworm, packages: [b, a]}"));
