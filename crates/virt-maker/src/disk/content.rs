@@ -175,7 +175,9 @@ mod tests {
             for (image, commands) in [("middle.qcow2", below), ("top.qcow2", above)] {
                 let mut io = Command::new("qemu-io");
                 io.args(["-f", "qcow2"]).arg(folder.join(image));
-                commands.iter().for_each(|command| drop(io.args(["-c", command])));
+                for command in commands {
+                    io.args(["-c", command]);
+                }
                 assert!(io.output().unwrap().status.success());
             }
             qemu_img(folder, "convert -f qcow2 -O raw top.qcow2 expected.raw");

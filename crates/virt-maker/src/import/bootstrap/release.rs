@@ -83,7 +83,8 @@ mod tests {
         let source = |suite: &str, mirrors: &[&str]| {
             let distribution = Distribution::of_suite(suite).unwrap_or(Distribution::Debian);
             let mirrors = mirrors.iter().map(|mirror| (*mirror).to_owned()).collect();
-            source(&Recipe { distribution, suite: suite.into(), mirrors, packages: Vec::new(), size: 0 })
+            let (suite, firmware) = (suite.into(), Firmware::Bios);
+            source(&Recipe { distribution, suite, mirrors, packages: Vec::new(), size: 0, firmware })
         };
         let is = |found: Option<String>, url: &str| assert_eq!(found.unwrap(), format!("bootstrap:{url}"));
         is(source("bookworm", &[]), "http://deb.debian.org/debian/dists/bookworm/InRelease");
