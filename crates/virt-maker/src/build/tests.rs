@@ -4,13 +4,12 @@
 
 use std::time::Instant;
 
-use super::boot_step::Booted;
+use super::boot_step::{Booted, check_host};
 use super::log::StepLog;
 use super::{Build, Settings, Tests};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events, TestName, TestOutcome};
-use crate::machine;
 use crate::plan::{Plan, SpecId};
 use crate::spec::{Spec, TestEntry};
 use crate::step::Action;
@@ -46,7 +45,11 @@ pub(super) fn check(specs: &[Spec], plan: &Plan, store: &Store, settings: &Setti
             _ => true,
         };
         if let Some((_, test)) = id.of(specs).tests.iter().enumerate().find(to_run) {
-            machine::check().map_err(|error| error.at(|| test.boot.place()))?;
+            let able = match test.boot.runner.action() {
+                Action::Boot(boot) => check_host(boot),
+                _ => Ok(()),
+            };
+            able.map_err(|error| error.at(|| test.boot.place()))?;
         }
     }
     Ok(())
