@@ -32,10 +32,10 @@ pub fn render(error: &Error) -> String {
     let mut text = String::new();
     match error.diagnostics() {
         [] => {
-            text.push_str(&format!("error: {}\n", harmless(&error.to_string())));
+            text.push_str(&format!("error: {}\n", lines(&error.to_string())));
             let mut source = std::error::Error::source(error);
             while let Some(cause) = source {
-                text.push_str(&format!("  caused by: {}\n", harmless(&cause.to_string())));
+                text.push_str(&format!("  caused by: {}\n", lines(&cause.to_string())));
                 source = cause.source();
             }
         }
@@ -54,6 +54,11 @@ pub fn render(error: &Error) -> String {
         text.push_str(&format!("  hint: {}\n", harmless(hint)));
     }
     text
+}
+
+/// A message whose further lines are indented, such as what a screen showed: they stay lines, and stay indented.
+fn lines(text: &str) -> String {
+    text.split("\n  ").map(harmless).collect::<Vec<_>>().join("\n    ")
 }
 
 /// The line that the author wrote comes first, and then what it is made of.

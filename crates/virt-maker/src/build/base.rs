@@ -1,14 +1,15 @@
 //! Making a base: running an import and sealing what it made.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Build;
 use super::draft::outcome_of;
+use super::{Build, iso_boot, screenshots};
 use crate::disk::{ImageFormat, overlay};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::import::{self, ImportContext, ImportKey};
+use crate::import::{self, ImportContext, ImportKey, Made};
 use crate::key::KeyMaterial;
 use crate::plan::{PlanNode, Work};
 use crate::spec::{ImportEntry, Release};
@@ -42,6 +43,15 @@ fn make(build: &Build<'_>, node: &PlanNode, entry: &ImportEntry, key: &ImportKey
     let cache_dir = build.store.cache_dir();
     let context = build.settings.import_context(&cache_dir, build.events);
     check_release(entry, &context)?;
+    if let Some(installer) = entry.runner.installer() {
+        let place = iso_boot::Place { image: &image, log: &log, workspace: &workspace };
+        let made = iso_boot::make(build, node, installer, key, place, &context);
+        let made = made.map_err(|error| {
+            screenshots::save_from(build, &folder, &node.info);
+            build.keep_log(&log, &node.info, error)
+        })?;
+        return seal(build, node, entry, lock, begin, folder, made);
+    }
     let grown = sibling(build, node, entry, &context)
         .map_or(Ok(None), |sibling| entry.runner.make_from(&sibling, &image, &log, &context));
     let made = match grown {
@@ -50,6 +60,22 @@ fn make(build: &Build<'_>, node: &PlanNode, entry: &ImportEntry, key: &ImportKey
         Err(error) => Err(error),
     };
     let made = made.map_err(|error| build.keep_log(&log, &node.info, error))?;
+    seal(build, node, entry, lock, begin, folder, made)
+}
+
+/// Seals the base that was made as `image` in this folder.
+fn seal(
+    build: &Build<'_>,
+    node: &PlanNode,
+    entry: &ImportEntry,
+    lock: KeyLock,
+    begin: Instant,
+    folder: PathBuf,
+    made: Made,
+) -> Result<Layer> {
+    let image = folder.join("image");
+    let context_dir = build.store.cache_dir();
+    let context = build.settings.import_context(&context_dir, build.events);
     let failed = || format!("cannot read the base that `{}` made", entry.kind.name);
     let virtual_size = match made.format {
         ImageFormat::Qcow2 => overlay::virtual_size(&image)?,

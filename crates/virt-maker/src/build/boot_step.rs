@@ -10,14 +10,14 @@ use super::log::StepLog;
 use super::options::{self, Optioned};
 use super::session::NewSession;
 use super::slots::Slot;
-use super::{Build, leaks};
+use super::{Build, leaks, screenshots};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::guest::{Guest, selinux};
 use crate::host::clock::now;
 use crate::host::escape::escape;
-use crate::machine::{self, Firmware, Hardware, Machine, Service, Start};
+use crate::machine::{self, Disk, Firmware, Hardware, Machine, Media, Service, Start};
 use crate::plan::StepNode;
 use crate::spec::StepEntry;
 use crate::step::{Action, Boot, StepKey};
@@ -25,6 +25,12 @@ use crate::store::{Depth, KeyLock, Layer, Outcome, Scratch, Workspace};
 
 /// CPUs where a template does not say how many, and the host has them.
 const CPUS: u32 = 2;
+
+/// How many CPUs a machine has.
+pub(super) fn cpus_of(wanted: Option<u32>) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+    wanted.unwrap_or(CPUS.min(cores))
+}
 
 /// Runs a step that boots the guest on `parent`, and seals its layer.
 pub(super) fn run(
@@ -52,6 +58,7 @@ pub(super) fn run(
     let seen = match ran.and_then(|seen| log.end().map(|()| seen)) {
         Ok(seen) => seen,
         Err(error) => {
+            screenshots::save(build, &draft, &node.info);
             let session = failed.map(|machine| machine as Box<dyn Session>);
             let error = build.step_failed(error, session, &draft, &parent.record, &step, log.last_lines());
             return Err(build.explain_full_disk(error));
@@ -165,8 +172,7 @@ impl Booted<'_> {
     fn machine(&self) -> Result<(Slot<'_>, Machine)> {
         let Booted { build, boot, parent, workspace, draft, log, .. } = self;
         let cancel = &build.settings.cancel;
-        let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
-        let cpus = boot.cpus.unwrap_or(CPUS.min(cores));
+        let cpus = cpus_of(boot.cpus);
         let image = build.store.image(parent)?;
         let firmware = Firmware::chosen(boot.firmware, parent.record.boots.as_ref(), &image)?;
         let hardware = Hardware {
@@ -183,10 +189,12 @@ impl Booted<'_> {
         let machine = Machine::start(Start {
             hardware: &hardware,
             kvm,
-            parent: &image,
-            overlay: &draft.image(),
+            disk: Disk::Overlay { parent: &image, overlay: &draft.image() },
+            media: &Media::default(),
+            ends_at_reset: false,
             work_dir: &workspace.subfolder("machine")?,
             kept: build.store.logs_dir().join(format!("{}-boot-{}", now(), draft.record().key.short())),
+            pictures: screenshots::of(build, draft),
             network_env: build.shared.opener.guest_env(),
             host_network: build.settings.host_network,
             output: log.sink(),

@@ -16,7 +16,7 @@ use crate::guest::Guest;
 use crate::host::clock::now;
 use crate::inspect::{self, Look};
 use crate::key::LayerKey;
-use crate::machine::{self, Firmware, Hardware, Left, Machine, Service, Start};
+use crate::machine::{self, Firmware, Hardware, Left, Machine, Media, Pictures, Service, Start};
 use crate::step::FirmwareArgument;
 use crate::store::{Layer, Lease, Outcome, Scratch, Store, Workspace, check_tag};
 
@@ -253,10 +253,12 @@ impl Lone<'_> {
         let mut machine = Machine::start(Start {
             hardware: &hardware,
             kvm,
-            parent: disk.image(),
-            overlay: &overlay,
+            disk: machine::Disk::Overlay { parent: disk.image(), overlay: &overlay },
+            media: &Media::default(),
+            ends_at_reset: false,
             work_dir: &workspace.subfolder("machine")?,
             kept: store.logs_dir().join(format!("{}-run-{}", now(), disk.short())),
+            pictures: Pictures::in_folder(store.logs_dir()),
             network_env: opener.guest_env(),
             host_network: settings.host_network,
             output: std::sync::Arc::new(|_| {}),

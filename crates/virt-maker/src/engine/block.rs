@@ -68,6 +68,18 @@ pub fn first_options(directory: Option<&Path>, parent: &Image, overlay: &Path) -
     }))
 }
 
+/// The same for a raw `disk` with nothing below it. What is written as zeroes takes no room on the host.
+pub fn fresh_options(directory: &Path, disk: &Path) -> Result<Value> {
+    Ok(json!({
+        "driver": ImageFormat::Raw.name(),
+        "node-name": TOP,
+        "discard": "unmap",
+        "detect-zeroes": "unmap",
+        "cache": {"no-flush": true},
+        "file": {"driver": "file", "filename": utf8(name_in(Some(directory), disk))?},
+    }))
+}
+
 impl BlockGraph {
     /// Opens a graph with these [`first_options`]. `directory` is the working directory of the program at the other end.
     pub fn open(mut qmp: Qmp, directory: &Path, parent: &Image, overlay: &Path) -> Result<BlockGraph> {

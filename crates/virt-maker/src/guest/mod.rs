@@ -3,6 +3,7 @@
 //! Paths are absolute paths in the guest. No symlink of the guest leads out of its root: the work is done inside that
 //! root or with `RESOLVE_IN_ROOT`. What a guest says is data.
 
+pub mod keyboard;
 pub mod packages;
 pub mod running;
 pub mod selinux;

@@ -1,11 +1,13 @@
 //! What may be done to a guest that has booted, besides what may be done to every guest.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::keyboard::Chord;
 use super::{Exit, Guest, Run};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// A machine in which a guest has booted.
+/// A machine that runs. Where no agent of ours is in the guest (an installer that was booted from a CD), what needs one is an error.
 pub trait Running {
     /// The guest. What is done to it is done to the running system.
     fn guest(&mut self) -> &mut dyn Guest;
@@ -18,6 +20,29 @@ pub trait Running {
 
     /// What the guest wrote to its serial console: the last mebibyte of it, as it is.
     fn console(&self) -> String;
+
+    /// What is on its screen: exact where that is in text mode, else what the host's program reads in the picture. An error of kind
+    /// `Host` where there is no such program.
+    fn screen(&mut self) -> Result<String>;
+
+    /// Saves what is on its screen as a picture, PNG, to a path that does not exist yet.
+    fn picture(&mut self, path: &Path) -> Result<()>;
+
+    /// Saves such a picture beside the log of the step, under a name of its own; says where it will lie.
+    fn screenshot(&mut self, name: &str) -> Result<PathBuf>;
+
+    /// Presses keys, one combination after the other, with a pause after each.
+    fn press(&mut self, keys: &[Chord], pause: Duration) -> Result<()>;
+
+    /// Moves the pointer to a place on the screen, in pixels from its upper left corner, and clicks a button there, by QEMU's name. An
+    /// error of kind `Step` where that is not on the screen.
+    fn click(&mut self, place: (u32, u32), button: &str) -> Result<()>;
+
+    /// The place in the middle of a text on its screen, in pixels; nothing where it is not there.
+    fn find_on_screen(&mut self, text: &str) -> Result<Option<(u32, u32)>>;
+
+    /// An error that says `what`, with what was on the console and on the screen last, which are kept.
+    fn trouble(&mut self, what: String) -> Error;
 
     /// Has the guest restart, and waits until it has booted again.
     fn restart(&mut self) -> Result<()>;

@@ -60,7 +60,7 @@ struct Arguments {
     resize: Option<serde::de::IgnoredAny>,
 }
 
-struct Download {
+pub(super) struct Download {
     root: Option<Root>,
     resize: Option<Resize>,
     source: Source,
@@ -68,6 +68,8 @@ struct Download {
     /// With what stands for this download where sources are named.
     checksums: Option<(SignedList, String)>,
     format: Option<ImageFormat>,
+    /// It is no disk, but a CD ([`of_cd`]).
+    cd: bool,
 }
 
 /// How much of a compressed file is looked at to see whether it is a disk image, in bytes.
@@ -85,35 +87,8 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let arguments: Arguments = from_node(node)?;
     let at = |name: &str| node.get(name).unwrap_or(node);
     let mut problems = Vec::new();
-    let file = |path: &str, problems: &mut Vec<Diagnostic>| match at("url").host_image(path, is_image) {
-        Ok(path) => Source::File(path),
-        Err(problem) => {
-            problems.push(problem);
-            Source::Url(String::new())
-        }
-    };
-    let source = match arguments.url.split_once("://") {
-        Some(("http" | "https", rest)) if !rest.is_empty() => Source::Url(arguments.url),
-        Some(("file", path)) if !path.is_empty() => match decode(path.strip_prefix("localhost").unwrap_or(path)) {
-            Some(path) => file(&path, &mut problems),
-            None => {
-                problems.push(at("url").diagnostic("expected two hexadecimal digits after each `%` of the URL"));
-                Source::Url(String::new())
-            }
-        },
-        None if !arguments.url.is_empty() => file(&arguments.url, &mut problems),
-        _ => {
-            problems.push(at("url").diagnostic("expected a URL with http, https or file, or the path of a file"));
-            Source::Url(String::new())
-        }
-    };
-    let checksum = arguments.checksum.and_then(|text| {
-        let checksum = Checksum::parse(&text);
-        if checksum.is_none() {
-            problems.push(at("checksum").diagnostic(checksum::EXPECTED));
-        }
-        checksum
-    });
+    let source = read_source(arguments.url, at("url"), is_image, &mut problems);
+    let checksum = read_checksum(arguments.checksum, at("checksum"), &mut problems);
     if let (Some(_), Some(checksums)) = (&arguments.checksums, node.get("checksum")) {
         problems.push(checksums.diagnostic("either `checksum` or `checksums`, not both"));
     }
@@ -134,7 +109,68 @@ fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let format = arguments.format;
     let resize = read_resize(node, &mut problems);
     let root = arguments.root.map(|root| root.checked(node, &mut problems));
-    if problems.is_empty() { Ok(Box::new(Download { root, source, checksum, checksums, format, resize })) } else { Err(problems) }
+    let download = Download { root, source, checksum, checksums, format, resize, cd: false };
+    if problems.is_empty() { Ok(Box::new(download)) } else { Err(problems) }
+}
+
+/// Where bytes come from: a URL, or a path of a file of which `is_image` says that it may be taken from anywhere on the host.
+fn read_source(
+    url: String,
+    at: &Node,
+    is_image: fn(&HostPath) -> bool,
+    problems: &mut Vec<Diagnostic>,
+) -> Source {
+    let file = |path: &str, problems: &mut Vec<Diagnostic>| match at.host_image(path, is_image) {
+        Ok(path) => Source::File(path),
+        Err(problem) => {
+            problems.push(problem);
+            Source::Url(String::new())
+        }
+    };
+    match url.split_once("://") {
+        Some(("http" | "https", rest)) if !rest.is_empty() => Source::Url(url),
+        Some(("file", path)) if !path.is_empty() => match decode(path.strip_prefix("localhost").unwrap_or(path)) {
+            Some(path) => file(&path, problems),
+            None => {
+                problems.push(at.diagnostic("expected two hexadecimal digits after each `%` of the URL"));
+                Source::Url(String::new())
+            }
+        },
+        None if !url.is_empty() => file(&url, problems),
+        _ => {
+            problems.push(at.diagnostic("expected a URL with http, https or file, or the path of a file"));
+            Source::Url(String::new())
+        }
+    }
+}
+
+fn read_checksum(text: Option<String>, at: &Node, problems: &mut Vec<Diagnostic>) -> Option<Checksum> {
+    let checksum = Checksum::parse(&text?);
+    if checksum.is_none() {
+        problems.push(at.diagnostic(checksum::EXPECTED));
+    }
+    checksum
+}
+
+/// A CD, for import `isoboot`: a file of the host or a URL, by its content, plain or compressed.
+pub(super) fn of_cd(
+    (url, at): (String, &Node),
+    (checksum, at_checksum): (Option<String>, &Node),
+    problems: &mut Vec<Diagnostic>,
+) -> Download {
+    let source = read_source(url, at, is_cd, problems);
+    let checksum = read_checksum(checksum, at_checksum, problems);
+    Download { root: None, source, checksum, checksums: None, format: None, resize: None, cd: true }
+}
+
+/// Whether a file says that it is a CD: ISO 9660, or UDF, which begins as that does (ECMA-119, 8.1; ECMA-167, 2/9.1).
+fn is_cd(path: &HostPath) -> bool {
+    path.open().is_ok_and(|file| has_cd(&file))
+}
+
+fn has_cd(file: &File) -> bool {
+    let mut name = [0; 5];
+    file.read_exact_at(&mut name, 16 * 2048 + 1).is_ok() && matches!(&name, b"CD001" | b"BEA01")
 }
 
 /// Whether the bytes of a file say that it is a disk image, plain or compressed: only such a file may be taken from
@@ -171,7 +207,8 @@ pub(super) fn of_file(
     let resize = read_resize(node, &mut problems);
     let source = Source::File(path);
     let root = root.map(|root| root.checked(node, &mut problems));
-    if problems.is_empty() { Ok(Box::new(Download { root, source, checksum: None, checksums: None, format, resize })) } else { Err(problems) }
+    let download = Download { root, source, checksum: None, checksums: None, format, resize, cd: false };
+    if problems.is_empty() { Ok(Box::new(download)) } else { Err(problems) }
 }
 
 fn read_resize(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Resize> {
@@ -224,7 +261,7 @@ impl Import for Download {
         };
         let input = HostInput { name: "image".into(), kind: "file".into(), digest, mode: 0 };
         // Whatever says which bytes are wanted, the digest of these is the input.
-        let Download { root, resize, source: _, checksum: _, checksums: _, format } = self;
+        let Download { root, resize, source: _, checksum: _, checksums: _, format, cd: _ } = self;
         let mut arguments = json!({ "format": format.map(ImageFormat::name) });
         if let Some(resize) = resize {
             arguments["resize"] = resize.key();
@@ -269,6 +306,7 @@ pub(super) fn look_again(url: &str, context: &ImportContext<'_>) -> Result<Diges
         checksums: None,
         format: None,
         resize: None,
+        cd: false,
     };
     let key = import.key_inputs(context)?;
     let input = key.inputs.first().ok_or_else(|| Error::new(ErrorKind::Internal, "a download without a digest"))?;
@@ -282,7 +320,7 @@ pub(super) fn forget(url: &str, context: &ImportContext<'_>) {
 }
 
 impl Download {
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         match &self.source {
             Source::File(path) => path.display().to_string(),
             Source::Url(url) => http::shown(url),
@@ -418,6 +456,12 @@ impl Download {
             return Err(self.wrong_digest(wanted, found));
         }
         let digest = unpacked?.then_some(found);
+        if self.cd {
+            if !File::open(target).is_ok_and(|file| has_cd(&file)) {
+                return Err(Error::new(ErrorKind::Base, format!("{} is no image of a CD", self.name())));
+            }
+            return Ok(Made { format: ImageFormat::Raw, digest });
+        }
         Ok(Made { format: inspect(target, self.format, &self.name())?.format, digest })
     }
 

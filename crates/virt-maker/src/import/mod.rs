@@ -8,6 +8,8 @@ mod mkfs;
 mod relay;
 mod resize;
 mod root;
+pub(crate) use isoboot::keystrokes;
+pub use isoboot::{Drives, Isoboot, Until};
 pub(crate) use root::wrong as wrong_root;
 mod signed;
 mod sources;
@@ -38,6 +40,7 @@ imports! {
     bootstrap,
     disk,
     download,
+    isoboot,
     layer,
     rootfs,
     virt_builder,
@@ -91,6 +94,11 @@ pub trait Import: Send + Sync {
     /// The source that its packages come from, where what is there changes with time and is known by one file: that of
     /// a suite ([`look_again`]).
     fn release(&self) -> Option<String> {
+        None
+    }
+
+    /// The installer that makes it, where one is booted. Nobody asks [`Import::make`] then.
+    fn installer(&self) -> Option<&Isoboot> {
         None
     }
 

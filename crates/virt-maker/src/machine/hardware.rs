@@ -81,7 +81,7 @@ pub(super) fn start(
     directory: &Path,
     log: PathBuf,
 ) -> Result<Started> {
-    let Start { hardware, kvm, work_dir, .. } = start;
+    let Start { hardware, work_dir, .. } = start;
     let pair = || UnixStream::pair().context(ErrorKind::Host, || "cannot make a socket pair");
     let ((qmp, qmp_theirs), (events, events_theirs), (console, console_theirs)) = (pair()?, pair()?, pair()?);
     let ((card, card_theirs), (network, network_theirs)) = (pair()?, pair()?);
@@ -97,11 +97,12 @@ pub(super) fn start(
         channels.push(end);
         tpm = Some(helper);
     }
+    more.extend(start.media.options()?);
     let helper = Helper::spawn(HelperCommand {
         name: "qemu",
         program: QEMU.into(),
         package: "qemu-system-x86",
-        arguments: arguments(hardware, *kvm, disk, more),
+        arguments: arguments(start, disk, more),
         channels,
         address_space: Some((u64::from(hardware.memory_mib) << 20) + OVERHEAD + images as u64 * IMAGE),
         mount_namespace_of: None,
@@ -112,8 +113,9 @@ pub(super) fn start(
     Ok(Started { helper, tpm, qmp, events, console, card, network })
 }
 
-/// `more` is what belongs to the firmware and to the TPM: the type of the machine among it.
-fn arguments(hardware: &Hardware, kvm: bool, disk: &Value, more: Vec<String>) -> Vec<OsString> {
+/// `more` is what belongs to the firmware, to the TPM and to drives for media: the type of the machine among it.
+fn arguments(start: &Start<'_>, disk: &Value, more: Vec<String>) -> Vec<OsString> {
+    let Start { hardware, kvm, ends_at_reset, .. } = *start;
     let mut list = more;
     let mut say = |option: &str, value: &str| list.extend([option.to_owned(), value.to_owned()]);
     for flag in ["-nodefaults", "-no-user-config"] {
@@ -127,7 +129,8 @@ fn arguments(hardware: &Hardware, kvm: bool, disk: &Value, more: Vec<String>) ->
     say("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     say("-name", "virt-maker");
     // A reset is not a power-off. A machine that is off, or whose kernel gave up, stays to be looked at.
-    say("-action", "reboot=reset,shutdown=pause,panic=pause,watchdog=reset");
+    let reset = if ends_at_reset { "shutdown" } else { "reset" };
+    say("-action", &format!("reboot={reset},shutdown=pause,panic=pause,watchdog=reset"));
     for (id, fd) in [("qmp", QMP_FD), ("events", EVENTS_FD)] {
         say("-chardev", &format!("socket,id={id},fd={fd}"));
         say("-mon", &format!("chardev={id},mode=control"));

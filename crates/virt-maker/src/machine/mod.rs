@@ -6,7 +6,9 @@
 //! attended.rs    its serial console on a person's terminal
 //! service.rs     the agent as a service of the guest: put there before the boot, and taken out after it
 //! watch.rs       waiting for something, with an eye on what may go wrong meanwhile
-//! happenings.rs  what qemu tells by itself;  console.rs  what the guest writes to its serial port;  screen.rs  what it shows
+//! happenings.rs  what qemu tells by itself;  console.rs  what the guest writes to its serial port
+//! screen.rs      what it shows;  reading.rs  the same where that is no text;  running.rs  what steps do to it
+//! media.rs       CDs and floppies
 //! ```
 //! (An *appliance* of engine `vm` is another thing: it boots our kernel, and mounts the guest.)
 //!
@@ -21,6 +23,9 @@ mod console;
 mod firmware;
 mod happenings;
 mod hardware;
+mod media;
+mod reading;
+mod running;
 mod screen;
 mod service;
 pub mod tpm;
@@ -32,7 +37,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use virt_maker_agent::client::{Client, ClientError};
@@ -41,7 +46,9 @@ use virt_maker_agent::protocol::Sandbox;
 pub use attended::Left;
 pub use firmware::Firmware;
 pub use hardware::Hardware;
+pub use media::Media;
 pub use service::Service;
+pub use watch::Deadline;
 
 use crate::engine::agent::{AgentGuest, Setup};
 use crate::engine::block::{self, BlockGraph};
@@ -53,11 +60,11 @@ use crate::engine::{Image, LogSink, Session};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::guest::running::Running;
-use crate::guest::{Exit, Guest, Run};
+use crate::guest::{Guest, Run};
 use crate::host::{self, Cancel, Guard, Helper};
 use console::Console;
 use happenings::Happenings;
-use watch::Deadline;
+use running::Seen;
 
 /// Name of the socket to the agent, in the work folder.
 const PORT: &str = "agent.sock";
@@ -72,14 +79,18 @@ pub struct Start<'a> {
     pub hardware: &'a Hardware,
     /// Whether KVM runs kernels here; else the CPU is emulated.
     pub kvm: bool,
-    /// The sealed layer under its disk.
-    pub parent: &'a Image,
-    /// Its disk: an overlay on that, with the [`Service`] on it.
-    pub overlay: &'a Path,
+    /// Its disk.
+    pub disk: Disk<'a>,
+    /// What is in its other drives.
+    pub media: &'a Media,
+    /// Whether a reset ends it as a power-off does.
+    pub ends_at_reset: bool,
     /// A private folder (mode 0700). The caller removes it.
     pub work_dir: &'a Path,
     /// Where its last screen (`.png`) and its console (`.console.log`) are kept when something goes wrong: a path without ending.
     pub kept: PathBuf,
+    /// Where pictures of its screen go that steps ask for.
+    pub pictures: Pictures,
     /// Proxies for commands. No part of a key.
     pub network_env: &'a BTreeMap<String, String>,
     /// Whether it may reach the host's own addresses, too.
@@ -90,6 +101,56 @@ pub struct Start<'a> {
     pub events: &'a Events,
     /// Stops what is under way.
     pub cancel: &'a Cancel,
+}
+
+/// The disk of a machine.
+pub enum Disk<'a> {
+    /// An overlay on a sealed layer, with the [`Service`] on it.
+    Overlay {
+        /// The layer.
+        parent: &'a Image,
+        /// The overlay.
+        overlay: &'a Path,
+    },
+    /// A raw file, which is empty.
+    Fresh(&'a Path),
+}
+
+impl Disk<'_> {
+    fn path(&self) -> &Path {
+        match self {
+            Disk::Overlay { overlay, .. } => overlay,
+            Disk::Fresh(path) => path,
+        }
+    }
+
+    /// Options of its node, and how many images it is made of.
+    fn options(&self, directory: &Path) -> Result<(serde_json::Value, usize)> {
+        match self {
+            Disk::Overlay { parent, overlay } => {
+                Ok((block::first_options(Some(directory), parent, overlay)?, parent.images() + 1))
+            }
+            Disk::Fresh(path) => Ok((block::fresh_options(directory, path)?, 1)),
+        }
+    }
+}
+
+/// Where pictures of a machine's screen go.
+#[derive(Debug, Clone)]
+pub struct Pictures {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Where that will lie when the layer is sealed.
+    pub later: PathBuf,
+    /// Begins the names of their files.
+    pub prefix: String,
+}
+
+impl Pictures {
+    /// In a folder that stays.
+    pub fn in_folder(folder: PathBuf) -> Pictures {
+        Pictures { later: folder.clone(), folder, prefix: String::new() }
+    }
 }
 
 /// A machine that has booted. Fields are dropped in this order: the conversation and its watcher first, then what listens, then qemu.
@@ -105,6 +166,14 @@ pub struct Machine {
     _tpm: Option<Helper>,
     work_dir: PathBuf,
     kept: PathBuf,
+    pictures: Pictures,
+    seen: Seen,
+    /// When the screen was looked at last.
+    looked: Instant,
+    /// It began with an empty disk, so no agent of ours is in it.
+    fresh: bool,
+    /// When all that is done to it has to be done.
+    deadline: Option<Deadline>,
     emulated: bool,
     cancel: Cancel,
     events: Events,
@@ -140,11 +209,10 @@ impl Machine {
     /// Starts a machine, and waits for nothing in it.
     pub fn start(start: Start<'_>) -> Result<Machine> {
         start.cancel.check()?;
-        let directory = start.overlay.parent().unwrap_or(start.work_dir);
-        let disk = block::first_options(Some(directory), start.parent, start.overlay)?;
+        let directory = start.disk.path().parent().unwrap_or(start.work_dir);
+        let (disk, images) = start.disk.options(directory)?;
         let log = start.work_dir.join("qemu.log");
         let port = listen(start.work_dir)?;
-        let images = start.parent.images() + 1;
         let started = hardware::start(&start, &disk, images, port, directory, log)?;
         let guard = Guard::kill_on_cancel(started.helper.pid(), start.cancel)?;
         let qmp = Qmp::greet(started.qmp, start.events.waits(start.cancel)).map_err(|error| {
@@ -170,6 +238,11 @@ impl Machine {
             _tpm: started.tpm,
             work_dir: start.work_dir.to_owned(),
             kept: start.kept,
+            pictures: start.pictures,
+            seen: Seen::default(),
+            looked: Instant::now(),
+            deadline: None,
+            fresh: matches!(start.disk, Disk::Fresh(_)),
             emulated: !start.kvm,
             cancel: start.cancel.clone(),
             events: start.events.clone(),
@@ -310,6 +383,17 @@ impl Machine {
         self.end()
     }
 
+    /// From now on, steps that wait are told when this has passed.
+    pub fn within(&mut self, deadline: &Deadline) {
+        self.deadline = Some(*deadline);
+    }
+
+    /// The same where it was not the guest's own disk that booted, with a clock that began before.
+    pub fn until_it_is_off(mut self, deadline: &Deadline) -> Result<()> {
+        self.until_off(deadline)?;
+        self.end()
+    }
+
     /// Ends qemu, when the guest has powered off.
     fn end(self) -> Result<()> {
         let Machine { guest, setup: _watched, mut graph, helper, .. } = self;
@@ -353,51 +437,6 @@ impl Session for Machine {
 
     fn shell(&mut self, privileged: bool) -> Result<()> {
         self.agent()?.shell(privileged)
-    }
-}
-
-impl Running for Machine {
-    fn guest(&mut self) -> &mut dyn Guest {
-        Session::guest(self)
-    }
-
-    fn ask(&mut self, run: &Run) -> Result<(Exit, Vec<u8>)> {
-        self.agent()?.ask(run)
-    }
-
-    fn talk(&mut self, port: u16, text: &str) -> Result<Vec<u8>> {
-        self.agent()?.talk(port, text)
-    }
-
-    fn console(&self) -> String {
-        self.console.text()
-    }
-
-    fn restart(&mut self) -> Result<()> {
-        let deadline = Deadline::after(self.scaled(BOOT + SHUTDOWN));
-        let before = self.happenings.resets();
-        let script = "if [ -d /run/systemd/system ]; then systemctl --no-block reboot; else reboot; fi";
-        let asked = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() });
-        if let Err(error) = asked
-            && self.happenings.resets() == before
-        {
-            return Err(error);
-        }
-        let pause = Duration::from_millis(20);
-        self.until("the guest to restart", &deadline, pause, |machine| {
-            Ok((machine.happenings.resets() > before).then_some(()))
-        })?;
-        self.come_up(&deadline)
-    }
-
-    fn slowness(&self) -> u32 {
-        if self.emulated { EMULATED } else { 1 }
-    }
-
-    fn pause(&mut self, time: Duration) -> Result<()> {
-        self.cancel.check()?;
-        std::thread::sleep(time);
-        self.check_power()
     }
 }
 

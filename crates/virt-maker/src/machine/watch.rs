@@ -7,17 +7,19 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::escape::escape;
 
 /// When a wait is over in any case.
-pub(super) struct Deadline {
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
     begin: Instant,
     limit: Duration,
 }
 
 impl Deadline {
-    pub(super) fn after(limit: Duration) -> Deadline {
+    /// As long after now.
+    pub fn after(limit: Duration) -> Deadline {
         Deadline { begin: Instant::now(), limit }
     }
 
-    fn has_passed(&self) -> bool {
+    pub(super) fn has_passed(&self) -> bool {
         self.begin.elapsed() >= self.limit
     }
 }
@@ -25,7 +27,7 @@ impl Deadline {
 /// How often the guest may restart before it is taken for one that does so for ever. SELinux does it once.
 const RESTARTS: u32 = 6;
 /// How often the screen and the console are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// How many lines of each are told.
 const TOLD: usize = 12;
 
@@ -108,12 +110,24 @@ impl Machine {
         }
     }
 
+    /// An error that says that it took too long.
+    pub(super) fn too_late(&mut self, deadline: &Deadline) -> Error {
+        let seconds = deadline.limit.as_secs();
+        self.trouble(format!("the machine was not done within {seconds} s")).with_hint("`timeout` gives it longer")
+    }
+
     /// An error where the machine does not run any more.
     pub(super) fn check_power(&mut self) -> Result<()> {
+        if self.happenings.is_gone() {
+            // Who stops the build ends qemu.
+            self.cancel.check()?;
+        }
         let what = if self.happenings.is_gone() {
             format!("qemu ended: {}", complaints(&self.work_dir))
         } else if self.happenings.has_panicked() {
             "the guest's kernel has panicked".to_owned()
+        } else if self.happenings.is_off() && self.fresh {
+            "the machine was powered off or reset before all steps were done".to_owned()
         } else if self.happenings.is_off() {
             "the guest powered off, and was not told to".to_owned()
         } else if self.happenings.resets() > RESTARTS {
@@ -125,9 +139,9 @@ impl Machine {
     }
 
     /// An error where the screen or the console shows that nothing will come any more.
-    fn check_screen(&mut self) -> Result<()> {
+    pub(super) fn check_screen(&mut self) -> Result<()> {
         let console = self.console.text();
-        let screen = screen::text(self.graph.qmp(), &self.work_dir)?;
+        let screen = screen::text(self.graph.qmp(), &self.work_dir)?.unwrap_or_default();
         let last = |text: &str| text.lines().rev().take(30).map(str::to_owned).collect::<Vec<_>>().join("\n");
         let (console, screen) = (last(&console), last(&screen));
         if let Some((_, meaning)) = STUCK.iter().find(|(words, _)| console.contains(words) || screen.contains(words)) {
@@ -137,7 +151,8 @@ impl Machine {
             let what = "Secure Boot refused the boot loader: it has no signature that is trusted, or was changed";
             return Err(self.trouble(what.to_owned()));
         }
-        if EMERGENCY.iter().any(|words| console.contains(words) || screen.contains(words)) {
+        // Who boots an installer may want just that.
+        if !self.fresh && EMERGENCY.iter().any(|words| console.contains(words) || screen.contains(words)) {
             let failed = if self.guest.is_some() { self.of_failed_units().unwrap_or_default() } else { String::new() };
             return Err(self.trouble(format!("the guest did not boot, and is in emergency mode{failed}")));
         }
@@ -156,10 +171,9 @@ impl Machine {
             }
         };
         add("on its console", &self.console.text());
-        if !self.happenings.is_gone()
-            && let Ok(shown) = screen::text(self.graph.qmp(), &self.work_dir)
-        {
-            add("on its screen", &shown);
+        if !self.happenings.is_gone() {
+            let (name, shown) = self.shown();
+            add(name, &shown);
         }
         text.extend(self.keep().map(|kept| format!("\n  kept: {kept}")));
         Error::new(ErrorKind::Step, text)

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::import::{ImportKey, ImportKind};
 use crate::key::{HostInput, KeyMaterial, LayerKey};
 use crate::spec::{Spec, StepEntry};
@@ -27,14 +27,35 @@ pub(super) fn import(kind: &ImportKind, key: &ImportKey) -> KeyMaterial {
 
 /// What a step is keyed by itself, with the steps within it; and the keys of those.
 pub(super) fn own(spec: &Spec, step: &StepEntry) -> Result<(StepKey, Vec<StepKey>)> {
-    let place = |step: &StepEntry, error: Error| error.at(|| step.place());
-    let key = step.runner.key_inputs().map_err(|error| place(step, error))?;
+    let key = step.runner.key_inputs().map_err(|error| error.at(|| step.place()))?;
     if step.inner.is_empty() {
         return Ok((key, Vec::new()));
     }
+    let Within { keys, steps, inputs } = within(spec, &step.inner)?;
+    Ok((key.with_steps(steps, inputs), keys))
+}
+
+/// What a base is keyed by that is made by an import with these steps within it.
+pub(super) fn with_steps(spec: &Spec, mut key: ImportKey) -> Result<ImportKey> {
+    if !spec.import.inner.is_empty() {
+        let Within { keys: _, steps, inputs } = within(spec, &spec.import.inner)?;
+        key.arguments["steps"] = Value::Array(steps);
+        key.inputs.extend(inputs);
+    }
+    Ok(key)
+}
+
+/// What steps within something are keyed by.
+struct Within {
+    keys: Vec<StepKey>,
+    steps: Vec<Value>,
+    inputs: Vec<HostInput>,
+}
+
+fn within(spec: &Spec, inner: &[StepEntry]) -> Result<Within> {
     let (mut keys, mut steps, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
-    for (number, inner) in step.inner.iter().enumerate() {
-        let key = inner.runner.key_inputs().map_err(|error| place(inner, error))?;
+    for (number, inner) in inner.iter().enumerate() {
+        let key = inner.runner.key_inputs().map_err(|error| error.at(|| inner.place()))?;
         steps.push(json!({
             "kind": inner.kind.name,
             "version": inner.kind.version,
@@ -45,7 +66,7 @@ pub(super) fn own(spec: &Spec, step: &StepEntry) -> Result<(StepKey, Vec<StepKey
         inputs.extend(key.inputs.iter().map(named));
         keys.push(key);
     }
-    Ok((key.with_steps(steps, inputs), keys))
+    Ok(Within { keys, steps, inputs })
 }
 
 fn options(spec: &Spec, step: &StepEntry) -> Map<String, Value> {

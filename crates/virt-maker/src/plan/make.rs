@@ -121,7 +121,8 @@ impl Planner<'_> {
     /// The node of a spec's base that is made by its import.
     fn import(&mut self, spec: &Spec, id: SpecId, again: bool) -> Result<NodeId> {
         let (entry, context) = (&spec.import, &self.context.import);
-        let mut key = entry.runner.key_inputs(context).map_err(|error| error.at(|| entry.place()))?;
+        let key = entry.runner.key_inputs(context).map_err(|error| error.at(|| entry.place()))?;
+        let mut key = keyed::with_steps(spec, key)?;
         if let Release::Locked { digest, .. } = entry.release {
             key.inputs.push(HostInput { name: "release".into(), kind: "file".into(), digest, mode: 0 });
         }

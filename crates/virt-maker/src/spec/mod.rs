@@ -1,6 +1,7 @@
 //! Specs: what a template becomes when everything in it is resolved: one import, a list of steps, exports.
 
 mod catalogue;
+mod entries;
 mod guestless;
 mod host;
 mod load;
@@ -60,10 +61,11 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// All steps: those of the list and of tests, and after each those within it.
+    /// All steps: those within the import, those of the list and of tests, and after each those within it.
     pub fn every_step(&self) -> impl Iterator<Item = &StepEntry> {
         let of_tests = self.tests.iter().map(|test| &test.boot);
-        self.steps.iter().chain(of_tests).flat_map(|step| std::iter::once(step).chain(&step.inner))
+        let steps = self.steps.iter().chain(of_tests);
+        self.import.inner.iter().chain(steps.flat_map(|step| std::iter::once(step).chain(&step.inner)))
     }
 }
 
@@ -94,6 +96,8 @@ pub struct ImportEntry {
     pub position: Position,
     /// Functions with changing values (`now()`, ...) that have a part in its arguments.
     pub volatile: Vec<&'static str>,
+    /// The steps within it, of one that boots an installer.
+    pub inner: Vec<StepEntry>,
     /// The release of the suite, where somebody asked for one. The loader knows none.
     pub release: Release,
 }

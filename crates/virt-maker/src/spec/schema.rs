@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
 use super::catalogue::runners;
-use crate::template::{DEFAULTS, Definitions, OneOrMany, STEPS_WITHIN, StepOptions, arguments};
+use crate::template::{DEFAULTS, Definitions, IMPORTS_WITH_STEPS, OneOrMany, STEPS_WITHIN, StepOptions, arguments};
 
 /// A template of virt-maker: how an image is made.
 #[derive(JsonSchema)]
@@ -121,6 +121,10 @@ pub fn schema() -> Value {
     for name in STEPS_WITHIN {
         step[name]["anyOf"][0]["properties"]["steps"] =
             json!({"description": "What is done in the running system.", "$ref": "#/$defs/steps"});
+    }
+    for name in IMPORTS_WITH_STEPS {
+        imports[name]["anyOf"][0]["properties"]["steps"] =
+            json!({"description": "What is done meanwhile.", "$ref": "#/$defs/steps"});
     }
     let more = json!({
         "include": {"description": "A file whose steps stand here.", "type": "string"},

@@ -41,6 +41,10 @@ impl Step for ExpectStep {
 }
 
 impl OnMachine for ExpectStep {
+    fn asks_the_guest(&self) -> bool {
+        !self.checks.are_outside()
+    }
+
     fn run(&self, machine: &mut dyn Running, context: &StepContext<'_>) -> Result<()> {
         self.checks.hold(machine, context.cancel)
     }

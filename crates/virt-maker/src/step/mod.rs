@@ -30,6 +30,7 @@ pub use boot::{Boot, FirmwareArgument, WaitFor};
 steps! {
     ansible,
     boot,
+    click,
     copy,
     delete,
     download_to,
@@ -42,6 +43,7 @@ steps! {
     inject_qemu_ga,
     inject_virtio_win,
     install,
+    keys,
     link,
     local_run,
     mkdir,
@@ -51,13 +53,16 @@ steps! {
     repo,
     rootpass,
     run,
+    screenshot,
     selinux,
     service,
     ssh_keygen,
     sysprep,
+    r#type,
     unpack,
     update,
     user,
+    wait_for,
 }
 
 /// A kind of step.
@@ -112,6 +117,11 @@ pub enum Action<'a> {
 
 /// A step that is done to a machine that runs.
 pub trait OnMachine {
+    /// Whether it asks the guest itself, and so needs an agent in it. What is done by screen, keyboard and pointer does not.
+    fn asks_the_guest(&self) -> bool {
+        true
+    }
+
     /// Does it.
     fn run(&self, machine: &mut dyn Running, context: &StepContext<'_>) -> Result<()>;
 }

@@ -183,7 +183,8 @@ impl Store {
         self.root.join("images")
     }
 
-    fn layer_dir(&self, key: LayerKey) -> PathBuf {
+    /// The folder of a layer, whether it is there or not.
+    pub(crate) fn layer_dir(&self, key: LayerKey) -> PathBuf {
         self.root.join("layers").join(key.to_string())
     }
 

@@ -157,6 +157,8 @@ pub struct ResolvedSpec {
     pub node: Node,
     /// The import: a mapping of its runner to arguments.
     pub import: Option<Node>,
+    /// The steps within it, of one that has some.
+    pub import_steps: Vec<ResolvedStep>,
     /// The steps.
     pub steps: Vec<ResolvedStep>,
     /// The tests.
@@ -180,7 +182,12 @@ impl ResolvedSpec {
         use serde_json::{Map, Value, json};
         let mut spec = Map::new();
         if let Some(import) = &self.import {
-            spec.insert("import".into(), import.to_json_as_written());
+            let mut json = import.to_json_as_written();
+            if let (false, [(name, _)]) = (self.import_steps.is_empty(), import.members()) {
+                let steps = self.import_steps.iter().map(ResolvedStep::to_json).collect();
+                json[name.text().unwrap_or_default()]["steps"] = Value::Array(steps);
+            }
+            spec.insert("import".into(), json);
         }
         spec.insert("steps".into(), self.steps.iter().map(ResolvedStep::to_json).collect());
         if !self.tests.is_empty() {
@@ -426,7 +433,6 @@ impl Loader<'_> {
         let render = |node: &Node, problems: &mut Vec<Diagnostic>| {
             if data { Some(node.clone()) } else { self.engine.rendered(node, &scope, problems) }
         };
-        let import = spec.get("import").and_then(|node| render(node, problems));
         let mut expander = Expander {
             engine: self.engine,
             definitions,
@@ -435,6 +441,21 @@ impl Loader<'_> {
             steps: Vec::new(),
             problems: Vec::new(),
             stopped: false,
+        };
+        let (import, import_steps) = match spec.get("import") {
+            // A whole import may be a parameter; what is in it is data then.
+            Some(node @ Node { kind: Kind::String(_), .. }) => match render(node, problems) {
+                Some(node) => {
+                    let (node, steps) = expander.import(&node, &scope, &options, true);
+                    (Some(node), steps)
+                }
+                None => (None, Vec::new()),
+            },
+            Some(node) => {
+                let (node, steps) = expander.import(node, &scope, &options, data);
+                (render(&node, problems), steps)
+            }
+            None => (None, Vec::new()),
         };
         if let Some(node) = spec.get("steps") {
             expander.expand(node, &scope, &options, data);
@@ -464,6 +485,7 @@ impl Loader<'_> {
             matrix,
             node: spec,
             import,
+            import_steps,
             steps,
             tests,
             exports,

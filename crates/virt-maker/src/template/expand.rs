@@ -25,6 +25,8 @@ const DEPTH: usize = 50;
 const STEPS: usize = 10_000;
 /// Steps of the program that other steps stand in, under this key of their arguments.
 pub(crate) const STEPS_WITHIN: [&str; 1] = ["boot"];
+/// The same of imports.
+pub(crate) const IMPORTS_WITH_STEPS: [&str; 1] = ["isoboot"];
 pub(super) const WITHIN: &str = "steps";
 /// The name of a step that a program of the host makes.
 pub(super) const EXEC: &str = "exec:";
@@ -99,6 +101,23 @@ impl Expander<'_> {
     /// `data` says that the list was rendered already.
     pub(super) fn expand(&mut self, node: &Node, scope: &Scope, options: &StepOptions, data: bool) {
         self.list(node, &At { scope, options: options.clone(), own_shell: false, calls: Vec::new(), data, depth: 0 });
+    }
+
+    /// An import without the steps within it, and those. `data` as for [`Expander::expand`].
+    pub(super) fn import(
+        &mut self,
+        node: &Node,
+        scope: &Scope,
+        options: &StepOptions,
+        data: bool,
+    ) -> (Node, Vec<ResolvedStep>) {
+        let [(key, value)] = node.members() else { return (node.clone(), Vec::new()) };
+        if !key.text().is_some_and(|name| IMPORTS_WITH_STEPS.contains(&name)) {
+            return (node.clone(), Vec::new());
+        }
+        let at = At { scope, options: options.clone(), own_shell: false, calls: Vec::new(), data, depth: 0 };
+        let (value, steps) = self.with_steps(value, &at);
+        (node.with(Kind::Map(vec![(key.clone(), value)])), steps)
     }
 
     fn list(&mut self, node: &Node, at: &At<'_>) {

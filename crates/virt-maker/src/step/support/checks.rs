@@ -57,6 +57,8 @@ pub(in crate::step) struct Arguments {
     user: Option<serde::de::IgnoredAny>,
     /// A regular expression that stands on the serial console.
     console: Option<String>,
+    /// A regular expression that stands on the screen. In text mode that is read exactly; a graphical one is read by `tesseract`.
+    screen: Option<String>,
     /// How long it is tried, such as `90s`. Without it, 30 s, and two minutes where the machine is emulated.
     #[schemars(with = "Option<String>")]
     timeout: Option<serde::de::IgnoredAny>,
@@ -137,6 +139,7 @@ enum Check {
     Package(String),
     User(String),
     Console(String),
+    Screen(String),
 }
 
 /// Checks, in the order in which they are tried.
@@ -183,6 +186,7 @@ impl Checks {
         checks.extend(names("package", &mut problems).into_iter().map(Check::Package));
         checks.extend(names("user", &mut problems).into_iter().map(Check::User));
         checks.extend(arguments.console.map(Check::Console));
+        checks.extend(arguments.screen.map(Check::Screen));
         // Those that could hold too early come last.
         if node.get("listening_only").is_some() {
             checks.push(Check::ListeningOnly(ports("listening_only", &mut problems)));
@@ -222,6 +226,11 @@ impl Checks {
         if problems.is_empty() { Ok(Checks { checks, timeout }) } else { Err(problems) }
     }
 
+    /// Whether all of them can be told from outside of the guest.
+    pub(in crate::step) fn are_outside(&self) -> bool {
+        self.checks.iter().all(|check| matches!(check, Check::Console(_) | Check::Screen(_)))
+    }
+
     /// One line for people.
     pub(in crate::step) fn summary(&self) -> String {
         self.checks.iter().map(Check::words).collect::<Vec<_>>().join(", ")
@@ -229,7 +238,17 @@ impl Checks {
 
     /// Tries them until all hold. The error names the first that does not, and what was found.
     pub(in crate::step) fn hold(&self, machine: &mut dyn Running, cancel: &Cancel) -> Result<()> {
-        let limit = self.timeout.unwrap_or_else(|| PATIENCE * machine.slowness());
+        self.hold_within(PATIENCE, machine, cancel)
+    }
+
+    /// The same with another time where the template does not say one; it is longer where the machine is emulated.
+    pub(in crate::step) fn hold_within(
+        &self,
+        patience: Duration,
+        machine: &mut dyn Running,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        let limit = self.timeout.unwrap_or_else(|| patience * machine.slowness());
         let begin = Instant::now();
         for check in &self.checks {
             loop {
@@ -261,6 +280,9 @@ enum Found {
 
 fn not_as_expected(check: &Check, found: &str, machine: &mut dyn Running) -> Error {
     let mut text = format!("expected {}, and found {found}", check.words());
+    if let Check::Screen(_) = check {
+        return machine.trouble(text);
+    }
     if let Check::Unit(unit) = check {
         let journal = Run {
             argv: ["journalctl", "--no-pager", "-n", "20", "-o", "cat", "-u", unit].map(str::to_owned).into(),
@@ -295,6 +317,7 @@ impl Check {
             Check::Package(name) => format!("the package {name} to be installed"),
             Check::User(name) => format!("the user {name}"),
             Check::Console(pattern) => format!("`{}` on the serial console", escape(pattern)),
+            Check::Screen(pattern) => format!("`{}` on the screen", escape(pattern)),
         }
     }
 
@@ -315,6 +338,7 @@ impl Check {
             Check::Command(Command { output: Some(output), .. }) => vec![("output", output)],
             Check::File(File { content: Some(content), .. }) => vec![("content", content)],
             Check::Console(pattern) => vec![("console", pattern)],
+            Check::Screen(pattern) => vec![("screen", pattern)],
             _ => Vec::new(),
         }
     }
@@ -394,6 +418,11 @@ impl Check {
                 false => {
                     Found::NotYet(format!("as its last lines: {}", last_lines(machine.console().as_bytes(), TOLD)))
                 }
+            },
+            // What is there is told with the error.
+            Check::Screen(pattern) => match says(Some(pattern), machine.screen()?.as_bytes()) {
+                true => Found::Holds,
+                false => Found::NotYet("something else there".to_owned()),
             },
         })
     }

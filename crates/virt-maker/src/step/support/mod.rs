@@ -10,5 +10,6 @@ pub(super) mod inject;
 pub(super) mod owner;
 pub(super) mod packages;
 pub(super) mod paths;
+pub(super) mod pressing;
 pub(super) mod texts;
 pub(super) mod words;

@@ -1,0 +1,166 @@
+//! Files that an installer finds on a CD or a floppy of ours, made without any right: by `xorriso`, and by `mtools`.
+//!
+//! Their names and bytes enter the key, and not those of the medium.
+
+use std::fs;
+use std::path::Path;
+
+use crate::diagnostic::Diagnostic;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::Tool;
+use crate::host::permit::HostPath;
+use crate::host::subordinate::SYSTEM_PATH;
+use crate::import::{ImportContext, ImportKey, sources};
+use crate::key::{Digest, HostInput};
+use crate::template::{Kind, Node};
+
+/// The largest file, and the longest name.
+const FILE_MAX: u64 = 64 << 20;
+const NAME_MAX: usize = 60;
+
+/// Files of one medium.
+pub(super) struct Files {
+    /// Begins the names of its inputs.
+    medium: String,
+    files: Vec<(String, Content)>,
+}
+
+enum Content {
+    Text(String),
+    Host(HostPath),
+}
+
+impl Files {
+    /// Reads a mapping of names to what is in the files.
+    pub(super) fn read(node: &Node, medium: &str, problems: &mut Vec<Diagnostic>) -> Option<Files> {
+        if !matches!(&node.kind, Kind::Map(members) if !members.is_empty()) {
+            problems.push(node.diagnostic(format!("expected a mapping of names to files, found {}", node.describe())));
+            return None;
+        }
+        let mut files = Vec::new();
+        for (key, value) in node.members() {
+            let name = key.text().unwrap_or_default();
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte);
+            if name.is_empty() || name.len() > NAME_MAX || name.starts_with(['-', '.']) || !name.bytes().all(plain) {
+                let message = format!("`{}` is no name of a file here", name.escape_debug());
+                problems.push(Diagnostic {
+                    hint: Some(format!("at most {NAME_MAX} letters, digits, `-`, `_`, `.` and `+`")),
+                    ..key.diagnostic(message)
+                });
+            }
+            match content(value) {
+                Ok(content) => files.push((name.to_owned(), content)),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        Some(Files { medium: medium.to_owned(), files })
+    }
+
+    /// Adds what of them enters a key.
+    pub(super) fn add_inputs(&self, inputs: &mut Vec<HostInput>, context: &ImportContext<'_>) -> Result<()> {
+        for (name, content) in &self.files {
+            let digest = match content {
+                Content::Text(text) => Digest::of(text.as_bytes()),
+                Content::Host(path) => sources::of_file(path.real(), context)
+                    .context(ErrorKind::Base, || format!("cannot read {}", path.display()))?,
+            };
+            inputs.push(HostInput { name: self.input(name), kind: "file".into(), digest, mode: 0 });
+        }
+        Ok(())
+    }
+
+    fn input(&self, name: &str) -> String {
+        format!("{}/{name}", self.medium)
+    }
+
+    /// Makes a CD with them: ISO 9660 with the names of Unix and of Windows.
+    pub(super) fn make_cd(
+        &self,
+        key: &ImportKey,
+        target: &Path,
+        label: &str,
+        log: &Path,
+        context: &ImportContext<'_>,
+    ) -> Result<()> {
+        let folder = self.write(key, target)?;
+        Tool::new("xorriso", "xorriso")
+            .env("PATH", SYSTEM_PATH)
+            // Without settings of the user.
+            .args(["-no_rc", "-as", "mkisofs", "-quiet", "-J", "-r", "-V", label, "-o"])
+            .arg(target)
+            .arg(&folder)
+            .log_to(log)
+            .run(context.cancel)
+            .map(drop)
+    }
+
+    /// Makes a floppy with them, of 1440 KiB.
+    pub(super) fn make_floppy(
+        &self,
+        key: &ImportKey,
+        target: &Path,
+        log: &Path,
+        context: &ImportContext<'_>,
+    ) -> Result<()> {
+        let folder = self.write(key, target)?;
+        let tool = |program| Tool::new(program, "mtools").env("PATH", SYSTEM_PATH).env("MTOOLS_SKIP_CHECK", "1").log_to(log);
+        tool("mformat").args(["-C", "-f", "1440", "-i"]).arg(target).arg("::").run(context.cancel)?;
+        let mut copy = tool("mcopy").arg("-i").arg(target);
+        for (name, _) in &self.files {
+            copy = copy.arg(folder.join(name));
+        }
+        copy.arg("::/").run(context.cancel).map(drop)
+    }
+
+    /// Writes them into a folder beside `target`. Bytes of the host have to be those of the key.
+    fn write(&self, key: &ImportKey, target: &Path) -> Result<std::path::PathBuf> {
+        let folder = target.with_extension("files");
+        let failed = || format!("cannot write {}", folder.display());
+        fs::create_dir(&folder).context(ErrorKind::Store, failed)?;
+        for (name, content) in &self.files {
+            let bytes = match content {
+                Content::Text(text) => text.as_bytes().to_vec(),
+                Content::Host(path) => {
+                    path.read(FILE_MAX).context(ErrorKind::Base, || format!("cannot read {}", path.display()))?
+                }
+            };
+            let wanted = key.inputs.iter().find(|input| input.name == self.input(name));
+            if wanted.is_none_or(|wanted| wanted.digest != Digest::of(&bytes)) {
+                let message = format!("{name} is no longer what it was when its digest was taken");
+                return Err(Error::new(ErrorKind::Base, message).with_hint("build again to take what is there now"));
+            }
+            fs::write(folder.join(name), bytes).context(ErrorKind::Store, failed)?;
+        }
+        Ok(folder)
+    }
+}
+
+/// A text, or a file of the host: `{source: FILE}`. In the older format a text that names a file is that file.
+fn content(node: &Node) -> Result<Content, Diagnostic> {
+    let file = |at: &Node, path: &str| {
+        let path = at.host_path(path)?;
+        match path.is_file() {
+            true => Ok(Content::Host(path)),
+            false => Err(at.diagnostic(format!("{} is not a file of the host", path.display()))),
+        }
+    };
+    if let [(key, value)] = node.members()
+        && let (Some("source"), Some(path)) = (key.text(), value.text())
+    {
+        return file(value, path);
+    }
+    let text = node.text().filter(|_| !matches!(node.kind, Kind::Map(_) | Kind::List(_)));
+    let Some(text) = text else {
+        let message = format!("expected a text or `{{source: FILE}}`, found {}", node.describe());
+        return Err(node.diagnostic(message));
+    };
+    let path = text.trim_end();
+    if node.source.format() < 2 && !path.is_empty() && !path.contains(['\n', '\0']) {
+        match file(node, path) {
+            Ok(found) => return Ok(found),
+            Err(problem) if Path::new(path).is_absolute() && Path::new(path).is_file() => return Err(problem),
+            Err(_) => {}
+        }
+    }
+    Ok(Content::Text(text.to_owned()))
+}

@@ -1,0 +1,47 @@
+//! CDs and floppies of a machine: files of ours that it may read and not change.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What is in the drives of a machine.
+#[derive(Debug, Clone, Default)]
+pub struct Media {
+    /// CDs, raw; at most [`Media::CDS`]. The machine tries the first one after its disk.
+    pub cds: Vec<PathBuf>,
+    /// Floppies, raw; at most [`Media::FLOPPIES`].
+    pub floppies: Vec<PathBuf>,
+}
+
+impl Media {
+    /// How many CDs there may be: as many as the IDE controller of the machine takes.
+    pub const CDS: usize = 4;
+    /// The same of floppies.
+    pub const FLOPPIES: usize = 2;
+
+    /// Options of qemu's command line for the drives.
+    pub(super) fn options(&self) -> Result<Vec<String>> {
+        let mut list = Vec::new();
+        let mut say = |option: &str, value: String| list.extend([option.to_owned(), value]);
+        // Drives that any system knows, however old it is.
+        for (number, path) in self.cds.iter().enumerate() {
+            say("-blockdev", node(&format!("cd{number}"), path)?);
+            let boots = if number == 0 { ",bootindex=2" } else { "" };
+            let (bus, unit) = (number / 2, number % 2);
+            say("-device", format!("ide-cd,bus=ide.{bus},unit={unit},drive=cd{number},id=drive-cd{number}{boots}"));
+        }
+        for (number, path) in self.floppies.iter().enumerate() {
+            say("-blockdev", node(&format!("floppy{number}"), path)?);
+            say("-device", format!("floppy,unit={number},drive=floppy{number},id=drive-floppy{number},drive-type=144"));
+        }
+        Ok(list)
+    }
+}
+
+fn node(name: &str, path: &Path) -> Result<String> {
+    let path = path.to_str().ok_or_else(|| Error::new(ErrorKind::Store, "the store's path is not UTF-8"))?;
+    let file = json!({"driver": "file", "filename": path, "read-only": true});
+    Ok(json!({"driver": "raw", "node-name": name, "read-only": true, "file": file}).to_string())
+}
