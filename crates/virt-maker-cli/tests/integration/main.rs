@@ -30,6 +30,7 @@ mod flatten;
 mod floors;
 mod format;
 mod imports;
+mod installers;
 mod kernels;
 mod keys;
 mod library;

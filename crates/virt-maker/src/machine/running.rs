@@ -65,13 +65,17 @@ impl Running for Machine {
     }
 
     fn press(&mut self, keys: &[Chord], pause: Duration) -> Result<()> {
-        for Chord(keys) in keys {
+        for (number, Chord(pressed)) in keys.iter().enumerate() {
             // Down and up in one command: a machine that is slow would take a key that is held for one that repeats.
-            let downs = keys.iter().map(|key| event(key, true));
-            let events: Vec<Value> = downs.chain(keys.iter().rev().map(|key| event(key, false))).collect();
+            let downs = pressed.iter().map(|key| event(key, true));
+            let events: Vec<Value> = downs.chain(pressed.iter().rev().map(|key| event(key, false))).collect();
             self.graph.qmp().execute("input-send-event", json!({"events": events}))?;
             // The keyboard's queue has 16 bytes, and drops what does not fit.
-            Running::pause(self, pause)?;
+            match number + 1 == keys.len() {
+                // The last one may be the one that ends the machine.
+                true => std::thread::sleep(pause),
+                false => Running::pause(self, pause)?,
+            }
         }
         Ok(())
     }
