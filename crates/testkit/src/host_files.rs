@@ -32,6 +32,10 @@ pub const HOST_FILE_WAYS: &[(&str, &str)] = &[
         "keys of checksums",
         "spec: {import: {download: {url: 'http://a.example/b', checksums: {url: 'http://a.example/c', gpg: 'PATH'}}}}",
     ),
+    ("isoboot", "spec: {import: {isoboot: {url: 'PATH'}}}"),
+    ("isoboot, older form", "spec: {import: {isoboot: {isos: ['file://PATH']}}}"),
+    ("files of isoboot", "spec: {import: {isoboot: {url: 'http://a.example/b', files: {a: {source: 'PATH'}}}}}"),
+    ("a floppy of isoboot", "spec: {import: {isoboot: {url: 'http://a.example/b', floppies: [{a: 'PATH'}]}}}"),
     ("rootfs", "spec: {import: {rootfs: {source: 'PATH', size: 1G}}}"),
     (
         "a kernel of rootfs",
@@ -74,5 +78,7 @@ pub fn host_file_way(text: &str, base: &Path, path: &str) -> String {
 
 /// Whether the first bytes of the file have to be looked at: a base may lie anywhere, if they say that it is one.
 pub fn looks_for_an_image(text: &str) -> bool {
-    ["disk: {path", "download: {url: 'PATH", "download: {url: 'file:"].iter().any(|way| text.contains(way))
+    ["disk: {path", "download: {url: 'PATH", "download: {url: 'file:", "isoboot: {url: 'PATH", "isoboot: {isos"]
+        .iter()
+        .any(|way| text.contains(way))
 }

@@ -81,7 +81,7 @@ sleep 0.2
 [ -b /dev/sda1 ] || mdev -s
 mke2fs /dev/sda1 >>/log 2>&1 && mount -t ext2 /dev/sda1 /mnt >>/log 2>&1 || cat /log
 mkdir -p /mnt/boot/grub
-printf 'serial\nterminal_output serial\necho %s is installed\nhalt\n' "$name" >/mnt/boot/grub/grub.cfg
+printf 'serial\nterminal_output serial\necho "%s is installed"\nhalt\n' "$name" >/mnt/boot/grub/grub.cfg
 umount /mnt
 dd if=/boot.img of=/dev/sda bs=440 count=1 conv=notrunc 2>/dev/null
 dd if=/core.img of=/dev/sda bs=512 seek=1 conv=notrunc 2>/dev/null

@@ -135,7 +135,7 @@ fn grub_takes_keys_and_shows_what_it_was_told() {
         "{MENU}\n\
          - type: \"echo '~!@#%^&*()_+-={{}}[]:;,.?/<>' 09azAZ\\n\"\n\
          - wait_for: {{screen: '^~!@#%\\^&\\*\\(\\)_\\+-=\\{{\\}}\\[\\]:;,\\.\\?/<> 09azAZ$', timeout: 30s}}\n\
-         - keys: 'echo <lt>a<backspace>b<gt><enter>'\n\
+         - keys: \"echo '<lt>a<backspace>b<gt>'<enter>\"\n\
          - wait_for: {{screen: '^<b>$', timeout: 30s}}\n\
          - type: \"cat (fd0)/answers.txt\\n\"\n\
          - wait_for: {{screen: 'on a floppy$', timeout: 30s}}\n\

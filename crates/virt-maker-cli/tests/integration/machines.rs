@@ -26,6 +26,10 @@ fn a_guest_takes_steps_while_it_runs_and_keeps_what_they_did_boots() {
         "expect: {user: sshd, package: openssh-server, file: {path: /etc/kept, mode: '0644', owner: root, content: '^kept$'}}".into(),
         "copy: {dest: /srv/page.html, source: page.html}".into(),
         run("echo in memory > /run/gone; cat /proc/sys/kernel/random/boot_id > /root/first; systemctl start ssh"),
+        "wait_for: {screen: 'login:'}".into(),
+        "keys: 'nobody-of-this-name<enter>'".into(),
+        "wait_for: {screen: '^Password:$', timeout: 1m}".into(),
+        "screenshot: password".into(),
         "reboot:".into(),
         run("[ ! -e /run/gone ] && ! cmp /proc/sys/kernel/random/boot_id /root/first && rm /root/first; echo again"),
         "expect: {unit: ssh.service, port: 22, listening_only: [22, 5355], no_failed_units: true, command: {run: 'exit 3', exit: 3}}".into(),
@@ -39,6 +43,8 @@ fn a_guest_takes_steps_while_it_runs_and_keeps_what_they_did_boots() {
     let ran = bench.build("chroot", &template, &[]).exits(0);
     assert!(ran.said().contains("active\n") && ran.said().contains("again\n"), "{}", ran.said());
     let keys = ran.sealed();
+    let picture = bench.store().join("layers").join(&keys[2]).join("password.png");
+    assert_eq!(std::fs::read(picture).unwrap()[..4], *b"\x89PNG");
     let image = |depth: usize| {
         let image = image_of(&bench.store(), &keys[depth]);
         testkit::fsck_clean(&image, "qcow2");

@@ -65,10 +65,7 @@ fn no_way_leads_to_a_file_outside_of_the_template_s_folder() {
             assert!(ran.stderr.contains(&hint), "{what}: no `{hint}` in {}", ran.stderr);
             assert!(!ran.stderr.contains(Victim::SECRET), "{what}: {}", ran.stderr);
             // Whether it is a disk image is told by its first bytes; for anything else it is not even opened.
-            match text.contains("disk: {path")
-                || text.contains("download: {url: 'PATH")
-                || text.contains("download: {url: 'file:")
-            {
+            match testkit::looks_for_an_image(text) {
                 true => clone.victim.forget(),
                 false => clone.victim.assert_untouched(what),
             }

@@ -67,7 +67,7 @@ pub struct Auto {
 }
 
 /// Programs: name, how to ask for the version, package, what it is for.
-const TOOLS: [(&str, &[&str], &str, &str); 12] = [
+const TOOLS: [(&str, &[&str], &str, &str); 15] = [
     ("qemu-img", &["--version"], "qemu-utils", "exports"),
     ("qemu-storage-daemon", &["--version"], "qemu-system-common", "engine chroot"),
     ("qemu-system-x86_64", &["--version"], "qemu-system-x86", "engines vm and libguestfs"),
@@ -78,6 +78,9 @@ const TOOLS: [(&str, &[&str], &str, &str); 12] = [
     ("grub-mkimage", &["--version"], "grub-common", "import bootstrap"),
     ("mke2fs", &["-V"], "e2fsprogs", "import bootstrap"),
     ("sfdisk", &["--version"], "fdisk", "tests"),
+    ("tesseract", &["--version"], "tesseract-ocr", "machines: screens in graphics mode"),
+    ("xorriso", &["-version"], "xorriso", "import isoboot: files on a CD"),
+    ("mformat", &["--version"], "mtools", "import isoboot: files on a floppy"),
     ("supermin", &["--version"], "supermin", "engine libguestfs"),
     ("guestfish", &["--version"], "guestfs-tools", "looking into kept guests"),
 ];

@@ -8,7 +8,7 @@
 //! - Links are followed first and judged then: what counts is the place where a path really leads. It is opened by that
 //!   place later, without following any link, so a link that was changed meanwhile leads nowhere.
 //! - A user's folder is a tree like any other, but what is hidden in it (`~/.ssh`, `~/.config`) is not.
-//! - A disk image may lie anywhere, if it is a regular file whose bytes say that it is one.
+//! - A disk image or a CD may lie anywhere, if it is a regular file whose bytes say that it is one.
 //! - No export replaces what any template of the same call reads.
 //!
 //! `docs/security.md` has the table of permissions for users; a test compares it with [`KINDS`].

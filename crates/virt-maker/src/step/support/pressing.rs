@@ -13,8 +13,6 @@ use crate::template::{Node, closest};
 const PACE: Duration = Duration::from_millis(50);
 /// The longest.
 const SLOWEST: Duration = Duration::from_secs(10);
-/// The most keys of one step.
-const MOST: usize = 10_000;
 
 /// Keys, and when they are pressed.
 pub(in crate::step) struct Pressing {
@@ -29,9 +27,6 @@ impl Pressing {
         let mut problems = Vec::new();
         if keys.is_empty() {
             problems.push(node.diagnostic("no key is pressed here"));
-        }
-        if keys.len() > MOST {
-            problems.push(node.diagnostic(format!("more than {MOST} keys are pressed here")));
         }
         let after = node.get("after").map(|node| (node, node.text().and_then(|text| units::time(text.trim()))));
         let after = match after {
