@@ -52,9 +52,10 @@ pub fn installer_cd() -> PathBuf {
     })
 }
 
+// A machine that is emulated on a busy host may miss the ticks that the kernel looks for, and panics then.
 const MENU: &str = "set timeout=-1\n\
                     menuentry 'Look at the disk' { halt }\n\
-                    menuentry 'Install' {\n  linux /boot/vmlinuz quiet\n  initrd /boot/initrd\n}\n";
+                    menuentry 'Install' {\n  linux /boot/vmlinuz quiet no_timer_check\n  initrd /boot/initrd\n}\n";
 
 const INIT: &str = r#"#!/bin/sh
 export PATH=/bin

@@ -4,8 +4,12 @@
 //! program of some bytes.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{Bench, Ran};
 use testkit::{HostState, Machine, appliance_lock, boot_cd, installer_cd};
@@ -146,8 +150,7 @@ fn grub_takes_keys_and_shows_what_it_was_told() {
          - type: \"insmod gfxterm\\n\"\n\
          - wait_for: {{screen: 'gfxterm\\n^grub>$', timeout: 30s}}\n\
          - type: \"terminal_output gfxterm\\n\"\n\
-         - wait_for: {{screen: 'Minimal', timeout: 30s}}\n\
-         - type: \"echo Installation finished\\n\"\n\
+         - type: {{text: \"echo Installation finished\\n\", after: 3s}}\n\
          - wait_for: {{screen: 'Installation finished', timeout: 30s}}\n\
          - click: Installation finished\n\
          - click: {{x: 799, y: 599, button: right}}\n\
@@ -241,6 +244,27 @@ fn what_an_installer_does_not_do_is_told() {
     for expected in ["the screen is in graphics mode", "install the package `tesseract-ocr`"] {
         assert!(ran.stderr.contains(expected), "{}", ran.stderr);
     }
+    assert_eq!(bench.left_in_store(), Vec::<String>::new());
+    before.assert_nothing_left();
+}
+
+#[test]
+fn an_installer_ends_with_ctrl_c_and_leaves_nothing() {
+    let _lock = appliance_lock();
+    let before = HostState::capture();
+    let bench = Bench::new(PathBuf::from("none"));
+    let says = cd(&bench, "says.iso", Some(&SAYS), "Insert disk 2 of 1.");
+    let path = template(&bench, "t.yml", &says, "", "- wait_for: {screen: 'disk 3'}", "");
+    let mut command = bench.command(&["build", path.to_str().unwrap(), "--engine", "chroot", "--progress", "json"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.by_ref().any(|line| line.unwrap().contains("1 of 1: step: wait_for")));
+    std::thread::sleep(Duration::from_millis(300));
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let begin = Instant::now();
+    lines.for_each(|line| drop(line.unwrap()));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
     before.assert_nothing_left();
 }
