@@ -129,7 +129,7 @@ impl Layout {
             },
             Layout::Fr => Signs {
                 plain: "²&é\"'(-è_çà)=azertyuiop\0$qsdfghjklmù*<wxcvbn,;:!",
-                shift: "\01234567890°+AZERTYUIOP\0£QSDFGHJKLM%µ>WXCVBN?./§",
+                shift: "\u{0}1234567890°+AZERTYUIOP\0£QSDFGHJKLM%µ>WXCVBN?./§",
                 altgr: &[
                     ("2", '~'),
                     ("3", '#'),
