@@ -368,18 +368,26 @@ fn container_images_become_disks() {
     before.assert_nothing_left();
 }
 
-/// The kernel of a package, from Debian's mirror.
+/// The kernel of a package, from Debian's mirror, and with it the loaders for UEFI.
 #[test]
-fn a_kernel_comes_from_a_package() {
+fn a_kernel_and_signed_loaders_come_from_packages() {
+    let _lock = testkit::appliance_lock();
     let bench = Bench::new(tiny_guest(&TinyOptions::default()));
     tiny_tree(&bench);
-    let text = "spec:\n  import:\n    rootfs: {source: tree.tar, size: 400M, kernel: {package: linux-image-cloud-amd64}}\n  steps:\n    - run: ls -l /boot /boot/grub; ls /lib/modules/*/kernel\n";
+    let text = "spec:\n  import:\n    rootfs: {source: tree.tar, size: 600M, firmware: both, kernel: {package: linux-image-cloud-amd64}}\n  \
+        steps:\n    - run: ls -l /boot /boot/grub; ls /lib/modules/*/kernel; mount | grep /boot/efi; ls /boot/efi/EFI/*\n";
     fs::write(bench.path("t.yml"), text).unwrap();
-    let ran = bench.build("chroot", &bench.path("t.yml"), &[]).exits(0);
+    // Not every host's kernel has vfat.
+    let ran = bench.build("vm", &bench.path("t.yml"), &[]).exits(0);
     let said = ran.said();
-    for expected in ["vmlinuz -> vmlinuz-6", "initrd.img -> initrd.img-6", "grub.cfg", "drivers", "fs"] {
+    let loaders = ["type vfat", "BOOTX64.EFI", "shimx64.efi"];
+    for expected in
+        ["vmlinuz -> vmlinuz-6", "initrd.img -> initrd.img-6", "grub.cfg", "drivers", "fs"].iter().chain(&loaders)
+    {
         assert!(said.contains(expected), "{expected}: {said}");
     }
+    let listed = bench.run(&["cache", "ls"]).exits(0).stdout;
+    assert!(listed.contains("[boots under BIOS, UEFI (signed)]"), "{listed}");
 }
 
 /// The real program, with an index of one's own.

@@ -44,6 +44,7 @@ pub(super) static KIND: ImportKind = ImportKind {
         Need::new("mke2fs", "e2fsprogs"),
         Need::new("grub-mkimage", "grub-common"),
         Need::new("tar", "tar"),
+        Need::of("mformat", "mtools", "UEFI"),
     ],
     version: 2,
     network: false,
