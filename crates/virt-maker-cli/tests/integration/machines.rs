@@ -188,7 +188,7 @@ fn tests_keep_a_broken_image_from_being_exported_boots() {
         let text = format!(
             "{begin}  steps:\n    - hostname: web\n  tests:\n    - name: web <1>\n      boot: {{memory: 256M}}\n      steps:\n        \
              - run: busybox httpd -p 8080 -h /srv; echo tested > /etc/tested\n        \
-             - expect: {{port: 8080, http: {{port: 8080, body: served}}, file: {{path: /etc/hostname, content: web}}}}\n{last}  \
+             - expect: {{boot_time: 5m, port: 8080, http: {{port: 8080, body: served}}, file: {{path: /etc/hostname, content: web}}}}\n{last}  \
              export:\n    raw: {{path: web.img}}\n"
         );
         std::fs::write(&template, text).unwrap();

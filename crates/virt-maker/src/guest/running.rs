@@ -44,6 +44,10 @@ pub trait Running {
     /// An error that says `what`, with what was on the console and on the screen last, which are kept.
     fn trouble(&mut self, what: String) -> Error;
 
+    /// How long the last boot took, from the start of the machine, or its reset, until the system had booted; nothing where no agent
+    /// tells that.
+    fn booted_after(&self) -> Option<Duration>;
+
     /// Has the guest restart, and waits until it has booted again.
     fn restart(&mut self) -> Result<()>;
 

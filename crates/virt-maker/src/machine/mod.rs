@@ -175,6 +175,9 @@ pub struct Machine {
     /// When all that is done to it has to be done.
     deadline: Option<Deadline>,
     emulated: bool,
+    started: Instant,
+    /// How long the last boot took.
+    booted: Option<Duration>,
     cancel: Cancel,
     events: Events,
 }
@@ -213,6 +216,7 @@ impl Machine {
         let (disk, images) = start.disk.options(directory)?;
         let log = start.work_dir.join("qemu.log");
         let port = listen(start.work_dir)?;
+        let begin = Instant::now();
         let started = hardware::start(&start, &disk, images, port, directory, log)?;
         let guard = Guard::kill_on_cancel(started.helper.pid(), start.cancel)?;
         let qmp = Qmp::greet(started.qmp, start.events.waits(start.cancel)).map_err(|error| {
@@ -244,6 +248,8 @@ impl Machine {
             deadline: None,
             fresh: matches!(start.disk, Disk::Fresh(_)),
             emulated: !start.kvm,
+            started: begin,
+            booted: None,
             cancel: start.cancel.clone(),
             events: start.events.clone(),
         };
@@ -265,7 +271,10 @@ impl Machine {
     /// An error of kind `Step` says what went wrong in the guest, with what it wrote and showed last.
     pub fn boot(&mut self, limit: Option<Duration>) -> Result<()> {
         let deadline = Deadline::after(limit.unwrap_or_else(|| self.scaled(BOOT)));
-        self.come_up(&deadline)
+        let begin = self.started;
+        self.come_up(&deadline)?;
+        self.booted = Some(begin.elapsed());
+        Ok(())
     }
 
     fn scaled(&self, time: Duration) -> Duration {

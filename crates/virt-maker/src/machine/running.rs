@@ -121,7 +121,14 @@ impl Running for Machine {
         self.until("the guest to restart", &deadline, pause, |machine| {
             Ok((machine.happenings.resets() > before).then_some(()))
         })?;
-        self.come_up(&deadline)
+        let begin = Instant::now();
+        self.come_up(&deadline)?;
+        self.booted = Some(begin.elapsed());
+        Ok(())
+    }
+
+    fn booted_after(&self) -> Option<Duration> {
+        self.booted
     }
 
     fn slowness(&self) -> u32 {

@@ -55,6 +55,10 @@ pub(in crate::step) struct Arguments {
     /// Users that there are; or a list.
     #[schemars(with = "Option<OneOrMany>")]
     user: Option<serde::de::IgnoredAny>,
+    /// How long the last boot may have taken, from the start of the machine until the system had booted, such as `20s`. Four times as long where the
+    /// CPU is emulated.
+    #[schemars(with = "Option<String>")]
+    boot_time: Option<serde::de::IgnoredAny>,
     /// A regular expression that stands on the serial console.
     console: Option<String>,
     /// A regular expression that stands on the screen. In text mode that is read exactly; a graphical one is read by `tesseract`.
@@ -138,6 +142,8 @@ enum Check {
     File(File),
     Package(String),
     User(String),
+    /// In seconds.
+    BootTime(u64),
     Console(String),
     Screen(String),
 }
@@ -178,6 +184,16 @@ impl Checks {
             });
             read.collect::<Vec<_>>()
         };
+        let time = |key: &str, problems: &mut Vec<Diagnostic>| {
+            let node = node.get(key)?;
+            match node.text().and_then(|text| crate::host::units::time(text.trim())) {
+                Some(time) if !time.is_zero() => Some(time),
+                _ => {
+                    problems.push(node.diagnostic("expected a time such as `90s` or `10m`"));
+                    None
+                }
+            }
+        };
         let mut checks: Vec<Check> = names("unit", &mut problems).into_iter().map(Check::Unit).collect();
         checks.extend(ports("port", &mut problems).into_iter().map(Check::Port));
         checks.extend(arguments.http.map(Check::Http));
@@ -185,6 +201,7 @@ impl Checks {
         checks.extend(arguments.file.map(Check::File));
         checks.extend(names("package", &mut problems).into_iter().map(Check::Package));
         checks.extend(names("user", &mut problems).into_iter().map(Check::User));
+        checks.extend(time("boot_time", &mut problems).map(|time| Check::BootTime(time.as_secs().max(1))));
         checks.extend(arguments.console.map(Check::Console));
         checks.extend(arguments.screen.map(Check::Screen));
         // Those that could hold too early come last.
@@ -209,16 +226,7 @@ impl Checks {
                 }
             }
         }
-        let timeout = match node.get("timeout") {
-            None => None,
-            Some(node) => match node.text().and_then(|text| crate::host::units::time(text.trim())) {
-                Some(time) if !time.is_zero() => Some(time),
-                _ => {
-                    problems.push(node.diagnostic("expected a time such as `90s` or `10m`"));
-                    None
-                }
-            },
-        };
+        let timeout = time("timeout", &mut problems);
         if problems.is_empty() && checks.is_empty() {
             problems
                 .push(node.diagnostic("expected something to look for, such as `port: 80` or `unit: nginx.service`"));
@@ -316,6 +324,7 @@ impl Check {
             Check::File(File { path, .. }) => format!("the file {}", escape(path)),
             Check::Package(name) => format!("the package {name} to be installed"),
             Check::User(name) => format!("the user {name}"),
+            Check::BootTime(seconds) => format!("a boot within {seconds} s"),
             Check::Console(pattern) => format!("`{}` on the serial console", escape(pattern)),
             Check::Screen(pattern) => format!("`{}` on the screen", escape(pattern)),
         }
@@ -411,6 +420,19 @@ impl Check {
                 match ended {
                     Exit::Status(0) => Found::Holds,
                     _ => Found::Never("nobody of that name".to_owned()),
+                }
+            }
+            Check::BootTime(seconds) => {
+                let slowness = machine.slowness();
+                let emulated = if slowness > 1 {
+                    format!(" ({slowness} times as long is fine without KVM)")
+                } else {
+                    String::new()
+                };
+                match machine.booted_after() {
+                    Some(took) if took.as_secs_f64() <= (seconds * u64::from(slowness)) as f64 => Found::Holds,
+                    Some(took) => Found::Never(format!("that it took {:.1} s{emulated}", took.as_secs_f64())),
+                    None => Found::Never("that nothing tells when it had booted".to_owned()),
                 }
             }
             Check::Console(pattern) => match says(Some(pattern), machine.console().as_bytes()) {
