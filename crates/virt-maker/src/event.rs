@@ -134,6 +134,14 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         worker: Option<u32>,
     },
+    /// The last line of the serial console of a machine that boots, when that is another one than a moment ago.
+    ConsoleLine {
+        /// Data of the guest, escaped, without what colours it.
+        text: String,
+        /// The worker that boots it, where one of a build does; see `SessionStarted`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        worker: Option<u32>,
+    },
     /// The step is done; its overlay is being sealed in the background.
     StepFinished {
         /// The layer in the making.
@@ -413,7 +421,9 @@ impl Events {
     pub fn of_worker(&self, number: u32) -> Self {
         let whole = self.clone();
         Events::new(move |mut event| {
-            if let Event::Progress { worker, .. } | Event::Stage { worker, .. } = &mut event {
+            if let Event::Progress { worker, .. } | Event::Stage { worker, .. } | Event::ConsoleLine { worker, .. } =
+                &mut event
+            {
                 *worker = Some(number);
             }
             whole.send(event);

@@ -26,7 +26,10 @@ impl Timeline {
 impl Report for Timeline {
     fn event(&mut self, event: &Event) -> io::Result<()> {
         // These are many, and the page has no place for them.
-        if matches!(event, Event::Output { .. } | Event::Progress { .. } | Event::Trace { .. }) {
+        if matches!(
+            event,
+            Event::Output { .. } | Event::Progress { .. } | Event::Trace { .. } | Event::ConsoleLine { .. }
+        ) {
             return Ok(());
         }
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());

@@ -250,7 +250,7 @@ impl Report for Tty {
                 Ok(())
             }
             // What the worker does at this moment says it on its line.
-            Event::Stage { what, worker } => {
+            Event::Stage { what, worker } | Event::ConsoleLine { text: what, worker } => {
                 let lines = self.running.values().filter(|line| worker.is_none() || line.worker == *worker);
                 lines.for_each(|line| line.spinner.set_message(harmless(what)));
                 Ok(())

@@ -24,6 +24,7 @@ impl Event {
             | Event::Output { text, .. }
             | Event::Progress { what: text, .. }
             | Event::Stage { what: text, .. }
+            | Event::ConsoleLine { text, .. }
             | Event::ImportFailed { message: text, .. }
             | Event::ExportFailed { message: text, .. }
             | Event::Warning { message: text }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::error::{Context, ErrorKind, Result};
-use crate::host::escape::last_lines;
+use crate::host::escape::{escape, last_lines};
 
 /// How many bytes are kept.
 const KEPT: usize = 1 << 20;
@@ -68,10 +68,28 @@ impl Console {
         String::from_utf8_lossy(&kept).into_owned()
     }
 
+    /// The last line that is not empty, escaped, without the sequences that colour it (ECMA-48).
+    pub(super) fn last_line(&self) -> String {
+        let text = self.text();
+        let plain = |line: &str| escape(without_colours(line).trim());
+        text.lines().rev().map(plain).find(|line| !line.is_empty()).unwrap_or_default()
+    }
+
     /// The last lines, escaped.
     pub(super) fn last_lines(&self, count: usize) -> String {
         last_lines(self.text().as_bytes(), count)
     }
+}
+
+/// A line without its control sequences: those that an escape and a bracket begin, up to a byte from `@` to `~`.
+fn without_colours(line: &str) -> String {
+    let (mut plain, mut rest) = (String::new(), line);
+    while let Some((before, behind)) = rest.split_once("\u{1b}[") {
+        plain.push_str(before);
+        let end = behind.find(|sign: char| matches!(sign, '@'..='~')).map_or(behind.len(), |end| end + 1);
+        rest = &behind[end..];
+    }
+    plain + rest
 }
 
 impl Drop for Console {
@@ -80,5 +98,19 @@ impl Drop for Console {
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_of_a_line_are_left_out() {
+        let line = "[\u{1b}[0;32m  OK  \u{1b}[0m] Started \u{1b}[0;1;39mssh.service\u{1b}[0m - OpenBSD";
+        assert_eq!(without_colours(line), "[  OK  ] Started ssh.service - OpenBSD");
+        // One that does not end, and one that is none.
+        assert_eq!(without_colours("a\u{1b}[0;3"), "a");
+        assert_eq!(without_colours("a\u{1b}7b"), "a\u{1b}7b");
     }
 }

@@ -175,6 +175,8 @@ pub struct Machine {
     /// When all that is done to it has to be done.
     deadline: Option<Deadline>,
     emulated: bool,
+    /// The line of its console that was shown last.
+    shown: String,
     started: Instant,
     /// How long the last boot took.
     booted: Option<Duration>,
@@ -248,6 +250,7 @@ impl Machine {
             deadline: None,
             fresh: matches!(start.disk, Disk::Fresh(_)),
             emulated: !start.kvm,
+            shown: String::new(),
             started: begin,
             booted: None,
             cancel: start.cancel.clone(),

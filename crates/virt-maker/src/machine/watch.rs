@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Machine, complaints, screen};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
 use crate::host::escape::escape;
 
 /// When a wait is over in any case.
@@ -101,6 +102,7 @@ impl Machine {
             self.check_power()?;
             if looked.elapsed() >= LOOK {
                 self.check_screen()?;
+                self.show_console();
                 looked = Instant::now();
             }
             if deadline.has_passed() {
@@ -136,6 +138,15 @@ impl Machine {
             return Ok(());
         };
         Err(self.trouble(what))
+    }
+
+    /// Says what the guest wrote to its console last, where that is news.
+    fn show_console(&mut self) {
+        let line = self.console.last_line();
+        if !line.is_empty() && line != self.shown {
+            self.shown.clone_from(&line);
+            self.events.send(Event::ConsoleLine { text: line, worker: None });
+        }
     }
 
     /// An error where the screen or the console shows that nothing will come any more.
