@@ -1,10 +1,13 @@
 //! Package managers and service managers that cannot be had here, as fake programs that note what they are told; and
 //! the real ones of a Debian guest.
 
+use testkit::tree::{difference, tree_of_image};
 use testkit::{Mirror, TinyOptions, appliance_lock, tiny_guest};
 
+use super::fixtures::Difference;
 use super::{case, check, fixtures, host_files};
-use crate::common::{Bench, run};
+use crate::common::{Bench, format_of, image_of, run};
+use crate::engines_agree::ENGINES;
 
 on_chroot_and_vm!(
     package_managers_are_told_what_to_do,
@@ -114,46 +117,77 @@ fn sources_of_dnf_and_zypper(engine: &str) {
     }
 }
 
-/// The steps that need a real guest's programs, on a real Debian.
-fn on_debian(engine: &str) {
+/// What a package manager writes anew each time: times in logs, and caches with times in them.
+const VOLATILE: [&str; 4] = ["/var/log/", "/var/cache/", "/var/lib/apt/", "/var/lib/dpkg/status-old"];
+
+/// The steps that need a real guest's programs, on a real Debian; with a mirror of this host, but for one that uses the network as it is.
+/// What packages and accounts changed, and what was said of rights, is for a comparison.
+fn on_debian(engine: &str, mirror: bool) -> (Vec<Difference>, Vec<String>) {
     let mut bench = Bench::new(testkit::debian_guest());
-    bench.mirror = (engine != "chroot").then(Mirror::start);
-    let trust = if bench.mirror.is_some() { Mirror::TRUST } else { "true" };
+    bench.mirror = mirror.then(Mirror::start);
+    let trust = if mirror { Mirror::TRUST } else { "true" };
     let cases = fixtures::load("steps/debian", &host_files::make(&bench));
     // What is another thing tomorrow is looked at in the guest; packages while their lists are there, for `sysprep` removes them.
-    let before = [run(trust), "update:".to_owned(), "install: openssh-client".to_owned()];
-    let mut steps: Vec<String> = before.iter().cloned().chain(cases.iter().map(|case| case.step.clone())).collect();
-    steps.push("ssh_keygen: deploy".to_owned());
-    steps.push(run(
-        "id deploy; cd ~deploy/.ssh; stat -c '%n %a %U:%G' id_*; ssh-keygen -y -f id_rsa | cut -c 1-8; systemctl is-enabled virt-maker-firstboot.service; systemd-analyze verify virt-maker-firstboot.service; true",
-    ));
+    let before = [run(trust), "update:".to_owned(), "install: openssh-client".to_owned(), "install: [tini, uuid-runtime, sudo]".to_owned()];
+    let after = [
+        "ssh_keygen: deploy".to_owned(),
+        run(
+            "id deploy; cd ~deploy/.ssh; stat -c '%n %a %U:%G' id_*; ssh-keygen -y -f id_rsa | cut -c 1-8; systemctl is-enabled virt-maker-firstboot.service; systemd-analyze verify virt-maker-firstboot.service; true",
+        ),
+        "user: {name: ops, sudo: true, shell: /bin/sh}".to_owned(),
+        run("command -v tini uuidd; id uuidd; ls -l /usr/sbin/policy-rc.d; true"),
+        // Root goes to another user, and nobody comes back: the same words on each engine.
+        run("su - ops -c 'id -un; sudo -n id; echo ended with $?'"),
+    ];
+    let steps: Vec<String> = before.iter().cloned().chain(cases.iter().map(|case| case.step.clone())).chain(after).collect();
     let template = bench.template("t.yml", &steps, "");
     let ran = bench.build(engine, &template, &[]).exits(0);
-    fixtures::compare_by_diff(&bench, engine, &cases, &ran.sealed()[before.len()..]);
+    let keys = ran.sealed();
+    fixtures::compare_by_diff(&bench, engine, &cases, &keys[before.len()..=before.len() + cases.len()]);
     let said = ran.said();
     for expected in [
         "uid=1500(deploy) gid=1500(deploy) groups=1500(deploy),4(adm),100(users)",
         "id_rsa 600 deploy:deploy\nid_rsa.pub 644 deploy:deploy\nssh-rsa ",
         "enabled",
+        "/usr/bin/tini",
+        "(uuidd)",
     ] {
         assert!(said.contains(expected), "{engine}: {expected}: {said}");
     }
     assert!(!said.contains("virt-maker-firstboot.service:"), "{said}");
+    let rights: Vec<String> = said.lines().skip_while(|line| *line != "ops").map(str::to_owned).collect();
+    assert!(rights.iter().any(|line| line.contains("no new privileges")), "{engine}: {said}");
+    assert_eq!(rights.last().map(String::as_str), Some("ended with 1"), "{engine}: {said}");
+    let tree = |depth: usize| {
+        let image = image_of(&bench.store(), &keys[depth]);
+        tree_of_image(&image, format_of(&image))
+    };
+    // The packages (layer 4 of the base's chain), and the account.
+    let account = keys.len() - 3;
+    let changes = [(before.len() - 1, before.len()), (account - 1, account)].map(|(one, other)| {
+        let mut changed = difference(&tree(one), &tree(other));
+        changed.retain(|path, _| !VOLATILE.iter().any(|volatile| path.starts_with(volatile)));
+        changed
+    });
+    assert!(changes[0].contains_key("/usr/bin/tini") && changes[1].contains_key("/etc/passwd"), "{engine}");
+    for path in ["/etc/resolv.conf", "/usr/sbin/policy-rc.d"] {
+        assert!(!changes[0].contains_key(path), "{engine}: {path}");
+    }
+    (changes.into(), rights)
 }
 
 #[test]
 fn real_accounts_services_and_packages_with_chroot() {
-    on_debian("chroot");
+    on_debian("chroot", false);
 }
 
+/// Packages come over the network, into a real Debian: their files, owners, scripts' effects, and what is not there (no service was
+/// started, no resolv.conf or policy stays).
 #[test]
-fn real_accounts_services_and_packages_with_libguestfs() {
+fn packages_leave_the_same_on_each_engine() {
     let _lock = appliance_lock();
-    on_debian("libguestfs");
-}
-
-#[test]
-fn real_accounts_services_and_packages_with_vm_appliance() {
-    let _lock = appliance_lock();
-    on_debian("vm");
+    let made = ENGINES.map(|engine| on_debian(engine, true));
+    for (engine, other) in ENGINES.iter().zip(&made) {
+        assert_eq!(made[0], *other, "{engine}");
+    }
 }
