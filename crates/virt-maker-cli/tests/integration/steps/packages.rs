@@ -128,7 +128,12 @@ fn on_debian(engine: &str, mirror: bool) -> (Vec<Difference>, Vec<String>) {
     let trust = if mirror { Mirror::TRUST } else { "true" };
     let cases = fixtures::load("steps/debian", &host_files::make(&bench));
     // What is another thing tomorrow is looked at in the guest; packages while their lists are there, for `sysprep` removes them.
-    let before = [run(trust), "update:".to_owned(), "install: openssh-client".to_owned(), "install: [tini, uuid-runtime, sudo]".to_owned()];
+    let before = [
+        run(trust),
+        "update:".to_owned(),
+        "install: openssh-client".to_owned(),
+        "install: [tini, uuid-runtime, sudo]".to_owned(),
+    ];
     let after = [
         "ssh_keygen: deploy".to_owned(),
         run(
@@ -139,7 +144,8 @@ fn on_debian(engine: &str, mirror: bool) -> (Vec<Difference>, Vec<String>) {
         // Root goes to another user, and nobody comes back: the same words on each engine.
         run("su - ops -c 'id -un; sudo -n id; echo ended with $?'"),
     ];
-    let steps: Vec<String> = before.iter().cloned().chain(cases.iter().map(|case| case.step.clone())).chain(after).collect();
+    let steps: Vec<String> =
+        before.iter().cloned().chain(cases.iter().map(|case| case.step.clone())).chain(after).collect();
     let template = bench.template("t.yml", &steps, "");
     let ran = bench.build(engine, &template, &[]).exits(0);
     let keys = ran.sealed();
