@@ -8,8 +8,9 @@ use virt_maker::event::Events;
 use virt_maker::export::Look;
 use virt_maker::host::Cancel;
 use virt_maker::import::ImportContext;
-use virt_maker::plan::{NodeId, NodeState, Plan, PlanContext, SpecId, Table, make};
+use virt_maker::plan::{NodeId, NodeState, Plan, PlanContext, PlanNode, SpecId, Table, make};
 use virt_maker::spec::{self, Spec};
+use virt_maker::store::Store;
 
 use super::{loading, print_json};
 use crate::arguments;
@@ -56,7 +57,7 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     // What a build would stop at is said after what it would make.
     let ready = spec::check_outputs(&loaded.specs, Look { records: Some(&store.exports_dir()), force: false });
     if arguments.json {
-        print_json(&document(&plan, &loaded.specs))?;
+        print_json(&document(&plan, &loaded.specs, &store))?;
         return Ok(ready?);
     }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
@@ -72,6 +73,11 @@ pub fn run(arguments: &arguments::Plan) -> Result<(), Failure> {
     }
     for line in labels(&plan, &loaded.specs, arguments.explain) {
         writeln!(out, "{line}")?;
+    }
+    let tests = tests(&plan, &loaded.specs, &store);
+    for (test, _, seconds) in &tests {
+        let how = if seconds.is_some() { "passed before" } else { "to run" };
+        writeln!(out, "test {}  {}: {how}", test.info.key.short(), harmless(&test.info.summary))?;
     }
     let hits = plan.hits();
     let missing = plan.nodes().len() - hits;
@@ -108,15 +114,30 @@ fn labels(plan: &Plan, specs: &[Spec], explain: bool) -> Vec<String> {
     lines
 }
 
-fn document(plan: &Plan, specs: &[Spec]) -> serde_json::Value {
-    let node = |node: &virt_maker::plan::PlanNode| {
+/// All tests, each with its image, and how long it took in seconds where its layer has passed it.
+fn tests<'a>(plan: &'a Plan, specs: &[Spec], store: &Store) -> Vec<(&'a PlanNode, SpecId, Option<f64>)> {
+    let all = SpecId::all(specs).flat_map(|spec| plan.tests(spec).iter().map(move |test| (test, spec)));
+    let seconds = |test: &PlanNode, spec: SpecId| {
+        let tip = plan[plan.tip(spec)].layer.as_ref()?;
+        store.passed(test.info.key, &tip.record).map(|verdict| verdict.seconds)
+    };
+    all.map(|(test, spec)| (test, spec, seconds(test, spec))).collect()
+}
+
+fn document(plan: &Plan, specs: &[Spec], store: &Store) -> serde_json::Value {
+    let node = |node: &PlanNode| {
         let parent = node.parent().map(|parent| plan[parent].info.key);
         json!({"layer": node.info, "parent": parent, "state": node.state, "took": node.took})
     };
     let tips: Vec<_> = plan.tips().map(|(_, tip)| plan[tip].info.key).collect();
     let labels: Vec<_> = SpecId::all(specs).map(|spec| plan.labels(spec)).collect();
     let nodes: Vec<_> = plan.nodes().iter().map(node).collect();
-    json!({"version": VERSION, "nodes": nodes, "tips": tips, "selinux_labels": labels})
+    let test = |(test, spec, seconds): (&PlanNode, SpecId, Option<f64>)| {
+        let (key, name, passed) = (test.info.key, &test.info.summary, seconds.is_some());
+        json!({"key": key, "image": spec.number(), "name": name, "passed": passed, "took": seconds})
+    };
+    let tests: Vec<_> = tests(plan, specs, store).into_iter().map(test).collect();
+    json!({"version": VERSION, "nodes": nodes, "tips": tips, "selinux_labels": labels, "tests": tests})
 }
 
 /// Prints a node and what is on it. A single child continues in its parent's column, so that a chain stays a column.

@@ -213,6 +213,9 @@ fn tests_keep_a_broken_image_from_being_exported_boots() {
     assert!(!bench.path("web.img").exists());
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
 
+    let planned = bench.run(&[&["plan", "web.yml"], &allowed[..]].concat()).exits(0).stdout;
+    assert!(planned.contains("web <1>: passed before\n") && planned.contains("broken: to run\n"), "{planned}");
+
     // The same for CI: what passed is known, what failed is tried again.
     let arguments = ["test", "web.yml", "--engine", "chroot", "--progress", "json", "--junit", "junit.xml"];
     let ran = bench.run(&[&arguments[..], &allowed[..]].concat()).exits(4);
