@@ -15,15 +15,14 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::clock::now;
 use crate::host::escape::escape;
 use crate::import::{Drives, ImportContext, ImportKey, Isoboot, Made, Until};
-use crate::machine::{Deadline, Disk, Firmware, Hardware, Machine, Media, Start};
+use crate::machine::{Deadline, Disk, EMULATED, Firmware, Hardware, Machine, Media, Start};
 use crate::plan::PlanNode;
 use crate::spec::StepEntry;
 use crate::step::Action;
 use crate::store::Workspace;
 
-/// How long an installer may take; four times as long where the CPU is emulated.
+/// How long an installer may take; longer where the CPU is emulated.
 const LIMIT: Duration = Duration::from_secs(3600);
-const EMULATED: u32 = 4;
 
 /// Where the base is made.
 pub(super) struct Place<'a> {

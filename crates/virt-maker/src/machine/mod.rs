@@ -68,10 +68,11 @@ use running::Seen;
 
 /// Name of the socket to the agent, in the work folder.
 const PORT: &str = "agent.sock";
-/// How long a guest may take to boot, and to shut down; four times as long where the CPU is emulated.
+/// How long a guest may take to boot, and to shut down; longer where the CPU is emulated.
 const BOOT: Duration = Duration::from_secs(300);
 const SHUTDOWN: Duration = Duration::from_secs(120);
-const EMULATED: u32 = 4;
+/// How many times as long everything may take where the CPU is emulated.
+pub const EMULATED: u32 = 4;
 
 /// What is needed to boot a machine.
 pub struct Start<'a> {

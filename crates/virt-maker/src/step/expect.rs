@@ -1,6 +1,8 @@
-//! `expect`: what a machine that runs has to be like. It changes nothing.
+//! `expect`: what a machine that runs has to be like. It changes nothing. `wait_for` is the same with more patience.
 
-use super::support::checks::{Arguments, Checks};
+use std::time::Duration;
+
+use super::support::checks::{Arguments, Checks, PATIENCE};
 use super::{Action, OnMachine, Step, StepContext, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
@@ -18,12 +20,20 @@ pub(super) static KIND: StepKind = StepKind {
     parse,
 };
 
-struct ExpectStep {
+/// Checks, and how long they are tried where a template does not say.
+pub(super) struct ExpectStep {
     checks: Checks,
+    patience: Duration,
+}
+
+impl ExpectStep {
+    pub(super) fn read(node: &Node, patience: Duration) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
+        Ok(Box::new(ExpectStep { checks: Checks::read(node)?, patience }))
+    }
 }
 
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
-    Ok(Box::new(ExpectStep { checks: Checks::read(node)? }))
+    ExpectStep::read(node, PATIENCE)
 }
 
 impl Step for ExpectStep {
@@ -46,6 +56,6 @@ impl OnMachine for ExpectStep {
     }
 
     fn run(&self, machine: &mut dyn Running, context: &StepContext<'_>) -> Result<()> {
-        self.checks.hold(machine, context.cancel)
+        self.checks.hold_within(self.patience, machine, context.cancel)
     }
 }

@@ -3,12 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::support::pressing::{Pressing, told};
-use super::{Action, OnMachine, Step, StepContext, StepKey, StepKind, first_line};
+use super::support::pressing::{PressStep, Pressing, told};
+use super::{Step, StepKey, StepKind, first_line};
 use crate::diagnostic::Diagnostic;
-use crate::error::Result;
 use crate::guest::keyboard::{self, Layout};
-use crate::guest::running::Running;
 use crate::template::{Kind, Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
@@ -49,12 +47,6 @@ struct Long {
     pace: Option<serde::de::IgnoredAny>,
 }
 
-struct KeysStep {
-    text: String,
-    layout: Layout,
-    pressing: Pressing,
-}
-
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let (text, layout) = match &node.kind {
         Kind::Map(_) => {
@@ -65,37 +57,13 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     };
     let at = node.get("keys").unwrap_or(node);
     let keys = keyboard::keys(&text, layout).map_err(|wrong| vec![told(wrong, layout, at)])?;
-    Ok(Box::new(KeysStep { pressing: Pressing::read(keys, node)?, text, layout }))
+    let key = StepKey::of(&Keyed { keys: &text, layout }).map_err(|error| vec![node.diagnostic(error.to_string())])?;
+    Ok(Box::new(PressStep { pressing: Pressing::read(keys, node)?, summary: first_line(&text), key }))
 }
 
+/// When they are pressed has no part in what they do.
 #[derive(Serialize)]
 struct Keyed<'a> {
     keys: &'a str,
     layout: Layout,
-}
-
-impl Step for KeysStep {
-    fn summary(&self) -> String {
-        first_line(&self.text)
-    }
-
-    fn key_inputs(&self) -> Result<StepKey> {
-        // When they are pressed has no part in what they do.
-        let KeysStep { text, layout, pressing: _ } = self;
-        StepKey::of(&Keyed { keys: text, layout: *layout })
-    }
-
-    fn action(&self) -> Action<'_> {
-        Action::OnMachine(self)
-    }
-}
-
-impl OnMachine for KeysStep {
-    fn asks_the_guest(&self) -> bool {
-        false
-    }
-
-    fn run(&self, machine: &mut dyn Running, _: &StepContext<'_>) -> Result<()> {
-        self.pressing.press(machine)
-    }
 }

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use super::support::checks::{Arguments, Checks};
-use super::{Action, OnMachine, Step, StepContext, StepKey, StepKind};
+use super::expect::ExpectStep;
+use super::support::checks::Arguments;
+use super::{Step, StepKind};
 use crate::diagnostic::Diagnostic;
-use crate::error::Result;
-use crate::guest::running::Running;
 use crate::template::{Node, arguments};
 
 pub(super) static KIND: StepKind = StepKind {
@@ -23,34 +22,6 @@ pub(super) static KIND: StepKind = StepKind {
 /// How long it is tried where a template does not say.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-struct WaitForStep {
-    checks: Checks,
-}
-
 fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
-    Ok(Box::new(WaitForStep { checks: Checks::read(node)? }))
-}
-
-impl Step for WaitForStep {
-    fn summary(&self) -> String {
-        self.checks.summary()
-    }
-
-    fn key_inputs(&self) -> Result<StepKey> {
-        StepKey::of(&self.checks)
-    }
-
-    fn action(&self) -> Action<'_> {
-        Action::OnMachine(self)
-    }
-}
-
-impl OnMachine for WaitForStep {
-    fn asks_the_guest(&self) -> bool {
-        !self.checks.are_outside()
-    }
-
-    fn run(&self, machine: &mut dyn Running, context: &StepContext<'_>) -> Result<()> {
-        self.checks.hold_within(PATIENCE, machine, context.cancel)
-    }
+    ExpectStep::read(node, PATIENCE)
 }

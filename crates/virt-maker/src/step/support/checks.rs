@@ -18,7 +18,7 @@ use crate::host::escape::{escape, last_lines};
 use crate::template::{Node, OneOrMany, from_node};
 
 /// How long it is tried where a template does not say; as many times as long where the machine is emulated.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(in crate::step) const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 /// A file that is looked into is not larger.

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::guest::keyboard::{self, Chord, Layout, Wrong};
 use crate::guest::running::Running;
 use crate::host::units;
+use crate::step::{Action, OnMachine, Step, StepContext, StepKey};
 use crate::template::{Node, closest};
 
 /// The pause after each key where a template does not say. The keyboard's queue holds eight keys.
@@ -58,6 +59,37 @@ impl Pressing {
             left -= part;
         }
         machine.press(&self.keys, self.pace)
+    }
+}
+
+/// A step that presses keys.
+pub(in crate::step) struct PressStep {
+    pub(in crate::step) pressing: Pressing,
+    pub(in crate::step) summary: String,
+    pub(in crate::step) key: StepKey,
+}
+
+impl Step for PressStep {
+    fn summary(&self) -> String {
+        self.summary.clone()
+    }
+
+    fn key_inputs(&self) -> Result<StepKey> {
+        Ok(self.key.clone())
+    }
+
+    fn action(&self) -> Action<'_> {
+        Action::OnMachine(self)
+    }
+}
+
+impl OnMachine for PressStep {
+    fn asks_the_guest(&self) -> bool {
+        false
+    }
+
+    fn run(&self, machine: &mut dyn Running, _: &StepContext<'_>) -> Result<()> {
+        self.pressing.press(machine)
     }
 }
 
