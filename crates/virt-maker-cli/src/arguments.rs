@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use virt_maker::build::OnFailure;
+use virt_maker::disk::ImageFormat;
 use virt_maker::engine::select::EngineChoice;
 use virt_maker::host::permit::Permission;
 
@@ -461,6 +462,15 @@ pub enum Engine {
     Vm,
     /// In the appliance of libguestfs.
     Libguestfs,
+}
+
+impl From<DiskFormat> for ImageFormat {
+    fn from(format: DiskFormat) -> ImageFormat {
+        match format {
+            DiskFormat::Qcow2 => ImageFormat::Qcow2,
+            DiskFormat::Raw => ImageFormat::Raw,
+        }
+    }
 }
 
 impl From<Engine> for EngineChoice {

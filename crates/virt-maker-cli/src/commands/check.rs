@@ -3,14 +3,14 @@
 use std::io::Write;
 
 use serde_json::json;
-use virt_maker::build::{OnFailure, Settings, check_image};
-use virt_maker::disk::{ImageFormat, Root};
+use virt_maker::build::{Settings, check_image};
+use virt_maker::disk::Root;
 use virt_maker::event::Events;
 use virt_maker::host::Cancel;
 use virt_maker::hygiene::{Finding, Severity, known};
 
 use super::print_json;
-use crate::arguments::{Check, DiskFormat};
+use crate::arguments::Check;
 use crate::error::Failure;
 use crate::{environment, report, settings, signals};
 
@@ -30,30 +30,18 @@ pub fn run(arguments: &Check) -> Result<(), Failure> {
     let cancel = Cancel::default();
     signals::listen(&cancel)?;
     let settings = Settings {
-        store: settings::store(arguments.store.store.clone())?,
-        owner: settings::owner()?,
-        agent: environment::agent(),
-        engine_cache: environment::cache_dir()?,
         engine: settings::engine(arguments.engine)?,
         kernel: settings::kernel(arguments.kernel.kernel.clone())?,
-        force: false,
-        again: Vec::new(),
-        force_export: false,
-        tests: Default::default(),
-        jobs: None,
-        max_depth: virt_maker::store::Depth::DEFAULT,
-        fail_fast: false,
-        on_failure: OnFailure::Discard,
         network_env: environment::proxies(),
-        certificates: Default::default(),
-        host_network: false,
-        secret_env: Default::default(),
         cancel,
+        ..Settings::new(
+            settings::store(arguments.store.store.clone())?,
+            settings::owner()?,
+            environment::agent(),
+            environment::cache_dir()?,
+        )
     };
-    let format = arguments.format.map(|format| match format {
-        DiskFormat::Qcow2 => ImageFormat::Qcow2,
-        DiskFormat::Raw => ImageFormat::Raw,
-    });
+    let format = arguments.format.map(Into::into);
     let root = arguments.root.clone().map(|device| Root { device, subvolume: arguments.subvolume.clone() });
     let findings = check_image(&arguments.image, format, root, &settings, &Events::new(report::warnings_only))?;
     if arguments.json {

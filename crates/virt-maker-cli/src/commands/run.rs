@@ -10,7 +10,6 @@ use virt_maker::host::Cancel;
 use virt_maker::step::FirmwareArgument;
 
 use super::loading;
-use crate::arguments::DiskFormat;
 use crate::arguments::layers::{Firmware, Opening, Run, Shell};
 use crate::error::Failure;
 use crate::text::harmless;
@@ -21,10 +20,7 @@ const MEMORY: u32 = 1024;
 
 pub fn run(arguments: &Run) -> Result<(), Failure> {
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let format = arguments.format.map(|format| match format {
-        DiskFormat::Qcow2 => ImageFormat::Qcow2,
-        DiskFormat::Raw => ImageFormat::Raw,
-    });
+    let format = arguments.format.map(Into::into);
     let subject = subject(&arguments.what, format)?;
     let wanted = LoneMachine {
         memory_mib: arguments.memory,
