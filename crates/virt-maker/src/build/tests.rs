@@ -44,7 +44,7 @@ pub(super) fn check(specs: &[Spec], plan: &Plan, store: &Store, settings: &Setti
             Some(tip) if !settings.force => store.passed(plan.tests(id)[*number].info.key, &tip.record).is_none(),
             _ => true,
         };
-        if let Some((_, test)) = id.of(specs).tests.iter().enumerate().find(to_run) {
+        for (_, test) in id.of(specs).tests.iter().enumerate().filter(to_run) {
             let able = match test.boot.runner.action() {
                 Action::Boot(boot) => check_host(boot),
                 _ => Ok(()),
