@@ -53,20 +53,20 @@ pub fn debian_guest() -> PathBuf {
 const BOOTABLE: &str = "format: 2
 spec:
   import:
-    bootstrap: {suite: bookworm, size: 2G, packages: [openssh-server], mirror: ['deb http://deb.debian.org/debian bookworm main']}
+    bootstrap: {suite: bookworm, size: 2G, packages: [openssh-server, python3], mirror: ['deb http://deb.debian.org/debian bookworm main']}
   export:
     qcow2: {path: made.qcow2}
 ";
 
-/// A Debian 12 that boots, with an SSH server, as a cached, read-only qcow2 image: what `bootstrap` of this program makes, for tests
+/// A Debian 12 that boots, with an SSH server and a Python, as a cached, read-only qcow2 image: what `bootstrap` of this program makes, for tests
 /// whose subject is what comes after. The tests of `bootstrap` make their own.
 pub fn bootable_debian(program: &Path) -> PathBuf {
     made("debian-12-boots", BOOTABLE, program)
 }
 
-/// The same without an SSH server, as a disk that boots under a BIOS and UEFI.
+/// The same without these, as a disk that boots under a BIOS and UEFI.
 pub fn debian_for_uefi(program: &Path) -> PathBuf {
-    let template = BOOTABLE.replace("size: 2G, packages: [openssh-server]", "size: 1G, firmware: both");
+    let template = BOOTABLE.replace("size: 2G, packages: [openssh-server, python3]", "size: 1G, firmware: both");
     made("debian-12-uefi", &template, program)
 }
 

@@ -12,7 +12,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
+use rustix::mount::MountFlags;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use virt_maker_agent::protocol::{
@@ -242,7 +243,7 @@ impl Placed {
         let mut placed = Placed { script: false, secrets: Vec::new() };
         if let Some(script) = script {
             let folder = Path::new(SCRIPT).parent().unwrap_or(Path::new("/run"));
-            private_folder(folder)
+            for_programs(folder)
                 .and_then(|()| write(Path::new(SCRIPT), script, 0o700))
                 .map_err(|error| system("put the script down", error))?;
             placed.script = true;
@@ -262,6 +263,7 @@ impl Drop for Placed {
     fn drop(&mut self) {
         if self.script {
             let _ = fs::remove_file(SCRIPT);
+            // Where it has a file system of its own, it stays.
             let _ = Path::new(SCRIPT).parent().map(fs::remove_dir);
         }
         for path in &self.secrets {
@@ -272,6 +274,17 @@ impl Drop for Placed {
             let _ = fs::remove_dir(SECRETS);
         }
     }
+}
+
+/// Makes a folder from which programs can be started. `/run` is often mounted so that none can; the folder has a file system of its
+/// own then, which stays until the machine is off.
+fn for_programs(path: &Path) -> std::io::Result<()> {
+    private_folder(path)?;
+    if rustix::fs::statvfs(path)?.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+        let closed = MountFlags::NOSUID | MountFlags::NODEV;
+        rustix::mount::mount("tmpfs", path, "tmpfs", closed, Some(c"mode=0700"))?;
+    }
+    Ok(())
 }
 
 /// Makes a folder that only root may enter; one that is there stays as it is.

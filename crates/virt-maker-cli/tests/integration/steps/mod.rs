@@ -4,6 +4,7 @@
 //! steps of one guest run in one session of each engine, one layer each. The difference between a layer and the one below it
 //! has to be what its case says, and nothing else; and so it is the same on each engine.
 
+mod booted;
 mod fixtures;
 mod full;
 mod hidden;
