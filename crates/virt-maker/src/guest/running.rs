@@ -7,6 +7,9 @@ use super::keyboard::Chord;
 use super::{Exit, Guest, Run};
 use crate::error::{Error, Result};
 
+/// With what a script of ours ends where no systemd runs.
+const NO_SYSTEMD: i32 = 77;
+
 /// A machine that runs. Where no agent of ours is in the guest (an installer that was booted from a CD), what needs one is an error.
 pub trait Running {
     /// The guest. What is done to it is done to the running system.
@@ -51,12 +54,18 @@ pub trait Running {
     /// Has the guest restart, and waits until it has booted again.
     fn restart(&mut self) -> Result<()>;
 
-    /// Names of the units of systemd that have failed, as data of the guest; none where it has no systemd.
-    fn failed_units(&mut self) -> Result<Vec<String>> {
-        let script = "systemctl list-units --failed --plain --no-legend | cut -d' ' -f1";
-        let (_, said) =
-            self.ask(&Run { script: Some(script.into()), shell: vec!["/bin/sh".into()], ..Run::default() })?;
-        Ok(String::from_utf8_lossy(&said).split_whitespace().map(str::to_owned).collect())
+    /// Asks systemd by a script of a shell, with an argument; nothing where systemd is not what the guest runs by.
+    fn ask_systemd(&mut self, script: &str, argument: &str) -> Result<Option<String>> {
+        let script = format!("[ -d /run/systemd/system ] || exit {NO_SYSTEMD}\n{script}");
+        let (argv, shell) = (vec![argument.to_owned()], vec!["/bin/sh".to_owned()]);
+        let (ended, said) = self.ask(&Run { script: Some(script), shell, argv, ..Run::default() })?;
+        Ok((ended != Exit::Status(NO_SYSTEMD)).then(|| String::from_utf8_lossy(&said).into_owned()))
+    }
+
+    /// Names of the units of systemd that have failed, as data of the guest; nothing where systemd is not what it runs by.
+    fn failed_units(&mut self) -> Result<Option<Vec<String>>> {
+        let said = self.ask_systemd("systemctl list-units --failed --plain --no-legend | cut -d' ' -f1", "")?;
+        Ok(said.map(|said| said.split_whitespace().map(str::to_owned).collect()))
     }
 
     /// How much longer everything takes than on a machine that is not emulated.

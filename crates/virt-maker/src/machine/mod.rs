@@ -367,7 +367,8 @@ impl Machine {
 
     /// Units that have failed, as the end of a sentence.
     fn of_failed_units(&mut self) -> Result<String> {
-        let units: Vec<_> = self.failed_units()?.iter().map(|unit| host::escape::escape(unit)).collect();
+        let units: Vec<_> =
+            self.failed_units()?.unwrap_or_default().iter().map(|unit| host::escape::escape(unit)).collect();
         Ok(if units.is_empty() { String::new() } else { format!("; failed: {}", units.join(", ")) })
     }
 

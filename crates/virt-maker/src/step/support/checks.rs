@@ -286,6 +286,12 @@ enum Found {
     Never(String),
 }
 
+impl Found {
+    fn no_systemd() -> Found {
+        Found::Never("that the guest does not run by systemd, so it has no units".to_owned())
+    }
+}
+
 fn not_as_expected(check: &Check, found: &str, machine: &mut dyn Running) -> Error {
     let mut text = format!("expected {}, and found {found}", check.words());
     if let Check::Screen(_) = check {
@@ -356,9 +362,8 @@ impl Check {
         Ok(match self {
             Check::Unit(name) => {
                 // What has failed is not waited for; what has not been started may be.
-                let show = ["systemctl", "show", "--property=ActiveState,LoadState", "--value", "--", name];
-                let (_, said) = machine.ask(&Run { argv: show.map(str::to_owned).into(), ..Run::default() })?;
-                let said = String::from_utf8_lossy(&said);
+                let show = "systemctl show --property=ActiveState,LoadState --value -- \"$1\"";
+                let Some(said) = machine.ask_systemd(show, name)? else { return Ok(Found::no_systemd()) };
                 let words: Vec<&str> = said.split_whitespace().collect();
                 match (words.contains(&"active"), words.contains(&"failed"), words.contains(&"not-found")) {
                     (true, ..) => Found::Holds,
@@ -368,8 +373,9 @@ impl Check {
                 }
             }
             Check::NoFailedUnits => match machine.failed_units()? {
-                failed if failed.is_empty() => Found::Holds,
-                failed => Found::Never(escape(&failed.join("; "))),
+                None => Found::no_systemd(),
+                Some(failed) if failed.is_empty() => Found::Holds,
+                Some(failed) => Found::Never(escape(&failed.join("; "))),
             },
             Check::Port(port) => match listening(machine)?.iter().any(|(found, _)| found == port) {
                 true => Found::Holds,
