@@ -1,9 +1,13 @@
-//! What programs of the host that start an appliance of libguestfs are told of KVM.
+//! Machines whose CPU is emulated: which one that is, and what programs of the host that start an appliance of libguestfs are told of KVM.
 //!
 //! libguestfs takes KVM where the device opens, and waits for minutes where a kernel then hangs. Whoever found out that KVM
 //! does not work here says so once, for all of this process: it is a property of the host.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The emulated CPU, as qemu's `-cpu` has it. It does not say that it is fast at copying single bytes, as it copies them one by one; so
+/// the kernel and the C library copy words.
+pub(crate) const CPU: &str = "max,erms=off,fsrm=off";
 
 static EMULATE: AtomicBool = AtomicBool::new(false);
 

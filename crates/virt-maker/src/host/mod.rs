@@ -38,8 +38,8 @@ pub mod walls;
 
 pub use cancel::{Cancel, Limit};
 pub use certificates::Certificates;
-pub(crate) use emulation::guestfs_settings;
 pub use emulation::no_kvm;
+pub(crate) use emulation::{CPU as EMULATED_CPU, guestfs_settings};
 pub use guard::Guard;
 pub use helper::{CHANNEL_FD, Helper, HelperCommand};
 pub use process::Tool;

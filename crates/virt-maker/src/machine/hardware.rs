@@ -15,7 +15,7 @@ use super::firmware::Firmware;
 use super::{Start, tpm};
 use crate::engine::user_network::NETDEV;
 use crate::error::{Context, ErrorKind, Result};
-use crate::host::{CHANNEL_FD, Helper, HelperCommand};
+use crate::host::{CHANNEL_FD, EMULATED_CPU, Helper, HelperCommand};
 
 /// The program.
 pub(super) const QEMU: &str = "qemu-system-x86_64";
@@ -33,9 +33,6 @@ const OVERHEAD: u64 = 6 << 30;
 const IMAGE: u64 = 34 << 20;
 /// How much memory translated code gets, in MiB, where the CPU is emulated.
 const TRANSLATED_MIB: u32 = 512;
-/// Without KVM: it does not say that it is fast at copying single bytes, as it copies them one by one.
-const EMULATED_CPU: &str = "max,erms=off,fsrm=off";
-
 /// What a machine is made of, as far as a template says so. How much of it a layer depends on is for who keys it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hardware {

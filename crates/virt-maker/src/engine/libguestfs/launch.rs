@@ -38,8 +38,8 @@ use crate::engine::qmp::Qmp;
 use crate::engine::{OpenRequest, block, breakdown, user_network};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::host::Cancel;
 use crate::host::waiting::Waits;
+use crate::host::{Cancel, EMULATED_CPU};
 
 /// Lines of the appliance's console that an error may quote.
 const CONSOLE_LINES: usize = 12;
@@ -168,6 +168,9 @@ fn configure(
     set(handle.set_backend("direct"))?;
     if options.force_tcg {
         set(handle.set_backend_settings(&["force_tcg"]))?;
+        // The last one on qemu's command line counts.
+        #[cfg(target_arch = "x86_64")]
+        set(handle.config("-cpu", EMULATED_CPU))?;
     }
     if let Some(cache) = &options.cache_dir {
         set(handle.set_cachedir(utf8(cache)?))?;

@@ -12,7 +12,7 @@ use super::console::Console;
 use super::{QEMU, VmOptions};
 use crate::engine::user_network::NETDEV;
 use crate::error::{Context, ErrorKind, Result};
-use crate::host::{CHANNEL_FD, Helper, HelperCommand};
+use crate::host::{CHANNEL_FD, EMULATED_CPU, Helper, HelperCommand};
 
 /// Raise it when the machine or what happens in it before the save changes in a way that nothing else shows.
 pub const VERSION: u32 = 1;
@@ -34,10 +34,6 @@ const OVERHEAD: u64 = 4 << 30;
 const IMAGE: u64 = 34 << 20;
 /// How much memory translated code gets, in MiB, under TCG.
 const TRANSLATED_MIB: u32 = 256;
-
-/// The emulated CPU. It does not say that it is fast at copying single bytes, as it copies them one by one; so the kernel
-/// and the C library copy words.
-const EMULATED_CPU: &str = "max,erms=off,fsrm=off";
 
 /// The kernel's parameters. What is left out would cost time at the boot or while steps run.
 const PARAMETERS: &[&str] = &[
