@@ -3,15 +3,17 @@
 //! Serialised, an event is one JSON object with a `type`; `docs/events.md` describes version [`VERSION`] of it.
 //! Fields may be added within a version; a field that goes or changes its meaning makes a new one.
 
+mod meter;
 mod miss;
 mod texts;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 
+pub use meter::Meter;
 pub use miss::{FieldChange, MissReason};
 
 use crate::diagnostic::{Position, Within};
@@ -141,6 +143,27 @@ pub enum Event {
         /// The worker that boots it, where one of a build does; see `SessionStarted`.
         #[serde(skip_serializing_if = "Option::is_none")]
         worker: Option<u32>,
+    },
+    /// A machine has booted in which a layer is made, or a test runs.
+    MachineBooted {
+        /// The layer in the making, or the test.
+        key: LayerKey,
+        /// Whether a step had it restart; else it was started.
+        restart: bool,
+        /// From the start of the machine, or its reset, until the guest was seen to have booted.
+        #[serde(serialize_with = "seconds")]
+        elapsed: Duration,
+        /// Where that time went, in order; where the guest restarted on its way, that of its last start.
+        phases: Vec<BootPhase>,
+    },
+    /// A picture of the screen of a machine lies where it stays: one that a step asked for.
+    Screenshot {
+        /// The layer whose step asked for it, or the test.
+        key: LayerKey,
+        /// What the step calls it.
+        name: String,
+        /// The file, PNG.
+        path: PathBuf,
     },
     /// The step is done; its overlay is being sealed in the background.
     StepFinished {
@@ -292,6 +315,23 @@ pub enum Event {
         /// What has become of each image; empty where none was begun.
         images: Vec<ImageState>,
     },
+}
+
+/// A part of a boot. One whose end is not known is one with the next, as in `initramfs+services`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BootPhase {
+    /// `firmware`, `loader`, `kernel`, `initramfs`, `services`, or several of them with `+` between.
+    pub name: String,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl BootPhase {
+    /// Phases for people, in one line: `firmware 0.9 s, kernel 3.0 s`.
+    pub fn line(phases: &[BootPhase]) -> String {
+        let text = |phase: &BootPhase| format!("{} {:.1} s", phase.name, phase.seconds);
+        phases.iter().map(text).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Which image of a build.
@@ -449,39 +489,5 @@ impl Events {
     /// Sends a warning.
     pub fn warn(&self, message: impl Into<String>) {
         self.send(Event::Warning { message: message.into() });
-    }
-}
-
-/// Sends [`Event::Progress`] about one long operation, a few times a second and no oftener.
-pub struct Meter<'a> {
-    events: &'a Events,
-    what: String,
-    unit: &'static str,
-    total: Option<u64>,
-    last: Option<Instant>,
-}
-
-impl<'a> Meter<'a> {
-    /// How long it is silent.
-    const PAUSE: Duration = Duration::from_millis(100);
-
-    /// About `what`, in bytes.
-    pub fn bytes(events: &'a Events, what: impl Into<String>, total: Option<u64>) -> Self {
-        Meter { events, what: what.into(), unit: "bytes", total, last: None }
-    }
-
-    /// About `what`, of which only the part done is known.
-    pub fn permille(events: &'a Events, what: impl Into<String>) -> Self {
-        Meter { events, what: what.into(), unit: "permille", total: Some(1000), last: None }
-    }
-
-    /// Says how much is done. The first call and the one with the total are always sent.
-    pub fn at(&mut self, done: u64) {
-        if self.total != Some(done) && self.last.is_some_and(|last| last.elapsed() < Self::PAUSE) {
-            return;
-        }
-        self.last = Some(Instant::now());
-        let (what, total, unit) = (self.what.clone(), self.total, self.unit);
-        self.events.send(Event::Progress { what, done, total, unit, worker: None });
     }
 }

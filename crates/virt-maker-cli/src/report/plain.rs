@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use virt_maker::event::{Event, ImageName, ImageState, LayerInfo, MissReason, Outcome, TestOutcome};
+use virt_maker::event::{BootPhase, Event, ImageName, ImageState, LayerInfo, MissReason, Outcome, TestOutcome};
 use virt_maker::key::LayerKey;
 
 use super::Report;
@@ -178,6 +178,15 @@ impl<W: Write + Send> Report for Plain<W> {
                 self.progress((*worker, what.clone()), *done, *total, unit)
             }
             Event::Stage { what, .. } => self.say(&format!("  {}", harmless(what))),
+            // With its output, the step's log says so.
+            Event::MachineBooted { key, restart, elapsed, phases } if self.verbose == 0 => {
+                let again = if *restart { " again" } else { "" };
+                let parts = BootPhase::line(phases);
+                self.say(&format!("booted  {}{again} after {}: {parts}", key.short(), duration(*elapsed)))
+            }
+            Event::Screenshot { name, path, .. } => {
+                self.say(&format!("  screenshot {}: {}", harmless(name), path.display()))
+            }
             Event::StepFinished { key, elapsed } => {
                 self.flush_line(*key)?;
                 self.say(&format!("done    {}  in {}", key.short(), duration(*elapsed)))

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use virt_maker::event::{Event, ImageName, TestOutcome};
+use virt_maker::event::{BootPhase, Event, ImageName, TestOutcome};
 use virt_maker::key::LayerKey;
 
 use super::Report;
@@ -254,6 +254,15 @@ impl Report for Tty {
                 let lines = self.running.values().filter(|line| worker.is_none() || line.worker == *worker);
                 lines.for_each(|line| line.spinner.set_message(harmless(what)));
                 Ok(())
+            }
+            // With its output, the step's log says so.
+            Event::MachineBooted { restart, elapsed, phases, .. } if self.verbose == 0 => {
+                let again = if *restart { " again" } else { "" };
+                let parts = BootPhase::line(phases);
+                self.say(&format!("  \x1b[2mbooted{again} after {}: {parts}\x1b[0m", duration(*elapsed)))
+            }
+            Event::Screenshot { name, path, .. } => {
+                self.say(&format!("  \x1b[2mscreenshot {}: {}\x1b[0m", harmless(name), path.display()))
             }
             Event::StepFinished { key, elapsed } => {
                 self.stop(&Running::Layer(*key));

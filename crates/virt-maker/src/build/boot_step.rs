@@ -13,14 +13,14 @@ use super::slots::Slot;
 use super::{Build, leaks, screenshots};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
+use crate::event::{BootPhase, Event};
 use crate::guest::{Guest, selinux};
 use crate::host::clock::now;
 use crate::host::escape::escape;
-use crate::machine::{self, Disk, Firmware, Hardware, Machine, Media, Service, Start};
+use crate::machine::{self, Boot, Disk, Firmware, Hardware, Machine, Media, Service, Start};
 use crate::plan::StepNode;
 use crate::spec::StepEntry;
-use crate::step::{Action, Boot, StepKey};
+use crate::step::{self, Action, StepKey};
 use crate::store::{Depth, KeyLock, Layer, Outcome, Scratch, Workspace};
 
 /// CPUs where a template does not say how many, and the host has them.
@@ -36,7 +36,7 @@ pub(super) fn cpus_of(wanted: Option<u32>) -> u32 {
 pub(super) fn run(
     build: &Build<'_>,
     step: StepNode<'_>,
-    boot: &Boot,
+    boot: &step::Boot,
     parent: &Layer,
     mut depth: Depth,
     lock: KeyLock,
@@ -71,7 +71,7 @@ pub(super) fn run(
 }
 
 /// Whether this host has what the machine is made of, as far as the template says so. The error says what is missing.
-pub(super) fn check_host(boot: &Boot) -> Result<()> {
+pub(super) fn check_host(boot: &step::Boot) -> Result<()> {
     machine::check()?;
     Firmware::check_chosen(boot.firmware)?;
     if boot.tpm { machine::tpm::check() } else { Ok(()) }
@@ -81,7 +81,7 @@ pub(super) fn check_host(boot: &Boot) -> Result<()> {
 pub(super) struct Booted<'a> {
     pub(super) build: &'a Build<'a>,
     pub(super) step: StepNode<'a>,
-    pub(super) boot: &'a Boot,
+    pub(super) boot: &'a step::Boot,
     pub(super) parent: &'a Layer,
     pub(super) workspace: &'a Workspace,
     /// Its disk.
@@ -128,9 +128,8 @@ impl Booted<'_> {
     fn booted(&self, mut machine: Machine, failed: &mut Option<Box<Machine>>) -> Result<Box<Machine>> {
         let begin = Instant::now();
         machine.boot(self.boot.timeout.map(Duration::from_secs))?;
-        let elapsed = begin.elapsed();
-        self.build.shared.spent.add("boot", elapsed);
-        self.say(&format!("the guest has booted after {:.1} s", elapsed.as_secs_f64()));
+        self.build.shared.spent.add("boot", begin.elapsed());
+        self.tell_boots(&mut machine);
         let mut machine = Box::new(machine);
         match self.steps(&mut machine) {
             Ok(()) => Ok(machine),
@@ -144,6 +143,17 @@ impl Booted<'_> {
                 *failed = Some(machine);
                 Err(error)
             }
+        }
+    }
+
+    /// Says how long the machine took to boot, as often as it has since it was told last.
+    fn tell_boots(&self, machine: &mut Machine) {
+        for Boot { restart, elapsed, phases } in machine.take_boots() {
+            let again = if restart { " again" } else { "" };
+            let (seconds, parts) = (elapsed.as_secs_f64(), BootPhase::line(&phases));
+            self.say(&format!("the guest has booted{again} after {seconds:.1} s: {parts}"));
+            let key = self.step.node.info.key;
+            self.build.events.send(Event::MachineBooted { key, restart, elapsed, phases });
         }
     }
 
@@ -220,7 +230,9 @@ impl Booted<'_> {
             self.say(&format!("{} of {count}: {}", number + 1, escape(&place.what)));
             let what =
                 || format!("step {} of {count} within it failed, {}: {}", number + 1, place.position, place.what);
-            self.one(entry, key, machine).map_err(|error| match error.kind() {
+            let done = self.one(entry, key, machine);
+            self.tell_boots(machine);
+            done.map_err(|error| match error.kind() {
                 ErrorKind::Cancelled | ErrorKind::HostFull => error,
                 kind => Error::new(kind, what()).with_source(error),
             })?;

@@ -41,6 +41,8 @@ impl Event {
             Event::SessionStarted { .. }
             | Event::SessionEnded { .. }
             | Event::LayerAwaited { .. }
+            | Event::MachineBooted { .. }
+            | Event::Screenshot { .. }
             | Event::StepFinished { .. }
             | Event::LayerSealed { .. }
             | Event::LayerFlattened { .. }

@@ -7,6 +7,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::escape::{escape, last_lines};
@@ -14,9 +15,18 @@ use crate::host::escape::{escape, last_lines};
 /// How many bytes are kept.
 const KEPT: usize = 1 << 20;
 
+/// What stands in a line by which the firmware begins a boot loader, or a loader says that it has begun: OVMF, GRUB, SYSLINUX.
+const LOADERS: [&str; 4] = ["BdsDxe: starting ", "GRUB loading", "Welcome to GRUB", "SYSLINUX "];
+/// How many such moments are kept.
+const MOMENTS: usize = 16;
+/// How much of a line is looked at, in bytes.
+const LINE: usize = 200;
+
 /// A console that is listened to until the machine ends.
 pub(super) struct Console {
     kept: Arc<Mutex<VecDeque<u8>>>,
+    /// When a boot loader began.
+    loaders: Arc<Mutex<VecDeque<Instant>>>,
     /// Where all of it is shown, too.
     shown: Arc<Mutex<Option<File>>>,
     stream: UnixStream,
@@ -30,13 +40,21 @@ impl Console {
         let mut input = stream.try_clone().context(ErrorKind::Host, failed)?;
         let kept: Arc<Mutex<VecDeque<u8>>> = Arc::default();
         let shown: Arc<Mutex<Option<File>>> = Arc::default();
-        let (theirs, on) = (Arc::clone(&kept), Arc::clone(&shown));
+        let loaders: Arc<Mutex<VecDeque<Instant>>> = Arc::default();
+        let (theirs, on, moments) = (Arc::clone(&kept), Arc::clone(&shown), Arc::clone(&loaders));
         let listener = std::thread::Builder::new().name("console".into()).spawn(move || {
             let mut buffer = [0; 16 << 10];
+            let mut line = Line::default();
             while let Ok(count @ 1..) = input.read(&mut buffer) {
                 if let Some(on) = &mut *on.lock().unwrap_or_else(PoisonError::into_inner) {
                     // Whoever does not look any more misses nothing.
                     let _ = on.write_all(&buffer[..count]);
+                }
+                if line.begins_loader(&buffer[..count]) {
+                    let mut moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
+                    moments.push_back(Instant::now());
+                    let surplus = moments.len().saturating_sub(MOMENTS);
+                    moments.drain(..surplus);
                 }
                 let mut kept = theirs.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.extend(&buffer[..count]);
@@ -44,7 +62,7 @@ impl Console {
                 kept.drain(..surplus);
             }
         });
-        Ok(Console { kept, shown, stream, listener: Some(listener.context(ErrorKind::Host, failed)?) })
+        Ok(Console { kept, loaders, shown, stream, listener: Some(listener.context(ErrorKind::Host, failed)?) })
     }
 
     /// Shows from now on what comes, as it is, and before that what has come; with nothing, not any more.
@@ -55,6 +73,12 @@ impl Console {
             let kept: Vec<u8> = self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
             let _ = on.write_all(&kept);
         }
+    }
+
+    /// When the first boot loader began that was told of here after that moment.
+    pub(super) fn loader_after(&self, begin: Instant) -> Option<Instant> {
+        let loaders = self.loaders.lock().unwrap_or_else(PoisonError::into_inner);
+        loaders.iter().copied().find(|moment| *moment >= begin)
     }
 
     /// Types on it.
@@ -81,6 +105,31 @@ impl Console {
     }
 }
 
+/// The line that is being written.
+#[derive(Default)]
+struct Line {
+    begin: Vec<u8>,
+    told: bool,
+}
+
+impl Line {
+    /// Whether these bytes complete the words of a boot loader that begins.
+    fn begins_loader(&mut self, bytes: &[u8]) -> bool {
+        let mut begins = false;
+        for piece in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+            self.begin.extend(piece.iter().take(LINE.saturating_sub(self.begin.len())));
+            let text = String::from_utf8_lossy(&self.begin);
+            if !self.told && LOADERS.iter().any(|words| text.contains(words)) {
+                (self.told, begins) = (true, true);
+            }
+            if piece.ends_with(b"\n") || piece.ends_with(b"\r") {
+                *self = Line::default();
+            }
+        }
+        begins
+    }
+}
+
 /// A line without its control sequences: those that an escape and a bracket begin, up to a byte from `@` to `~`.
 fn without_colours(line: &str) -> String {
     let (mut plain, mut rest) = (String::new(), line);
@@ -104,6 +153,18 @@ impl Drop for Console {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_boot_loader_is_heard_once_and_in_pieces() {
+        let mut line = Line::default();
+        let mut heard = |bytes: &str| line.begins_loader(bytes.as_bytes());
+        assert!(!heard("BdsDxe: loading Boot0001\r\nBdsDxe: star"));
+        assert!(heard("ting Boot0001 \"UEFI\""));
+        assert!(!heard(" from PciRoot\r\n"));
+        assert!(heard("\u{1b}[2JWelcome to GRUB!\n") && !heard("GNU GRUB\n"));
+        // No line is looked at for ever.
+        assert!(!heard(&"x".repeat(LINE)) && !heard("Welcome to GRUB!"));
+    }
 
     #[test]
     fn colours_of_a_line_are_left_out() {

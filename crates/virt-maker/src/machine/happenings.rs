@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -20,6 +21,8 @@ pub(super) struct Happenings {
 #[derive(Default)]
 struct State {
     resets: u32,
+    /// When the last of them was.
+    reset_at: Option<Instant>,
     off: bool,
     panicked: bool,
     gone: bool,
@@ -58,6 +61,11 @@ impl Happenings {
         lock(&self.state).resets
     }
 
+    /// When it did so last.
+    pub(super) fn last_reset(&self) -> Option<Instant> {
+        lock(&self.state).reset_at
+    }
+
     /// Whether the guest has powered the machine off.
     pub(super) fn is_off(&self) -> bool {
         lock(&self.state).off
@@ -92,7 +100,10 @@ impl State {
     fn note(&mut self, said: &Value) {
         let by_guest = || said["data"]["guest"] == Value::Bool(true);
         match said["event"].as_str() {
-            Some("RESET") if by_guest() => self.resets += 1,
+            Some("RESET") if by_guest() => {
+                self.resets += 1;
+                self.reset_at = Some(Instant::now());
+            }
             Some("SHUTDOWN") if by_guest() => self.off = true,
             Some("GUEST_PANICKED") => self.panicked = true,
             _ => return,

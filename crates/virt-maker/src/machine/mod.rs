@@ -3,6 +3,7 @@
 //! ```text
 //! mod.rs         a machine from its start to its end; it is a session, so steps run in it as they do offline
 //! hardware.rs    qemu's command line;  firmware.rs  BIOS, UEFI, Secure Boot;  tpm.rs  a TPM
+//! coming_up.rs   waiting until the guest has booted;  phases.rs  where the time of that went
 //! attended.rs    its serial console on a person's terminal
 //! service.rs     the agent as a service of the guest: put there before the boot, and taken out after it
 //! watch.rs       waiting for something, with an eye on what may go wrong meanwhile
@@ -19,11 +20,13 @@
 //! - A reset is not a power-off, and a machine that was not shut down by its guest leaves no layer.
 
 mod attended;
+mod coming_up;
 mod console;
 mod firmware;
 mod happenings;
 mod hardware;
 mod media;
+mod phases;
 mod reading;
 mod running;
 mod screen;
@@ -34,14 +37,12 @@ mod watch;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use virt_maker_agent::client::{Client, ClientError};
-use virt_maker_agent::protocol::Sandbox;
 
 pub use attended::Left;
 pub use firmware::Firmware;
@@ -64,6 +65,8 @@ use crate::guest::{Guest, Run};
 use crate::host::{self, Cancel, Guard, Helper};
 use console::Console;
 use happenings::Happenings;
+use phases::Birth;
+pub use phases::Boot;
 use running::Seen;
 
 /// Name of the socket to the agent, in the work folder.
@@ -179,6 +182,10 @@ pub struct Machine {
     /// The line of its console that was shown last.
     shown: String,
     started: Instant,
+    /// When its firmware began last, and what was seen of that boot since.
+    birth: Birth,
+    /// Boots that nobody has asked for yet.
+    boots: Vec<Boot>,
     /// How long the last boot took.
     booted: Option<Duration>,
     cancel: Cancel,
@@ -253,6 +260,8 @@ impl Machine {
             emulated: !start.kvm,
             shown: String::new(),
             started: begin,
+            birth: Birth::of(start.hardware.firmware, begin),
+            boots: Vec::new(),
             booted: None,
             cancel: start.cancel.clone(),
             events: start.events.clone(),
@@ -269,18 +278,6 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Waits until the guest has booted: its agent answers, and its init has started all that it starts. `limit` is how long that may
-    /// take; without it, minutes.
-    ///
-    /// An error of kind `Step` says what went wrong in the guest, with what it wrote and showed last.
-    pub fn boot(&mut self, limit: Option<Duration>) -> Result<()> {
-        let deadline = Deadline::after(limit.unwrap_or_else(|| self.scaled(BOOT)));
-        let begin = self.started;
-        self.come_up(&deadline)?;
-        self.booted = Some(begin.elapsed());
-        Ok(())
-    }
-
     fn scaled(&self, time: Duration) -> Duration {
         if self.emulated { time * EMULATED } else { time }
     }
@@ -288,88 +285,6 @@ impl Machine {
     /// The guest. It is there but while the machine restarts.
     fn agent(&mut self) -> Result<&mut AgentGuest> {
         self.guest.as_mut().ok_or_else(|| Error::new(ErrorKind::Internal, "the machine is restarting"))
-    }
-
-    /// Waits until the guest has booted, with its agent at hand. A guest may restart on its way: SELinux has it do so once.
-    fn come_up(&mut self, deadline: &Deadline) -> Result<()> {
-        loop {
-            let resets = self.happenings.resets();
-            let client = self.meet(deadline)?;
-            match (self.setup.take(), &mut self.guest) {
-                (Some(setup), _) => self.guest = Some(AgentGuest::running(client, setup, &self.events)?),
-                (None, Some(guest)) => guest.go_on(client)?,
-                (None, None) => return Err(Error::new(ErrorKind::Internal, "a machine whose agent nobody knows")),
-            }
-            match self.until_booted(deadline) {
-                Err(error) if self.happenings.resets() == resets => return Err(error),
-                Err(_) => self.check_power()?,
-                Ok(()) => return Ok(()),
-            }
-        }
-    }
-
-    /// Waits for the agent, and begins a conversation with it.
-    fn meet(&mut self, deadline: &Deadline) -> Result<Client> {
-        loop {
-            let mut client = self.call()?;
-            let met = self.until("its agent to answer", deadline, Duration::from_millis(20), |_| heard(&mut client));
-            // Where there is nothing, the machine was reset before it got that far.
-            if let Some(welcome) = met? {
-                return welcome.map(|()| client).map_err(|error| {
-                    Error::new(ErrorKind::Step, "what answers in the guest is not our agent").with_source(error)
-                });
-            }
-        }
-    }
-
-    /// Calls the agent, which will answer when it is there. The call is over when the machine does not go on as it did.
-    fn call(&self) -> Result<Client> {
-        let failed = || "cannot talk to the machine's agent";
-        let folder = File::open(&self.work_dir).context(ErrorKind::Host, failed)?;
-        let stream = UnixStream::connect(short(&folder)).context(ErrorKind::Host, failed)?;
-        self.happenings.watch(stream.try_clone().context(ErrorKind::Host, failed)?);
-        let mut client = Client::new(stream);
-        client.say_hello(Sandbox::Machine).map_err(|error| Error::new(ErrorKind::Host, failed()).with_source(error))?;
-        Ok(client)
-    }
-
-    /// Waits until the guest's init has started what it starts.
-    fn until_booted(&mut self, deadline: &Deadline) -> Result<()> {
-        let pause = self.scaled(Duration::from_millis(100));
-        let state = self.until("the guest to have booted", deadline, pause, |machine| {
-            let state = machine.system_state()?;
-            Ok(match state.as_str() {
-                "initializing" | "starting" => None,
-                _ => Some(state),
-            })
-        })?;
-        match state.as_str() {
-            "maintenance" | "stopping" => {
-                let failed = self.of_failed_units()?;
-                Err(self.trouble(format!("the guest did not boot: it is in the state `{state}`{failed}")))
-            }
-            "degraded" => {
-                let failed = self.of_failed_units()?;
-                self.events.warn(format!("the guest has booted, but not all of it{failed}"));
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The state of the guest's service manager; `running` where that has no state.
-    fn system_state(&mut self) -> Result<String> {
-        let script = "[ -d /run/systemd/system ] && systemctl is-system-running || :";
-        let (_, said) = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() })?;
-        let word = String::from_utf8_lossy(&said).trim().to_owned();
-        Ok(if word.is_empty() { "running".into() } else { host::escape::escape(&word) })
-    }
-
-    /// Units that have failed, as the end of a sentence.
-    fn of_failed_units(&mut self) -> Result<String> {
-        let units: Vec<_> =
-            self.failed_units()?.unwrap_or_default().iter().map(|unit| host::escape::escape(unit)).collect();
-        Ok(if units.is_empty() { String::new() } else { format!("; failed: {}", units.join(", ")) })
     }
 
     /// Says what became of the machine that a conversation broke off with.
@@ -452,25 +367,6 @@ impl Session for Machine {
     fn shell(&mut self, privileged: bool) -> Result<()> {
         self.agent()?.shell(privileged)
     }
-}
-
-/// What was said, once it is there; nothing where the machine was reset meanwhile.
-type Heard = Option<std::result::Result<(), ClientError>>;
-
-/// Whether the agent has answered, without waiting for it.
-fn heard(client: &mut Client) -> Result<Option<Heard>> {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let mut ends = [PollFd::new(client.stream(), PollFlags::IN)];
-    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-    match poll(&mut ends, Some(&now)) {
-        Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(None),
-        Ok(_) => {}
-        Err(error) => return Err(Error::new(ErrorKind::Internal, "cannot wait for the agent").with_source(error)),
-    }
-    Ok(Some(match client.hear_welcome() {
-        Err(ClientError::Closed) => None,
-        other => Some(other),
-    }))
 }
 
 /// The shell of our own scripts.

@@ -121,10 +121,9 @@ impl Running for Machine {
         self.until("the guest to restart", &deadline, pause, |machine| {
             Ok((machine.happenings.resets() > before).then_some(()))
         })?;
-        let begin = Instant::now();
+        let begin = self.happenings.last_reset().unwrap_or_else(Instant::now);
         self.come_up(&deadline)?;
-        self.booted = Some(begin.elapsed());
-        Ok(())
+        self.note_boot(begin, true)
     }
 
     fn booted_after(&self) -> Option<Duration> {

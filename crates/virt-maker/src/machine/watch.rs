@@ -100,6 +100,7 @@ impl Machine {
                 return Ok(Some(found));
             }
             self.check_power()?;
+            self.look_for_loader();
             if looked.elapsed() >= LOOK {
                 self.check_screen()?;
                 self.show_console();
