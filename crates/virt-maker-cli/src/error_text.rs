@@ -42,7 +42,10 @@ pub fn render(error: &Error) -> String {
         diagnostics => diagnostics.iter().for_each(|diagnostic| text.push_str(&diagnostic::render(diagnostic))),
     }
     match (error.failure(), error.place()) {
-        (Some(failure), _) => text.push_str(&render_failure(failure)),
+        (Some(failure), _) => {
+            let told = text.clone();
+            text.push_str(&render_failure(failure, &told));
+        }
         (None, Some(Place { position, within, what })) => {
             text.push_str(&render_place(within, Some(position)));
             text.push_str(&format!("  {}\n", harmless(what)));
@@ -73,43 +76,63 @@ fn render_place(within: &[Within], position: Option<&Position>) -> String {
     text
 }
 
-fn render_failure(failure: &StepFailure) -> String {
+/// What is known of a step that failed, but for what was `told` before.
+fn render_failure(failure: &StepFailure, told: &str) -> String {
     let mut text = render_place(&failure.within, failure.position.as_ref());
     text.push_str(&format!("  step: {}\n", harmless(&failure.step)));
-    if failure.last_lines.is_empty() {
-        text.push_str("  it printed nothing\n");
-    } else {
-        text.push_str("  the last lines of its output:\n");
-        failure.last_lines.iter().for_each(|line| text.push_str(&format!("    | {}\n", harmless(line))));
+    let quoted = |lines: &[String]| lines.iter().map(|line| format!("    | {}\n", harmless(line))).collect::<String>();
+    match failure.last_lines.as_slice() {
+        [] => text.push_str("  it printed nothing\n"),
+        lines => text.push_str(&format!("  the last lines of its output:\n{}", quoted(lines))),
+    }
+    if let Some(machine) = &failure.machine {
+        if !machine.shown.is_empty() {
+            text.push_str(&format!("  on its screen last:\n{}", quoted(&machine.shown)));
+        }
+        for (what, path) in [("screen", &machine.screen), ("console", &machine.console)] {
+            if let Some(path) = path.as_ref().filter(|path| !told.contains(&*path.to_string_lossy())) {
+                text.push_str(&format!("  its {what} is kept: {}\n", path.display()));
+            }
+        }
     }
     if !failure.log.as_os_str().is_empty() {
         text.push_str(&format!("  the whole log: {}\n", failure.log.display()));
     }
     match &failure.kept {
         Some(kept) => {
+            // STORE/kept/NAME/overlay.qcow2
+            let store = kept.ancestors().nth(3).unwrap_or(kept);
             text.push_str(&format!("  the guest as the step left it: {}\n", kept.display()));
-            text.push_str(&format!("  look inside with: {}\n", look_inside(kept)));
+            text.push_str(&format!("  look inside with: {}\n", command("shell", Some(store), &word(kept))));
+            if failure.machine.is_some() {
+                text.push_str(&format!("  boot it with: {}\n", command("run", Some(store), &word(kept))));
+            }
         }
         None => text.push_str("  look inside with: --on-failure shell, or --on-failure keep\n"),
+    }
+    if let (Some(machine), None) = (&failure.machine, &failure.kept) {
+        // STORE/logs/NAME.log
+        let store = failure.log.ancestors().nth(2);
+        text.push_str(&format!("  boot what it began with: {}\n", command("run", store, &machine.below.short())));
     }
     text
 }
 
-/// The command that opens a kept guest: one of a store that is not the one of now needs its name.
-fn look_inside(kept: &Path) -> String {
-    let word = |path: &Path| match path.to_string_lossy() {
+/// A command that opens something of a store: one that is not the store of now needs its name.
+fn command(verb: &str, store: Option<&Path>, what: &str) -> String {
+    let of = |path: &Path| path.canonicalize().ok();
+    let usual = settings::store(None).ok();
+    let other = store.filter(|store| of(store).is_none() || of(store) != usual.as_deref().and_then(of));
+    let option = other.map(|store| format!("--store {} ", word(store))).unwrap_or_default();
+    format!("virt-maker {verb} {option}{what}")
+}
+
+/// A path as a word of a shell.
+fn word(path: &Path) -> String {
+    match path.to_string_lossy() {
         plain if plain.chars().all(|c| c.is_alphanumeric() || "_-./:@+=,".contains(c)) => plain.into_owned(),
         other => format!("'{}'", other.replace('\'', r"'\''")),
-    };
-    let of = |path: &Path| path.canonicalize().ok();
-    // STORE/kept/NAME/overlay.qcow2
-    let store = kept.ancestors().nth(3).unwrap_or(kept);
-    let usual = settings::store(None).ok();
-    let option = match of(store).is_some() && of(store) == usual.as_deref().and_then(of) {
-        true => String::new(),
-        false => format!("--store {} ", word(store)),
-    };
-    format!("virt-maker shell {option}{}", word(kept))
+    }
 }
 
 #[cfg(test)]

@@ -244,7 +244,8 @@ impl StepFailure {
     /// Hands all that somebody may have said to `change`.
     pub(crate) fn texts(&mut self, change: &mut dyn FnMut(&mut String)) {
         change(&mut self.step);
-        self.exit.iter_mut().chain(&mut self.last_lines).for_each(change);
+        let shown = self.machine.iter_mut().flat_map(|machine| &mut machine.shown);
+        self.exit.iter_mut().chain(&mut self.last_lines).chain(shown).for_each(change);
     }
 }
 
@@ -277,4 +278,23 @@ pub struct StepFailure {
     pub log: std::path::PathBuf,
     /// The overlay as the step left it, where it was kept.
     pub kept: Option<std::path::PathBuf>,
+    /// What is left of the machine in which it failed, where it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineLeft>,
+}
+
+/// What is left of a machine in which a step failed, or which did not boot.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct MachineLeft {
+    /// The layer that it booted.
+    pub below: crate::key::LayerKey,
+    /// A picture of its screen at the end, PNG.
+    pub screen: Option<std::path::PathBuf>,
+    /// The last lines that were read from its screen, as data of the guest, where the error itself does not have them.
+    pub shown: Vec<String>,
+    /// What its serial console said.
+    pub console: Option<std::path::PathBuf>,
+    /// Pictures that steps asked for before.
+    #[serde(skip)]
+    pub screenshots: Vec<std::path::PathBuf>,
 }

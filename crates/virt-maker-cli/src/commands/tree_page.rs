@@ -15,7 +15,7 @@ use virt_maker::store::{Layer, Pin, Store, Tag, hits};
 use super::{diff, looking};
 use crate::arguments::layers::Opening;
 use crate::error::Failure;
-use crate::html::Page;
+use crate::html::{Page, Pictures};
 
 /// Bytes of a log that the page carries: its end.
 const LOG_MAX: u64 = 16 << 10;
@@ -99,7 +99,15 @@ pub fn write(
         room = room.saturating_sub(text.len() as u64);
         text
     };
-    let layers: Vec<Value> = layers.iter().map(|layer| describe(layer, &about, log(&layer.log()))).collect();
+    let mut pictures = Pictures::default();
+    let layers: Vec<Value> = layers
+        .iter()
+        .map(|layer| {
+            let mut value = describe(layer, &about, log(&layer.log()));
+            value["screens"] = json!(pictures.take_all(&layer.screenshots()));
+            value
+        })
+        .collect();
     let failures: Vec<Value> = failures
         .iter()
         .map(|failure| {
@@ -107,6 +115,7 @@ pub fn write(
                 "parent": failure.material.parent, "kind": failure.material.kind, "summary": failure.summary,
                 "arguments": shown(&failure.material.arguments), "inputs": failure.material.inputs,
                 "created": failure.failed, "error": failure.error, "log": log(&failure.log),
+                "screens": pictures.take_all(&failure.pictures()),
             })
         })
         .collect();

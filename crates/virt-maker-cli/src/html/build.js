@@ -38,6 +38,10 @@ for (const event of data.events) {
       close('layer ' + event.key, at, { class: 'failed' });
       if (layer) Object.assign(layer, { state: 'failed', took: at - layer.begin });
       break;
+    case 'test_started':
+      begin('test ' + event.key, { lane: event.worker, class: 'step', begin: at, text: `test: ${event.name}` });
+      break;
+    case 'test_finished': close('test ' + event.key, at, event.outcome === 'failed' ? { class: 'failed' } : {}); break;
     case 'export_started':
       begin('export ' + event.path, { lane: event.worker, class: 'export', begin: at, text: `export ${event.kind}: ${event.path}` });
       break;
@@ -62,6 +66,15 @@ if (last?.images?.length > 0) {
     make('td', {}, name(image)),
     make('td', { class: image.outcome === 'failed' ? 'bad' : image.outcome === 'stopped' ? 'dim' : 'good' }, image.outcome),
     make('td', {}, image.error ?? '')))));
+}
+
+const tests = data.events.filter((event) => event.type === 'test_finished');
+if (tests.length > 0) {
+  add(make('h2', {}, 'Tests'), make('table', {}, ...tests.map((test) => make('tr', {},
+    make('td', {}, test.name),
+    make('td', {}, images.length > 1 && images[test.image] ? name(images[test.image]) : ''),
+    make('td', { class: test.outcome === 'failed' ? 'bad' : test.outcome === 'cached' ? 'dim' : 'good' }, test.outcome),
+    make('td', { class: 'number' }, duration(test.seconds))))));
 }
 
 const artifacts = data.events.filter((event) => event.type === 'export_finished' || event.type === 'export_failed');
@@ -99,6 +112,34 @@ for (const lane of lanes) {
 const marks = [0, 0.2, 0.4, 0.6, 0.8, 1].map((part) => make('span', { style: `left:${part * 100}%` }, duration(end * part)));
 add(make('div', { class: 'lane' }, make('span', { class: 'name' }), make('div', { class: 'axis' }, ...marks)));
 
+// A step or a test, by its key.
+const titles = new Map([...layers.values()].map((layer) => [layer.key, `${layer.kind}: ${layer.summary}`]));
+for (const test of tests) titles.set(test.key, `test: ${test.name}`);
+const title = (key) => titles.get(key) ?? key.slice(0, 12);
+const boots = data.events.filter((event) => event.type === 'machine_booted');
+if (boots.length > 0) {
+  const longest = Math.max(...boots.map((boot) => boot.elapsed));
+  // As wide as they are long, each phase a little lighter than the one before.
+  const parts = (boot) => {
+    let from = 0;
+    return make('svg', { viewBox: '0 0 300 14', width: 300, height: 14, role: 'img' }, ...boot.phases.map((phase, place) => {
+      const [x, width] = [from, phase.seconds / longest * 300];
+      from += width;
+      return make('rect', { class: 'phase', x, width: Math.max(width, 0.5), y: 1, height: 12, 'fill-opacity': 1 - place * 0.17 },
+        make('title', {}, `${phase.name}: ${duration(phase.seconds)}`));
+    }));
+  };
+  add(make('h2', {}, 'Boots'), make('table', {}, ...boots.map((boot) => make('tr', {},
+    make('td', {}, title(boot.key) + (boot.restart ? ', again' : '')),
+    make('td', { class: 'number' }, duration(boot.elapsed)),
+    make('td', {}, parts(boot)),
+    make('td', {}, boot.phases.map((phase) => `${phase.name} ${duration(phase.seconds)}`).join(', '))))));
+}
+const screens = data.events.filter((event) => event.type === 'screenshot');
+if (screens.length > 0) {
+  add(make('h2', {}, 'Screenshots'), make('div', { class: 'screens' },
+    ...screens.map((event) => make('div', {}, make('span', { class: 'dim' }, title(event.key)), picture(event.picture)))));
+}
 if (last?.spent?.length > 0) {
   add(make('h2', {}, 'Where the time went'), list([...last.spent].sort((one, two) => two[1] - one[1]).map(([what, seconds]) => [what, duration(seconds)])));
 }
@@ -112,8 +153,9 @@ add(make('h2', {}, 'Layers'), make('table', {},
     make('td', { class: 'number' }, layer.took === undefined ? '' : duration(layer.took)),
     make('td', { class: 'number' }, layer.bytes === undefined ? '' : size(layer.bytes))))));
 const failures = data.events.filter((event) => event.type === 'step_failed');
-for (const { failure } of failures) {
+for (const { failure, picture: screen } of failures) {
   add(make('h2', { class: 'bad' }, failure.step), make('p', {}, failure.exit ?? ''), make('pre', {}, failure.last_lines.join('\n')));
+  if (screen) add(picture(screen));
 }
 const warnings = data.events.filter((event) => event.type === 'warning');
 if (warnings.length > 0) add(make('h2', {}, 'Warnings'), make('ul', {}, ...warnings.map((event) => make('li', {}, event.message))));

@@ -3,6 +3,8 @@
 //! What is shown comes from templates and guests. It is carried as JSON that cannot end its element, the scripts put it
 //! into the page as text only, and the page's policy lets nothing else run or load.
 
+mod pictures;
+
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -10,6 +12,8 @@ use rustix::fs::{Access, Mode, OFlags};
 use rustix::io::Errno;
 use serde_json::Value;
 use virt_maker::host::temporary::{self, Durability};
+
+pub use pictures::Pictures;
 
 /// What makes a page.
 pub struct Page<'a> {
@@ -33,7 +37,7 @@ impl Page<'_> {
         let data = data.to_string().replace('<', "\\u003c");
         format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\n\
              <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n<style>\n{common_style}{style}</style>\n\
              </head>\n<body>\n{body}\n<script type=\"application/json\" id=\"data\">{data}</script>\n\
              <script>\n{common_script}{script}</script>\n</body>\n</html>\n"

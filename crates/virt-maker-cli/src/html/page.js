@@ -39,3 +39,9 @@ function list(pairs) {
   const rows = pairs.filter(([, value]) => value !== undefined && value !== null && value !== '');
   return make('dl', {}, ...rows.flatMap(([name, value]) => [make('dt', {}, name), make('dd', {}, value)]));
 }
+
+// A picture of a screen; where the page has none, its place. The page's policy lets `data:` alone be loaded.
+function picture({ name, path, source }) {
+  const shown = source ? make('img', { src: source, alt: name }) : make('p', { class: 'mono' }, path);
+  return make('figure', {}, shown, make('figcaption', {}, name));
+}

@@ -92,6 +92,7 @@ function choose(row) {
     ...part('Step', script),
     ...part('Taken from the host', (node.inputs ?? []).map((input) => `${input.name}  ${input.digest}`).join('\n')),
     ...part('Against its parent', node.diff),
+    ...(node.screens?.length > 0 ? [make('h2', {}, 'Screens'), ...node.screens.map(picture)] : []),
     ...part('Log', node.log));
   side.scrollTop = 0;
 }

@@ -8,18 +8,19 @@ use serde_json::{Value, json};
 use virt_maker::event::Event;
 
 use super::Report;
-use crate::html::Page;
+use crate::html::{Page, Pictures};
 
 const BODY: &str = "<header><h1>virt-maker build</h1><span id=\"sum\"></span></header>\n<main></main>";
 
 pub(super) struct Timeline {
     file: PathBuf,
     events: Vec<Value>,
+    pictures: Pictures,
 }
 
 impl Timeline {
     pub(super) fn new(file: PathBuf) -> Timeline {
-        Timeline { file, events: Vec::new() }
+        Timeline { file, events: Vec::new(), pictures: Pictures::default() }
     }
 }
 
@@ -33,9 +34,18 @@ impl Report for Timeline {
             return Ok(());
         }
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        let mut event = serde_json::to_value(event)?;
-        event["time"] = json!(time);
-        self.events.push(event);
+        let mut value = serde_json::to_value(event)?;
+        value["time"] = json!(time);
+        // At the end of the build, they may have been collected.
+        match event {
+            Event::Screenshot { name, path, .. } => value["picture"] = self.pictures.take(name, path),
+            Event::StepFailed { failure, .. } => {
+                let screen = failure.machine.as_ref().and_then(|left| left.screen.as_ref());
+                value["picture"] = json!(screen.map(|path| self.pictures.take("the screen at the end", path)));
+            }
+            _ => {}
+        }
+        self.events.push(value);
         Ok(())
     }
 

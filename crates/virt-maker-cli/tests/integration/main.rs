@@ -38,6 +38,7 @@ mod lock;
 mod lone_machines;
 mod look;
 mod machines;
+mod machines_seen;
 mod network;
 mod options;
 mod ordinary_user;

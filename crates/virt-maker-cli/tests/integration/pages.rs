@@ -7,7 +7,7 @@ use crate::common::{Bench, run};
 use testkit::{TinyOptions, tiny_guest};
 
 /// What a browser makes of a page, after its script has run; and what it complained of.
-fn opened(page: &Path) -> (String, String) {
+pub fn opened(page: &Path) -> (String, String) {
     let profile = tempfile::tempdir().unwrap();
     let output = Command::new("chromium")
         .args([
@@ -28,7 +28,7 @@ fn opened(page: &Path) -> (String, String) {
 }
 
 /// The text of a page: what stands between its elements, outside of the data and scripts.
-fn text(dom: &str) -> String {
+pub fn text(dom: &str) -> String {
     let (shown, _) = dom.split_once("<script type=\"application/json\"").unwrap();
     let (_, shown) = shown.split_once("<body>").unwrap();
     let pieces = shown.split('<').map(|piece| piece.split_once('>').map_or(piece, |(_, text)| text));

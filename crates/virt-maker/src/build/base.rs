@@ -47,7 +47,7 @@ fn make(build: &Build<'_>, node: &PlanNode, entry: &ImportEntry, key: &ImportKey
         let place = iso_boot::Place { image: &image, log: &log, workspace: &workspace };
         let made = iso_boot::make(build, node, installer, key, place, &context);
         let made = made.map_err(|error| {
-            screenshots::save_from(build, &folder, &node.info);
+            screenshots::save(build, &screenshots::in_folder(build, &folder, node.info.key), &node.info);
             build.keep_log(&log, &node.info, error)
         })?;
         return seal(build, node, entry, lock, begin, folder, made);
@@ -88,6 +88,7 @@ fn seal(
     build.events.send(Event::StepFinished { key: node.info.key, elapsed });
     let outcome = Outcome { digest: made.digest, ..outcome_of(node, elapsed.as_secs_f64()) };
     let layer = build.commit(draft, outcome, false)?;
+    screenshots::tell(build, &layer);
     if let Release::Pulled(release) = entry.release {
         import::note_release(layer.record.key, release, &context);
     }

@@ -2,22 +2,24 @@
 //! the agent is taken out again. Its layer is the disk after that.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::attempts::Attempts;
 use super::draft::{draft_on, outcome_of};
+use super::failure::Said;
 use super::log::StepLog;
 use super::options::{self, Optioned};
 use super::session::NewSession;
 use super::slots::Slot;
 use super::{Build, leaks, screenshots};
 use crate::engine::Session;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, MachineLeft, Result};
 use crate::event::{BootPhase, Event};
 use crate::guest::{Guest, selinux};
 use crate::host::clock::now;
 use crate::host::escape::escape;
-use crate::machine::{self, Boot, Disk, Firmware, Hardware, Machine, Media, Service, Start};
+use crate::machine::{self, Boot, Disk, Firmware, Hardware, Machine, Media, Pictures, Service, Start};
 use crate::plan::StepNode;
 use crate::spec::StepEntry;
 use crate::step::{self, Action, StepKey};
@@ -48,7 +50,7 @@ pub(super) fn run(
     let workspace = build.store.workspace()?;
     let draft = draft_on(build, &workspace, &step, &parent.record, lock)?;
     let log = StepLog::new(build.events);
-    let booted = Booted { build, step, boot, parent, workspace: &workspace, draft: &draft, log: &log };
+    let booted = Booted::new(build, step, boot, parent, &workspace, &draft, &log);
     build.secrets(node.spec)?;
     log.begin(node.info.key, &draft.log(), &build.shared.values.forms())?;
     let mut failed = None;
@@ -58,16 +60,19 @@ pub(super) fn run(
     let seen = match ran.and_then(|seen| log.end().map(|()| seen)) {
         Ok(seen) => seen,
         Err(error) => {
-            screenshots::save(build, &draft, &node.info);
+            let left = booted.left(failed.as_deref_mut(), &error);
             let session = failed.map(|machine| machine as Box<dyn Session>);
-            let error = build.step_failed(error, session, &draft, &parent.record, &step, log.last_lines());
+            let said = Said { last_lines: log.last_lines(), machine: Some(left) };
+            let error = build.step_failed(error, session, &draft, &parent.record, &step, said);
             return Err(build.explain_full_disk(error));
         }
     };
     build.events.send(Event::StepFinished { key: node.info.key, elapsed });
     let outcome = Outcome { selinux: seen, engine: Some("machine".into()), ..outcome_of(node, elapsed.as_secs_f64()) };
     let deep = depth.add(false);
-    build.commit(draft, outcome, deep).map(drop).map_err(|error| build.explain_full_disk(error))
+    let layer = build.commit(draft, outcome, deep).map_err(|error| build.explain_full_disk(error))?;
+    screenshots::tell(build, &layer);
+    Ok(())
 }
 
 /// Whether this host has what the machine is made of, as far as the template says so. The error says what is missing.
@@ -79,17 +84,54 @@ pub(super) fn check_host(boot: &step::Boot) -> Result<()> {
 
 /// A boot that is under way.
 pub(super) struct Booted<'a> {
-    pub(super) build: &'a Build<'a>,
-    pub(super) step: StepNode<'a>,
-    pub(super) boot: &'a step::Boot,
-    pub(super) parent: &'a Layer,
-    pub(super) workspace: &'a Workspace,
+    build: &'a Build<'a>,
+    step: StepNode<'a>,
+    boot: &'a step::Boot,
+    parent: &'a Layer,
+    workspace: &'a Workspace,
     /// Its disk.
-    pub(super) draft: &'a Scratch,
-    pub(super) log: &'a StepLog,
+    draft: &'a Scratch,
+    log: &'a StepLog,
+    /// Where its last screen and its console are kept when something goes wrong: see [`Start::kept`].
+    kept: PathBuf,
+    pictures: Pictures,
 }
 
-impl Booted<'_> {
+impl<'a> Booted<'a> {
+    pub(super) fn new(
+        build: &'a Build<'a>,
+        step: StepNode<'a>,
+        boot: &'a step::Boot,
+        parent: &'a Layer,
+        workspace: &'a Workspace,
+        draft: &'a Scratch,
+        log: &'a StepLog,
+    ) -> Booted<'a> {
+        let kept = build.store.logs_dir().join(format!("{}-boot-{}", now(), draft.record().key.short()));
+        Booted { build, step, boot, parent, workspace, draft, log, kept, pictures: screenshots::of(build, draft) }
+    }
+
+    /// What is left of the machine when it ended with an error; `machine` where it still runs, as the failed step left it.
+    pub(super) fn left(&self, machine: Option<&mut Machine>, error: &Error) -> MachineLeft {
+        let (screen, console) = (self.kept.with_extension("png"), self.kept.with_extension("console.log"));
+        let mut shown = Vec::new();
+        if let Some(machine) = machine.filter(|_| error.kind() != ErrorKind::Cancelled) {
+            // An error about the machine itself has them already; what a command did is told with the machine as it is now.
+            if !screen.exists() && !console.exists() {
+                shown = machine.last_shown();
+            }
+            machine.keep();
+        }
+        let there = |path: PathBuf| path.exists().then_some(path);
+        MachineLeft {
+            below: self.parent.record.key,
+            screen: there(screen),
+            shown,
+            console: there(console),
+            screenshots: screenshots::save(self.build, &self.pictures, &self.step.node.info),
+        }
+    }
+
     /// All of it. Whether the guest has an SELinux policy, where that can be told. `failed` gets the machine in which a step failed.
     fn run(&self, failed: &mut Option<Box<Machine>>) -> Result<Option<bool>> {
         let Booted { build, step, boot, .. } = self;
@@ -134,16 +176,15 @@ impl Booted<'_> {
         match self.steps(&mut machine) {
             Ok(()) => Ok(machine),
             Err(error) => {
-                // What it shows at this moment; a machine that ended by itself has been looked at.
-                if error.kind() != ErrorKind::Cancelled
-                    && let Some(kept) = machine.keep()
-                {
-                    self.say(&format!("its screen and its console are kept: {kept}"));
-                }
                 *failed = Some(machine);
                 Err(error)
             }
         }
+    }
+
+    /// Tells of the pictures that a test has made.
+    pub(super) fn tell_screenshots(&self) {
+        screenshots::save(self.build, &self.pictures, &self.step.node.info);
     }
 
     /// Says how long the machine took to boot, as often as it has since it was told last.
@@ -203,8 +244,8 @@ impl Booted<'_> {
             media: &Media::default(),
             ends_at_reset: false,
             work_dir: &workspace.subfolder("machine")?,
-            kept: build.store.logs_dir().join(format!("{}-boot-{}", now(), draft.record().key.short())),
-            pictures: screenshots::of(build, draft),
+            kept: self.kept.clone(),
+            pictures: self.pictures.clone(),
             network_env: build.shared.opener.guest_env(),
             host_network: build.settings.host_network,
             output: log.sink(),

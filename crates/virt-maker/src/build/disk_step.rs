@@ -47,7 +47,7 @@ pub(super) fn run(
     let elapsed = begin.elapsed();
     build.shared.spent.add("steps", elapsed);
     if let Err(error) = ran.and(log.end()) {
-        let error = build.step_failed(error, None, &draft, &parent.record, &step, log.last_lines());
+        let error = build.step_failed(error, None, &draft, &parent.record, &step, log.last_lines().into());
         return Err(build.explain_full_disk(error));
     }
     build.events.send(Event::StepFinished { key: node.info.key, elapsed });

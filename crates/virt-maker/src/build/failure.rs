@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Build, OnFailure, hints};
 use crate::disk::overlay;
 use crate::engine::Session;
-use crate::error::{Context, Error, ErrorKind, Result, StepFailure};
+use crate::error::{Context, Error, ErrorKind, MachineLeft, Result, StepFailure};
 use crate::event::{Event, LayerInfo};
 use crate::guest::{Guest, Space};
 use crate::host;
@@ -32,6 +32,20 @@ const NO_SPACE: [&str; 4] = [
 const FEW: u64 = 64 << 20;
 /// Places in a guest that may be file systems of their own.
 const PLACES: [&str; 7] = ["/", "/usr", "/var", "/boot", "/home", "/opt", "/srv"];
+
+/// What was said until a step failed.
+pub(super) struct Said {
+    /// The last lines of its output.
+    pub(super) last_lines: Vec<String>,
+    /// What is left of its machine, where it had one.
+    pub(super) machine: Option<MachineLeft>,
+}
+
+impl From<Vec<String>> for Said {
+    fn from(last_lines: Vec<String>) -> Said {
+        Said { last_lines, machine: None }
+    }
+}
 
 impl Build<'_> {
     /// Moves the log of an import or a step that failed out of its workspace, which is about to go.
@@ -81,8 +95,9 @@ impl Build<'_> {
         draft: &Scratch,
         parent: &LayerRecord,
         step: &StepNode<'_>,
-        last_lines: Vec<String>,
+        said: Said,
     ) -> Error {
+        let Said { last_lines, machine } = said;
         let StepNode { node, entry, .. } = *step;
         let info = &node.info;
         if error.kind() == ErrorKind::Cancelled {
@@ -102,6 +117,8 @@ impl Build<'_> {
         if let Some(log) = &log {
             let material = draft.record().material.clone();
             let record = FailureRecord::new(material, info.summary.clone(), crate::error::chain(&error), now());
+            let pictures = machine.iter().flat_map(|left| left.screenshots.iter().chain(&left.screen));
+            let record = record.with_pictures(pictures);
             if let Err(error) = record.note(log) {
                 self.events.warn(format!("the failure cannot be noted beside {}: {error}", log.display()));
             }
@@ -114,6 +131,7 @@ impl Build<'_> {
             last_lines,
             log: log.unwrap_or_default(),
             kept: None,
+            machine,
         };
         match self.settings.on_failure {
             OnFailure::Discard => drop(session),
@@ -270,6 +288,7 @@ mod tests {
             last_lines: vec!["no \x1b[2Jroom".into()],
             log: PathBuf::new(),
             kept: None,
+            machine: None,
         };
         let info = LayerInfo {
             key: crate::key::LayerKey(crate::key::Digest::of(b"x")),

@@ -206,7 +206,7 @@ impl Walk<'_> {
             build.shared.spent.add("steps", elapsed);
             if let Err(error) = ran {
                 let lines = self.log.last_lines();
-                return Err(build.step_failed(error, Some(session), &draft, &parent, &here.step, lines));
+                return Err(build.step_failed(error, Some(session), &draft, &parent, &here.step, lines.into()));
             }
             build.events.send(Event::StepFinished { key: node.info.key, elapsed });
             self.tell_of_fstab(build, node, &mut *session)?;

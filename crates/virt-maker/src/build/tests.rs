@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::boot_step::{Booted, check_host};
+use super::failure::Said;
 use super::log::StepLog;
 use super::{Build, Settings, Tests};
 use crate::engine::Session;
@@ -95,20 +96,23 @@ impl Build<'_> {
         let log = StepLog::new(self.events);
         self.secrets(spec)?;
         log.begin(info.key, &scratch.log(), &self.shared.values.forms())?;
-        let booted = Booted { build: self, step, boot, parent: tip, workspace: &workspace, draft: &scratch, log: &log };
+        let booted = Booted::new(self, step, boot, tip, &workspace, &scratch, &log);
         let mut failed = None;
         let ran = booted.try_out(&mut failed, &mut begin).and_then(|()| log.end());
         let seconds = begin.elapsed().as_secs_f64();
         self.shared.spent.add("tests", begin.elapsed());
         match ran {
             Ok(()) => {
+                booted.tell_screenshots();
                 self.store.note_passed(info.key, &tip.record, &info.summary, seconds)?;
                 finished(TestOutcome::Passed, seconds, None);
                 Ok(())
             }
             Err(error) => {
+                let left = booted.left(failed.as_deref_mut(), &error);
                 let session = failed.map(|machine| machine as Box<dyn Session>);
-                let error = self.step_failed(error, session, &scratch, &tip.record, &step, log.last_lines());
+                let said = Said { last_lines: log.last_lines(), machine: Some(left) };
+                let error = self.step_failed(error, session, &scratch, &tip.record, &step, said);
                 let error = self.explain_full_disk(error);
                 if error.kind() != ErrorKind::Cancelled {
                     finished(TestOutcome::Failed, seconds, Some(crate::error::chain(&error)));

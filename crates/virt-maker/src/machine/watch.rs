@@ -175,10 +175,8 @@ impl Machine {
     pub(super) fn trouble(&mut self, what: String) -> Error {
         let mut text = what;
         let mut add = |name: &str, shown: &str| {
-            let lines: Vec<String> =
-                shown.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(escape).collect();
-            if !lines.is_empty() {
-                let last = lines[lines.len().saturating_sub(TOLD)..].join("\n    ");
+            let last = last_of(shown).join("\n    ");
+            if !last.is_empty() {
                 text.push_str(&format!("\n  {name} last:\n    {last}"));
             }
         };
@@ -189,6 +187,14 @@ impl Machine {
         }
         text.extend(self.keep().map(|kept| format!("\n  kept: {kept}")));
         Error::new(ErrorKind::Step, text)
+    }
+
+    /// The last lines that its screen shows, escaped, as far as they can be read.
+    pub(crate) fn last_shown(&mut self) -> Vec<String> {
+        match self.happenings.is_gone() {
+            true => Vec::new(),
+            false => last_of(&self.shown().1),
+        }
     }
 
     /// Keeps the screen as a picture, and the console; says where.
@@ -205,4 +211,10 @@ impl Machine {
         let kept: Vec<String> = kept.iter().map(|path| path.display().to_string()).collect();
         (!kept.is_empty()).then(|| kept.join(", "))
     }
+}
+
+/// The last lines that are not empty, escaped.
+fn last_of(text: &str) -> Vec<String> {
+    let lines: Vec<String> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(escape).collect();
+    lines[lines.len().saturating_sub(TOLD)..].to_vec()
 }

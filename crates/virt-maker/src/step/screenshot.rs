@@ -11,7 +11,7 @@ use crate::template::{Node, arguments, from_node};
 
 pub(super) static KIND: StepKind = StepKind {
     name: "screenshot",
-    about: "Keeps a picture (PNG) of the screen of a machine that runs, beside the log of the layer; the log says where.",
+    about: "Keeps a picture (PNG) of the screen of a machine that runs, beside the log of the layer.",
     arguments: arguments::<Name>,
     example: "boot: {steps: [{screenshot: login}]}",
     needs: &[],
@@ -67,7 +67,9 @@ impl OnMachine for ScreenshotStep {
 
     fn run(&self, machine: &mut dyn Running, context: &StepContext<'_>) -> Result<()> {
         let path = machine.screenshot(&self.name)?;
-        (context.output)(format!("virt-maker: the screen is kept as {}\n", path.display()).as_bytes());
+        // The folder is another one when the step is done, or has failed.
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        (context.output)(format!("virt-maker: the screen is kept beside this log, as {file}\n").as_bytes());
         Ok(())
     }
 }

@@ -25,6 +25,9 @@ pub struct FailureRecord {
     pub error: String,
     /// When, in seconds since 1970.
     pub failed: u64,
+    /// Names of pictures of its machine's screen, beside the log: those that steps asked for, and the last.
+    #[serde(default)]
+    pictures: Vec<String>,
     /// Its log.
     #[serde(skip)]
     pub log: PathBuf,
@@ -33,7 +36,20 @@ pub struct FailureRecord {
 impl FailureRecord {
     /// Of a layer in the making, at a time in seconds since 1970.
     pub(crate) fn new(material: KeyMaterial, summary: String, error: String, failed: u64) -> FailureRecord {
-        FailureRecord { version: VERSION, key: material.key(), material, summary, error, failed, log: PathBuf::new() }
+        let (pictures, log) = (Vec::new(), PathBuf::new());
+        FailureRecord { version: VERSION, key: material.key(), material, summary, error, failed, pictures, log }
+    }
+
+    /// The same with pictures that lie beside the log.
+    pub(crate) fn with_pictures<'a>(mut self, pictures: impl Iterator<Item = &'a PathBuf>) -> FailureRecord {
+        self.pictures = pictures.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect();
+        self
+    }
+
+    /// Pictures of its machine's screen, PNG: those that steps asked for, and the last.
+    pub fn pictures(&self) -> Vec<PathBuf> {
+        let inside = |name: &&String| !name.contains('/') && name.ends_with(".png");
+        self.pictures.iter().filter(inside).map(|name| self.log.with_file_name(name)).collect()
     }
 
     /// Writes it beside the log. Only the picture misses it if that fails.

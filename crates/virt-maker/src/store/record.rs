@@ -48,6 +48,14 @@ impl Layer {
     pub fn log(&self) -> PathBuf {
         self.folder.join("log.txt")
     }
+
+    /// Pictures of a machine's screen that steps asked for, PNG, in the order of their names.
+    pub fn screenshots(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut found: Vec<_> = entries.filter(|path| path.extension().is_some_and(|ending| ending == "png")).collect();
+        found.sort();
+        found
+    }
 }
 
 /// The text of the record in a layer's folder, when the layer was last used, and how often.
