@@ -7,6 +7,14 @@ use serde_json::Value;
 
 use crate::measure::{self, Failure};
 
+/// Memory of machines that boot the base, in MiB: ours, bare qemu's and Packer's.
+pub const MEMORY: u32 = 1024;
+
+/// Their CPUs.
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// The host, for the line above the table and for choices that depend on it.
 pub struct Machine {
     /// Whether a virtual machine runs under KVM here: found by booting one.

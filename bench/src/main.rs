@@ -4,6 +4,7 @@
 //! and the same work; a build that was to be cold or cached is checked to have been that. How each figure is taken is
 //! said at its function below and, for readers of the table, in `bench/README.md`.
 
+mod boots;
 mod depth;
 mod exports;
 mod forks;
@@ -23,14 +24,15 @@ use std::time::{Duration, Instant};
 use machine::Machine;
 use maker::{Build, Maker};
 use measure::{Failure, median, repeat};
-use peers::Peers;
+use peers::{PackerDisk, Peers};
 use report::Figures;
 use work::Operation;
 
 const USAGE: &str = "usage: bench [--quick] [--only NAME]... [--virt-maker FILE] [--base FILE.qcow2 --key FILE]
              [--results FOLDER] [--quote FOLDER]
 NAME: cold-chroot cold-vm cold-libguestfs virt-customize packer cached steps-chroot steps-vm steps-libguestfs
-      write write-vm appliance import forks many-cached reads diff sparsify compress cache-mount install many-libguestfs";
+      write write-vm appliance import forks many-cached reads diff sparsify compress cache-mount install many-libguestfs
+      boots booted-steps verdict";
 
 /// Bytes that the big step writes.
 const PAYLOAD: u64 = 200 << 20;
@@ -78,6 +80,9 @@ const MEASURES: &[Measure] = &[
     ("install", install::packages),
     ("sparsify", exports::sparsify),
     ("many-libguestfs", exports::many),
+    ("booted-steps", boots::booted_steps),
+    ("verdict", boots::verdict),
+    ("boots", boots::boots),
     ("packer", packer),
     ("virt-customize", virt_customize),
 ];
@@ -440,7 +445,7 @@ fn packer(bench: &Bench, peers: &Peers<'_>) -> Result<Vec<(&'static str, f64)>, 
     let mut times = Vec::new();
     for index in 0..if bench.quick { 1 } else { 2 } {
         let salt = index.to_string();
-        times.extend(peers.packer(&work::five_steps(&salt), &salt)?);
+        times.extend(peers.packer(&work::five_steps(&salt), &salt, PackerDisk::Copy)?);
     }
     if times.is_empty() {
         eprintln!("bench: packer is not installed; its rows are left out");

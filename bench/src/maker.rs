@@ -35,8 +35,17 @@ impl Maker {
 
     /// Builds all `templates` in one call.
     pub fn build_all(&self, templates: &[PathBuf], engine: &str, more: &[String]) -> Result<Build, Failure> {
+        self.run("build", templates, engine, more)
+    }
+
+    /// Runs the tests of a template.
+    pub fn test(&self, template: &Path) -> Result<Build, Failure> {
+        self.run("test", &[template.to_owned()], "auto", &[])
+    }
+
+    fn run(&self, verb: &str, templates: &[PathBuf], engine: &str, more: &[String]) -> Result<Build, Failure> {
         let mut command = Command::new(&self.binary);
-        command.arg("build").args(templates).args(["--engine", engine, "--progress", "json"]);
+        command.arg(verb).args(templates).args(["--engine", engine, "--progress", "json"]);
         command.arg("--store").arg(&self.store).args(more);
         if self.force_tcg {
             command.env("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg");

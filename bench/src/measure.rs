@@ -47,6 +47,36 @@ pub fn run(command: &mut Command) -> Result<Timed, Failure> {
     Err(format!("{name}: {status}\n{}", said[said.len().saturating_sub(15)..].join("\n")))
 }
 
+/// Runs a program until its standard output has these words, and ends it; the time from before it was started until they came.
+pub fn until(command: &mut Command, words: &str, limit: Duration) -> Result<Duration, Failure> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let begin = Instant::now();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.map_err(|error| format!("cannot start {name}: {error}"))?;
+    let errors = drain(child.stderr.take().ok_or("no stderr")?);
+    let mut output = child.stdout.take().ok_or("no stdout")?;
+    let (sender, heard) = std::sync::mpsc::channel();
+    let wanted = words.to_owned();
+    let reader = std::thread::spawn(move || {
+        let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+        while let Ok(count @ 1..) = output.read(&mut buffer) {
+            said.extend_from_slice(&buffer[..count]);
+            if said.windows(wanted.len()).any(|window| window == wanted.as_bytes()) {
+                let _ = sender.send(begin.elapsed());
+                break;
+            }
+        }
+        String::from_utf8_lossy(&said).into_owned()
+    });
+    let took = heard.recv_timeout(limit);
+    // It may have ended by itself.
+    let _ = child.kill();
+    child.wait().map_err(|error| format!("cannot wait for {name}: {error}"))?;
+    let (said, errors) = (reader.join().unwrap_or_default(), errors.join().unwrap_or_default());
+    let last: Vec<_> = said.lines().chain(errors.lines()).collect();
+    took.map_err(|_| format!("{name} never said `{words}`\n{}", last[last.len().saturating_sub(15)..].join("\n")))
+}
+
 fn drain(mut stream: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();

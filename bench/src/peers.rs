@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::machine::Machine;
+use crate::machine::{MEMORY, Machine, cpus};
 use crate::measure::{self, Failure};
 use crate::work::Operation;
 
@@ -28,6 +28,15 @@ pub struct Customized {
     pub steps: Duration,
     /// With the conversion at the end.
     pub all: Duration,
+}
+
+/// On what Packer's machine writes.
+#[derive(Clone, Copy, PartialEq)]
+pub enum PackerDisk {
+    /// A copy of the base, as Packer makes one by itself.
+    Copy,
+    /// An overlay on it.
+    Overlay,
 }
 
 impl Peers<'_> {
@@ -53,7 +62,7 @@ impl Peers<'_> {
     }
 
     /// Packer with its qemu builder; `None` where it is not installed.
-    pub fn packer(&self, operations: &[Operation], salt: &str) -> Result<Option<Duration>, Failure> {
+    pub fn packer(&self, operations: &[Operation], salt: &str, disk: PackerDisk) -> Result<Option<Duration>, Failure> {
         let version = Command::new("packer").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         if !version.is_ok_and(|status| status.success()) {
             return Ok(None);
@@ -79,8 +88,10 @@ impl Peers<'_> {
                 "output_directory": self.folder.join(format!("packer-{salt}")), "vm_name": "packer.qcow2",
                 // In its favour: no second pass over the image, no fixed wait for the boot.
                 "skip_compaction": true, "boot_wait": "-1s",
-                "accelerator": self.machine.accelerator(), "headless": true, "memory": 1024,
-                "cpus": std::thread::available_parallelism().map_or(1, usize::from),
+                "use_backing_file": disk == PackerDisk::Overlay,
+                // It is older than the qemu-img that wants this said.
+                "qemu_img_args": if disk == PackerDisk::Overlay { json!({ "create": ["-F", "qcow2"] }) } else { json!({}) },
+                "accelerator": self.machine.accelerator(), "headless": true, "memory": MEMORY, "cpus": cpus(),
                 "disk_interface": "virtio", "net_device": "virtio-net",
                 "communicator": "ssh", "ssh_username": "root", "ssh_private_key_file": self.key,
                 "ssh_timeout": "10m", "shutdown_command": "systemctl poweroff",
@@ -93,6 +104,25 @@ impl Peers<'_> {
         command.args(["build", "-color=false"]).arg(&file).env("CHECKPOINT_DISABLE", "1").env("HOME", &self.folder);
         command.env("PACKER_CACHE_DIR", self.folder.join("packer-cache"));
         Ok(Some(measure::run(&mut command)?.wall))
+    }
+
+    /// Bare qemu, with the devices of our machines, until the login prompt is on the serial console; on an overlay that is thrown away.
+    pub fn login(&self, index: usize) -> Result<Duration, Failure> {
+        let overlay = self.overlay(&self.base, &format!("login-{index}.qcow2"))?;
+        let (accelerator, cpu) = match self.machine.kvm {
+            true => ("kvm", "host"),
+            false => ("tcg,thread=multi,tb-size=512", "max"),
+        };
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-accel", accelerator]);
+        command.args(["-cpu", cpu, "-smp", &cpus().to_string(), "-m", &format!("{MEMORY}M"), "-boot", "strict=on"]);
+        for device in ["VGA", "qemu-xhci", "usb-tablet", "virtio-rng-pci", "virtio-scsi-pci"] {
+            command.args(["-device", device]);
+        }
+        command.arg("-drive").arg(format!("if=none,id=disk,format=qcow2,file={}", overlay.display()));
+        command.args(["-device", "scsi-hd,drive=disk,bootindex=1", "-netdev", "user,id=net"]);
+        command.args(["-device", "virtio-net-pci,netdev=net,romfile=", "-serial", "stdio"]);
+        measure::until(&mut command, "login:", Duration::from_secs(600))
     }
 
     /// How long each of `scripts` takes through `guestfs_sh` in one running appliance, as guestfish's own clock says.

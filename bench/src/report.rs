@@ -109,6 +109,24 @@ const ROWS: &[(&str, &str, &str, Rule)] = &[
     ),
     ("import of the base / `cp`", "import", "cp", Rule::AtMostTimes(2.0)),
     ("import of the base / `cp` and `sync` of the copy", "import", "cp_sync", Rule::None),
+    (
+        "a guest that boots: its agent answers / login prompt under bare qemu",
+        "boot_agent",
+        "boot_login",
+        Rule::AtMostTimes(1.1),
+    ),
+    ("the same until all of it has booted", "boot_whole", "boot_login", Rule::None),
+    (
+        "one `boot` with three `run`, whole process / Packer with three shell provisioners",
+        "boot_step",
+        "boot_packer",
+        Rule::AtMostTimes(0.8),
+    ),
+    ("a `run` in a booted guest over its bare command there", "booted_run", "booted_bare", Rule::Overhead(0.06)),
+    ("an `expect` of a unit that is active", "booted_unit", "", Rule::Seconds(0.1)),
+    ("an `expect` of a port that is listened on", "booted_port", "", Rule::Seconds(0.1)),
+    ("an `expect` of a text that is on a screen in text mode", "booted_screen", "", Rule::Seconds(0.02)),
+    ("a test that has passed before, whole process", "verdict", "", Rule::Seconds(0.015)),
 ];
 
 /// What a user of the tool cares for first: by the names of our figure and theirs.

@@ -150,7 +150,10 @@ pub enum Event {
         key: LayerKey,
         /// Whether a step had it restart; else it was started.
         restart: bool,
-        /// From the start of the machine, or its reset, until the guest was seen to have booted.
+        /// From the start of the machine, or its reset, until the agent in it answered.
+        #[serde(serialize_with = "seconds")]
+        answered: Duration,
+        /// The same, until the guest was seen to have booted.
         #[serde(serialize_with = "seconds")]
         elapsed: Duration,
         /// Where that time went, in order; where the guest restarted on its way, that of its last start.
@@ -207,6 +210,9 @@ pub enum Event {
         key: LayerKey,
         /// The error, sources included.
         message: String,
+        /// The last screen of an installer's machine, PNG, where it was kept.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        screen: Option<PathBuf>,
     },
     /// An exporter begins.
     ExportStarted {

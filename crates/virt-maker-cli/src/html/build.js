@@ -157,6 +157,9 @@ for (const { failure, picture: screen } of failures) {
   add(make('h2', { class: 'bad' }, failure.step), make('p', {}, failure.exit ?? ''), make('pre', {}, failure.last_lines.join('\n')));
   if (screen) add(picture(screen));
 }
+for (const event of data.events.filter((event) => event.type === 'import_failed' && event.picture)) {
+  add(make('h2', { class: 'bad' }, title(event.key)), make('pre', {}, event.message), picture(event.picture));
+}
 const warnings = data.events.filter((event) => event.type === 'warning');
 if (warnings.length > 0) add(make('h2', {}, 'Warnings'), make('ul', {}, ...warnings.map((event) => make('li', {}, event.message))));
 document.documentElement.dataset.rows = layers.size;

@@ -179,7 +179,7 @@ impl<W: Write + Send> Report for Plain<W> {
             }
             Event::Stage { what, .. } => self.say(&format!("  {}", harmless(what))),
             // With its output, the step's log says so.
-            Event::MachineBooted { key, restart, elapsed, phases } if self.verbose == 0 => {
+            Event::MachineBooted { key, restart, elapsed, phases, .. } if self.verbose == 0 => {
                 let again = if *restart { " again" } else { "" };
                 let parts = BootPhase::line(phases);
                 self.say(&format!("booted  {}{again} after {}: {parts}", key.short(), duration(*elapsed)))

@@ -22,6 +22,11 @@ impl Timeline {
     pub(super) fn new(file: PathBuf) -> Timeline {
         Timeline { file, events: Vec::new(), pictures: Pictures::default() }
     }
+
+    /// The last screen of a machine in which something failed.
+    fn last(&mut self, screen: Option<&PathBuf>) -> Value {
+        json!(screen.map(|path| self.pictures.take("the screen at the end", path)))
+    }
 }
 
 impl Report for Timeline {
@@ -41,8 +46,9 @@ impl Report for Timeline {
             Event::Screenshot { name, path, .. } => value["picture"] = self.pictures.take(name, path),
             Event::StepFailed { failure, .. } => {
                 let screen = failure.machine.as_ref().and_then(|left| left.screen.as_ref());
-                value["picture"] = json!(screen.map(|path| self.pictures.take("the screen at the end", path)));
+                value["picture"] = self.last(screen);
             }
+            Event::ImportFailed { screen, .. } => value["picture"] = self.last(screen.as_ref()),
             _ => {}
         }
         self.events.push(value);

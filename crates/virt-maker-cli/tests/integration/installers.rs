@@ -94,8 +94,9 @@ fn an_installer_is_driven_from_its_menu_to_an_image_that_boots() {
     fs::write(&path, text).unwrap();
     let ran = build(&bench, &path).exits(0);
     assert_eq!(ran.sealed().len(), 1);
-    let shown = pictures(&ran.said());
-    assert_eq!(shown.len(), 1, "{}", ran.said());
+    let told = ran.of("screenshot");
+    let shown: Vec<PathBuf> = told.iter().map(|event| event["path"].as_str().unwrap().into()).collect();
+    assert!(shown.len() == 1 && ran.said().contains("as menu.png\n"), "{}", ran.said());
     assert_eq!(fs::read(&shown[0]).unwrap()[..4], *b"\x89PNG");
     assert!(shown[0].starts_with(bench.store().join("layers")), "{shown:?}");
     Machine::boot(&bench.path("out.img"), "raw").wait_for("web-1 is installed", INSTALLED);
@@ -217,6 +218,8 @@ fn what_an_installer_does_not_do_is_told() {
             assert!(ran.stderr.contains("Insert disk 2 of 1."), "{name}: {}", ran.stderr);
             let shown = pictures(&ran.stderr);
             assert!(!shown.is_empty() && shown.iter().all(|path| path.exists()), "{name}: {}", ran.stderr);
+            // The page of the build shows it.
+            assert_eq!(ran.of("import_failed")[0]["screen"].as_str(), shown[0].to_str(), "{name}: {}", ran.stdout);
         }
         assert_eq!(bench.left_in_store(), Vec::<String>::new(), "{name}");
     }

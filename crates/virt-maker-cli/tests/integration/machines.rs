@@ -42,7 +42,7 @@ fn a_guest_takes_steps_while_it_runs_and_keeps_what_they_did_boots() {
     let template = bench.template("t.yml", &steps, "");
     let ran = bench.build("chroot", &template, &[]).exits(0);
     assert!(ran.said().contains("active\n") && ran.said().contains("again\n"), "{}", ran.said());
-    crate::machines_seen::phases_are_told(&ran, 2, &["firmware", "loader", "kernel", "initramfs", "services"]);
+    ran.told_boots(2, &["firmware", "loader", "kernel", "initramfs", "services"]);
     let keys = ran.sealed();
     let picture = bench.store().join("layers").join(&keys[2]).join("password.png");
     assert_eq!(std::fs::read(picture).unwrap()[..4], *b"\x89PNG");

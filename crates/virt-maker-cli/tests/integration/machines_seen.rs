@@ -3,26 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::common::{Bench, Ran};
+use crate::common::Bench;
 use crate::machines::{allowed, small};
 use crate::pages::{opened, text};
 use testkit::{HostState, appliance_lock};
-
-/// A build has told so many boots, each with phases of these names that are about as long as the boot.
-pub fn phases_are_told(ran: &Ran, boots: usize, names: &[&str]) {
-    let told = ran.of("machine_booted");
-    assert_eq!(told.len(), boots, "{}", ran.stdout);
-    for boot in told {
-        let phases = boot["phases"].as_array().unwrap();
-        let found: Vec<_> = phases.iter().map(|phase| phase["name"].as_str().unwrap()).collect();
-        assert_eq!(found, names, "{boot}");
-        let seconds = |phase: &serde_json::Value| phase["seconds"].as_f64().unwrap();
-        let (sum, elapsed) = (phases.iter().map(seconds).sum::<f64>(), boot["elapsed"].as_f64().unwrap());
-        assert!(phases.iter().all(|phase| seconds(phase) > 0.0), "{boot}");
-        // That it has booted is seen a little later than it has.
-        assert!(sum <= elapsed + 0.001 && sum > elapsed * 0.8, "{boot}");
-    }
-}
 
 fn is_picture(path: &Path) -> bool {
     std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"\x89PNG"))
@@ -49,7 +33,7 @@ fn what_machines_showed_is_on_the_pages_and_in_the_error_boots() {
     let ran = bench.build("chroot", &template, &more).exits(4);
 
     // It has no systemd that could say when the initramfs was done.
-    phases_are_told(&ran, 3, &["firmware", "loader", "kernel", "initramfs+services"]);
+    ran.told_boots(3, &["firmware", "loader", "kernel", "initramfs+services"]);
     let layer = ran.sealed().pop().unwrap();
     let log = std::fs::read_to_string(bench.store().join("layers").join(&layer).join("log.txt")).unwrap();
     assert!(log.contains("virt-maker: the guest has booted after ") && log.contains(" s, kernel "), "{log}");

@@ -1,7 +1,7 @@
 //! Making a base: running an import and sealing what it made.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::draft::outcome_of;
@@ -9,6 +9,7 @@ use super::{Build, iso_boot, screenshots};
 use crate::disk::{ImageFormat, overlay};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::host::clock::now;
 use crate::import::{self, ImportContext, ImportKey, Made};
 use crate::key::KeyMaterial;
 use crate::plan::{PlanNode, Work};
@@ -25,16 +26,26 @@ pub(super) fn ensure(build: &Build<'_>, node: &PlanNode, lock: KeyLock) -> Resul
         let message = format!("the layer with the tag `{}` is not there any more", node.info.summary);
         return Err(Error::new(ErrorKind::Store, message));
     };
-    make(build, node, entry, key, lock).map(drop).map_err(|error| {
+    // Where the last screen of an installer's machine is kept, if something goes wrong in it.
+    let kept = build.store.logs_dir().join(format!("{}-{}-{}", now(), entry.kind.name, node.info.key.short()));
+    make(build, node, entry, key, lock, &kept).map(drop).map_err(|error| {
         let error = error.at(|| entry.place());
         let message = crate::error::chain(&error);
-        build.events.send(Event::ImportFailed { key: node.info.key, message });
+        let screen = Some(kept.with_extension("png")).filter(|path| path.exists());
+        build.events.send(Event::ImportFailed { key: node.info.key, message, screen });
         build.explain_full_disk(error)
     })
 }
 
 /// Runs the import and seals its base.
-fn make(build: &Build<'_>, node: &PlanNode, entry: &ImportEntry, key: &ImportKey, lock: KeyLock) -> Result<Layer> {
+fn make(
+    build: &Build<'_>,
+    node: &PlanNode,
+    entry: &ImportEntry,
+    key: &ImportKey,
+    lock: KeyLock,
+    kept: &Path,
+) -> Result<Layer> {
     build.layer_started(node, None);
     let begin = Instant::now();
     let workspace = build.store.workspace()?;
@@ -44,7 +55,7 @@ fn make(build: &Build<'_>, node: &PlanNode, entry: &ImportEntry, key: &ImportKey
     let context = build.settings.import_context(&cache_dir, build.events);
     check_release(entry, &context)?;
     if let Some(installer) = entry.runner.installer() {
-        let place = iso_boot::Place { image: &image, log: &log, workspace: &workspace };
+        let place = iso_boot::Place { image: &image, log: &log, kept, workspace: &workspace };
         let made = iso_boot::make(build, node, installer, key, place, &context);
         let made = made.map_err(|error| {
             screenshots::save(build, &screenshots::in_folder(build, &folder, node.info.key), &node.info);

@@ -189,12 +189,12 @@ impl<'a> Booted<'a> {
 
     /// Says how long the machine took to boot, as often as it has since it was told last.
     fn tell_boots(&self, machine: &mut Machine) {
-        for Boot { restart, elapsed, phases } in machine.take_boots() {
+        for Boot { restart, answered, elapsed, phases } in machine.take_boots() {
             let again = if restart { " again" } else { "" };
             let (seconds, parts) = (elapsed.as_secs_f64(), BootPhase::line(&phases));
             self.say(&format!("the guest has booted{again} after {seconds:.1} s: {parts}"));
             let key = self.step.node.info.key;
-            self.build.events.send(Event::MachineBooted { key, restart, elapsed, phases });
+            self.build.events.send(Event::MachineBooted { key, restart, answered, elapsed, phases });
         }
     }
 

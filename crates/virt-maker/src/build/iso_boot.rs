@@ -12,7 +12,6 @@ use super::log::StepLog;
 use super::{Build, screenshots};
 use crate::disk::ImageFormat;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::clock::now;
 use crate::host::escape::escape;
 use crate::import::{Drives, ImportContext, ImportKey, Isoboot, Made, Until};
 use crate::machine::{Deadline, Disk, EMULATED, Firmware, Hardware, Machine, Media, Start};
@@ -30,6 +29,8 @@ pub(super) struct Place<'a> {
     pub(super) image: &'a Path,
     /// The log, in that folder.
     pub(super) log: &'a Path,
+    /// Where the last screen and the console are kept when something goes wrong: see [`Start::kept`].
+    pub(super) kept: &'a Path,
     pub(super) workspace: &'a Workspace,
 }
 
@@ -42,7 +43,7 @@ pub(super) fn make(
     place: Place<'_>,
     context: &ImportContext<'_>,
 ) -> Result<Made> {
-    let Place { image, log: log_path, workspace } = place;
+    let Place { image, log: log_path, kept, workspace } = place;
     let media_dir = workspace.subfolder("media")?;
     let Drives { cds, floppies } = installer.drives(key, &media_dir, log_path, context)?;
     let failed = || format!("cannot write {}", image.display());
@@ -68,7 +69,7 @@ pub(super) fn make(
         media: &Media { cds, floppies },
         ends_at_reset: installer.until == Until::Reboot,
         work_dir: &workspace.subfolder("machine")?,
-        kept: build.store.logs_dir().join(format!("{}-isoboot-{}", now(), node.info.key.short())),
+        kept: kept.to_owned(),
         pictures: screenshots::in_folder(build, image.parent().unwrap_or(image), node.info.key),
         network_env: build.shared.opener.guest_env(),
         host_network: build.settings.host_network,

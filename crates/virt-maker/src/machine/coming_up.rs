@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use virt_maker_agent::client::{Client, ClientError};
 use virt_maker_agent::protocol::Sandbox;
@@ -31,6 +31,7 @@ impl Machine {
         loop {
             let resets = self.happenings.resets();
             let client = self.meet(deadline)?;
+            self.answered = Instant::now();
             match (self.setup.take(), &mut self.guest) {
                 (Some(setup), _) => self.guest = Some(AgentGuest::running(client, setup, &self.events)?),
                 (None, Some(guest)) => guest.go_on(client)?,

@@ -186,6 +186,8 @@ pub struct Machine {
     birth: Birth,
     /// Boots that nobody has asked for yet.
     boots: Vec<Boot>,
+    /// When the agent answered last for the first time since a start or a reset.
+    answered: Instant,
     /// How long the last boot took.
     booted: Option<Duration>,
     cancel: Cancel,
@@ -262,6 +264,7 @@ impl Machine {
             started: begin,
             birth: Birth::of(start.hardware.firmware, begin),
             boots: Vec::new(),
+            answered: begin,
             booted: None,
             cancel: start.cancel.clone(),
             events: start.events.clone(),

@@ -25,7 +25,9 @@ use crate::guest::running::Running;
 pub struct Boot {
     /// Whether it was a restart of the machine.
     pub restart: bool,
-    /// From the start of qemu, or from the reset, until the guest was seen to have booted.
+    /// From the start of qemu, or from the reset, until the agent answered.
+    pub answered: Duration,
+    /// The same, until the guest was seen to have booted.
     pub elapsed: Duration,
     /// Its phases in their order. Where the guest restarted on its way, those of its last start.
     pub phases: Vec<BootPhase>,
@@ -77,7 +79,8 @@ impl Machine {
         let loader = if self.birth.bios { self.birth.read } else { self.console.loader_after(self.birth.at) };
         let since = |moment: Instant| moment.saturating_duration_since(self.birth.at).as_secs_f64();
         let phases = phases(loader.map(since), since(asked), since(begin + elapsed), &said);
-        self.boots.push(Boot { restart, elapsed, phases });
+        let answered = self.answered.saturating_duration_since(begin);
+        self.boots.push(Boot { restart, answered, elapsed, phases });
         Ok(())
     }
 

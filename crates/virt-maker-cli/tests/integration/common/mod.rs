@@ -167,6 +167,23 @@ impl Ran {
         self.of(kind).iter().map(|event| event["index"].as_u64().unwrap()).collect()
     }
 
+    /// Fails the test unless so many boots were told, each with phases of these names that are about as long as the boot.
+    #[track_caller]
+    pub fn told_boots(&self, boots: usize, names: &[&str]) {
+        let told = self.of("machine_booted");
+        assert_eq!(told.len(), boots, "{}", self.stdout);
+        for boot in told {
+            let phases = boot["phases"].as_array().unwrap();
+            let found: Vec<_> = phases.iter().map(|phase| phase["name"].as_str().unwrap()).collect();
+            assert_eq!(found, names, "{boot}");
+            let seconds = |phase: &Value| phase["seconds"].as_f64().unwrap();
+            let (sum, elapsed) = (phases.iter().map(seconds).sum::<f64>(), boot["elapsed"].as_f64().unwrap());
+            assert!(phases.iter().all(|phase| seconds(phase) > 0.0), "{boot}");
+            // That it has booted is seen a little later than it has.
+            assert!(sum <= elapsed + 0.001 && sum > elapsed * 0.8, "{boot}");
+        }
+    }
+
     /// Keys in the order in which layers were sealed.
     pub fn sealed(&self) -> Vec<String> {
         self.of("layer_sealed").iter().map(|event| event["key"].as_str().unwrap().to_owned()).collect()
