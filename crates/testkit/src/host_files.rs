@@ -8,6 +8,7 @@ pub const HOST_FILE_WAYS: &[(&str, &str)] = &[
     ("copy", "spec: {import: IMPORT, steps: [{copy: {dest: /a, source: 'PATH'}}]}"),
     ("copy, older form", "spec: {import: IMPORT, steps: [{copy: {dest: /a, content: 'PATH'}}]}"),
     ("copy of a folder", "spec: {import: IMPORT, steps: [{copy: {dest: /a, source: 'FOLDER'}}]}"),
+    ("a seed of boot", "spec: {import: IMPORT, steps: [{boot: {seed: {user_data: {source: 'PATH'}}}}]}"),
     ("file", "spec: {import: IMPORT, steps: [{file: {path: /a, template: 'PATH'}}]}"),
     ("unpack", "spec: {import: IMPORT, steps: [{unpack: {dest: /a, source: 'PATH'}}]}"),
     ("rootpass", "spec: {import: IMPORT, steps: [{rootpass: 'file:PATH'}]}"),

@@ -117,6 +117,9 @@ pub struct Run {
     /// Give it a TPM 2.0, a new one.
     #[arg(long)]
     pub tpm: bool,
+    /// Give its cloud-init this file as user data, by a CD (NoCloud).
+    #[arg(long, value_name = "FILE")]
+    pub seed: Option<PathBuf>,
     /// Make what was done in it a layer of its own, with this name; it is shut down then.
     #[arg(long, value_name = "NAME")]
     pub keep_as: Option<String>,

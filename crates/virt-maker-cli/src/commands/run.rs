@@ -7,7 +7,8 @@ use virt_maker::build::{Ended, LoneMachine, Settings, Subject, run_machine};
 use virt_maker::disk::ImageFormat;
 use virt_maker::event::Events;
 use virt_maker::host::Cancel;
-use virt_maker::step::FirmwareArgument;
+use virt_maker::host::permit::read_regular;
+use virt_maker::step::{FirmwareArgument, Seed};
 
 use super::loading;
 use crate::arguments::layers::{Firmware, Opening, Run, Shell};
@@ -15,6 +16,8 @@ use crate::error::Failure;
 use crate::text::harmless;
 use crate::{environment, report, settings, signals};
 
+/// The largest file of user data, in bytes.
+const USER_DATA_MAX: u64 = 16 << 20;
 /// Memory of a machine for a shell, in MiB.
 const MEMORY: u32 = 1024;
 
@@ -35,6 +38,7 @@ pub fn run(arguments: &Run) -> Result<(), Failure> {
             Firmware::SecureBoot => FirmwareArgument::SecureBoot,
         },
         tpm: arguments.tpm,
+        seed: arguments.seed.as_deref().map(user_data).transpose()?,
         keep_as: arguments.keep_as.clone(),
         shell: false,
         terminal,
@@ -54,6 +58,7 @@ pub fn shell(arguments: &Shell) -> Result<(), Failure> {
         display: None,
         firmware: FirmwareArgument::Auto,
         tpm: false,
+        seed: None,
         keep_as: arguments.keep_as.clone(),
         shell: true,
         terminal: true,
@@ -61,6 +66,13 @@ pub fn shell(arguments: &Shell) -> Result<(), Failure> {
     said(&arguments.layer, &wanted, " (`exit` or Ctrl-D)");
     ended(boot(&Subject::Named(arguments.layer.clone()), &wanted, &arguments.opening)?, &wanted);
     Ok(())
+}
+
+/// The user's own file.
+fn user_data(path: &Path) -> Result<Seed, Failure> {
+    let failed = |error| Failure::Usage(format!("cannot read {}: {error}", harmless(&path.display().to_string())));
+    let bytes = read_regular(path, USER_DATA_MAX).map_err(failed)?;
+    Ok(Seed::of_user_data(bytes))
 }
 
 /// A file of this name is an image, unless its ending is that of a template; anything else is the name of a layer.

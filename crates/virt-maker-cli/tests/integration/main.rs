@@ -51,6 +51,7 @@ mod readme;
 mod resize;
 mod schema;
 mod secrets;
+mod seeds;
 mod selinux;
 mod shell;
 mod shrink;

@@ -13,16 +13,17 @@ use super::options::{self, Optioned};
 use super::session::NewSession;
 use super::slots::Slot;
 use super::{Build, leaks, screenshots};
+use crate::disk::media;
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, MachineLeft, Result};
 use crate::event::{BootPhase, Event};
 use crate::guest::{Guest, selinux};
 use crate::host::clock::now;
 use crate::host::escape::escape;
-use crate::machine::{self, Boot, Disk, Firmware, Hardware, Machine, Media, Pictures, Service, Start};
+use crate::machine::{self, Boot, Disk, Firmware, Hardware, Machine, Media, Pictures, Seeded, Service, Start};
 use crate::plan::StepNode;
 use crate::spec::StepEntry;
-use crate::step::{self, Action, StepKey};
+use crate::step::{self, Action, Seed, StepKey};
 use crate::store::{Depth, KeyLock, Layer, Outcome, Scratch, Workspace};
 
 /// CPUs where a template does not say how many, and the host has them.
@@ -79,7 +80,10 @@ pub(super) fn run(
 pub(super) fn check_host(boot: &step::Boot) -> Result<()> {
     machine::check()?;
     Firmware::check_chosen(boot.firmware)?;
-    if boot.tpm { machine::tpm::check() } else { Ok(()) }
+    if boot.tpm {
+        machine::tpm::check()?;
+    }
+    if boot.seed.is_some() { media::check_cd() } else { Ok(()) }
 }
 
 /// A boot that is under way.
@@ -137,9 +141,10 @@ impl<'a> Booted<'a> {
         let Booted { build, step, boot, .. } = self;
         let agent = &build.settings.agent;
         let by_itself = step.entry.inner.is_empty();
+        let seeded = self.seeded()?;
         let service = self.offline(false, |guest| match by_itself {
-            true => Service::none(guest),
-            false => Service::put(guest, agent),
+            true => Service::none(guest, seeded),
+            false => Service::put(guest, agent, seeded),
         })?;
         let (_slot, machine) = self.machine()?;
         match by_itself {
@@ -147,6 +152,9 @@ impl<'a> Booted<'a> {
             false => self.booted(machine, failed)?.finish()?,
         }
         self.offline(true, |guest| {
+            if let Some(seeded) = seeded.filter(|_| by_itself) {
+                seeded.check_result(guest)?;
+            }
             service.take_out(guest)?;
             guest.trim().or_else(|error| match error.kind() {
                 ErrorKind::Unsupported => Ok(()),
@@ -160,10 +168,28 @@ impl<'a> Booted<'a> {
     /// The same for what is thrown away: the guest is not shut down, and the disk is left as it is then.
     /// `begin` becomes when its turn came.
     pub(super) fn try_out(&self, failed: &mut Option<Box<Machine>>, begin: &mut Instant) -> Result<()> {
-        self.offline(false, |guest| Service::put(guest, &self.build.settings.agent))?;
+        let seeded = self.seeded()?;
+        self.offline(false, |guest| Service::put(guest, &self.build.settings.agent, seeded))?;
         let (_slot, machine) = self.machine()?;
         *begin = Instant::now();
         self.booted(machine, failed).map(drop)
+    }
+
+    /// What the guest's cloud-init is to do.
+    fn seeded(&self) -> Result<Option<Seeded>> {
+        let files = self.boot.seed.as_ref().map(|seed| seed.load(&self.step.key.inputs)).transpose()?;
+        Ok(files.map(|files| Seeded::of(&files)))
+    }
+
+    /// The CD for cloud-init.
+    fn seed_cd(&self) -> Result<Option<PathBuf>> {
+        let Some(seed) = &self.boot.seed else { return Ok(None) };
+        let Booted { build, step, workspace, .. } = self;
+        let files = seed.load(&step.key.inputs)?;
+        let folder = workspace.subfolder("seed")?;
+        let target = folder.join("seed.iso");
+        media::make_cd(&files, &target, Seed::LABEL, &folder.join("log.txt"), &build.settings.cancel)?;
+        Ok(Some(target))
     }
 
     /// A machine that has booted, and in which all steps succeeded.
@@ -235,13 +261,14 @@ impl<'a> Booted<'a> {
             firmware,
             tpm: boot.tpm,
         };
+        let seed = self.seed_cd()?;
         let slot = build.shared.slots.take_machine(cpus, u64::from(boot.memory_mib) << 20, cancel)?;
         let kvm = build.shared.opener.selector().kernels_run(build.events, cancel)?;
         let machine = Machine::start(Start {
             hardware: &hardware,
             kvm,
             disk: Disk::Overlay { parent: &image, overlay: &draft.image() },
-            media: &Media::default(),
+            media: &Media { seed, ..Media::default() },
             ends_at_reset: false,
             work_dir: &workspace.subfolder("machine")?,
             kept: self.kept.clone(),

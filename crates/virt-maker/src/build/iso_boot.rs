@@ -66,7 +66,7 @@ pub(super) fn make(
         hardware: &hardware,
         kvm,
         disk: Disk::Fresh(image),
-        media: &Media { cds, floppies },
+        media: &Media { cds, floppies, seed: None },
         ends_at_reset: installer.until == Until::Reboot,
         work_dir: &workspace.subfolder("machine")?,
         kept: kept.to_owned(),

@@ -8,6 +8,7 @@ use super::check::unpacked;
 use crate::disk::ImageFormat;
 use crate::disk::boots::Boots;
 use crate::disk::inspect::inspect as inspect_disk;
+use crate::disk::media;
 use crate::disk::overlay::{self, Backing};
 use crate::engine::{Image, Opener, Place, Session, Wanted};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -16,8 +17,8 @@ use crate::guest::Guest;
 use crate::host::clock::now;
 use crate::inspect::{self, Look};
 use crate::key::LayerKey;
-use crate::machine::{self, Firmware, Hardware, Left, Machine, Media, Pictures, Service, Start};
-use crate::step::FirmwareArgument;
+use crate::machine::{self, Firmware, Hardware, Left, Machine, Media, Pictures, Seeded, Service, Start};
+use crate::step::{FirmwareArgument, Seed};
 use crate::store::{Layer, Lease, Outcome, Scratch, Store, Workspace, check_tag};
 
 /// CPUs where nobody says how many, and the host has them.
@@ -47,6 +48,8 @@ pub struct LoneMachine {
     pub firmware: FirmwareArgument,
     /// Whether it has a TPM, which is a new one.
     pub tpm: bool,
+    /// User data for the guest's cloud-init.
+    pub seed: Option<Seed>,
     /// Keep what was done in it as a layer with this name.
     pub keep_as: Option<String>,
     /// A root shell by the agent, when it has booted, in the place of its serial console.
@@ -73,6 +76,9 @@ pub fn run_machine(subject: &Subject, wanted: &LoneMachine, settings: &Settings,
     if wanted.tpm {
         machine::tpm::check()?;
     }
+    if wanted.seed.is_some() {
+        media::check_cd()?;
+    }
     if let Some(display) = wanted.display.as_ref().filter(|display| display.symlink_metadata().is_ok()) {
         let message = format!("{} is there already, so no screen can be shown at it", display.display());
         return Err(Error::new(ErrorKind::Host, message).with_hint("name a path where nothing is"));
@@ -84,9 +90,10 @@ pub fn run_machine(subject: &Subject, wanted: &LoneMachine, settings: &Settings,
     let opener = Opener::new(settings.engines(), events, &settings.cancel);
     let lone = Lone { disk: &disk, wanted, settings, opener: &opener, workspace: &workspace, events };
     let begin = Instant::now();
+    let seeded = wanted.seed.as_ref().map(|seed| seed.load(&[])).transpose()?.map(|files| Seeded::of(&files));
     let service = match (wanted.shell, &wanted.keep_as) {
-        (true, _) => Some(lone.offline(true, |guest| Service::put(guest, &settings.agent))?),
-        (false, Some(_)) => Some(lone.offline(true, Service::none)?),
+        (true, _) => Some(lone.offline(true, |guest| Service::put(guest, &settings.agent, seeded))?),
+        (false, Some(_)) => Some(lone.offline(true, |guest| Service::none(guest, seeded))?),
         (false, None) => None,
     };
     let ended = lone.attend(&store)?;
@@ -235,6 +242,15 @@ impl Lone<'_> {
         Ok(done)
     }
 
+    /// The CD for cloud-init.
+    fn seed_cd(&self) -> Result<Option<PathBuf>> {
+        let Some(seed) = &self.wanted.seed else { return Ok(None) };
+        let folder = self.workspace.subfolder("seed")?;
+        let target = folder.join("seed.iso");
+        media::make_cd(&seed.load(&[])?, &target, Seed::LABEL, &folder.join("log.txt"), &self.settings.cancel)?;
+        Ok(Some(target))
+    }
+
     fn attend(&self, store: &Store) -> Result<Ended> {
         let Lone { disk, wanted, settings, opener, workspace, events } = self;
         let cancel = &settings.cancel;
@@ -248,13 +264,14 @@ impl Lone<'_> {
             firmware: Firmware::chosen(wanted.firmware, disk.boots(), disk.image())?,
             tpm: wanted.tpm,
         };
+        let seed = self.seed_cd()?;
         let kvm = opener.selector().kernels_run(events, cancel)?;
         let overlay = disk.overlay();
         let mut machine = Machine::start(Start {
             hardware: &hardware,
             kvm,
             disk: machine::Disk::Overlay { parent: disk.image(), overlay: &overlay },
-            media: &Media::default(),
+            media: &Media { seed, ..Media::default() },
             ends_at_reset: false,
             work_dir: &workspace.subfolder("machine")?,
             kept: store.logs_dir().join(format!("{}-run-{}", now(), disk.short())),

@@ -4,6 +4,7 @@ pub mod boots;
 mod content;
 mod image;
 pub mod inspect;
+pub mod media;
 pub mod overlay;
 mod qcow2;
 pub(crate) mod table;

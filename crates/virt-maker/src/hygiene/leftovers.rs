@@ -17,6 +17,13 @@ const BY_A_BOOT: [&str; 8] = [
     "old log",
     "log",
 ];
+/// What cloud-init writes besides where it has a seed.
+const BY_A_SEED: [&str; 2] = [NAMES, HOST_KEYS];
+const NAMES: &str = "names of network cards";
+const HOST_KEYS: &str = "SSH host keys";
+const NETWORK: &str = "network that cloud-init wrote";
+/// With a seed nothing of this stays, also of an earlier boot: what was there does not fit together any more.
+const STATE: &str = "state of cloud-init";
 /// What init makes anew at each boot, and keeps for the next one: no traces of use, so the table has none of it.
 const OF_INIT: [&str; 13] = [
     "/tmp/.ICE-unix",
@@ -40,9 +47,11 @@ const ID_MAX: u64 = 4 << 10;
 /// What was there before a boot.
 pub struct Leftovers {
     /// For each of [`rules`].
-    paths: Vec<Vec<String>>,
+    paths: Vec<(&'static Rule, Vec<String>)>,
     /// Of [`OF_INIT`].
     of_init: Vec<String>,
+    /// Whether cloud-init has a seed.
+    seeded: bool,
     /// The machine-id that was no name of a machine yet, or that there was none.
     unnamed: Option<Option<Vec<u8>>>,
 }
@@ -64,14 +73,17 @@ fn of_init(guest: &mut dyn Guest) -> Result<Vec<String>> {
 }
 
 fn rules() -> impl Iterator<Item = &'static Rule> {
-    RULES.iter().filter(|rule| BY_A_BOOT.contains(&rule.what))
+    RULES.iter().filter(|rule| BY_A_BOOT.contains(&rule.what) || BY_A_SEED.contains(&rule.what))
 }
 
 impl Leftovers {
     /// Looks at a guest before its boot, and gives one that has no machine-id yet a name for that time: so this is not its first
     /// boot, at which it would decide about its services.
     pub fn of(guest: &mut dyn Guest) -> Result<Leftovers> {
-        let paths = rules().map(|rule| found(guest, rule)).collect::<Result<_>>()?;
+        let mut paths = Vec::new();
+        for rule in rules() {
+            paths.push((rule, found(guest, rule)?));
+        }
         let of_init = of_init(guest)?;
         let named = RULES.iter().filter(|rule| rule.patterns == [MACHINE_ID]);
         let mut unnamed = None;
@@ -94,12 +106,26 @@ impl Leftovers {
                 unnamed = Some(old);
             }
         }
-        Ok(Leftovers { paths, of_init, unnamed })
+        Ok(Leftovers { paths, of_init, unnamed, seeded: false })
+    }
+
+    /// The same where cloud-init gets a seed. `network` where that says what the network is like, and `host_keys` where it brings those:
+    /// that then stays.
+    pub fn of_a_seed(mut self, network: bool, host_keys: bool) -> Leftovers {
+        self.seeded = true;
+        let stays = |what| network && (what == NETWORK || what == NAMES) || host_keys && what == HOST_KEYS;
+        self.paths.retain(|(rule, _)| !stays(rule.what));
+        for (rule, before) in &mut self.paths {
+            if rule.what == STATE {
+                before.clear();
+            }
+        }
+        self
     }
 
     /// Takes out what was not there before.
     pub fn clean(&self, guest: &mut dyn Guest) -> Result<()> {
-        for (rule, before) in rules().zip(&self.paths) {
+        for (rule, before) in self.paths.iter().filter(|(rule, _)| self.seeded || !BY_A_SEED.contains(&rule.what)) {
             for path in found(guest, rule)?.iter().filter(|path| !before.contains(path)) {
                 match rule.action {
                     Action::Empty => guest.rewrite(path, &mut "".as_bytes())?,

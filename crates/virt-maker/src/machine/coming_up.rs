@@ -37,7 +37,8 @@ impl Machine {
                 (None, Some(guest)) => guest.go_on(client)?,
                 (None, None) => return Err(Error::new(ErrorKind::Internal, "a machine whose agent nobody knows")),
             }
-            match self.until_booted(deadline) {
+            let booted = self.until_booted(deadline);
+            match booted.and_then(|()| if self.seeded { self.until_seeded(deadline) } else { Ok(()) }) {
                 Err(error) if self.happenings.resets() == resets => return Err(error),
                 Err(_) => self.check_power()?,
                 Ok(()) => return Ok(()),

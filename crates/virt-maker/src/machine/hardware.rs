@@ -94,12 +94,11 @@ pub(super) fn start(
         channels.push(end);
         tpm = Some(helper);
     }
-    more.extend(start.media.options()?);
     let helper = Helper::spawn(HelperCommand {
         name: "qemu",
         program: QEMU.into(),
         package: "qemu-system-x86",
-        arguments: arguments(start, disk, more),
+        arguments: arguments(start, disk, more, start.media.options()?),
         channels,
         address_space: Some((u64::from(hardware.memory_mib) << 20) + OVERHEAD + images as u64 * IMAGE),
         mount_namespace_of: None,
@@ -110,8 +109,8 @@ pub(super) fn start(
     Ok(Started { helper, tpm, qmp, events, console, card, network })
 }
 
-/// `more` is what belongs to the firmware, to the TPM and to drives for media: the type of the machine among it.
-fn arguments(start: &Start<'_>, disk: &Value, more: Vec<String>) -> Vec<OsString> {
+/// `more` is what belongs to the firmware and to the TPM: the type of the machine among it.
+fn arguments(start: &Start<'_>, disk: &Value, more: Vec<String>, media: Vec<String>) -> Vec<OsString> {
     let Start { hardware, kvm, ends_at_reset, .. } = *start;
     let mut list = more;
     let mut say = |option: &str, value: &str| list.extend([option.to_owned(), value.to_owned()]);
@@ -161,6 +160,9 @@ fn arguments(start: &Start<'_>, disk: &Value, more: Vec<String>) -> Vec<OsString
             "scsi-hd,bus=scsi.0,drive={top},id=disk,serial=virt-maker,bootindex=1,write-cache=on,werror=report,rerror=report"
         ),
     );
+    for pair in media.chunks(2) {
+        say(&pair[0], &pair[1]);
+    }
     say("-netdev", &format!("socket,id=card,fd={CARD_FD}"));
     say("-device", "virtio-net-pci,netdev=card,mac=52:54:00:12:34:56,romfile=");
     // The other side of the gate (`engine/gate/`).

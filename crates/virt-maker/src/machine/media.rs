@@ -13,6 +13,8 @@ pub struct Media {
     pub cds: Vec<PathBuf>,
     /// Floppies, raw; at most [`Media::FLOPPIES`].
     pub floppies: Vec<PathBuf>,
+    /// A CD for cloud-init. It hangs where the disk does: kernels for clouds have no driver for another drive.
+    pub seed: Option<PathBuf>,
 }
 
 impl Media {
@@ -21,7 +23,7 @@ impl Media {
     /// The same of floppies.
     pub const FLOPPIES: usize = 2;
 
-    /// Options of qemu's command line for the drives.
+    /// Options of qemu's command line for the drives, which come after those for the disk.
     pub(super) fn options(&self) -> Result<Vec<String>> {
         let mut list = Vec::new();
         let mut say = |option: &str, value: String| list.extend([option.to_owned(), value]);
@@ -35,6 +37,10 @@ impl Media {
         for (number, path) in self.floppies.iter().enumerate() {
             say("-blockdev", node(&format!("floppy{number}"), path)?);
             say("-device", format!("floppy,unit={number},drive=floppy{number},id=drive-floppy{number},drive-type=144"));
+        }
+        if let Some(path) = &self.seed {
+            say("-blockdev", node("seed", path)?);
+            say("-device", "scsi-cd,bus=scsi.0,scsi-id=1,drive=seed,id=drive-seed".into());
         }
         Ok(list)
     }

@@ -9,7 +9,7 @@
 //! watch.rs       waiting for something, with an eye on what may go wrong meanwhile
 //! happenings.rs  what qemu tells by itself;  console.rs  what the guest writes to its serial port
 //! screen.rs      what it shows;  reading.rs  the same where that is no text;  running.rs  what steps do to it
-//! media.rs       CDs and floppies
+//! media.rs       CDs and floppies;  seeded.rs  cloud-init with a seed
 //! ```
 //! (An *appliance* of engine `vm` is another thing: it boots our kernel, and mounts the guest.)
 //!
@@ -30,6 +30,7 @@ mod phases;
 mod reading;
 mod running;
 mod screen;
+mod seeded;
 mod service;
 pub mod tpm;
 mod watch;
@@ -48,6 +49,7 @@ pub use attended::Left;
 pub use firmware::Firmware;
 pub use hardware::Hardware;
 pub use media::Media;
+pub use seeded::Seeded;
 pub use service::Service;
 pub use watch::Deadline;
 
@@ -176,6 +178,8 @@ pub struct Machine {
     looked: Instant,
     /// It began with an empty disk, so no agent of ours is in it.
     fresh: bool,
+    /// Whether its cloud-init has a seed.
+    seeded: bool,
     /// When all that is done to it has to be done.
     deadline: Option<Deadline>,
     emulated: bool,
@@ -259,6 +263,7 @@ impl Machine {
             looked: Instant::now(),
             deadline: None,
             fresh: matches!(start.disk, Disk::Fresh(_)),
+            seeded: start.media.seed.is_some(),
             emulated: !start.kvm,
             shown: String::new(),
             started: begin,

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use virt_maker_agent::booted;
 
+use super::seeded::{self, NO_CLOUD_INIT, Seeded};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::selinux;
 use crate::guest::{Attributes, FileKind, Guest, Labelled, Marks};
@@ -22,8 +23,6 @@ const UNIT: &str = "/etc/systemd/system/virt-maker-agent.service";
 const WANTS: &str = "/etc/systemd/system/sysinit.target.wants";
 const WANTED: &str = "/etc/systemd/system/sysinit.target.wants/virt-maker-agent.service";
 const INITTAB: &str = "/etc/inittab";
-/// A file that keeps cloud-init from looking for a source of data that is not there, which takes minutes.
-const NO_CLOUD_INIT: &str = "/etc/cloud/cloud-init.disabled";
 /// An inittab is not larger.
 const TEXT_MAX: u64 = 1 << 20;
 
@@ -39,15 +38,27 @@ pub struct Service {
 }
 
 impl Service {
-    /// Puts nothing into a guest that is to boot by itself alone.
-    pub fn none(guest: &mut dyn Guest) -> Result<Service> {
-        let before = Leftovers::of(guest)?;
-        Ok(Service { made: Vec::new(), folders: BTreeMap::new(), inittab: None, before })
+    /// Puts no agent into a guest that is to boot by itself alone; with a seed, what cloud-init has to know of it.
+    pub fn none(guest: &mut dyn Guest, seed: Option<Seeded>) -> Result<Service> {
+        let before = match seed {
+            None => Leftovers::of(guest)?,
+            Some(seed) => {
+                seed.check(guest)?;
+                Leftovers::of(guest)?.of_a_seed(seed.has_network, seed.has_host_keys)
+            }
+        };
+        let mut service = Service { made: Vec::new(), folders: BTreeMap::new(), inittab: None, before };
+        if seed.is_some() {
+            service.folder(guest, seeded::FOLDER, 0o755)?;
+            service.file(guest, seeded::SETTINGS, &mut seeded::TEXT.as_bytes(), 0o644)?;
+            service.label(guest)?;
+        }
+        Ok(service)
     }
 
     /// Puts the agent of the host into a guest that is not booted, so that its init starts it.
-    pub fn put(guest: &mut dyn Guest, agent: &Path) -> Result<Service> {
-        let mut service = Service::none(guest)?;
+    pub fn put(guest: &mut dyn Guest, agent: &Path, seed: Option<Seeded>) -> Result<Service> {
+        let mut service = Service::none(guest, seed)?;
         service.folder(guest, FOLDER, 0o700)?;
         let mut file = File::open(agent).context(ErrorKind::Host, || format!("cannot read {}", agent.display()))?;
         service.file(guest, AGENT, &mut file, 0o700)?;
@@ -66,7 +77,7 @@ impl Service {
         } else {
             return Err(cannot("it has neither systemd nor an /etc/inittab"));
         }
-        if guest.stat("/etc/cloud")?.is_some() && guest.stat(NO_CLOUD_INIT)?.is_none() {
+        if seed.is_none() && guest.stat("/etc/cloud")?.is_some() && guest.stat(NO_CLOUD_INIT)?.is_none() {
             service.file(guest, NO_CLOUD_INIT, &mut "".as_bytes(), 0o644)?;
         }
         service.label(guest)?;

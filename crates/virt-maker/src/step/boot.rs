@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::support::checks::Checks;
+use super::support::seed::Seed;
 use super::{Action, Step, StepKey, StepKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
@@ -48,6 +49,10 @@ struct Arguments {
     firmware: Option<FirmwareArgument>,
     /// Whether it has a TPM 2.0. It is a new one, and what is stored in it goes with the machine.
     tpm: Option<bool>,
+    /// What cloud-init is told, by a CD (NoCloud): `user_data`, `meta_data`, `network_config`, `vendor_data`. Each is a mapping, a text, or
+    /// `{source: FILE}`. The boot then also waits until cloud-init has done all of it.
+    #[schemars(with = "Option<SeedArguments>")]
+    seed: Option<serde::de::IgnoredAny>,
     /// How long it may take until the guest has booted, such as `10m`. Without it, 5 minutes, and 20 where the machine is emulated.
     #[schemars(with = "Option<String>")]
     timeout: Option<serde::de::IgnoredAny>,
@@ -70,6 +75,29 @@ struct Arguments {
     /// In templates of the older tool, options of qemu. They reach the host, so only an empty one is taken.
     #[schemars(with = "Option<serde_json::Value>")]
     opts: Option<serde::de::IgnoredAny>,
+}
+
+/// A seed, for the schema.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "read from the node")]
+struct SeedArguments {
+    /// What is to be done: a mapping is written as `#cloud-config`.
+    user_data: Option<SeedFile>,
+    /// What the machine is: `local-hostname`, say. Without an `instance-id` it gets one.
+    meta_data: Option<SeedFile>,
+    /// The network, in version 1 or 2 of cloud-init's form. What cloud-init writes for it stays in the layer.
+    network_config: Option<SeedFile>,
+    /// As `user_data`, which goes before it.
+    vendor_data: Option<SeedFile>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "read from the node")]
+enum SeedFile {
+    Text(String),
+    Mapping(serde_json::Map<String, serde_json::Value>),
 }
 
 /// What boots a machine, as a template has it.
@@ -105,6 +133,8 @@ pub struct Boot {
     pub firmware: FirmwareArgument,
     /// Whether it has a TPM.
     pub tpm: bool,
+    /// What cloud-init is told.
+    pub seed: Option<Seed>,
     /// How long it may take until the guest has booted, in seconds.
     pub timeout: Option<u64>,
     /// What is waited for then.
@@ -150,6 +180,7 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     if let Some(0 | 256..) = cpus {
         problems.push(node.get("cpus").unwrap_or(node).diagnostic("expected a number of CPUs from 1 to 255"));
     }
+    let seed = node.get("seed").and_then(|node| Seed::read(node, &mut problems));
     let timeout = match node.get("timeout") {
         None => None,
         Some(node) => match node.text().and_then(|text| units::time(text.trim())).map(|time| time.as_secs()) {
@@ -176,7 +207,7 @@ fn parse(node: &Node) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     }
     let memory_mib = (memory >> 20) as u32;
     let (network, firmware, tpm) = (network.unwrap_or(true), firmware.unwrap_or_default(), tpm.unwrap_or(false));
-    Ok(Box::new(Boot { memory_mib, cpus, network, firmware, tpm, timeout, wait_for }))
+    Ok(Box::new(Boot { memory_mib, cpus, network, firmware, tpm, seed, timeout, wait_for }))
 }
 
 fn says_nothing(node: &Node) -> bool {
@@ -222,9 +253,14 @@ impl Step for Boot {
     }
 
     fn key_inputs(&self) -> Result<StepKey> {
-        let Boot { memory_mib: _, cpus: _, network, firmware, tpm, timeout: _, wait_for } = self;
+        let Boot { memory_mib: _, cpus: _, network, firmware, tpm, seed, timeout: _, wait_for } = self;
         let wait_for = wait_for.as_ref().map(|WaitFor(checks)| checks);
-        StepKey::of(&Keyed { machine: MACHINE, network: *network, firmware: *firmware, tpm: *tpm, wait_for })
+        let key = StepKey::of(&Keyed { machine: MACHINE, network: *network, firmware: *firmware, tpm: *tpm, wait_for })?;
+        Ok(StepKey { inputs: seed.as_ref().map_or(Ok(Vec::new()), Seed::inputs)?, ..key })
+    }
+
+    fn confidential(&self) -> Vec<String> {
+        self.seed.as_ref().map(Seed::confidential).unwrap_or_default()
     }
 
     fn action(&self) -> Action<'_> {

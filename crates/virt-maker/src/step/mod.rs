@@ -26,6 +26,7 @@ macro_rules! steps {
 mod support;
 
 pub use boot::{Boot, FirmwareArgument, WaitFor};
+pub use support::seed::Seed;
 
 steps! {
     ansible,

@@ -1,15 +1,12 @@
-//! Files that an installer finds on a CD or a floppy of ours, made without any right: by `xorriso`, and by `mtools`.
+//! Files that an installer finds on a CD or a floppy of ours.
 //!
 //! Their names and bytes enter the key, and not those of the medium.
 
-use std::fs;
 use std::path::Path;
 
 use crate::diagnostic::Diagnostic;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::Tool;
 use crate::host::permit::HostPath;
-use crate::host::subordinate::SYSTEM_PATH;
 use crate::import::{ImportContext, ImportKey, sources};
 use crate::key::{Digest, HostInput};
 use crate::template::{Kind, Node};
@@ -73,50 +70,9 @@ impl Files {
         format!("{}/{name}", self.medium)
     }
 
-    /// Makes a CD with them: ISO 9660 with the names of Unix and of Windows.
-    pub(super) fn make_cd(
-        &self,
-        key: &ImportKey,
-        target: &Path,
-        label: &str,
-        log: &Path,
-        context: &ImportContext<'_>,
-    ) -> Result<()> {
-        let folder = self.write(key, target)?;
-        Tool::new("xorriso", "xorriso")
-            .env("PATH", SYSTEM_PATH)
-            // Without settings of the user.
-            .args(["-no_rc", "-as", "mkisofs", "-quiet", "-J", "-r", "-V", label, "-o"])
-            .arg(target)
-            .arg(&folder)
-            .log_to(log)
-            .run(context.cancel)
-            .map(drop)
-    }
-
-    /// Makes a floppy with them, of 1440 KiB.
-    pub(super) fn make_floppy(
-        &self,
-        key: &ImportKey,
-        target: &Path,
-        log: &Path,
-        context: &ImportContext<'_>,
-    ) -> Result<()> {
-        let folder = self.write(key, target)?;
-        let tool = |program| Tool::new(program, "mtools").env("PATH", SYSTEM_PATH).env("MTOOLS_SKIP_CHECK", "1").log_to(log);
-        tool("mformat").args(["-C", "-f", "1440", "-i"]).arg(target).arg("::").run(context.cancel)?;
-        let mut copy = tool("mcopy").arg("-i").arg(target);
-        for (name, _) in &self.files {
-            copy = copy.arg(folder.join(name));
-        }
-        copy.arg("::/").run(context.cancel).map(drop)
-    }
-
-    /// Writes them into a folder beside `target`. Bytes of the host have to be those of the key.
-    fn write(&self, key: &ImportKey, target: &Path) -> Result<std::path::PathBuf> {
-        let folder = target.with_extension("files");
-        let failed = || format!("cannot write {}", folder.display());
-        fs::create_dir(&folder).context(ErrorKind::Store, failed)?;
+    /// Their names and bytes. Bytes of the host have to be those of the key.
+    pub(super) fn load(&self, key: &ImportKey) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut loaded = Vec::new();
         for (name, content) in &self.files {
             let bytes = match content {
                 Content::Text(text) => text.as_bytes().to_vec(),
@@ -129,9 +85,9 @@ impl Files {
                 let message = format!("{name} is no longer what it was when its digest was taken");
                 return Err(Error::new(ErrorKind::Base, message).with_hint("build again to take what is there now"));
             }
-            fs::write(folder.join(name), bytes).context(ErrorKind::Store, failed)?;
+            loaded.push((name.clone(), bytes));
         }
-        Ok(folder)
+        Ok(loaded)
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::download::Download;
 use super::{Import, ImportContext, ImportKey, ImportKind, Made};
+use crate::disk::media;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::HostInput;
 use crate::template::{Need, arguments};
@@ -95,12 +96,12 @@ impl Isoboot {
         }
         if let Some((files, label)) = &self.files {
             let target = folder.join("files.iso");
-            files.make_cd(key, &target, label, log, context)?;
+            media::make_cd(&files.load(key)?, &target, label, log, context.cancel)?;
             drives.cds.push(target);
         }
         for (number, files) in self.floppies.iter().enumerate() {
             let target = folder.join(format!("floppy{number}.img"));
-            files.make_floppy(key, &target, log, context)?;
+            media::make_floppy(&files.load(key)?, &target, log, context.cancel)?;
             drives.floppies.push(target);
         }
         Ok(drives)

@@ -11,5 +11,6 @@ pub(super) mod owner;
 pub(super) mod packages;
 pub(super) mod paths;
 pub(super) mod pressing;
+pub(super) mod seed;
 pub(super) mod texts;
 pub(super) mod words;
