@@ -36,6 +36,7 @@ pub const HOST_FILE_WAYS: &[(&str, &str)] = &[
     ("isoboot", "spec: {import: {isoboot: {url: 'PATH'}}}"),
     ("isoboot, older form", "spec: {import: {isoboot: {isos: ['file://PATH']}}}"),
     ("files of isoboot", "spec: {import: {isoboot: {url: 'http://a.example/b', files: {a: {source: 'PATH'}}}}}"),
+    ("what isoboot serves", "spec: {import: {isoboot: {url: 'http://a.example/b', serve: {a: {source: 'PATH'}}}}}"),
     ("a floppy of isoboot", "spec: {import: {isoboot: {url: 'http://a.example/b', floppies: [{a: 'PATH'}]}}}"),
     ("rootfs", "spec: {import: {rootfs: {source: 'PATH', size: 1G}}}"),
     (

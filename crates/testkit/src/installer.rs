@@ -13,11 +13,13 @@ use crate::machine::host_kernel;
 use crate::tiny::busybox;
 
 /// Raise it when the installer or the way it is made changes.
-const RECIPE: u32 = 1;
-/// Kernel modules that it needs: for its disk, for the CD with files, and for the file system on that.
-const MODULES: [&str; 6] = ["virtio_pci", "virtio_scsi", "sd_mod", "ata_piix", "sr_mod", "isofs"];
+const RECIPE: u32 = 2;
+/// Kernel modules that it needs: for its disk, for the CD with files, for the file system on that, and for its network.
+const MODULES: [&str; 7] = ["virtio_pci", "virtio_scsi", "sd_mod", "ata_piix", "sr_mod", "isofs", "virtio_net"];
 /// Where GRUB's parts for BIOS are.
 const GRUB: &str = "/usr/lib/grub/i386-pc";
+/// The same for UEFI.
+const GRUB_FOR_UEFI: &str = "/usr/lib/grub/x86_64-efi";
 
 /// Makes a CD at `target`, whose BIOS runs `code` as it does a boot sector; a CD that does not boot where there is none.
 pub fn boot_cd(target: &Path, code: Option<&[u8]>) {
@@ -35,8 +37,20 @@ pub fn boot_cd(target: &Path, code: Option<&[u8]>) {
     run(xorriso.arg(folder));
 }
 
+/// A CD with GRUB for UEFI alone, which runs these commands; nobody signed it.
+pub fn grub_cd_for_uefi(commands: &str) -> PathBuf {
+    let recipe = format!("grub for UEFI {RECIPE} {commands}");
+    fixture("grub-uefi", "iso", recipe.as_bytes(), |target, scratch| {
+        let tree = scratch.join("cd");
+        fs::create_dir_all(tree.join("boot/grub")).expect("an own folder");
+        fs::write(tree.join("boot/grub/grub.cfg"), commands).expect("an own file");
+        run(Command::new("grub-mkrescue").args(["-d", GRUB_FOR_UEFI, "-o"]).arg(target).arg(&tree));
+    })
+}
+
 /// An installer: GRUB's menu, whose second entry is a Linux with a dialogue on the screen. It asks for a name, and whether it may erase
-/// the disk; it says what is in the file `answer` of a CD with the label `FILES`, if there is one. It partitions the disk, makes a file
+/// the disk; it says what is in the file `answer` of a CD with the label `FILES`, if there is one, and what it finds at the addresses in
+/// `fetch` there. It partitions the disk, makes a file
 /// system and a boot loader on it, waits for Enter, and powers off. The system that it installed says `NAME is installed` on its serial
 /// console, and powers off.
 pub fn installer_cd() -> PathBuf {
@@ -72,8 +86,14 @@ for try in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/sda ] && break; sleep 0.2; done
 for cd in /dev/sr1 /dev/sr0; do
   mount -t iso9660 -o ro $cd /mnt 2>/dev/null || continue
   [ -e /mnt/answer ] && echo "The answer is $(cat /mnt/answer)"
+  [ -e /mnt/fetch ] && fetch=$(cat /mnt/fetch)
   umount /mnt
 done
+if [ -n "$fetch" ]; then
+  ip link set eth0 up
+  ip address add 169.254.2.15/24 dev eth0
+  for address in $fetch; do echo "$address: $(wget -q -O - "$address" 2>/dev/null || echo none)"; done
+fi
 printf "Erase the disk? (yes/no) "
 read answer
 [ "$answer" = yes ] || poweroff -f

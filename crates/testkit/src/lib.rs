@@ -41,7 +41,7 @@ pub use host_files::{HOST_FILE_WAYS, host_file_way, looks_for_an_image};
 pub use host_state::HostState;
 pub use hostile::{HostileImage, TarEntry, Victim, hostile_images, probed_raw, tar};
 pub use image::{Volume, Volumes, copy_image, find_file_in_image, format_of, fsck_clean, md5, read_file_from_image};
-pub use installer::{boot_cd, installer_cd};
+pub use installer::{boot_cd, grub_cd_for_uefi, installer_cd};
 pub use kvm::know_kvm;
 pub use lvm::{files_of_clean_lvm, lvm_guest};
 pub use machine::{Bus, Machine, boot_to_login, host_kernel};

@@ -82,18 +82,23 @@ fn an_installer_is_driven_from_its_menu_to_an_image_that_boots() {
                  - keys: <down><enter>\n\
                  - wait_for: {screen: '^line 60 of the licence\\nWelcome to the installer\\.\\nName of the system:$', timeout: 3m}\n\
                  - type: {text: \"web-1\\n\", layout: us}\n\
-                 - wait_for: {screen: 'The answer is forty-two\\nErase the disk', timeout: 1m}\n\
+                 - wait_for: {screen: 'The answer is forty-two\\nhttp://169.254.2.4/a/b.txt: served\\nhttp://169.254.2.4/c: none\\nErase the disk', timeout: 1m}\n\
                  - for: {letter: [y, e, s]}\n  keys: '{{ letter }}'\n\
                  - keys: <enter>\n\
                  - wait_for: {screen: 'Done', timeout: 1m}\n\
                  - keys: <enter>";
-    let arguments = "files: {answer: {source: answer}}\ntimeout: 10m";
+    // Nothing but the pages is reached.
+    let arguments = "files: {answer: {source: answer}, fetch: 'http://169.254.2.4/a/b.txt http://169.254.2.4/c'}\ntimeout: 10m\n\
+                     network: false\nserve: {a/b.txt: served}";
     let export = "  export: {raw: {path: out.img}}\n";
     let path = template(&bench, "t.yml", &installer_cd(), arguments, steps, export);
     let text = fs::read_to_string(&path).unwrap().replace("memory: 128M", "memory: 256M");
     fs::write(&path, text).unwrap();
     let ran = build(&bench, &path).exits(0);
     assert_eq!(ran.sealed().len(), 1);
+    for line in ["the guest got a/b.txt (6 bytes)", "the guest asked for `GET /c HTTP/1.1`: 404 Not Found"] {
+        assert!(ran.said().contains(&format!("virt-maker: {line}\n")), "{}", ran.said());
+    }
     let told = ran.of("screenshot");
     let shown: Vec<PathBuf> = told.iter().map(|event| event["path"].as_str().unwrap().into()).collect();
     assert!(shown.len() == 1 && ran.said().contains("as menu.png\n"), "{}", ran.said());

@@ -19,7 +19,7 @@ fn no_key_of_a_step_changes() {
     testkit::run(Command::new("cp").arg("-r").arg(fixtures.join(".")).arg(bench.folder.path()));
     fs::write(bench.folder.path().join("base.img"), vec![0; 1 << 20]).unwrap();
     let mut found = String::new();
-    for template in ["template.yml", "older.yml", "installer.yml"] {
+    for template in ["template.yml", "older.yml", "installer.yml", "installer-uefi.yml"] {
         let plan = bench.run(&["plan", "--json", template, "--allow", "host-exec"]).exits(0);
         let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
         for node in plan["nodes"].as_array().unwrap() {

@@ -31,6 +31,7 @@ mod floors;
 mod format;
 mod imports;
 mod installers;
+mod installers_uefi;
 mod kernels;
 mod keys;
 mod library;

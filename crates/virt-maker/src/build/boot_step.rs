@@ -269,6 +269,7 @@ impl<'a> Booted<'a> {
             kvm,
             disk: Disk::Overlay { parent: &image, overlay: &draft.image() },
             media: &Media { seed, ..Media::default() },
+            pages: None,
             ends_at_reset: false,
             work_dir: &workspace.subfolder("machine")?,
             kept: self.kept.clone(),

@@ -11,10 +11,11 @@ use super::boot_step::cpus_of;
 use super::log::StepLog;
 use super::{Build, screenshots};
 use crate::disk::ImageFormat;
+use crate::engine::gate::Pages;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::escape::escape;
-use crate::import::{Drives, ImportContext, ImportKey, Isoboot, Made, Until};
-use crate::machine::{Deadline, Disk, EMULATED, Firmware, Hardware, Machine, Media, Start};
+use crate::import::{Drives, ImportContext, ImportKey, InstallerFirmware, Isoboot, Made, Until};
+use crate::machine::{self, Deadline, Disk, EMULATED, Firmware, Hardware, Machine, Media, Start};
 use crate::plan::PlanNode;
 use crate::spec::StepEntry;
 use crate::step::Action;
@@ -34,6 +35,21 @@ pub(super) struct Place<'a> {
     pub(super) workspace: &'a Workspace,
 }
 
+fn firmware_of(installer: &Isoboot) -> Firmware {
+    match installer.firmware {
+        InstallerFirmware::Bios => Firmware::Bios,
+        InstallerFirmware::Uefi => Firmware::Uefi,
+        InstallerFirmware::SecureBoot => Firmware::SecureBoot,
+    }
+}
+
+/// Whether this host has what the machine is made of. The error says what is missing.
+fn check_host(installer: &Isoboot) -> Result<()> {
+    machine::check()?;
+    firmware_of(installer).check()?;
+    if installer.tpm { machine::tpm::check() } else { Ok(()) }
+}
+
 /// Boots the installer, and makes the base of its disk.
 pub(super) fn make(
     build: &Build<'_>,
@@ -44,6 +60,7 @@ pub(super) fn make(
     context: &ImportContext<'_>,
 ) -> Result<Made> {
     let Place { image, log: log_path, kept, workspace } = place;
+    check_host(installer)?;
     let media_dir = workspace.subfolder("media")?;
     let Drives { cds, floppies } = installer.drives(key, &media_dir, log_path, context)?;
     let failed = || format!("cannot write {}", image.display());
@@ -52,8 +69,8 @@ pub(super) fn make(
     let cancel = &build.settings.cancel;
     let cpus = cpus_of(installer.cpus);
     let Isoboot { memory_mib, network, .. } = *installer;
-    let firmware = Firmware::Bios;
-    let hardware = Hardware { memory_mib, cpus, network, publish: Vec::new(), display: None, firmware, tpm: false };
+    let (firmware, tpm) = (firmware_of(installer), installer.tpm);
+    let hardware = Hardware { memory_mib, cpus, network, publish: Vec::new(), display: None, firmware, tpm };
     let _slot = build.shared.slots.take_machine(cpus, u64::from(installer.memory_mib) << 20, cancel)?;
     let kvm = build.shared.opener.selector().kernels_run(build.events, cancel)?;
     let log = StepLog::new(build.events);
@@ -62,11 +79,16 @@ pub(super) fn make(
     let limit = installer.timeout.map_or(if kvm { LIMIT } else { LIMIT * EMULATED }, Duration::from_secs);
     let deadline = Deadline::after(limit);
     let begin = Instant::now();
+    let pages = installer.served(key)?.map(|files| {
+        let output = log.sink();
+        Pages::new(files, move |said| output(format!("virt-maker: {}\n", escape(said)).as_bytes()))
+    });
     let mut machine = Machine::start(Start {
         hardware: &hardware,
         kvm,
         disk: Disk::Fresh(image),
         media: &Media { cds, floppies, seed: None },
+        pages,
         ends_at_reset: installer.until == Until::Reboot,
         work_dir: &workspace.subfolder("machine")?,
         kept: kept.to_owned(),

@@ -272,6 +272,7 @@ impl Lone<'_> {
             kvm,
             disk: machine::Disk::Overlay { parent: disk.image(), overlay: &overlay },
             media: &Media { seed, ..Media::default() },
+            pages: None,
             ends_at_reset: false,
             work_dir: &workspace.subfolder("machine")?,
             kept: store.logs_dir().join(format!("{}-run-{}", now(), disk.short())),

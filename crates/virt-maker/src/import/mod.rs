@@ -9,7 +9,7 @@ mod relay;
 mod resize;
 mod root;
 pub(crate) use isoboot::keystrokes;
-pub use isoboot::{Drives, Isoboot, Until};
+pub use isoboot::{Drives, InstallerFirmware, Isoboot, Until};
 pub(crate) use root::wrong as wrong_root;
 mod signed;
 mod sources;

@@ -98,7 +98,7 @@ pub(super) fn start(
         name: "qemu",
         program: QEMU.into(),
         package: "qemu-system-x86",
-        arguments: arguments(start, disk, more, start.media.options()?),
+        arguments: arguments(start, disk, more, start.media.options(hardware.firmware)?),
         channels,
         address_space: Some((u64::from(hardware.memory_mib) << 20) + OVERHEAD + images as u64 * IMAGE),
         mount_namespace_of: None,

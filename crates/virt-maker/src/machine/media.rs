@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::Firmware;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What is in the drives of a machine.
@@ -24,15 +25,20 @@ impl Media {
     pub const FLOPPIES: usize = 2;
 
     /// Options of qemu's command line for the drives, which come after those for the disk.
-    pub(super) fn options(&self) -> Result<Vec<String>> {
+    pub(super) fn options(&self, firmware: Firmware) -> Result<Vec<String>> {
         let mut list = Vec::new();
         let mut say = |option: &str, value: String| list.extend([option.to_owned(), value]);
         // Drives that any system knows, however old it is.
         for (number, path) in self.cds.iter().enumerate() {
             say("-blockdev", node(&format!("cd{number}"), path)?);
             let boots = if number == 0 { ",bootindex=2" } else { "" };
-            let (bus, unit) = (number / 2, number % 2);
+            // Of a q35 each drive has a bus of its own.
+            let (bus, unit) = if firmware == Firmware::Bios { (number / 2, number % 2) } else { (number, 0) };
             say("-device", format!("ide-cd,bus=ide.{bus},unit={unit},drive=cd{number},id=drive-cd{number}{boots}"));
+        }
+        // A q35 has none by itself.
+        if firmware != Firmware::Bios && !self.floppies.is_empty() {
+            say("-device", "isa-fdc,id=floppies".into());
         }
         for (number, path) in self.floppies.iter().enumerate() {
             say("-blockdev", node(&format!("floppy{number}"), path)?);

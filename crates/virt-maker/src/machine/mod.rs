@@ -56,7 +56,7 @@ pub use watch::Deadline;
 use crate::engine::agent::{AgentGuest, Setup};
 use crate::engine::block::{self, BlockGraph};
 use crate::engine::doctor;
-use crate::engine::gate::{End, Gate, Reach};
+use crate::engine::gate::{End, Gate, Pages, Reach};
 use crate::engine::qmp::Qmp;
 use crate::engine::user_network::proxies_behind_it;
 use crate::engine::{Image, LogSink, Session};
@@ -89,6 +89,8 @@ pub struct Start<'a> {
     pub disk: Disk<'a>,
     /// What is in its other drives.
     pub media: &'a Media,
+    /// Files that it finds at an address of its network.
+    pub pages: Option<Pages>,
     /// Whether a reset ends it as a power-off does.
     pub ends_at_reset: bool,
     /// A private folder (mode 0700). The caller removes it.
@@ -226,7 +228,7 @@ pub fn examine() -> Vec<doctor::Check> {
 
 impl Machine {
     /// Starts a machine, and waits for nothing in it.
-    pub fn start(start: Start<'_>) -> Result<Machine> {
+    pub fn start(mut start: Start<'_>) -> Result<Machine> {
         start.cancel.check()?;
         let directory = start.disk.path().parent().unwrap_or(start.work_dir);
         let (disk, images) = start.disk.options(directory)?;
@@ -245,7 +247,9 @@ impl Machine {
         let reach =
             Reach::new(start.network_env, start.host_network, start.events.waits(start.cancel)).with_addresses();
         let reach = reach.with_published(start.hardware.publish.iter().map(|(_, to)| *to));
-        let gate = Gate::new(End::Stream(started.card), End::Stream(started.network), reach, start.events.clone())?;
+        let pages = start.pages.take();
+        let (card, network) = (End::Stream(started.card), End::Stream(started.network));
+        let gate = Gate::with_pages(card, network, reach, start.events.clone(), pages)?;
         gate.switch(true);
         let mut machine = Machine {
             setup: None,

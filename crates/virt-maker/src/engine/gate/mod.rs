@@ -11,9 +11,12 @@
 //! - what commands may reach is in [`rules`]; what they may not is said to them at once (ICMP), and to the user;
 //! - only IPv4 and its address resolution get through.
 //!
-//! Nothing listens on the host, and nothing gets in that the guest did not ask for.
+//! Nothing listens on the host, and nothing gets in that the guest did not ask for. Files for a guest ([`Pages`]) are served by the gate
+//! itself, at an address of the network behind it.
 
 mod frames;
+mod http;
+mod pages;
 mod rules;
 
 use std::collections::BTreeSet;
@@ -25,11 +28,14 @@ use std::thread::JoinHandle;
 
 pub use frames::End;
 use frames::{Frame, Source, Target};
+use pages::Frames;
+pub use pages::Pages;
 pub use rules::Reach;
 use rules::{Rules, Verdict, refusal};
 
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::Events;
+use crate::host::random;
 
 /// How many refused addresses are told after a command.
 const TOLD: usize = 8;
@@ -72,15 +78,26 @@ struct Opened {
 impl Gate {
     /// A closed gate between the commands' interface and a network.
     pub fn new(interface: End, network: End, reach: Reach, events: Events) -> Result<Gate> {
-        Gate::between(interface, Way::There(network), reach, events)
+        Gate::between(interface, Way::There(network), reach, events, None)
+    }
+
+    /// The same, with files that the guest finds at an address of its network ([`pages`]), also while it is closed.
+    pub fn with_pages(
+        interface: End,
+        network: End,
+        reach: Reach,
+        events: Events,
+        pages: Option<Pages>,
+    ) -> Result<Gate> {
+        Gate::between(interface, Way::There(network), reach, events, pages)
     }
 
     /// A closed gate before a network that is made when the first frame gets through: most commands never send one.
     pub fn on_demand(interface: End, connect: Connect, reach: Reach, events: Events) -> Result<Gate> {
-        Gate::between(interface, Way::OnDemand(connect), reach, events)
+        Gate::between(interface, Way::OnDemand(connect), reach, events, None)
     }
 
-    fn between(interface: End, way: Way, reach: Reach, events: Events) -> Result<Gate> {
+    fn between(interface: End, way: Way, reach: Reach, events: Events, pages: Option<Pages>) -> Result<Gate> {
         let failed = || "cannot set up the network of commands";
         let (stop, stopped) = UnixStream::pair().context(ErrorKind::Host, failed)?;
         let from_interface = interface.source(&stopped).context(ErrorKind::Host, failed)?;
@@ -100,7 +117,14 @@ impl Gate {
             stop: Arc::clone(&stop),
             opened: Arc::clone(&opened),
         };
-        let mut outward = Outward { state, opened, stop, stopped, to_interface, way };
+        let mut frames = None;
+        if let Some(pages) = pages {
+            let seed = u64::from_ne_bytes(random::bytes().context(ErrorKind::Host, failed)?);
+            let (way, server) = pages.server(seed, Arc::clone(&to_interface));
+            gate.opened().start("pages", server).context(ErrorKind::Host, failed)?;
+            frames = Some(way);
+        }
+        let mut outward = Outward { state, opened, stop, stopped, to_interface, way, pages: frames };
         if let Way::There(_) = outward.way {
             outward.open().context(ErrorKind::Host, failed)?;
         }
@@ -199,12 +223,16 @@ struct Outward {
     stopped: UnixStream,
     to_interface: Arc<Mutex<Target>>,
     way: Way,
+    pages: Option<Frames>,
 }
 
 impl Outward {
     fn pass_out(mut self, mut from: Source) {
         let mut frame = Frame::new();
         while from.read(&mut frame) {
+            if self.pages.as_ref().is_some_and(|pages| pages.take(frame.content())) {
+                continue;
+            }
             let verdict = match &*self.state.rules.read().unwrap_or_else(PoisonError::into_inner) {
                 Some(rules) => rules.judge(frame.content()),
                 None => Verdict::Drop,
@@ -273,6 +301,9 @@ impl Outward {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod pages_tests;
 
 #[cfg(test)]
 mod tests {

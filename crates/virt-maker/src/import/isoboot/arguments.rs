@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::files::Files;
-use super::{CDS, FLOPPIES, Isoboot, Until};
+use super::{CDS, FLOPPIES, InstallerFirmware, Isoboot, Until};
 use crate::diagnostic::Diagnostic;
 use crate::host::units::{disk_size, size, time};
 use crate::import::Import;
@@ -42,6 +42,13 @@ pub(super) struct Arguments {
     /// Files on a floppy, by name, as in `files`.
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     floppy: Option<serde::de::IgnoredAny>,
+    /// Files that the installer fetches over HTTP, by their paths, as in `files`: at `http://169.254.2.4/`, which nobody else reaches.
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
+    serve: Option<serde::de::IgnoredAny>,
+    /// What starts its boot loader: `bios` (without it), `uefi`, or `secure-boot`, which is UEFI with Microsoft's keys.
+    firmware: Option<InstallerFirmware>,
+    /// Whether it has a TPM 2.0. It is a new one, and what is stored in it goes with the machine.
+    tpm: Option<bool>,
     /// How much memory the machine has, such as `4G`; 2G without it.
     #[schemars(with = "Option<String>")]
     memory: Option<serde::de::IgnoredAny>,
@@ -142,6 +149,7 @@ pub(super) fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     if floppies.len() > FLOPPIES {
         problems.push(at("floppies").diagnostic(format!("the machine has drives for {FLOPPIES} floppies")));
     }
+    let serve = node.get("serve").and_then(|node| Files::read_deep(node, "serve", &mut problems));
     if let Some(node) = node.get("extra_opts").filter(|node| !says_nothing(node)) {
         problems.push(Diagnostic {
             hint: Some("leave it out: `memory`, `cpus` and `network` say what the machine is like".into()),
@@ -183,7 +191,8 @@ pub(super) fn parse(node: &Node) -> Result<Box<dyn Import>, Vec<Diagnostic>> {
     let files = files.map(|files| (files, label));
     let memory_mib = (memory >> 20) as u32;
     let network = arguments.network.unwrap_or(true);
-    Ok(Box::new(Isoboot { cds, files, floppies, disk, memory_mib, cpus, network, timeout, until }))
+    let (firmware, tpm) = (arguments.firmware.unwrap_or_default(), arguments.tpm.unwrap_or(false));
+    Ok(Box::new(Isoboot { cds, files, floppies, serve, disk, firmware, tpm, memory_mib, cpus, network, timeout, until }))
 }
 
 fn memory(node: &Node, problems: &mut Vec<Diagnostic>) -> u64 {

@@ -1,4 +1,4 @@
-//! Files that an installer finds on a CD or a floppy of ours.
+//! Files that an installer finds on a CD or a floppy of ours, or in the network.
 //!
 //! Their names and bytes enter the key, and not those of the medium.
 
@@ -14,6 +14,10 @@ use crate::template::{Kind, Node};
 /// The largest file, and the longest name.
 const FILE_MAX: u64 = 64 << 20;
 const NAME_MAX: usize = 60;
+const NAME: &str = "at most 60 letters, digits, `-`, `_`, `.` and `+`";
+/// The same of names in folders.
+const PATH_MAX: usize = 200;
+const PATH: &str = "at most 60 letters, digits, `-`, `_`, `.` and `+`; such names with `/` between them";
 
 /// Files of one medium.
 pub(super) struct Files {
@@ -30,6 +34,22 @@ enum Content {
 impl Files {
     /// Reads a mapping of names to what is in the files.
     pub(super) fn read(node: &Node, medium: &str, problems: &mut Vec<Diagnostic>) -> Option<Files> {
+        Files::read_as(is_name, NAME, node, medium, problems)
+    }
+
+    /// The same with names in folders.
+    pub(super) fn read_deep(node: &Node, medium: &str, problems: &mut Vec<Diagnostic>) -> Option<Files> {
+        let is_path = |path: &str| path.len() <= PATH_MAX && path.split('/').all(is_name);
+        Files::read_as(is_path, PATH, node, medium, problems)
+    }
+
+    fn read_as(
+        is_name: impl Fn(&str) -> bool,
+        form: &str,
+        node: &Node,
+        medium: &str,
+        problems: &mut Vec<Diagnostic>,
+    ) -> Option<Files> {
         if !matches!(&node.kind, Kind::Map(members) if !members.is_empty()) {
             problems.push(node.diagnostic(format!("expected a mapping of names to files, found {}", node.describe())));
             return None;
@@ -37,13 +57,9 @@ impl Files {
         let mut files = Vec::new();
         for (key, value) in node.members() {
             let name = key.text().unwrap_or_default();
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte);
-            if name.is_empty() || name.len() > NAME_MAX || name.starts_with(['-', '.']) || !name.bytes().all(plain) {
+            if !is_name(name) {
                 let message = format!("`{}` is no name of a file here", name.escape_debug());
-                problems.push(Diagnostic {
-                    hint: Some(format!("at most {NAME_MAX} letters, digits, `-`, `_`, `.` and `+`")),
-                    ..key.diagnostic(message)
-                });
+                problems.push(Diagnostic { hint: Some(form.into()), ..key.diagnostic(message) });
             }
             match content(value) {
                 Ok(content) => files.push((name.to_owned(), content)),
@@ -89,6 +105,11 @@ impl Files {
         }
         Ok(loaded)
     }
+}
+
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte);
+    !name.is_empty() && name.len() <= NAME_MAX && !name.starts_with(['-', '.']) && name.bytes().all(plain)
 }
 
 /// A text, or a file of the host: `{source: FILE}`. In the older format a text that names a file is that file.

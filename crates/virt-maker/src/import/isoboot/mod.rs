@@ -10,6 +10,8 @@ mod older;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::download::Download;
@@ -39,6 +41,19 @@ pub(super) static KIND: ImportKind = ImportKind {
 /// What a guest sees of its machine. Another one may be another system that is installed.
 const MACHINE: &str = "x86_64, i440fx, bios, virtio-scsi, virtio-net, ide-cd";
 
+/// What boots an installer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstallerFirmware {
+    /// SeaBIOS.
+    #[default]
+    Bios,
+    /// OVMF.
+    Uefi,
+    /// OVMF with Microsoft's keys.
+    SecureBoot,
+}
+
 /// When an installer is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
@@ -55,8 +70,14 @@ pub struct Isoboot {
     /// Files on a CD of their own, and its label.
     files: Option<(Files, String)>,
     floppies: Vec<Files>,
+    /// Files that it fetches.
+    serve: Option<Files>,
     /// Size of the disk in bytes.
     pub disk: u64,
+    /// What boots it.
+    pub firmware: InstallerFirmware,
+    /// Whether it has a TPM.
+    pub tpm: bool,
     /// Memory in MiB. It has no part in the base.
     pub memory_mib: u32,
     /// CPUs, where the template says how many. They have no part in the base.
@@ -106,6 +127,11 @@ impl Isoboot {
         }
         Ok(drives)
     }
+
+    /// The files that the guest may fetch, by their paths; their bytes are those of `key`.
+    pub fn served(&self, key: &ImportKey) -> Result<Option<Vec<(String, Vec<u8>)>>> {
+        self.serve.as_ref().map(|files| files.load(key)).transpose()
+    }
 }
 
 impl Import for Isoboot {
@@ -126,13 +152,26 @@ impl Import for Isoboot {
     }
 
     fn key_inputs(&self, context: &ImportContext<'_>) -> Result<ImportKey> {
-        let Isoboot { cds, files, floppies, disk, memory_mib: _, cpus: _, network, timeout: _, until } = self;
+        let Isoboot {
+            cds,
+            files,
+            floppies,
+            serve,
+            disk,
+            firmware,
+            tpm,
+            memory_mib: _,
+            cpus: _,
+            network,
+            timeout: _,
+            until,
+        } = self;
         let mut inputs: Vec<HostInput> = Vec::new();
         for (number, cd) in cds.iter().enumerate() {
             let found = cd.key_inputs(context)?.inputs;
             inputs.extend(found.into_iter().map(|input| HostInput { name: format!("cd/{number}"), ..input }));
         }
-        for files in files.iter().map(|(files, _)| files).chain(floppies) {
+        for files in files.iter().map(|(files, _)| files).chain(floppies).chain(serve) {
             files.add_inputs(&mut inputs, context)?;
         }
         let mut arguments = json!({
@@ -146,6 +185,13 @@ impl Import for Isoboot {
         });
         if let Some((_, label)) = files {
             arguments["label"] = json!(label);
+        }
+        // As it was before there was a choice.
+        if *firmware != InstallerFirmware::Bios {
+            arguments["firmware"] = json!(firmware);
+        }
+        if *tpm {
+            arguments["tpm"] = json!(true);
         }
         Ok(ImportKey { arguments, inputs, fetched: None })
     }
