@@ -93,13 +93,18 @@ fn a_machine_is_run_reached_left_and_kept_boots() {
 
     // A person leaves by a key, and the rest is thrown away; a shell is one of the running system.
     let layers = bench.layers().len();
-    let said = type_into(&bench, "run kept --engine chroot --memory 256M; echo left-$?", "\u{1d}");
+    std::fs::write(bench.path("user-data"), "#cloud-config\n{}\n").unwrap();
+    let said = type_into(&bench, "run kept --engine chroot --memory 256M --seed user-data; echo left-$?", "\u{1d}");
     assert!(said.contains("left-0") && said.contains("Ctrl-]"), "{said}");
     let said =
         type_into(&bench, "shell kept --booted --engine chroot", "cat /proc/1/comm; echo gone > /etc/gone\nexit\n");
     assert!(said.contains("init\r\n"), "{said}");
     assert_eq!(bench.layers().len(), layers);
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
+
+    // What nobody would look at is told.
+    let ran = bench.run(&["run", "kept", "--engine", "chroot", "--seed", "user-data", "--keep-as", "x"]).exits(4);
+    assert!(ran.stderr.contains("the guest has no cloud-init"), "{}", ran.stderr);
 
     // An image stays as it is.
     let image = bench.path("alone.img");

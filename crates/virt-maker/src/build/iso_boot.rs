@@ -79,9 +79,10 @@ pub(super) fn make(
     let limit = installer.timeout.map_or(if kvm { LIMIT } else { LIMIT * EMULATED }, Duration::from_secs);
     let deadline = Deadline::after(limit);
     let begin = Instant::now();
-    let pages = installer.served(key)?.map(|files| {
+    let served = installer.served(key)?;
+    let pages = (!served.is_empty()).then(|| {
         let output = log.sink();
-        Pages::new(files, move |said| output(format!("virt-maker: {}\n", escape(said)).as_bytes()))
+        Pages::new(served, move |said| output(format!("virt-maker: {}\n", escape(said)).as_bytes()))
     });
     let mut machine = Machine::start(Start {
         hardware: &hardware,

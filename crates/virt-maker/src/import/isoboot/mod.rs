@@ -38,7 +38,8 @@ pub(super) static KIND: ImportKind = ImportKind {
     parse: arguments::parse,
 };
 
-/// What a guest sees of its machine. Another one may be another system that is installed.
+/// What a guest sees of its machine. Another one may be another system that is installed. With UEFI the chipset is q35; what `firmware`
+/// is stands beside this.
 const MACHINE: &str = "x86_64, i440fx, bios, virtio-scsi, virtio-net, ide-cd";
 
 /// What boots an installer.
@@ -129,8 +130,8 @@ impl Isoboot {
     }
 
     /// The files that the guest may fetch, by their paths; their bytes are those of `key`.
-    pub fn served(&self, key: &ImportKey) -> Result<Option<Vec<(String, Vec<u8>)>>> {
-        self.serve.as_ref().map(|files| files.load(key)).transpose()
+    pub fn served(&self, key: &ImportKey) -> Result<Vec<(String, Vec<u8>)>> {
+        self.serve.as_ref().map_or(Ok(Vec::new()), |files| files.load(key))
     }
 }
 
