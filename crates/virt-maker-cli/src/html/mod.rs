@@ -1,7 +1,7 @@
 //! Pages that stand alone: one file with its style, its script and its data, which asks nothing of any network.
 //!
 //! What is shown comes from templates and guests. It is carried as JSON that cannot end its element, the scripts put it
-//! into the page as text only, and the page's policy lets nothing else run or load.
+//! into the page as text only, and the page's policy lets nothing else run or load, but for pictures that are in the page itself.
 
 mod pictures;
 
