@@ -14,6 +14,9 @@ use crate::peers::{PackerDisk, Peers};
 use crate::work::{self, Operation};
 use crate::{Bench, expect_layers, measure};
 
+/// A kind of step that is measured: the name of its figure, and one step of it, which differs from the others by a number.
+type Kind = (&'static str, fn(usize) -> Value);
+
 /// How often each kind of step runs in one boot.
 const TIMES: usize = 12;
 
@@ -85,7 +88,7 @@ pub fn boots(bench: &Bench, peers: &Peers<'_>) -> Result<Vec<(&'static str, f64)
 /// Steps in one booted guest: from the line of the log that begins each to that of the next, so with all that goes with a step; against the
 /// same line, run by a shell in there, by the guest's own clock.
 pub fn booted_steps(bench: &Bench, _: &Peers<'_>) -> Result<Vec<(&'static str, f64)>, Failure> {
-    let kinds: [(&str, fn(usize) -> Value); 4] = [
+    let kinds: [Kind; 4] = [
         ("booted_run", |index| json!({ "run": format!("echo booted.{index} > /root/step") })),
         ("booted_unit", |_| json!({ "expect": { "unit": "ssh.service" } })),
         ("booted_port", |_| json!({ "expect": { "port": 22 } })),
