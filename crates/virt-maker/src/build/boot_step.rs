@@ -20,7 +20,7 @@ use crate::event::{BootPhase, Event};
 use crate::guest::{Guest, selinux};
 use crate::host::clock::now;
 use crate::host::escape::escape;
-use crate::machine::{self, Boot, Disk, Firmware, Hardware, Machine, Media, Pictures, Seeded, Service, Start};
+use crate::machine::{self, Boot, Disk, Firmware, Hardware, Machine, Media, Pictures, Ready, Seeded, Service, Start};
 use crate::plan::StepNode;
 use crate::spec::StepEntry;
 use crate::step::{self, Action, Seed, StepKey};
@@ -193,16 +193,19 @@ impl<'a> Booted<'a> {
     }
 
     /// A machine that has booted, and in which all steps succeeded.
-    fn booted(&self, mut machine: Machine, failed: &mut Option<Box<Machine>>) -> Result<Box<Machine>> {
+    fn booted(&self, machine: Machine, failed: &mut Option<Box<Machine>>) -> Result<Box<Machine>> {
         let begin = Instant::now();
-        machine.boot(self.boot.timeout.map(Duration::from_secs))?;
-        self.build.shared.spent.add("boot", begin.elapsed());
-        self.tell_boots(&mut machine);
         let mut machine = Box::new(machine);
-        match self.steps(&mut machine) {
+        let done = self.come_up(&mut machine).and_then(|()| {
+            self.build.shared.spent.add("boot", begin.elapsed());
+            self.tell_boots(&mut machine);
+            self.steps(&mut machine)
+        });
+        match done {
             Ok(()) => Ok(machine),
             Err(error) => {
-                *failed = Some(machine);
+                // One whose agent never answered is of no use to anybody.
+                *failed = Some(machine).filter(|machine| machine.is_met());
                 Err(error)
             }
         }
@@ -288,11 +291,16 @@ impl<'a> Booted<'a> {
         (self.log.sink())(format!("virt-maker: {text}\n").as_bytes());
     }
 
+    /// Waits for what the template waits for.
+    fn come_up(&self, machine: &mut Machine) -> Result<()> {
+        let limit = self.boot.timeout.map(Duration::from_secs);
+        let Some(wait_for) = &self.boot.wait_for else { return machine.boot(limit, Ready::Booted) };
+        let mut holds = |machine: &mut Machine, left| wait_for.wait(machine, left, &self.build.settings.cancel);
+        machine.boot(limit, Ready::When { booted: wait_for.wants_a_whole_boot(), holds: &mut holds })
+    }
+
     /// The steps within.
     fn steps(&self, machine: &mut Machine) -> Result<()> {
-        if let Some(wait_for) = &self.boot.wait_for {
-            wait_for.wait(machine, &self.build.settings.cancel)?;
-        }
         let count = self.step.entry.inner.len();
         for (number, (entry, key)) in self.step.entry.inner.iter().zip(self.step.inner).enumerate() {
             let place = entry.place();

@@ -17,7 +17,7 @@ use crate::guest::Guest;
 use crate::host::clock::now;
 use crate::inspect::{self, Look};
 use crate::key::LayerKey;
-use crate::machine::{self, Firmware, Hardware, Left, Machine, Media, Pictures, Seeded, Service, Start};
+use crate::machine::{self, Firmware, Hardware, Left, Machine, Media, Pictures, Ready, Seeded, Service, Start};
 use crate::step::{FirmwareArgument, Seed};
 use crate::store::{Layer, Lease, Outcome, Scratch, Store, Workspace, check_tag};
 
@@ -285,7 +285,7 @@ impl Lone<'_> {
         })?;
         let _screen = wanted.display.as_deref().map(Gone);
         if wanted.shell {
-            machine.boot(None)?;
+            machine.boot(None, Ready::Booted)?;
             let mut machine = Box::new(machine);
             machine.shell(true)?;
             if wanted.keep_as.is_some() {

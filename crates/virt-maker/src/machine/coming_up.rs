@@ -15,19 +15,37 @@ use crate::guest::Run;
 use crate::guest::running::Running;
 use crate::host;
 
+/// When a guest is ready for what is to be done in it.
+pub enum Ready<'a> {
+    /// When its init has started all that it starts.
+    Booted,
+    /// When this holds.
+    When {
+        /// Whether all has to be started before that.
+        booted: bool,
+        /// Waits for it; it is told how long that may take.
+        holds: &'a mut dyn FnMut(&mut Machine, Duration) -> Result<()>,
+    },
+}
+
 impl Machine {
-    /// Waits until the guest has booted: its agent answers, and its init has started all that it starts. `limit` is how long that may
-    /// take; without it, minutes.
+    /// Waits until the guest has booted: its agent answers, and it is `ready`. `limit` is how long that may take; without it,
+    /// minutes.
     ///
     /// An error of kind `Step` says what went wrong in the guest, with what it wrote and showed last.
-    pub fn boot(&mut self, limit: Option<Duration>) -> Result<()> {
+    pub fn boot(&mut self, limit: Option<Duration>, ready: Ready<'_>) -> Result<()> {
         let deadline = Deadline::after(limit.unwrap_or_else(|| self.scaled(BOOT)));
-        self.come_up(&deadline)?;
+        self.come_up(&deadline, ready)?;
         self.note_boot(self.started, false)
     }
 
-    /// Waits until the guest has booted, with its agent at hand. A guest may restart on its way: SELinux has it do so once.
-    pub(super) fn come_up(&mut self, deadline: &Deadline) -> Result<()> {
+    /// Whether its agent has answered.
+    pub fn is_met(&self) -> bool {
+        self.guest.is_some()
+    }
+
+    /// Waits for the same, with its agent at hand. A guest may restart on its way: SELinux has it do so once.
+    pub(super) fn come_up(&mut self, deadline: &Deadline, mut ready: Ready<'_>) -> Result<()> {
         loop {
             let resets = self.happenings.resets();
             let client = self.meet(deadline)?;
@@ -37,12 +55,25 @@ impl Machine {
                 (None, Some(guest)) => guest.go_on(client)?,
                 (None, None) => return Err(Error::new(ErrorKind::Internal, "a machine whose agent nobody knows")),
             }
-            let booted = self.until_booted(deadline);
-            match booted.and_then(|()| if self.seeded { self.until_seeded(deadline) } else { Ok(()) }) {
+            match self.until_ready(deadline, &mut ready) {
                 Err(error) if self.happenings.resets() == resets => return Err(error),
                 Err(_) => self.check_power()?,
                 Ok(()) => return Ok(()),
             }
+        }
+    }
+
+    fn until_ready(&mut self, deadline: &Deadline, ready: &mut Ready<'_>) -> Result<()> {
+        // Nobody who gives cloud-init something to do wants to come before it.
+        if self.seeded || matches!(ready, Ready::Booted | Ready::When { booted: true, .. }) {
+            self.until_booted(deadline)?;
+        }
+        if self.seeded {
+            self.until_seeded(deadline)?;
+        }
+        match ready {
+            Ready::Booted => Ok(()),
+            Ready::When { holds, .. } => holds(self, deadline.left()),
         }
     }
 

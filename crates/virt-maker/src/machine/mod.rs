@@ -46,6 +46,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 pub use attended::Left;
+pub use coming_up::Ready;
 pub use firmware::Firmware;
 pub use hardware::Hardware;
 pub use media::Media;

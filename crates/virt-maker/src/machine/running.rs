@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::coming_up::Ready;
 use super::reading::Word;
 use super::watch::{Deadline, LOOK};
 use super::{BOOT, EMULATED, Machine, SHUTDOWN, reading, screen, shell};
@@ -122,7 +123,7 @@ impl Running for Machine {
             Ok((machine.happenings.resets() > before).then_some(()))
         })?;
         let begin = self.happenings.last_reset().unwrap_or_else(Instant::now);
-        self.come_up(&deadline)?;
+        self.come_up(&deadline, Ready::Booted)?;
         self.note_boot(begin, true)
     }
 

@@ -20,6 +20,11 @@ impl Deadline {
         Deadline { begin: Instant::now(), limit }
     }
 
+    /// How long it is until then.
+    pub(super) fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.begin.elapsed())
+    }
+
     pub(super) fn has_passed(&self) -> bool {
         self.begin.elapsed() >= self.limit
     }

@@ -2,6 +2,8 @@
 //!
 //! Here is what a template says of it; who boots machines is `crate::machine`, and `crate::build` puts the two together.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -141,13 +143,18 @@ pub struct Boot {
     pub wait_for: Option<WaitFor>,
 }
 
-/// What is waited for after the boot.
+/// What is waited for in the place of a whole boot.
 pub struct WaitFor(Checks);
 
 impl WaitFor {
-    /// Waits for it.
-    pub fn wait(&self, machine: &mut dyn Running, cancel: &Cancel) -> Result<()> {
-        self.0.hold(machine, cancel)
+    /// Whether something of it says nothing before all has started.
+    pub fn wants_a_whole_boot(&self) -> bool {
+        self.0.want_a_whole_boot()
+    }
+
+    /// Waits for it, for as long as `left` where the template does not say how long.
+    pub fn wait(&self, machine: &mut dyn Running, left: Duration, cancel: &Cancel) -> Result<()> {
+        self.0.hold_for(left, machine, cancel)
     }
 }
 

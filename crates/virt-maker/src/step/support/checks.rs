@@ -239,24 +239,33 @@ impl Checks {
         self.checks.iter().all(|check| matches!(check, Check::Console(_) | Check::Screen(_)))
     }
 
+    /// Whether one of them holds while a guest boots, and may not any more when it has.
+    pub(in crate::step) fn want_a_whole_boot(&self) -> bool {
+        let early =
+            |check: &Check| matches!(check, Check::ListeningOnly(_) | Check::NoFailedUnits | Check::BootTime(_));
+        self.checks.iter().any(early)
+    }
+
     /// One line for people.
     pub(in crate::step) fn summary(&self) -> String {
         self.checks.iter().map(Check::words).collect::<Vec<_>>().join(", ")
     }
 
-    /// Tries them until all hold. The error names the first that does not, and what was found.
-    pub(in crate::step) fn hold(&self, machine: &mut dyn Running, cancel: &Cancel) -> Result<()> {
-        self.hold_within(PATIENCE, machine, cancel)
-    }
-
-    /// The same with another time where the template does not say one; it is longer where the machine is emulated.
+    /// Tries them until all hold. The error names the first that does not, and what was found. `patience` is how long that may take where
+    /// the template does not say it; it is longer where the machine is emulated.
     pub(in crate::step) fn hold_within(
         &self,
         patience: Duration,
         machine: &mut dyn Running,
         cancel: &Cancel,
     ) -> Result<()> {
-        let limit = self.timeout.unwrap_or_else(|| patience * machine.slowness());
+        let limit = patience * machine.slowness();
+        self.hold_for(limit, machine, cancel)
+    }
+
+    /// The same with a limit that is none of this kind.
+    pub(in crate::step) fn hold_for(&self, limit: Duration, machine: &mut dyn Running, cancel: &Cancel) -> Result<()> {
+        let limit = self.timeout.unwrap_or(limit);
         let begin = Instant::now();
         for check in &self.checks {
             loop {
