@@ -168,6 +168,45 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Each kind of verdict, with whatever a guest can say.
+    #[test]
+    fn a_report_is_what_its_schema_asks_for() {
+        let signs: String =
+            ('\u{0}'..='\u{2fff}').chain('\u{fd00}'..='\u{ffff}').chain(['\u{1fffe}', '\u{10ffff}']).collect();
+        let hostile = format!("]]> <!-- --> <?xml?> &amp; {signs}");
+        let outcomes = [Some(TestOutcome::Passed), Some(TestOutcome::Failed), Some(TestOutcome::Cached), None];
+        let name = |number: usize| format!("{number} {hostile}");
+        let mut junit = Junit::new(PathBuf::new());
+        junit.images = vec![ImageName { template: format!("{hostile}.yml").into(), matrix: Vec::new() }];
+        junit.wanted = (0..outcomes.len()).map(|number| TestName { image: 0, name: name(number) }).collect();
+        let ran = outcomes.iter().enumerate().filter_map(|(number, outcome)| Some((number, (*outcome)?)));
+        junit.cases = ran
+            .map(|(number, outcome)| Case {
+                image: 0,
+                name: name(number),
+                seconds: 1_234_567.5,
+                outcome,
+                message: Some(hostile.clone()),
+                more: hostile.clone(),
+            })
+            .collect();
+        let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/junit/junit-10.xsd");
+        let valid = |text: &str| {
+            let mut xmllint = std::process::Command::new("xmllint");
+            xmllint.args(["--nonet", "--noout", "--schema", schema, "-"]);
+            let (input, output) = (std::process::Stdio::piped(), std::process::Stdio::piped());
+            let mut child = xmllint.stdin(input).stderr(output).spawn().expect("xmllint is installed");
+            child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+            let ended = child.wait_with_output().expect("it ends");
+            (ended.status.success(), String::from_utf8_lossy(&ended.stderr).into_owned())
+        };
+        let text = junit.text();
+        assert_eq!(valid(&text), (true, "- validates\n".to_owned()), "{text}");
+        // It would be noticed.
+        assert!(!valid(&text.replace(" failures=", " faults=")).0);
+        assert!(!valid(&text.replacen("]]&gt;", "\u{1}", 1)).0);
+    }
+
     #[test]
     fn what_a_guest_says_stays_text() {
         let mut junit = Junit::new(PathBuf::new());
