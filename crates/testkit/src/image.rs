@@ -170,6 +170,13 @@ pub fn find_file_in_image(image: &Path, path: &str) -> Option<Vec<u8>> {
 }
 
 impl Volumes {
+    /// The bytes of a file on the EFI system partition, by `mtools`; the path there begins with a slash. Panics where there is no such file.
+    #[track_caller]
+    pub fn on_esp(&self, path: &str) -> Vec<u8> {
+        let esp = self.volumes.iter().find(|volume| volume.fs == "vfat").expect("a partition with vfat");
+        run(Command::new("mtype").arg("-i").arg(&esp.path).arg(format!("::{path}"))).stdout
+    }
+
     /// What [`find_file_in_image`] finds, for more than one file of an image.
     pub fn find(&self, path: &str) -> Option<Vec<u8>> {
         self.volumes.iter().rev().find_map(|volume| {

@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::label::Labelled;
 use crate::protocol::{
-    Attributes, Exit, Failure, Frame, Mounted, Reply, Request, Root, Run, Sandbox, Space, Stat, VERSION, read_frame,
-    write_data, write_message,
+    Attributes, Exit, Failure, Frame, Mounted, Reply, Request, Root, Run, Space, Stat, read_frame, write_data,
+    write_message,
 };
 use crate::walk::Entry;
 
@@ -22,6 +22,9 @@ use crate::walk::Entry;
 const CHUNK: usize = 256 * 1024;
 /// The longest listing that is taken, in bytes: some millions of files.
 const WALK_MAX: usize = 512 << 20;
+/// How many notes come with a run at most, and how many bytes one has.
+const NOTES_MAX: usize = 64;
+const NOTE_MAX: usize = 4096;
 
 /// A conversation with an agent.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub struct Client {
     stream: UnixStream,
     /// Set by the first error after which the two ends may disagree.
     ended: bool,
+    /// What has come of the answer to a hello, while it is not whole.
+    begun: Vec<u8>,
 }
 
 /// Why a request came to nothing.
@@ -73,32 +78,12 @@ pub type Result<T> = std::result::Result<T, ClientError>;
 impl Client {
     /// A client on a stream whose other end an agent holds. Say [`hello`](Client::hello) first.
     pub fn new(stream: UnixStream) -> Client {
-        Client { stream, ended: false }
+        Client { stream, ended: false, begun: Vec::new() }
     }
 
     /// The stream, to wait on or to shut down (which ends a request that is under way in another thread).
     pub fn stream(&self) -> &UnixStream {
         &self.stream
-    }
-
-    /// The first exchange: both ends must speak the same version.
-    pub fn hello(&mut self, sandbox: Sandbox) -> Result<()> {
-        self.say_hello(sandbox)?;
-        self.hear_welcome()
-    }
-
-    /// The first half of [`hello`](Client::hello): an agent that is not there yet will answer when it is.
-    pub fn say_hello(&mut self, sandbox: Sandbox) -> Result<()> {
-        self.send(&Request::Hello { version: VERSION, sandbox })
-    }
-
-    /// The second half of [`hello`](Client::hello): waits for the answer.
-    pub fn hear_welcome(&mut self) -> Result<()> {
-        match self.finish()? {
-            Reply::Welcome { version: VERSION } => Ok(()),
-            Reply::Welcome { version } => self.violation(format!("it speaks version {version}, not {VERSION}")),
-            other => self.unexpected("hello", &other),
-        }
     }
 
     /// Sends a request that no data goes with, and gives its reply ([`Reply::Failed`] becomes an error).
@@ -207,10 +192,15 @@ impl Client {
         on_note: &mut dyn FnMut(&str),
     ) -> Result<Exit> {
         self.send(&Request::Run(run.clone()))?;
+        let mut notes = 0;
         loop {
             match self.receive()? {
                 Frame::Data(bytes) => on_output(&bytes),
-                Frame::Message(Reply::Note { text }) => on_note(&text),
+                Frame::Message(Reply::Note { text }) if notes < NOTES_MAX && text.len() <= NOTE_MAX => {
+                    notes += 1;
+                    on_note(&text);
+                }
+                Frame::Message(Reply::Note { .. }) => return self.violation("more notes than a run has".to_string()),
                 Frame::Message(reply) => return self.exited(reply),
             }
         }
@@ -478,5 +468,6 @@ impl Client {
     }
 }
 
+mod hello;
 #[cfg(test)]
 mod tests;

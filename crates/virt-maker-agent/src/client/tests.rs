@@ -2,7 +2,7 @@ use std::io::Write as _;
 use std::thread;
 
 use super::*;
-use crate::protocol::{FRAME_DATA, FRAME_MESSAGE, FailureKind, Request, write_data, write_message};
+use crate::protocol::{FRAME_DATA, FRAME_MESSAGE, FailureKind, Request, Sandbox, VERSION, write_data, write_message};
 
 /// A client whose other end first takes `requests` frames, and then says `bytes` and nothing more.
 fn against(requests: usize, bytes: Vec<u8>) -> (Client, thread::JoinHandle<UnixStream>) {
@@ -114,4 +114,53 @@ fn a_request_that_is_too_long_is_not_sent() {
     assert!(matches!(error, ClientError::Local(_)), "{error:?}");
     assert_eq!(client.stat("/").unwrap(), None);
     agent.join().unwrap();
+}
+
+#[test]
+fn a_welcome_is_heard_without_waiting() {
+    let welcome = message(&Reply::Welcome { version: VERSION });
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut client = Client::new(ours);
+    client.say_hello(Sandbox::Machine).unwrap();
+    // Byte by byte, and with the next answer behind it.
+    for byte in &welcome[..welcome.len() - 1] {
+        assert!(client.heard_welcome().unwrap().is_none());
+        theirs.write_all(&[*byte]).unwrap();
+    }
+    theirs.write_all(&[&welcome[welcome.len() - 1..], &message(&Reply::Done)].concat()).unwrap();
+    assert!(client.heard_welcome().unwrap().is_some());
+    client.done(&Request::Thaw).unwrap();
+
+    for (case, bytes) in [
+        ("garbage", vec![0xff; 4096]),
+        ("4 GiB", [&[FRAME_MESSAGE][..], &u32::MAX.to_le_bytes()].concat()),
+        ("a flood", data(&[7; 1 << 16])),
+        ("data", data(b"x")),
+        ("nothing", frame(FRAME_MESSAGE, b"")),
+        ("another version", message(&Reply::Welcome { version: VERSION + 1 })),
+        ("another answer", message(&Reply::Done)),
+    ] {
+        let (mut client, agent) = against(1, bytes);
+        client.say_hello(Sandbox::Machine).unwrap();
+        agent.join().unwrap();
+        let heard = client.heard_welcome();
+        assert!(matches!(heard, Err(ClientError::Protocol(_))), "{case}: {heard:?}");
+        assert!(matches!(client.stat("/"), Err(ClientError::Closed)), "{case}");
+    }
+    let (mut client, agent) = against(1, welcome[..7].to_vec());
+    client.say_hello(Sandbox::Machine).unwrap();
+    agent.join().unwrap();
+    assert!(matches!(client.heard_welcome(), Err(ClientError::Closed)));
+}
+
+#[test]
+fn notes_without_end_are_not_taken() {
+    let note = |text: String| message(&Reply::Note { text });
+    for notes in [vec![note("n".into()); NOTES_MAX + 1].concat(), note("n".repeat(NOTE_MAX + 1))] {
+        let (mut client, agent) = against(1, notes);
+        let mut taken = 0;
+        let ended = client.run_noting(&Run::default(), &mut |_| (), &mut |_| taken += 1);
+        assert!(matches!(ended, Err(ClientError::Protocol(_))) && taken <= NOTES_MAX, "{ended:?}");
+        agent.join().unwrap();
+    }
 }

@@ -110,10 +110,10 @@ fn a_full_host_disk_is_an_error_and_no_bad_layer(engine: &str) {
 }
 
 /// An ext4 of some MiB, mounted for one test.
-struct SmallDisk(std::path::PathBuf);
+pub struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
-    fn mount(at: &std::path::Path, mib: u64) -> SmallDisk {
+    pub fn mount(at: &std::path::Path, mib: u64) -> SmallDisk {
         fs::create_dir(at).unwrap();
         let image = at.with_extension("img");
         fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();

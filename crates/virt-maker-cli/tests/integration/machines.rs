@@ -151,24 +151,10 @@ fn said_by(command: &mut std::process::Command) -> String {
 
 /// A template's beginning whose guest boots in a few seconds: busybox, a kernel of the host, and what our agent needs.
 pub fn small(bench: &mut Bench) -> String {
-    let file = |path: &str| std::fs::read(path).unwrap();
-    let kernel = testkit::host_kernel();
-    let init = b"::sysinit:/bin/busybox ip link set lo up\n";
-    let mut files = vec![("/etc/inittab".to_owned(), init.to_vec(), 0o644)];
-    // The agent of a build for tests is linked with the libraries of its host.
-    let agent = Path::new(env!("CARGO_BIN_EXE_virt-maker")).with_file_name("virt-maker-agent");
-    let said = said_by(std::process::Command::new("ldd").arg(agent));
-    let libraries = said.split_whitespace().filter(|word| word.starts_with('/'));
-    files.extend(libraries.map(|path| (path.to_owned(), file(path), 0o755)));
-    bench.base = testkit::tiny_guest(&testkit::TinyOptions { files, ..testkit::TinyOptions::default() });
-    let steps = [run("rm -f /sbin/init; ln -s /bin/busybox /sbin/init; mkdir -p /srv; echo served > /srv/index.html")];
-    let tree = bench.template("tree.yml", &steps, "tar: {path: tree.tar}");
+    bench.base = testkit::small_guest(&Path::new(env!("CARGO_BIN_EXE_virt-maker")).with_file_name("virt-maker-agent"));
+    let tree = bench.template("tree.yml", &[run(testkit::SMALL_GUEST_STEP)], "tar: {path: tree.tar}");
     bench.build("chroot", &tree, &[]).exits(0);
-    format!(
-        "format: 2\nspec:\n  import:\n    rootfs: {{source: tree.tar, size: 256M, kernel: \
-         {{image: /boot/vmlinuz-{kernel}, initrd: {}}}}}\n",
-        testkit::small_initrd(&kernel).display()
-    )
+    format!("format: 2\nspec:\n  import: {}\n", testkit::small_import("tree.tar"))
 }
 
 /// What a template that begins so may read.
@@ -233,6 +219,9 @@ fn tests_keep_a_broken_image_from_being_exported_boots() {
         "{read}"
     );
     assert!(read.contains("the whole log: "), "{read}");
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/junit/junit-10.xsd");
+    let mut xmllint = std::process::Command::new("xmllint");
+    testkit::run(xmllint.args(["--nonet", "--noout", "--schema"]).arg(schema).arg(bench.path("junit.xml")));
 
     // Left out, it is said; with none that fails, the image is there, without what a test wrote.
     let ran = bench.build("chroot", &template, &[&allowed[..], &["--no-tests"]].concat()).exits(0);

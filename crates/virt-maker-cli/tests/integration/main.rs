@@ -8,6 +8,7 @@ mod again;
 mod ansible;
 mod appliance;
 mod bad_input;
+mod bad_machines;
 mod bootstrap_rpm;
 mod cache;
 mod caches;

@@ -201,6 +201,12 @@ impl<'a> Booted<'a> {
             self.tell_boots(&mut machine);
             self.steps(&mut machine)
         });
+        // What the host cannot write fails in the guest, in whatever is next, or unseen.
+        let done = match (done, machine.check_disk()) {
+            (Ok(()), checked) => checked,
+            (Err(error), Err(lost)) if error.kind() != ErrorKind::Cancelled => Err(lost.with_source(error)),
+            (failed, _) => failed,
+        };
         match done {
             Ok(()) => Ok(machine),
             Err(error) => {

@@ -16,7 +16,7 @@ use super::block::BlockGraph;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::guest::{Attributes, Entry, Exit, Guest, Labelled, Marks, OsRelease, Run, Space, Stat};
-use crate::host::{Guard, RawTerminal};
+use crate::host::{Deadline, Guard, RawTerminal};
 
 /// How much later than the agent's own timeout the helper is killed: an agent that is well answers long before.
 const GRACE: Duration = Duration::from_secs(15);
@@ -90,18 +90,26 @@ impl AgentGuest {
         Ok(guest)
     }
 
-    /// The guest that an agent is in: a machine that has booted. The conversation's first exchange is done.
-    pub fn running(client: Client, setup: Setup, events: &Events) -> Result<AgentGuest> {
+    /// The guest that an agent is in: a machine that has booted. The conversation's first exchange is done; [`running`] is the next.
+    ///
+    /// [`running`]: AgentGuest::running
+    pub fn of(client: Client, setup: Setup, events: &Events) -> AgentGuest {
         let empty = Mounted { file_systems: Vec::new(), os: OsRelease::default(), warnings: Vec::new() };
-        let mut guest = AgentGuest { client, setup, mounted: empty, events: events.clone() };
-        guest.mounted = guest.within(Some(PATIENCE), |client| client.running())?;
-        Ok(guest)
+        AgentGuest { client, setup, mounted: empty, events: events.clone() }
     }
 
-    /// Runs a program, and gives what it wrote, of which nothing gets into the log; no more than [`ANSWER`] bytes of it.
-    pub fn ask(&mut self, run: &Run) -> Result<(Exit, Vec<u8>)> {
+    /// Has the agent take its machine as the guest, within a time.
+    pub fn running(&mut self, limit: Duration) -> Result<()> {
+        self.mounted = self.within(Some(limit), |client| client.running())?;
+        Ok(())
+    }
+
+    /// Runs a program, and gives what it wrote, of which nothing gets into the log; no more than [`ANSWER`] bytes of it. It may take as
+    /// long as `limit`; where it has a time of its own, as long as that and a moment.
+    pub fn ask(&mut self, run: &Run, limit: Duration) -> Result<(Exit, Vec<u8>)> {
         let mut said = Vec::new();
-        let exit = self.within(Some(PATIENCE), |client| {
+        let limit = run.timeout.map_or(limit, |seconds| Duration::from_secs(seconds).saturating_add(GRACE));
+        let exit = self.within(Some(limit), |client| {
             client.run(run, &mut |bytes| {
                 said.extend_from_slice(&bytes[..bytes.len().min(ANSWER - said.len())]);
             })
@@ -109,18 +117,16 @@ impl AgentGuest {
         Ok((exit, said))
     }
 
-    /// Connects to a TCP port of the machine that has booted, says a text, and gives what is answered.
+    /// Connects to a TCP port of the machine that has booted, says a text, and gives what is answered within a time.
     ///
     /// An error of kind `Guest` means that nobody answers there.
-    pub fn talk(&mut self, port: u16, text: &str) -> Result<Vec<u8>> {
-        self.within(Some(PATIENCE), |client| client.talk(port, text, ANSWER))
+    pub fn talk(&mut self, port: u16, text: &str, limit: Duration) -> Result<Vec<u8>> {
+        self.within(Some(limit), |client| client.talk(port, text, ANSWER))
     }
 
     /// Goes on in another conversation, with an agent of the same machine that has booted again. Its first exchange is done.
-    pub fn go_on(&mut self, client: Client) -> Result<()> {
+    pub fn go_on(&mut self, client: Client) {
         self.client = client;
-        self.mounted = self.within(Some(PATIENCE), |client| client.running())?;
-        Ok(())
     }
 
     /// Whether the build was cancelled, as an error.
@@ -179,9 +185,18 @@ impl AgentGuest {
         limit: Option<Duration>,
         work: impl FnOnce(&mut Client) -> Result<T, ClientError>,
     ) -> Result<T> {
+        self.watched(limit, |client, _| work(client))
+    }
+
+    /// The same where the work may move the deadline.
+    fn watched<T>(
+        &mut self,
+        limit: Option<Duration>,
+        work: impl FnOnce(&mut Client, &Deadline) -> Result<T, ClientError>,
+    ) -> Result<T> {
         self.check()?;
         let deadline = self.setup.guard.deadline(limit);
-        let done = work(&mut self.client);
+        let done = work(&mut self.client, &deadline);
         let late = deadline.end();
         done.map_err(|error| match late {
             true => {
@@ -229,6 +244,38 @@ pub fn refused(failure: Failure) -> Error {
         FailureKind::Fstab => error.with_hint(MEND),
         FailureKind::SeveralRoots => error.with_hint(WHICH_ROOT),
         _ => error,
+    }
+}
+
+/// What goes to a guest or comes from it, as long as that takes: the guest's patience begins anew with each part, and does not count
+/// what the host's own end takes.
+struct Moving<'a, T: ?Sized> {
+    end: &'a mut T,
+    deadline: &'a Deadline,
+}
+
+impl<T: ?Sized> Moving<'_, T> {
+    fn part<R>(&mut self, work: impl FnOnce(&mut T) -> R) -> R {
+        self.deadline.again(None);
+        let done = work(self.end);
+        self.deadline.again(Some(PATIENCE));
+        done
+    }
+}
+
+impl<T: Read + ?Sized> Read for Moving<'_, T> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.part(|end| end.read(buffer))
+    }
+}
+
+impl<T: Write + ?Sized> Write for Moving<'_, T> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.part(|end| end.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.part(|end| end.flush())
     }
 }
 
@@ -280,12 +327,13 @@ impl Guest for AgentGuest {
     }
 
     fn write(&mut self, path: &str, content: &mut dyn Read, attributes: Attributes) -> Result<()> {
-        // As long as the content takes.
-        self.within(None, |client| client.write(path, content, attributes))
+        self.watched(Some(PATIENCE), |client, deadline| {
+            client.write(path, &mut Moving { end: content, deadline }, attributes)
+        })
     }
 
     fn rewrite(&mut self, path: &str, content: &mut dyn Read) -> Result<()> {
-        self.within(None, |client| client.rewrite(path, content))
+        self.watched(Some(PATIENCE), |client, deadline| client.rewrite(path, &mut Moving { end: content, deadline }))
     }
 
     fn mkdir(&mut self, path: &str, attributes: Attributes, parents: bool) -> Result<()> {
@@ -338,7 +386,7 @@ impl Guest for AgentGuest {
     }
 
     fn read_to(&mut self, path: &str, out: &mut dyn Write) -> Result<u64> {
-        self.within(None, |client| client.read_to(path, out))
+        self.watched(Some(PATIENCE), |client, deadline| client.read_to(path, &mut Moving { end: out, deadline }))
     }
 
     fn fstab_news(&mut self) -> Result<Vec<String>> {
@@ -357,8 +405,7 @@ impl Guest for AgentGuest {
         let failed = || format!("cannot write {}", target.display());
         let file = std::fs::File::create_new(target).context(ErrorKind::Export, failed)?;
         let mut file = Kept { to: std::io::BufWriter::with_capacity(1 << 20, file), error: None };
-        // As long as the content takes.
-        self.within(None, |client| client.archive(&mut file))?;
+        self.watched(Some(PATIENCE), |client, deadline| client.archive(&mut Moving { end: &mut file, deadline }))?;
         file.error.map_or_else(|| file.to.flush(), Err).context(ErrorKind::Export, failed)
     }
 

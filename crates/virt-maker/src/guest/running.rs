@@ -21,6 +21,10 @@ pub trait Running {
     /// Connects to a TCP port of the machine itself, says a text, and gives what is answered until the other side closes.
     fn talk(&mut self, port: u16, text: &str) -> Result<Vec<u8>>;
 
+    /// What is asked from now on has to be answered within this time, and a moment; without one, within minutes. A guest that does not is
+    /// ended.
+    fn answers_within(&mut self, limit: Option<Duration>);
+
     /// What the guest wrote to its serial console: the last mebibyte of it, as it is.
     fn console(&self) -> String;
 

@@ -21,13 +21,21 @@ pub fn escape(text: &str) -> String {
     shown
 }
 
+/// How many characters of a line of output are quoted.
+const QUOTED: usize = 500;
+
+/// The first `count` characters of a text.
+pub fn cut(text: &str, count: usize) -> &str {
+    text.char_indices().nth(count).map_or(text, |(end, _)| &text[..end])
+}
+
 /// The last `count` lines of some output that are not empty, escaped, in one line; quoted in errors.
 pub fn last_lines(output: &[u8], count: usize) -> String {
     let text = String::from_utf8_lossy(output);
     // A progress line overwrites itself with carriage returns; each state counts as a line.
     let lines: Vec<_> = text.split(['\n', '\r']).map(str::trim_end).filter(|line| !line.is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(count)..];
-    last.iter().map(|line| escape(line)).collect::<Vec<_>>().join("; ")
+    last.iter().map(|line| escape(cut(line, QUOTED))).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -41,5 +49,7 @@ mod tests {
         assert_eq!(escape("a\u{202e}b"), "a\\u{202e}b");
         assert_eq!(last_lines(b"one\n\n10%\r20%\r\nlast \n", 2), "20%; last");
         assert_eq!(last_lines(b"", 2), "");
+        assert_eq!(last_lines(&[0; 1 << 20], 2).len(), QUOTED * "\\u{0}".len());
+        assert_eq!((cut("äöü", 2), cut("äöü", 3)), ("äö", "äöü"));
     }
 }

@@ -77,9 +77,9 @@ impl Guard {
 
     /// Kills the helper when `limit` has passed, unless the deadline is ended before.
     pub fn deadline(&self, limit: Option<Duration>) -> Deadline {
-        self.time.lock().unwrap_or_else(PoisonError::into_inner).deadline =
-            limit.and_then(|limit| Instant::now().checked_add(limit));
-        Deadline(Arc::clone(&self.time))
+        let deadline = Deadline(Arc::clone(&self.time));
+        deadline.again(limit);
+        deadline
     }
 }
 
@@ -97,6 +97,12 @@ pub(super) fn process_of(pid: u32, what: &str) -> Result<OwnedFd> {
 pub struct Deadline(Arc<Mutex<Time>>);
 
 impl Deadline {
+    /// Has it count anew, from now on; with nothing, not until it counts anew.
+    pub fn again(&self, limit: Option<Duration>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).deadline =
+            limit.and_then(|limit| Instant::now().checked_add(limit));
+    }
+
     /// Ends it, and says whether it had passed.
     pub fn end(self) -> bool {
         let mut time = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -40,7 +40,7 @@ pub use cancel::{Cancel, Limit};
 pub use certificates::Certificates;
 pub use emulation::no_kvm;
 pub(crate) use emulation::{CPU as EMULATED_CPU, guestfs_settings};
-pub use guard::Guard;
+pub use guard::{Deadline, Guard};
 pub use helper::{CHANNEL_FD, Helper, HelperCommand};
 pub use process::Tool;
 pub use script::{Output, Script};

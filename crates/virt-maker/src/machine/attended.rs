@@ -88,7 +88,7 @@ impl Machine {
     pub fn shut_down(mut self) -> Result<()> {
         if !self.happenings.is_off() {
             self.graph.qmp().execute("system_powerdown", json!({}))?;
-            self.until_off(&Deadline::after(self.scaled(BUTTON)))?;
+            self.until_off(&Deadline::after(self.scaled(BUTTON)), "")?;
         }
         self.end()
     }

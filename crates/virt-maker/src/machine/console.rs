@@ -10,17 +10,21 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::error::{Context, ErrorKind, Result};
-use crate::host::escape::{escape, last_lines};
+use crate::host::escape::{cut, escape, last_lines};
 
 /// How many bytes are kept.
 const KEPT: usize = 1 << 20;
+/// How many characters of a line are shown.
+const SHOWN: usize = 200;
+/// How many bytes of a line are looked at for what the kernel, or a loader, says.
+const LOOKED_AT: usize = 200;
+/// What a kernel says when it gives up.
+const PANIC: &[u8] = b"Kernel panic - not syncing";
 
 /// What stands in a line by which the firmware begins a boot loader, or a loader says that it has begun: OVMF, GRUB, SYSLINUX.
 const LOADERS: [&str; 4] = ["BdsDxe: starting ", "GRUB loading", "Welcome to GRUB", "SYSLINUX "];
 /// How many such moments are kept.
 const MOMENTS: usize = 16;
-/// How much of a line is looked at, in bytes.
-const LINE: usize = 200;
 
 /// A console that is listened to until the machine ends.
 pub(super) struct Console {
@@ -34,8 +38,8 @@ pub(super) struct Console {
 }
 
 impl Console {
-    /// Listens in a thread of its own.
-    pub(super) fn listen(stream: UnixStream) -> Result<Console> {
+    /// Listens in a thread of its own. `on_panic` is called when the guest's kernel has said that it gives up.
+    pub(super) fn listen(stream: UnixStream, on_panic: impl Fn() + Send + 'static) -> Result<Console> {
         let failed = || "cannot listen to the console";
         let mut input = stream.try_clone().context(ErrorKind::Host, failed)?;
         let kept: Arc<Mutex<VecDeque<u8>>> = Arc::default();
@@ -44,13 +48,13 @@ impl Console {
         let (theirs, on, moments) = (Arc::clone(&kept), Arc::clone(&shown), Arc::clone(&loaders));
         let listener = std::thread::Builder::new().name("console".into()).spawn(move || {
             let mut buffer = [0; 16 << 10];
-            let mut line = Line::default();
+            let (mut line, mut of_loader) = (Line::default(), LoaderLine::default());
             while let Ok(count @ 1..) = input.read(&mut buffer) {
                 if let Some(on) = &mut *on.lock().unwrap_or_else(PoisonError::into_inner) {
                     // Whoever does not look any more misses nothing.
                     let _ = on.write_all(&buffer[..count]);
                 }
-                if line.begins_loader(&buffer[..count]) {
+                if of_loader.begins_loader(&buffer[..count]) {
                     let mut moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
                     moments.push_back(Instant::now());
                     let surplus = moments.len().saturating_sub(MOMENTS);
@@ -60,6 +64,10 @@ impl Console {
                 kept.extend(&buffer[..count]);
                 let surplus = kept.len().saturating_sub(KEPT);
                 kept.drain(..surplus);
+                drop(kept);
+                if line.panics(&buffer[..count]) {
+                    on_panic();
+                }
             }
         });
         Ok(Console { kept, loaders, shown, stream, listener: Some(listener.context(ErrorKind::Host, failed)?) })
@@ -95,7 +103,7 @@ impl Console {
     /// The last line that is not empty, escaped, without the sequences that colour it (ECMA-48).
     pub(super) fn last_line(&self) -> String {
         let text = self.text();
-        let plain = |line: &str| escape(without_colours(line).trim());
+        let plain = |line: &str| escape(cut(without_colours(line).trim(), SHOWN));
         text.lines().rev().map(plain).find(|line| !line.is_empty()).unwrap_or_default()
     }
 
@@ -105,28 +113,53 @@ impl Console {
     }
 }
 
-/// The line that is being written.
+/// The line that is being written, looked at for a loader.
 #[derive(Default)]
-struct Line {
+struct LoaderLine {
     begin: Vec<u8>,
     told: bool,
 }
 
-impl Line {
+impl LoaderLine {
     /// Whether these bytes complete the words of a boot loader that begins.
     fn begins_loader(&mut self, bytes: &[u8]) -> bool {
         let mut begins = false;
         for piece in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
-            self.begin.extend(piece.iter().take(LINE.saturating_sub(self.begin.len())));
+            self.begin.extend(piece.iter().take(LOOKED_AT.saturating_sub(self.begin.len())));
             let text = String::from_utf8_lossy(&self.begin);
             if !self.told && LOADERS.iter().any(|words| text.contains(words)) {
                 (self.told, begins) = (true, true);
             }
             if piece.ends_with(b"\n") || piece.ends_with(b"\r") {
-                *self = Line::default();
+                *self = LoaderLine::default();
             }
         }
         begins
+    }
+}
+
+/// The beginning of the line that is being written.
+#[derive(Default)]
+struct Line(Vec<u8>);
+
+impl Line {
+    /// Whether a kernel gives up in what comes next: at the beginning of a line, or behind the time that it writes before it.
+    fn panics(&mut self, mut bytes: &[u8]) -> bool {
+        let mut found = false;
+        while !bytes.is_empty() {
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let (piece, rest) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
+            let room = LOOKED_AT.saturating_sub(self.0.len());
+            self.0.extend_from_slice(&piece[..piece.len().min(room)]);
+            if let Some(at) = self.0.windows(PANIC.len()).position(|part| part == PANIC) {
+                found |= at == 0 || self.0[..at].ends_with(b"] ");
+            }
+            if end.is_some() {
+                self.0.clear();
+            }
+            bytes = rest;
+        }
+        found
     }
 }
 
@@ -156,14 +189,34 @@ mod tests {
 
     #[test]
     fn a_boot_loader_is_heard_once_and_in_pieces() {
-        let mut line = Line::default();
+        let mut line = LoaderLine::default();
         let mut heard = |bytes: &str| line.begins_loader(bytes.as_bytes());
         assert!(!heard("BdsDxe: loading Boot0001\r\nBdsDxe: star"));
         assert!(heard("ting Boot0001 \"UEFI\""));
         assert!(!heard(" from PciRoot\r\n"));
         assert!(heard("\u{1b}[2JWelcome to GRUB!\n") && !heard("GNU GRUB\n"));
         // No line is looked at for ever.
-        assert!(!heard(&"x".repeat(LINE)) && !heard("Welcome to GRUB!"));
+        assert!(!heard(&"x".repeat(LOOKED_AT)) && !heard("Welcome to GRUB!"));
+    }
+
+    #[test]
+    fn a_kernel_that_gives_up_is_told_from_who_speaks_of_one() {
+        let panics = |text: &[u8], size: usize| {
+            let mut line = Line::default();
+            text.chunks(size).map(|part| line.panics(part)).fold(false, |before, now| before | now)
+        };
+        for text in [
+            "a\n[    4.1] Kernel panic - not syncing: sysrq\n",
+            "Kernel panic - not syncing",
+            "login: [   9.0] Kernel panic - not syncing: x",
+        ] {
+            assert!([1, 7, 100].iter().all(|size| panics(text.as_bytes(), *size)), "{text}");
+        }
+        for text in ["grep 'Kernel panic - not syncing' log\n", "Kernel panic\n - not syncing"] {
+            assert!(![1, 7, 100].iter().any(|size| panics(text.as_bytes(), *size)), "{text}");
+        }
+        // Far behind the beginning of a line without an end, nothing is looked for.
+        assert!(!panics(&[&[b'x'; 1 << 20][..], b"] Kernel panic - not syncing"].concat(), 4096));
     }
 
     #[test]

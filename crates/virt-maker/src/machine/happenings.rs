@@ -5,11 +5,20 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
 use crate::error::{Context, ErrorKind, Result};
+
+/// What a machine wrote and the host could not.
+#[derive(Clone)]
+pub(super) struct Lost {
+    /// As the host's disk is full.
+    pub(super) full: bool,
+    /// In the words of the system.
+    pub(super) why: String,
+}
 
 /// Listens until qemu ends.
 pub(super) struct Happenings {
@@ -26,6 +35,12 @@ struct State {
     off: bool,
     panicked: bool,
     gone: bool,
+    /// Who spoke in the conversation has closed its port in the guest.
+    left: bool,
+    /// When it was known who speaks.
+    met: Option<Duration>,
+    /// The first write to its disk that the host could not do.
+    lost: Option<Lost>,
     /// A conversation that is over when the machine does not go on as it did.
     conversation: Option<UnixStream>,
 }
@@ -71,6 +86,26 @@ impl Happenings {
         lock(&self.state).off
     }
 
+    /// What of the guest's disk is lost, if anything is.
+    pub(super) fn lost(&self) -> Option<Lost> {
+        lock(&self.state).lost.clone()
+    }
+
+    /// Whether the guest's end of the conversation that began last has gone away.
+    pub(super) fn has_left(&self) -> bool {
+        lock(&self.state).left
+    }
+
+    /// What to call where it is seen otherwise that the guest's kernel has given up: not every kernel tells its machine.
+    pub(super) fn on_panic(&self) -> impl Fn() + Send + 'static {
+        let state = Arc::clone(&self.state);
+        move || {
+            let mut state = lock(&state);
+            state.panicked = true;
+            state.end_conversation();
+        }
+    }
+
     /// Whether the guest's kernel has given up, as far as it says so.
     pub(super) fn has_panicked(&self) -> bool {
         lock(&self.state).panicked
@@ -81,9 +116,16 @@ impl Happenings {
         lock(&self.state).gone
     }
 
-    /// Ends this conversation when the machine is reset, off or gone: nobody would answer any more.
+    /// Ends this conversation when the machine is reset, off or gone, or who speaks in it has gone: nobody would answer any more.
     pub(super) fn watch(&self, conversation: UnixStream) {
-        lock(&self.state).conversation = Some(conversation);
+        let mut state = lock(&self.state);
+        (state.left, state.met) = (false, None);
+        state.conversation = Some(conversation);
+    }
+
+    /// From now on, the conversation is over when its port is closed or opened in the guest: it is another one who would answer then.
+    pub(super) fn met(&self) {
+        lock(&self.state).met = SystemTime::now().duration_since(UNIX_EPOCH).ok();
     }
 }
 
@@ -98,6 +140,10 @@ impl Drop for Happenings {
 
 impl State {
     fn note(&mut self, said: &Value) {
+        if said["event"] == "BLOCK_IO_ERROR" && said["data"]["operation"] == "write" && self.lost.is_none() {
+            let why = said["data"]["reason"].as_str().unwrap_or("an error without words").to_owned();
+            self.lost = Some(Lost { full: said["data"]["nospace"] == Value::Bool(true), why });
+        }
         let by_guest = || said["data"]["guest"] == Value::Bool(true);
         match said["event"].as_str() {
             Some("RESET") if by_guest() => {
@@ -106,9 +152,18 @@ impl State {
             }
             Some("SHUTDOWN") if by_guest() => self.off = true,
             Some("GUEST_PANICKED") => self.panicked = true,
+            Some("VSERPORT_CHANGE") if self.leaves(said) => self.left = true,
             _ => return,
         }
         self.end_conversation();
+    }
+
+    /// Whether a change of the agent's port means that its user has gone. qemu tells one change in a second, the last: where the port was closed
+    /// and opened again, that it is open.
+    fn leaves(&self, said: &Value) -> bool {
+        let part = |name: &str| said["timestamp"][name].as_u64().unwrap_or_default();
+        let when = Duration::from_secs(part("seconds")) + Duration::from_micros(part("microseconds"));
+        said["data"]["open"] == Value::Bool(false) || self.met.is_some_and(|met| when > met)
     }
 
     fn end_conversation(&mut self) {
@@ -120,4 +175,36 @@ impl State {
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_closes_the_port_has_left_even_where_that_is_not_told() {
+        let change = |open: bool, seconds: u64| json!({"event": "VSERPORT_CHANGE", "data": {"open": open, "id": "port"}, "timestamp": {"seconds": seconds, "microseconds": 5}});
+        let left = |met: Option<u64>, said: Value| {
+            let mut state = State { met: met.map(Duration::from_secs), ..State::default() };
+            state.note(&said);
+            state.left
+        };
+        assert!(left(None, change(false, 10)) && left(Some(20), change(false, 10)));
+        // It opens the port, and that may be told late.
+        assert!(!left(None, change(true, 10)) && !left(Some(11), change(true, 10)));
+        assert!(left(Some(10), change(true, 10)));
+    }
+
+    #[test]
+    fn a_write_that_was_lost_is_remembered() {
+        let error = |operation: &str, full: bool| json!({"event": "BLOCK_IO_ERROR", "data": {"operation": operation, "nospace": full, "reason": "why", "action": "report"}});
+        let mut state = State::default();
+        state.note(&error("read", true));
+        assert!(state.lost.is_none());
+        state.note(&error("write", true));
+        state.note(&error("write", false));
+        assert!(state.lost.is_some_and(|lost| lost.full && lost.why == "why"));
+    }
 }

@@ -148,7 +148,7 @@ fn arguments(start: &Start<'_>, disk: &Value, more: Vec<String>, media: Vec<Stri
         say("-device", device);
     }
     say("-device", "virtio-serial-pci,id=serial,max_ports=2");
-    say("-device", &format!("virtserialport,bus=serial.0,nr=1,chardev=agent,name={}", appliance::PORT));
+    say("-device", &format!("virtserialport,bus=serial.0,nr=1,chardev=agent,id=port,name={}", appliance::PORT));
     say("-device", "isa-serial,chardev=console");
     say("-device", "virtio-scsi-pci,id=scsi");
     say("-blockdev", &disk.to_string());

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! mod.rs         a machine from its start to its end; it is a session, so steps run in it as they do offline
+//! way.rs         how its guest comes up, and goes down
 //! hardware.rs    qemu's command line;  firmware.rs  BIOS, UEFI, Secure Boot;  tpm.rs  a TPM
-//! coming_up.rs   waiting until the guest has booted;  phases.rs  where the time of that went
+//! phases.rs      where the time of a boot went
 //! attended.rs    its serial console on a person's terminal
 //! service.rs     the agent as a service of the guest: put there before the boot, and taken out after it
 //! watch.rs       waiting for something, with an eye on what may go wrong meanwhile
@@ -20,7 +21,6 @@
 //! - A reset is not a power-off, and a machine that was not shut down by its guest leaves no layer.
 
 mod attended;
-mod coming_up;
 mod console;
 mod firmware;
 mod happenings;
@@ -34,11 +34,9 @@ mod seeded;
 mod service;
 pub mod tpm;
 mod watch;
+mod way;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,13 +44,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 pub use attended::Left;
-pub use coming_up::Ready;
 pub use firmware::Firmware;
 pub use hardware::Hardware;
 pub use media::Media;
 pub use seeded::Seeded;
 pub use service::Service;
 pub use watch::Deadline;
+pub use way::Ready;
 
 use crate::engine::agent::{AgentGuest, Setup};
 use crate::engine::block::{self, BlockGraph};
@@ -61,10 +59,9 @@ use crate::engine::gate::{End, Gate, Pages, Reach};
 use crate::engine::qmp::Qmp;
 use crate::engine::user_network::proxies_behind_it;
 use crate::engine::{Image, LogSink, Session};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
-use crate::guest::running::Running;
-use crate::guest::{Guest, Run};
+use crate::guest::Guest;
 use crate::host::{self, Cancel, Guard, Helper};
 use console::Console;
 use happenings::Happenings;
@@ -72,11 +69,6 @@ use phases::Birth;
 pub use phases::Boot;
 use running::Seen;
 
-/// Name of the socket to the agent, in the work folder.
-const PORT: &str = "agent.sock";
-/// How long a guest may take to boot, and to shut down; longer where the CPU is emulated.
-const BOOT: Duration = Duration::from_secs(300);
-const SHUTDOWN: Duration = Duration::from_secs(120);
 /// How many times as long everything may take where the CPU is emulated.
 pub const EMULATED: u32 = 4;
 
@@ -185,6 +177,10 @@ pub struct Machine {
     seeded: bool,
     /// When all that is done to it has to be done.
     deadline: Option<Deadline>,
+    /// How long it may take to boot, and to shut down, where that is said.
+    limit: Option<Duration>,
+    /// When the guest has to have answered what it is asked.
+    answer_by: Option<Deadline>,
     emulated: bool,
     /// The line of its console that was shown last.
     shown: String,
@@ -234,7 +230,7 @@ impl Machine {
         let directory = start.disk.path().parent().unwrap_or(start.work_dir);
         let (disk, images) = start.disk.options(directory)?;
         let log = start.work_dir.join("qemu.log");
-        let port = listen(start.work_dir)?;
+        let port = way::listen(start.work_dir)?;
         let begin = Instant::now();
         let started = hardware::start(&start, &disk, images, port, directory, log)?;
         let guard = Guard::kill_on_cancel(started.helper.pid(), start.cancel)?;
@@ -252,12 +248,14 @@ impl Machine {
         let (card, network) = (End::Stream(started.card), End::Stream(started.network));
         let gate = Gate::with_pages(card, network, reach, start.events.clone(), pages)?;
         gate.switch(true);
+        let happenings = Happenings::listen(started.events)?;
+        let console = Console::listen(started.console, happenings.on_panic())?;
         let mut machine = Machine {
             setup: None,
             guest: None,
             graph: BlockGraph::adopt(qmp, Some(directory)),
-            happenings: Arc::new(Happenings::listen(started.events)?),
-            console: Arc::new(Console::listen(started.console)?),
+            happenings: Arc::new(happenings),
+            console: Arc::new(console),
             _gate: gate,
             helper: started.helper,
             _tpm: started.tpm,
@@ -267,6 +265,8 @@ impl Machine {
             seen: Seen::default(),
             looked: Instant::now(),
             deadline: None,
+            limit: None,
+            answer_by: None,
             fresh: matches!(start.disk, Disk::Fresh(_)),
             seeded: start.media.seed.is_some(),
             emulated: !start.kvm,
@@ -308,8 +308,11 @@ impl Machine {
             let what = match &*happenings {
                 what if what.has_panicked() => "the guest's kernel has panicked".to_owned(),
                 what if what.is_off() => "the guest has powered off".to_owned(),
+                // Where it was us who ended it.
+                _ if error.kind() == ErrorKind::Guest => "the guest does not answer any more".to_owned(),
                 what if what.is_gone() => format!("qemu ended: {}", complaints(&work_dir)),
-                _ => "the guest restarted, or ended its agent".to_owned(),
+                what if what.has_left() => "the guest restarted, or ended its agent".to_owned(),
+                _ => "the guest restarted, or what answers in it is not our agent".to_owned(),
             };
             let said = console.last_lines(5);
             let said = if said.is_empty() { said } else { format!("; its console said last: {said}") };
@@ -317,46 +320,32 @@ impl Machine {
         })
     }
 
-    /// Waits until the guest powers itself off, as long as that takes; what comes of the machine meanwhile is in the error.
-    pub fn until_it_powers_off(mut self, limit: Option<Duration>) -> Result<()> {
-        // Half a day, where nobody says how long.
-        const LONG: Duration = Duration::from_secs(12 * 3600);
-        self.until_off(&Deadline::after(limit.unwrap_or(LONG)))?;
-        self.end()
-    }
-
     /// From now on, steps that wait are told when this has passed.
     pub fn within(&mut self, deadline: &Deadline) {
         self.deadline = Some(*deadline);
     }
 
+    /// Waits until the guest powers itself off, as long as that takes; what comes of the machine meanwhile is in the error.
+    pub fn until_it_powers_off(mut self, limit: Option<Duration>) -> Result<()> {
+        // Half a day, where nobody says how long.
+        const LONG: Duration = Duration::from_secs(12 * 3600);
+        self.until_off(&Deadline::after(limit.unwrap_or(LONG)), "")?;
+        self.end()
+    }
+
     /// The same where it was not the guest's own disk that booted, with a clock that began before.
     pub fn until_it_is_off(mut self, deadline: &Deadline) -> Result<()> {
-        self.until_off(deadline)?;
+        self.until_off(deadline, "")?;
         self.end()
     }
 
     /// Ends qemu, when the guest has powered off.
     fn end(self) -> Result<()> {
+        self.check_disk()?;
         let Machine { guest, setup: _watched, mut graph, helper, .. } = self;
         let _talk = guest.map(AgentGuest::close);
         graph.qmp().execute("quit", json!({}))?;
         helper.wait()
-    }
-
-    /// Has the guest power off, and waits until it has. The overlay then holds what a machine leaves that was shut down.
-    fn power_off(&mut self) -> Result<()> {
-        let deadline = Deadline::after(self.scaled(SHUTDOWN));
-        let script = "if [ -d /run/systemd/system ]; then systemctl --no-block poweroff; else poweroff; fi";
-        let asked = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() });
-        // The answer may not get through any more: what counts is that it goes.
-        if let Err(error) = asked
-            && !self.happenings.is_off()
-        {
-            self.cancel.check()?;
-            return Err(error);
-        }
-        self.until_off(&deadline)
     }
 }
 
@@ -385,20 +374,6 @@ impl Session for Machine {
 /// The shell of our own scripts.
 fn shell() -> Vec<String> {
     vec!["/bin/sh".into()]
-}
-
-/// Where qemu listens for who wants to talk to the agent.
-fn listen(work_dir: &Path) -> Result<UnixListener> {
-    let failed = || "cannot make a socket for the machine's agent";
-    let folder = File::open(work_dir).context(ErrorKind::Host, failed)?;
-    // Of a machine that was in this folder before.
-    let _ = fs::remove_file(work_dir.join(PORT));
-    UnixListener::bind(short(&folder)).context(ErrorKind::Host, failed)
-}
-
-/// The socket's path by a descriptor of its folder, as the path of a socket may only have 107 bytes.
-fn short(folder: &File) -> String {
-    format!("/proc/self/fd/{}/{PORT}", folder.as_raw_fd())
 }
 
 /// What qemu complained of last, escaped.

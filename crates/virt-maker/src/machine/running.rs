@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::coming_up::Ready;
 use super::reading::Word;
 use super::watch::{Deadline, LOOK};
-use super::{BOOT, EMULATED, Machine, SHUTDOWN, reading, screen, shell};
+use super::{EMULATED, Machine, reading, screen};
 use crate::engine::Session;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::keyboard::Chord;
@@ -35,11 +34,17 @@ impl Running for Machine {
     }
 
     fn ask(&mut self, run: &Run) -> Result<(Exit, Vec<u8>)> {
-        self.agent()?.ask(run)
+        let patience = self.patience();
+        self.agent()?.ask(run, patience)
     }
 
     fn talk(&mut self, port: u16, text: &str) -> Result<Vec<u8>> {
-        self.agent()?.talk(port, text)
+        let patience = self.patience();
+        self.agent()?.talk(port, text, patience)
+    }
+
+    fn answers_within(&mut self, limit: Option<Duration>) {
+        self.answer_by = limit.map(Deadline::after);
     }
 
     fn console(&self) -> String {
@@ -109,22 +114,9 @@ impl Running for Machine {
     }
 
     fn restart(&mut self) -> Result<()> {
-        let deadline = Deadline::after(self.scaled(BOOT + SHUTDOWN));
-        let before = self.happenings.resets();
-        let script = "if [ -d /run/systemd/system ]; then systemctl --no-block reboot; else reboot; fi";
-        let asked = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() });
-        if let Err(error) = asked
-            && self.happenings.resets() == before
-        {
-            return Err(error);
-        }
-        let pause = Duration::from_millis(20);
-        self.until("the guest to restart", &deadline, pause, |machine| {
-            Ok((machine.happenings.resets() > before).then_some(()))
-        })?;
-        let begin = self.happenings.last_reset().unwrap_or_else(Instant::now);
-        self.come_up(&deadline, Ready::Booted)?;
-        self.note_boot(begin, true)
+        let done = self.reboot();
+        self.answer_by = None;
+        done
     }
 
     fn booted_after(&self) -> Option<Duration> {

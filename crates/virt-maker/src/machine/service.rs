@@ -86,12 +86,6 @@ impl Service {
 
     /// Takes it out again, and with it what a boot leaves that is for one machine alone: what was not there before.
     pub fn take_out(self, guest: &mut dyn Guest) -> Result<()> {
-        if let Some(modified) = self.inittab {
-            let text = guest.read(INITTAB, TEXT_MAX)?;
-            let kept: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_ours(line)).collect();
-            guest.rewrite(INITTAB, &mut &*kept.concat())?;
-            guest.set_marks(&[marks(INITTAB, modified)])?;
-        }
         // What is in a folder goes before it; a folder in which somebody put something stays.
         for path in self.made.iter().rev() {
             let is_folder = guest.stat(path)?.is_some_and(|stat| stat.kind == FileKind::Directory);
@@ -100,6 +94,13 @@ impl Service {
             }
         }
         self.before.clean(guest)?;
+        // After what makes room: the guest may have filled its disk.
+        if let Some(modified) = self.inittab {
+            let text = guest.read(INITTAB, TEXT_MAX)?;
+            let kept: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_ours(line)).collect();
+            guest.rewrite(INITTAB, &mut &*kept.concat())?;
+            guest.set_marks(&[marks(INITTAB, modified)])?;
+        }
         let mut times = Vec::new();
         for (path, modified) in &self.folders {
             if guest.stat(path)?.is_some() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Machine, complaints, screen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::host::escape::escape;
+use crate::host::escape::{cut, escape};
 
 /// When a wait is over in any case.
 #[derive(Debug, Clone, Copy)]
@@ -20,13 +20,13 @@ impl Deadline {
         Deadline { begin: Instant::now(), limit }
     }
 
+    pub(super) fn has_passed(&self) -> bool {
+        self.begin.elapsed() >= self.limit
+    }
+
     /// How long it is until then.
     pub(super) fn left(&self) -> Duration {
         self.limit.saturating_sub(self.begin.elapsed())
-    }
-
-    pub(super) fn has_passed(&self) -> bool {
-        self.begin.elapsed() >= self.limit
     }
 }
 
@@ -36,6 +36,8 @@ const RESTARTS: u32 = 6;
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// How many lines of each are told.
 const TOLD: usize = 12;
+/// How many characters of a line.
+const WIDTH: usize = 200;
 
 /// What stands where a system did not come up, and what that means. Those of the first list are looked for on the screen too.
 const STUCK: [(&str, &str); 8] = [
@@ -73,21 +75,25 @@ impl Machine {
         there: impl FnMut(&mut Machine) -> Result<Option<T>>,
     ) -> Result<T> {
         let found = self.watch(deadline, pause, there)?;
-        found.ok_or_else(|| {
-            let seconds = deadline.limit.as_secs();
-            self.trouble(format!("waited {seconds} s for {what}")).with_hint(
-                "`timeout` of the step gives it longer; what the guest showed last says what it is busy with",
-            )
-        })
+        found.ok_or_else(|| self.late(what, deadline))
     }
 
-    /// Waits until the guest has powered the machine off.
-    pub(super) fn until_off(&mut self, deadline: &Deadline) -> Result<()> {
+    /// An error that says that what was waited for has not come by the deadline.
+    pub(super) fn late(&mut self, what: &str, deadline: &Deadline) -> Error {
+        let seconds = deadline.limit.as_secs();
+        self.trouble(format!("waited {seconds} s for {what}"))
+            .with_hint("`timeout` of the step gives it longer; what the guest showed last says what it is busy with")
+    }
+
+    /// Waits until the guest has powered the machine off. `but` ends the sentence that says that it has not.
+    pub(super) fn until_off(&mut self, deadline: &Deadline, but: &str) -> Result<()> {
         let pause = Duration::from_millis(10);
         let off = self.watch(deadline, pause, |machine| Ok(machine.happenings.is_off().then_some(())))?;
         off.ok_or_else(|| {
             let seconds = deadline.limit.as_secs();
-            self.trouble(format!("the guest did not power off within {seconds} s"))
+            self.trouble(format!("the guest did not power off within {seconds} s{but}")).with_hint(
+                "a machine that was not shut down leaves no clean disk, and so no layer; `timeout` of the step gives it longer",
+            )
         })
     }
 
@@ -126,6 +132,7 @@ impl Machine {
 
     /// An error where the machine does not run any more.
     pub(super) fn check_power(&mut self) -> Result<()> {
+        self.check_disk()?;
         if self.happenings.is_gone() {
             // Who stops the build ends qemu.
             self.cancel.check()?;
@@ -144,6 +151,17 @@ impl Machine {
             return Ok(());
         };
         Err(self.trouble(what))
+    }
+
+    /// An error where the host could not write what the guest wrote to its disk. The guest may not have noticed, and its disk is damaged.
+    pub fn check_disk(&self) -> Result<()> {
+        match self.happenings.lost() {
+            None => Ok(()),
+            Some(lost) => {
+                let kind = if lost.full { ErrorKind::HostFull } else { ErrorKind::Host };
+                Err(Error::new(kind, format!("the host could not write the machine's disk: {}", lost.why)))
+            }
+        }
     }
 
     /// Says what the guest wrote to its console last, where that is news.
@@ -220,6 +238,7 @@ impl Machine {
 
 /// The last lines that are not empty, escaped.
 fn last_of(text: &str) -> Vec<String> {
-    let lines: Vec<String> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(escape).collect();
+    let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    let lines: Vec<String> = lines.map(|line| escape(cut(line, WIDTH))).collect();
     lines[lines.len().saturating_sub(TOLD)..].to_vec()
 }

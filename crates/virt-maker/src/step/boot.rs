@@ -55,7 +55,8 @@ struct Arguments {
     /// `{source: FILE}`. The boot then also waits until cloud-init has done all of it.
     #[schemars(with = "Option<SeedArguments>")]
     seed: Option<serde::de::IgnoredAny>,
-    /// How long it may take until the guest has booted, such as `10m`. Without it, 5 minutes, and 20 where the machine is emulated.
+    /// How long it may take until the guest has booted, such as `10m`, and how long until it has shut down. Without it, 5 minutes and 2,
+    /// and four times as long where the machine is emulated.
     #[schemars(with = "Option<String>")]
     timeout: Option<serde::de::IgnoredAny>,
     /// What is waited for before the first step: `booted`, or a mapping as `expect` has it.
@@ -137,7 +138,7 @@ pub struct Boot {
     pub tpm: bool,
     /// What cloud-init is told.
     pub seed: Option<Seed>,
-    /// How long it may take until the guest has booted, in seconds.
+    /// How long it may take until the guest has booted, and until it has shut down, in seconds.
     pub timeout: Option<u64>,
     /// What is waited for then.
     pub wait_for: Option<WaitFor>,

@@ -9,7 +9,7 @@ use testkit::{HostState, TinyOptions, appliance_lock, tiny_guest};
 use crate::common::{Bench, Ran, run};
 
 /// Builds the agent that misbehaves.
-fn hostile_agent(bench: &Bench) -> std::path::PathBuf {
+pub fn hostile_agent(bench: &Bench) -> std::path::PathBuf {
     let program = bench.path("hostile-agent");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/appliance/hostile_agent.rs");
     testkit::run(

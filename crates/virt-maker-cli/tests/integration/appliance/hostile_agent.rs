@@ -1,7 +1,8 @@
 //! What a test puts into an appliance in place of the agent: a first process of a machine that is the guest's own by now.
+//! Or into a guest that boots, where it takes the agent's port before the agent gets there.
 //!
-//! It plays the agent's part until it is to mount the guest, and then does what the first word on the guest's disk says.
-//! The test builds it by itself, from this file alone: it shares no code with virt-maker.
+//! In an appliance it plays the agent's part until it is to mount the guest, and then does what the first word on the guest's disk says;
+//! in a guest that has booted, it does what its argument says. The test builds it by itself, from this file alone: it shares no code with virt-maker.
 
 use std::ffi::{c_char, c_int, c_long, c_ulong, c_void};
 use std::fs::{self, File, OpenOptions};
@@ -26,6 +27,52 @@ const MESSAGE: u8 = 1;
 const DATA: u8 = 2;
 
 fn main() {
+    match std::env::args().nth(1) {
+        Some(word) => booted(&word),
+        None => appliance(),
+    }
+}
+
+/// What a guest says that has booted.
+fn booted(word: &str) {
+    let mut port = open_port();
+    let welcome = concat!(r#"{"reply":"welcome","version":"#, env!("PROTOCOL_VERSION"), "}");
+    let mounted = r#"{"reply":"mounted","file_systems":[],"os":{"id":"x","id_like":[],"version_id":"","pretty_name":""},"warnings":[]}"#;
+    receive(&mut port);
+    match word {
+        "half" => send(&mut port, &[MESSAGE, 40, 0]),
+        "mute" => reply(&mut port, welcome),
+        _ => {
+            reply(&mut port, welcome);
+            receive(&mut port);
+            reply(&mut port, mounted);
+            // Whether the system has booted.
+            receive(&mut port);
+            reply(&mut port, r#"{"reply":"exited","status":0}"#);
+            let step = receive(&mut port);
+            assert!(step.contains("the step"), "{step}");
+            match word {
+                "huge" => send(&mut port, &[&[DATA][..], &u32::MAX.to_le_bytes(), &[0; 1 << 20]].concat()),
+                "flood" => loop {
+                    reply(&mut port, &format!(r#"{{"reply":"note","text":"{}"}}"#, "n".repeat(1000)));
+                },
+                "again" => {
+                    drop(port);
+                    std::thread::sleep(Duration::from_secs(3));
+                    port = open_port();
+                    reply(&mut port, welcome);
+                }
+                other => panic!("{other:?} is no way to misbehave"),
+            }
+        }
+    }
+    // It stays, and takes what comes.
+    loop {
+        receive(&mut port);
+    }
+}
+
+fn appliance() {
     for (kind, place) in [(c"proc", c"/proc"), (c"sysfs", c"/sys"), (c"devtmpfs", c"/dev")] {
         // SAFETY: all are strings that end with a zero, and there is no data.
         unsafe { mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };

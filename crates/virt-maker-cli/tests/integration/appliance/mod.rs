@@ -2,6 +2,6 @@
 //! hosts that lack things; and the walls around qemu, as the host's kernel sees them.
 
 mod confinement;
-mod hostile;
+pub mod hostile;
 mod hosts;
 mod kills;

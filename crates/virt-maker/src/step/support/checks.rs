@@ -266,10 +266,17 @@ impl Checks {
     /// The same with a limit that is none of this kind.
     pub(in crate::step) fn hold_for(&self, limit: Duration, machine: &mut dyn Running, cancel: &Cancel) -> Result<()> {
         let limit = self.timeout.unwrap_or(limit);
+        let held = self.hold_by(limit, machine, cancel);
+        machine.answers_within(None);
+        held
+    }
+
+    fn hold_by(&self, limit: Duration, machine: &mut dyn Running, cancel: &Cancel) -> Result<()> {
         let begin = Instant::now();
         for check in &self.checks {
             loop {
-                let found = match check.look(machine)? {
+                machine.answers_within(Some(limit.saturating_sub(begin.elapsed())));
+                let found = match check.look(machine, limit)? {
                     Found::Holds => break,
                     Found::Never(found) => return Err(not_as_expected(check, &found, machine)),
                     Found::NotYet(found) => found,
@@ -367,7 +374,8 @@ impl Check {
         }
     }
 
-    fn look(&self, machine: &mut dyn Running) -> Result<Found> {
+    /// `limit` is how long a command may take.
+    fn look(&self, machine: &mut dyn Running, limit: Duration) -> Result<Found> {
         Ok(match self {
             Check::Unit(name) => {
                 // What has failed is not waited for; what has not been started may be.
@@ -406,7 +414,9 @@ impl Check {
             }
             Check::Http(http) => http.look(machine)?,
             Check::Command(Command { run, exit, output }) => {
-                let (ended, said) = machine.ask(&shell(run))?;
+                // The last try may begin when time is nearly up.
+                let timeout = Some((limit * machine.slowness()).as_secs().max(1));
+                let (ended, said) = machine.ask(&Run { timeout, ..shell(run) })?;
                 let shown = match last_lines(&said, TOLD) {
                     said if said.is_empty() => "wrote nothing".to_owned(),
                     said => format!("wrote: {said}"),

@@ -1,0 +1,264 @@
+//! A guest's way up, and down: from the start of its machine until it has booted, until it has booted again, and until it is off.
+//!
+//! What must hold: whatever the guest says to the agent's port, and however little of it, each of these ends by its deadline.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use virt_maker_agent::client::{Client, ClientError};
+use virt_maker_agent::protocol::Sandbox;
+
+use super::watch::Deadline;
+use super::{Machine, shell};
+use crate::engine::agent::{self, AgentGuest};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::guest::running::Running;
+use crate::guest::{Exit, Run};
+use crate::host;
+use crate::host::escape::last_lines;
+
+/// Name of the socket to the agent, in the work folder.
+const PORT: &str = "agent.sock";
+/// How long a guest may take to boot, and to shut down; longer where the CPU is emulated.
+const BOOT: Duration = Duration::from_secs(300);
+const SHUTDOWN: Duration = Duration::from_secs(120);
+/// How long an answer may take besides, where the guest has to be somewhere by a deadline.
+const MOMENT: Duration = Duration::from_secs(5);
+/// How many lines are told of what the program said that shuts it down.
+const SAID: usize = 3;
+
+/// When a guest is ready for what is to be done in it.
+pub enum Ready<'a> {
+    /// When its init has started all that it starts.
+    Booted,
+    /// When this holds.
+    When {
+        /// Whether all has to be started before that.
+        booted: bool,
+        /// Waits for it; it is told how long that may take.
+        holds: &'a mut dyn FnMut(&mut Machine, Duration) -> Result<()>,
+    },
+}
+
+impl Machine {
+    /// Waits until the guest has booted: its agent answers, and it is `ready`. `limit` is how long that may take, and a shutdown too;
+    /// without it, minutes.
+    ///
+    /// An error of kind `Step` says what went wrong in the guest, with what it wrote and showed last.
+    pub fn boot(&mut self, limit: Option<Duration>, ready: Ready<'_>) -> Result<()> {
+        self.limit = limit;
+        let deadline = Deadline::after(self.to_boot());
+        self.come_up(&deadline, ready)?;
+        self.note_boot(self.started, false)
+    }
+
+    /// Whether its agent has answered.
+    pub fn is_met(&self) -> bool {
+        self.guest.is_some()
+    }
+
+    /// How long the guest may take to boot.
+    pub(super) fn to_boot(&self) -> Duration {
+        self.limit.unwrap_or_else(|| self.scaled(BOOT))
+    }
+
+    /// How long it may take to shut down.
+    fn to_shut_down(&self) -> Duration {
+        self.limit.unwrap_or_else(|| self.scaled(SHUTDOWN))
+    }
+
+    /// Waits until it is ready, with its agent at hand. A guest may restart on its way: SELinux has it do so once.
+    pub(super) fn come_up(&mut self, deadline: &Deadline, mut ready: Ready<'_>) -> Result<()> {
+        loop {
+            let resets = self.happenings.resets();
+            let client = self.meet(deadline)?;
+            self.answered = Instant::now();
+            match (self.setup.take(), &mut self.guest) {
+                (Some(setup), _) => self.guest = Some(AgentGuest::of(client, setup, &self.events)),
+                (None, Some(guest)) => guest.go_on(client),
+                (None, None) => return Err(Error::new(ErrorKind::Internal, "a machine whose agent nobody knows")),
+            }
+            self.answer_by = Some(*deadline);
+            let limit = self.patience();
+            let begun = self.agent()?.running(limit);
+            let booted = begun.and_then(|()| self.until_ready(deadline, &mut ready));
+            self.answer_by = None;
+            match booted {
+                Ok(()) => return Ok(()),
+                // An agent goes before its machine restarts.
+                Err(_) if self.happenings.resets() != resets || self.happenings.has_left() => self.check_power()?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn until_ready(&mut self, deadline: &Deadline, ready: &mut Ready<'_>) -> Result<()> {
+        // Nobody who gives cloud-init something to do wants to come before it.
+        if self.seeded || matches!(ready, Ready::Booted | Ready::When { booted: true, .. }) {
+            self.until_booted(deadline)?;
+        }
+        if self.seeded {
+            self.until_seeded(deadline)?;
+        }
+        match ready {
+            Ready::Booted => Ok(()),
+            Ready::When { holds, .. } => holds(self, deadline.left()),
+        }
+    }
+
+    /// Waits for the agent, and begins a conversation with it.
+    fn meet(&mut self, deadline: &Deadline) -> Result<Client> {
+        const WHAT: &str = "its agent to answer";
+        const PAUSE: Duration = Duration::from_millis(20);
+        loop {
+            let mut client = self.call()?;
+            match self.until(WHAT, deadline, PAUSE, |_| heard(&mut client))? {
+                Some(Ok(())) => {
+                    self.happenings.met();
+                    return Ok(client);
+                }
+                Some(Err(error)) => {
+                    let what = "what answers in the guest is not our agent";
+                    return Err(Error::new(ErrorKind::Step, what).with_source(error));
+                }
+                // The machine was reset, or who was at the port went away, before it got that far.
+                None => {}
+            }
+            self.check_power()?;
+            if deadline.has_passed() {
+                return Err(self.late(WHAT, deadline));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Calls the agent, which will answer when it is there. The call is over when the machine does not go on as it did.
+    fn call(&self) -> Result<Client> {
+        let failed = || "cannot talk to the machine's agent";
+        let folder = File::open(&self.work_dir).context(ErrorKind::Host, failed)?;
+        let stream = UnixStream::connect(short(&folder)).context(ErrorKind::Host, failed)?;
+        self.happenings.watch(stream.try_clone().context(ErrorKind::Host, failed)?);
+        let mut client = Client::new(stream);
+        match client.say_hello(Sandbox::Machine) {
+            // Who listens for the answer is told, too.
+            Ok(()) | Err(ClientError::Closed) => Ok(client),
+            Err(error) => Err(Error::new(ErrorKind::Host, failed()).with_source(error)),
+        }
+    }
+
+    /// Waits until the guest's init has started what it starts.
+    fn until_booted(&mut self, deadline: &Deadline) -> Result<()> {
+        let pause = self.scaled(Duration::from_millis(100));
+        let state = self.until("the guest to have booted", deadline, pause, |machine| {
+            let state = machine.system_state()?;
+            Ok(match state.as_str() {
+                "initializing" | "starting" => None,
+                _ => Some(state),
+            })
+        })?;
+        match state.as_str() {
+            "maintenance" | "stopping" => {
+                let failed = self.of_failed_units()?;
+                Err(self.trouble(format!("the guest did not boot: it is in the state `{state}`{failed}")))
+            }
+            "degraded" => {
+                let failed = self.of_failed_units()?;
+                self.events.warn(format!("the guest has booted, but not all of it{failed}"));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The state of the guest's service manager; `running` where that has no state.
+    fn system_state(&mut self) -> Result<String> {
+        let script = "[ -d /run/systemd/system ] && systemctl is-system-running || :";
+        let (_, said) = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() })?;
+        let word = String::from_utf8_lossy(&said).trim().to_owned();
+        Ok(if word.is_empty() { "running".into() } else { host::escape::escape(&word) })
+    }
+
+    /// Units that have failed, as the end of a sentence.
+    pub(super) fn of_failed_units(&mut self) -> Result<String> {
+        let units: Vec<_> =
+            self.failed_units()?.unwrap_or_default().iter().map(|unit| host::escape::escape(unit)).collect();
+        Ok(if units.is_empty() { String::new() } else { format!("; failed: {}", units.join(", ")) })
+    }
+
+    /// How long what is asked next may take to be answered.
+    pub(super) fn patience(&self) -> Duration {
+        let moment = self.scaled(MOMENT);
+        self.answer_by.map_or(agent::PATIENCE, |deadline| deadline.left().saturating_add(moment).min(agent::PATIENCE))
+    }
+
+    /// Has the guest power off, and waits until it has. The overlay then holds what a machine leaves that was shut down.
+    pub(super) fn power_off(&mut self) -> Result<()> {
+        let deadline = Deadline::after(self.to_shut_down());
+        let script = "if [ -d /run/systemd/system ]; then systemctl --no-block poweroff; else poweroff; fi";
+        self.answer_by = Some(deadline);
+        let asked = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() });
+        let but = match asked {
+            Ok((Exit::Status(0), _)) => String::new(),
+            // It may go all the same, where somebody else has told it to.
+            Ok((_, said)) => format!(", and said when it was told to: {}", last_lines(&said, SAID)),
+            // The answer may not get through any more: what counts is that it goes.
+            Err(_) if self.happenings.is_off() || self.happenings.has_left() => String::new(),
+            Err(error) => {
+                self.cancel.check()?;
+                return Err(error);
+            }
+        };
+        self.until_off(&deadline, &but)
+    }
+
+    /// Has the guest restart, and waits until it has booted again.
+    pub(super) fn reboot(&mut self) -> Result<()> {
+        let deadline = Deadline::after(self.to_boot().saturating_add(self.to_shut_down()));
+        let before = self.happenings.resets();
+        let script = "if [ -d /run/systemd/system ]; then systemctl --no-block reboot; else reboot; fi";
+        self.answer_by = Some(deadline);
+        let asked = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() });
+        if let Err(error) = asked
+            && self.happenings.resets() == before
+            && !self.happenings.has_left()
+        {
+            return Err(error);
+        }
+        self.until("the guest to restart", &deadline, Duration::from_millis(20), |machine| {
+            Ok((machine.happenings.resets() > before).then_some(()))
+        })?;
+        let begin = self.happenings.last_reset().unwrap_or_else(Instant::now);
+        self.come_up(&deadline, Ready::Booted)?;
+        self.note_boot(begin, true)
+    }
+}
+
+/// What was said, once it is there; nothing where nobody will say anything any more.
+type Heard = Option<std::result::Result<(), ClientError>>;
+
+/// Whether the agent has answered, without waiting for it: a guest may say half a word, and no more.
+fn heard(client: &mut Client) -> Result<Option<Heard>> {
+    Ok(match client.heard_welcome() {
+        Ok(None) => None,
+        Ok(Some(())) => Some(Some(Ok(()))),
+        Err(ClientError::Closed) => Some(None),
+        Err(error) => Some(Some(Err(error))),
+    })
+}
+
+/// Where qemu listens for who wants to talk to the agent.
+pub(super) fn listen(work_dir: &Path) -> Result<UnixListener> {
+    let failed = || "cannot make a socket for the machine's agent";
+    let folder = File::open(work_dir).context(ErrorKind::Host, failed)?;
+    // Of a machine that was in this folder before.
+    let _ = std::fs::remove_file(work_dir.join(PORT));
+    UnixListener::bind(short(&folder)).context(ErrorKind::Host, failed)
+}
+
+/// The socket's path by a descriptor of its folder, as the path of a socket may only have 107 bytes.
+fn short(folder: &File) -> String {
+    format!("/proc/self/fd/{}/{PORT}", folder.as_raw_fd())
+}
