@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::{Bench, run};
-use testkit::{HostState, appliance_lock};
+use testkit::measured::{BOOT_SERVICES_APPLICATION, authenticode, event_log, hex, replay};
+use testkit::{HostState, Volumes, appliance_lock};
 
 const MIB: u64 = 1 << 20;
 
@@ -98,8 +99,32 @@ fn a_disk_is_booted_with_the_firmware_that_it_has_boots() {
     before.assert_nothing_left();
 }
 
+/// Prints the registers of the machine's TPM, and what was measured into them, where the kernel has got the log: GRUB hands it over where
+/// Secure Boot is on.
+const MEASURED: &str = "log=/sys/kernel/security/tpm0/binary_bios_measurements; \
+    for number in 0 1 2 3 4 5 6 7 8 9; do echo PCR $number $(cat /sys/class/tpm/tpm0/pcr-sha256/$number); done; \
+    [ ! -e $log ] || echo LOG $(base64 -w 0 $log)";
+
+/// The registers that a guest has printed.
+fn registers(said: &str) -> Vec<&str> {
+    said.lines().filter_map(|line| line.strip_prefix("PCR ")).collect()
+}
+
+/// The registers that a guest has printed are what its own log of them gives, and this loader is what was started first, by the digest
+/// that the test makes of it.
+fn measured(said: &str, loader: &[u8]) {
+    let log = said.lines().find_map(|line| line.strip_prefix("LOG ")).expect("the guest has a log");
+    let log = testkit::run_with_input(Command::new("base64").arg("-d"), log.as_bytes()).stdout;
+    let log = event_log(&log);
+    let replayed: Vec<String> =
+        (0..10).map(|register| format!("{register} {}", hex(&replay(&log, register)))).collect();
+    assert_eq!(registers(said), replayed, "{log:#?}");
+    let mut started = log.iter().filter(|entry| entry.register == 4 && entry.kind == BOOT_SERVICES_APPLICATION);
+    assert_eq!(started.next().map(|entry| hex(&entry.digest)), Some(hex(&authenticode(loader))));
+}
+
 /// One image from packages, made larger, boots under UEFI, goes on to do so after the guest has put its loaders and its menu in place anew, and then
-/// with Secure Boot; the TPM there has measured it. (Under a BIOS it is booted by the tests of `bootstrap`.) A loader that was
+/// with Secure Boot; the TPM there has measured what was started. (Under a BIOS it is booted by the tests of `bootstrap`.) A loader that was
 /// changed is refused.
 #[test]
 fn an_image_from_packages_boots_under_uefi_and_secure_boot_boots() {
@@ -112,26 +137,31 @@ fn an_image_from_packages_boots_under_uefi_and_secure_boot_boots() {
         dpkg-trigger --no-await /usr/lib/shim; dpkg --configure --pending; [ -e /boot/grub/i386-pc/core.img ]; \
         cmp /boot/efi/EFI/BOOT/grubx64.efi /usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed; update-grub");
     let secure = run(
-        "set -eu; od -An -tx1 /sys/firmware/efi/efivars/SecureBoot-* | grep -q '01$'; dmesg | grep -q 'Secure boot enabled'; \
-        pcr=/sys/class/tpm/tpm0/pcr-sha256; for number in 0 4 7 8; do echo PCR $number $(cat $pcr/$number); done",
+        "set -eu; od -An -tx1 /sys/firmware/efi/efivars/SecureBoot-* | grep -q '01$'; dmesg | grep -q 'Secure boot enabled'",
     );
+    let print = run(MEASURED);
     let text = format!(
         "format: 2\nspec:\n  import: {{disk: {{path: '{}', resize: {{size: 1200M, expand: root}}}}}}\n  steps:\n    \
-         - boot: {{firmware: uefi, steps: [{{{anew}}}]}}\n    \
-         - boot: {{firmware: secure-boot, tpm: true, steps: [{{{secure}}}, {{expect: {{console: 'login:'}}}}]}}\n",
+         - boot: {{firmware: uefi, tpm: true, steps: [{{{print}}}, {{{anew}}}]}}\n    \
+         - boot: {{firmware: secure-boot, tpm: true, steps: [{{{secure}}}, {{{print}}}, {{expect: {{console: 'login:'}}}}]}}\n",
         image.display()
     );
     let template = bench.path("t.yml");
     fs::write(&template, &text).unwrap();
     // Where the host's kernel has no vfat, the guest is opened in an appliance.
     let ran = bench.build("auto", &template, &[]).exits(0);
-    let said = ran.said();
-    let registers: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("PCR ")).collect();
-    assert_eq!(registers.len(), 4, "{said}");
-    for register in registers {
-        let (_, value) = register.split_once(' ').unwrap();
-        assert!(value.len() == 64 && value.bytes().any(|byte| byte != b'0'), "{register}");
-    }
+    let keys = ran.sealed();
+    let said = |depth: usize| {
+        let of_layer = ran.of("output").into_iter().filter(|event| event["key"] == keys[depth].as_str());
+        of_layer.map(|event| event["text"].as_str().unwrap()).collect::<String>()
+    };
+    // What the second boot started is what the guest had put in its place in the first.
+    measured(&said(2), &Volumes::of(&bench.image(&keys[1]), "qcow2").on_esp("/EFI/BOOT/BOOTX64.EFI"));
+    // The firmware's code is in the first, and the state of Secure Boot with its keys in the eighth.
+    let (plain, secure) = (said(1), said(2));
+    let (plain, secure) = (registers(&plain), registers(&secure));
+    assert_eq!((plain.len(), secure.len()), (10, 10));
+    assert!(plain[0] != secure[0] && plain[7] != secure[7], "{plain:?} {secure:?}");
 
     // GRUB as somebody changed it: its signature is there, and wrong.
     let change = run("printf changed | dd of=/boot/efi/EFI/BOOT/grubx64.efi bs=1 seek=200000 conv=notrunc");
