@@ -8,6 +8,7 @@
 //!
 //! Everything random comes from one seed, which is printed; `--seed` runs it again.
 
+mod boots;
 mod crowd;
 mod disk;
 mod field;
@@ -29,7 +30,7 @@ use random::Random;
 
 const USAGE: &str = "usage: torture [--short] [--seed N] [--virt-maker FILE] [--engine NAME[,NAME]]
                [--part NAME] [CAMPAIGN]...
-CAMPAIGN: kill power full rot crowd hostile stranger kernels";
+CAMPAIGN: kill boots power full rot crowd hostile stranger kernels";
 
 /// How a campaign is run.
 pub struct Options {
@@ -48,6 +49,7 @@ type Campaign = (&'static str, fn(&Options, &mut Random) -> String);
 
 const CAMPAIGNS: &[Campaign] = &[
     ("kill", kill::run),
+    ("boots", boots::run),
     ("power", power::run),
     ("full", full::run),
     ("rot", rot::run),

@@ -21,6 +21,12 @@ fn kills_with_each_appliance() {
     short("kill");
 }
 
+/// A machine at a time, which takes its turn by itself.
+#[test]
+fn machines_are_killed_boots() {
+    short("boots");
+}
+
 #[test]
 fn power_is_cut() {
     short("power");
