@@ -138,12 +138,13 @@ fn a_guest_may_flood_its_console_and_fill_its_disk_boots() {
             "! busybox dd if=/dev/zero of=/full bs=64k conv=fsync 2>/dev/null; ! echo more >/more; echo it is $(busybox df -P / | busybox tail -n 1)",
         ),
         step("busybox ip link set eth0 down; ! busybox ping -c 1 -W 5 192.0.2.1 2>&1"),
-        step("sleep 3; echo done"),
+        // Where it has cloud-init, that is kept from waiting for a source of data.
+        step("[ -e /etc/cloud/cloud-init.disabled ]; sleep 3; echo done"),
     ];
     let program = serde_json::to_string(&format!("#!/bin/busybox sh\n{FLOOD}\n")).unwrap();
     let steps = [
         format!("file: {{path: /sbin/flood, chmod: '0755', content: {program}}}"),
-        "run: echo '::sysinit:/sbin/flood' >>/etc/inittab".to_owned(),
+        "run: echo '::sysinit:/sbin/flood' >>/etc/inittab; mkdir /etc/cloud".to_owned(),
         boot("", &within.join(", ")),
     ];
     let ran = small.build(&steps, &[]).exits(0);
@@ -157,6 +158,7 @@ fn a_guest_may_flood_its_console_and_fill_its_disk_boots() {
     let image = small.bench.image(&ran.sealed()[3]);
     testkit::fsck_clean(&image, "qcow2");
     assert!(testkit::find_file_in_image(&image, "/full").unwrap().len() > 100 << 20);
+    assert!(testkit::find_file_in_image(&image, "/etc/cloud/cloud-init.disabled").is_none());
     before.assert_nothing_left();
 }
 

@@ -101,6 +101,15 @@ fn what_comes_to_nothing_is_told_and_nothing_boots() {
     for (name, code, text, boot, code_of_exit, expected) in [
         ("none", &[][..], "", steps, 4, "the firmware found nothing to boot on its disk"),
         ("rescue", &SAYS[..], "grub rescue> ", steps, 4, "shows its rescue prompt"),
+        (
+            "emergency",
+            &SAYS[..],
+            "You are in emergency mode.",
+            steps,
+            4,
+            "the guest did not boot, and is in emergency mode",
+        ),
+        ("no root", &SAYS[..], "(initramfs) ", steps, 4, "the initramfs did not find the root file system"),
         ("resets", &RESETS[..], "", steps, 4, "the guest restarted 7 times"),
         ("off", &POWERS_OFF[..], "", steps, 4, "the guest powered off, and was not told to"),
         ("still", &SAYS[..], "I stay.", "{timeout: 4s}", 4, "the guest did not power off within 4 s"),
