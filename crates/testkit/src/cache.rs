@@ -46,7 +46,7 @@ pub fn fixture(stem: &str, extension: &str, recipe: &[u8], build: impl FnOnce(&P
 }
 
 /// Appliances and machines that all test processes may run at the same time: more starve each other on a small host.
-const APPLIANCES: usize = 2;
+const APPLIANCES: usize = 3;
 
 /// The lock under which appliances and machines run, [`APPLIANCES`] of them for all test processes. Held until it is
 /// dropped.

@@ -13,7 +13,7 @@ use crate::random::Random;
 use crate::world::World;
 
 /// Rounds of the whole campaign and of its short form.
-const ROUNDS: [u64; 2] = [50, 6];
+const ROUNDS: [u64; 2] = [50, 4];
 /// A build is run to its end after so many.
 const EACH: u64 = 5;
 /// How long a build may take that was asked to end.

@@ -144,7 +144,9 @@ fn a_guest_may_flood_its_console_and_fill_its_disk_boots() {
     let program = serde_json::to_string(&format!("#!/bin/busybox sh\n{FLOOD}\n")).unwrap();
     let steps = [
         format!("file: {{path: /sbin/flood, chmod: '0755', content: {program}}}"),
-        "run: echo '::sysinit:/sbin/flood' >>/etc/inittab; mkdir /etc/cloud".to_owned(),
+        // The agent is started when what is begun here has ended: the flood is there while somebody looks at the console.
+        "run: printf '::sysinit:/sbin/flood\\n::sysinit:/bin/busybox sleep 5\\n' >>/etc/inittab; mkdir /etc/cloud"
+            .to_owned(),
         boot("", &within.join(", ")),
     ];
     let ran = small.build(&steps, &[]).exits(0);

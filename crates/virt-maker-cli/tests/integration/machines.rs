@@ -203,7 +203,7 @@ fn tests_keep_a_broken_image_from_being_exported_boots() {
     write("    - name: broken\n      steps:\n        - expect: {command: {run: 'echo no; exit 3'}, timeout: 1s}\n");
     let ran = bench.build("chroot", &template, &allowed).exits(4);
     assert_eq!(outcomes(&ran), ["broken failed", "web <1> passed"]);
-    assert!(ran.stderr.contains("the test `broken` failed") && ran.stderr.contains("web.yml:13:7"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the test `broken` failed") && ran.stderr.contains("web.yml:12:7"), "{}", ran.stderr);
     let kept = ran.stderr.split_whitespace().find(|word| word.trim_end_matches(',').ends_with(".png"));
     assert_eq!(std::fs::read(kept.unwrap().trim_end_matches(',')).unwrap()[..4], *b"\x89PNG");
     assert!(!bench.path("web.img").exists());

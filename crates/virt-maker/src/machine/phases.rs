@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{Firmware, Machine, shell};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::event::BootPhase;
 use crate::guest::Run;
 use crate::guest::running::Running;
@@ -70,12 +70,8 @@ impl Machine {
         self.booted = Some(elapsed);
         self.renew_birth();
         let asked = Instant::now();
-        let said = match self.ask(&Run { script: Some(ASK.into()), shell: shell(), ..Run::default() }) {
-            Ok((_, said)) => String::from_utf8_lossy(&said).into_owned(),
-            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
-            // Whoever talks to the guest next is told.
-            Err(_) => String::new(),
-        };
+        let (_, said) = self.ask(&Run { script: Some(ASK.into()), shell: shell(), ..Run::default() })?;
+        let said = String::from_utf8_lossy(&said);
         let loader = if self.birth.bios { self.birth.read } else { self.console.loader_after(self.birth.at) };
         let since = |moment: Instant| moment.saturating_duration_since(self.birth.at).as_secs_f64();
         let phases = phases(loader.map(since), since(asked), since(begin + elapsed), &said);
