@@ -25,7 +25,8 @@ impl Bench {
     fn boot_template(&self, name: &str, steps: &[Value]) -> Result<PathBuf, Failure> {
         let mut template = work::template(&self.base, &[], None);
         template["spec"]["steps"] =
-            json!([{ "boot": { "memory": format!("{MEMORY}M"), "cpus": cpus(), "steps": steps } }]);
+            // Packer goes on as soon as SSH answers.
+            json!([{ "boot": { "memory": format!("{MEMORY}M"), "cpus": cpus(), "wait_for": { "unit": "ssh.service" }, "steps": steps } }]);
         let path = self.folder.join(format!("{name}.yml"));
         work::write(&path, &template)?;
         Ok(path)
