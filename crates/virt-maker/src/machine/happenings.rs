@@ -143,6 +143,8 @@ impl State {
         if said["event"] == "BLOCK_IO_ERROR" && said["data"]["operation"] == "write" && self.lost.is_none() {
             let why = said["data"]["reason"].as_str().unwrap_or("an error without words").to_owned();
             self.lost = Some(Lost { full: said["data"]["nospace"] == Value::Bool(true), why });
+            // The guest may try it again for ever.
+            self.end_conversation();
         }
         let by_guest = || said["data"]["guest"] == Value::Bool(true);
         match said["event"].as_str() {

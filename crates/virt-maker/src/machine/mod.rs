@@ -307,6 +307,7 @@ impl Machine {
         Box::new(move |error| {
             let what = match &*happenings {
                 what if what.has_panicked() => "the guest's kernel has panicked".to_owned(),
+                what if what.lost().is_some() => "the guest's disk has failed".to_owned(),
                 what if what.is_off() => "the guest has powered off".to_owned(),
                 // Where it was us who ended it.
                 _ if error.kind() == ErrorKind::Guest => "the guest does not answer any more".to_owned(),
