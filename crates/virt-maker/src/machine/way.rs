@@ -52,7 +52,15 @@ impl Machine {
         self.limit = limit;
         let deadline = Deadline::after(self.to_boot());
         self.come_up(&deadline, ready)?;
-        self.note_boot(self.started, false)
+        self.ask_about_boot(&deadline, self.started, false)
+    }
+
+    /// Notes what the boot took, which the guest is asked for, by the deadline of that boot.
+    fn ask_about_boot(&mut self, deadline: &Deadline, begin: Instant, restart: bool) -> Result<()> {
+        self.answer_by = Some(*deadline);
+        let noted = self.note_boot(begin, restart);
+        self.answer_by = None;
+        noted
     }
 
     /// Whether its agent has answered.
@@ -232,7 +240,7 @@ impl Machine {
         })?;
         let begin = self.happenings.last_reset().unwrap_or_else(Instant::now);
         self.come_up(&deadline, Ready::Booted)?;
-        self.note_boot(begin, true)
+        self.ask_about_boot(&deadline, begin, true)
     }
 }
 
