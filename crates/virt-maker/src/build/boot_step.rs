@@ -10,6 +10,7 @@ use super::draft::{draft_on, outcome_of};
 use super::failure::Said;
 use super::log::StepLog;
 use super::options::{self, Optioned};
+use super::seed::{self, Sown};
 use super::session::NewSession;
 use super::slots::Slot;
 use super::{Build, leaks, screenshots};
@@ -20,10 +21,10 @@ use crate::event::{BootPhase, Event};
 use crate::guest::{Guest, selinux};
 use crate::host::clock::now;
 use crate::host::escape::escape;
-use crate::machine::{self, Boot, Disk, Firmware, Hardware, Machine, Media, Pictures, Ready, Seeded, Service, Start};
+use crate::machine::{self, Boot, Disk, Firmware, Hardware, Machine, Media, Pictures, Ready, Service, Start};
 use crate::plan::StepNode;
 use crate::spec::StepEntry;
-use crate::step::{self, Action, Seed, StepKey};
+use crate::step::{self, Action, StepKey};
 use crate::store::{Depth, KeyLock, Layer, Outcome, Scratch, Workspace};
 
 /// CPUs where a template does not say how many, and the host has them.
@@ -141,12 +142,12 @@ impl<'a> Booted<'a> {
         let Booted { build, step, boot, .. } = self;
         let agent = &build.settings.agent;
         let by_itself = step.entry.inner.is_empty();
-        let seeded = self.seeded()?;
+        let Sown { seeded, cd } = self.sow()?;
         let service = self.offline(false, |guest| match by_itself {
             true => Service::none(guest, seeded),
             false => Service::put(guest, agent, seeded),
         })?;
-        let (_slot, machine) = self.machine()?;
+        let (_slot, machine) = self.machine(cd)?;
         match by_itself {
             true => machine.until_it_powers_off(boot.timeout.map(Duration::from_secs))?,
             false => self.booted(machine, failed)?.finish()?,
@@ -168,28 +169,16 @@ impl<'a> Booted<'a> {
     /// The same for what is thrown away: the guest is not shut down, and the disk is left as it is then.
     /// `begin` becomes when its turn came.
     pub(super) fn try_out(&self, failed: &mut Option<Box<Machine>>, begin: &mut Instant) -> Result<()> {
-        let seeded = self.seeded()?;
+        let Sown { seeded, cd } = self.sow()?;
         self.offline(false, |guest| Service::put(guest, &self.build.settings.agent, seeded))?;
-        let (_slot, machine) = self.machine()?;
+        let (_slot, machine) = self.machine(cd)?;
         *begin = Instant::now();
         self.booted(machine, failed).map(drop)
     }
 
     /// What the guest's cloud-init is to do.
-    fn seeded(&self) -> Result<Option<Seeded>> {
-        let files = self.boot.seed.as_ref().map(|seed| seed.load(&self.step.key.inputs)).transpose()?;
-        Ok(files.map(|files| Seeded::of(&files)))
-    }
-
-    /// The CD for cloud-init.
-    fn seed_cd(&self) -> Result<Option<PathBuf>> {
-        let Some(seed) = &self.boot.seed else { return Ok(None) };
-        let Booted { build, step, workspace, .. } = self;
-        let files = seed.load(&step.key.inputs)?;
-        let folder = workspace.subfolder("seed")?;
-        let target = folder.join("seed.iso");
-        media::make_cd(&files, &target, Seed::LABEL, &folder.join("log.txt"), &build.settings.cancel)?;
-        Ok(Some(target))
+    fn sow(&self) -> Result<Sown> {
+        seed::sow(self.boot.seed.as_ref(), &self.step.key.inputs, self.workspace, &self.build.settings.cancel)
     }
 
     /// A machine that has booted, and in which all steps succeeded.
@@ -255,7 +244,7 @@ impl<'a> Booted<'a> {
     }
 
     /// A machine that was started, when it is its turn.
-    fn machine(&self) -> Result<(Slot<'_>, Machine)> {
+    fn machine(&self, seed: Option<PathBuf>) -> Result<(Slot<'_>, Machine)> {
         let Booted { build, boot, parent, workspace, draft, log, .. } = self;
         let cancel = &build.settings.cancel;
         let cpus = cpus_of(boot.cpus);
@@ -270,7 +259,6 @@ impl<'a> Booted<'a> {
             firmware,
             tpm: boot.tpm,
         };
-        let seed = self.seed_cd()?;
         let slot = build.shared.slots.take_machine(cpus, u64::from(boot.memory_mib) << 20, cancel)?;
         let kvm = build.shared.opener.selector().kernels_run(build.events, cancel)?;
         let machine = Machine::start(Start {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Settings;
 use super::check::unpacked;
+use super::seed::{self, Sown};
 use crate::disk::ImageFormat;
 use crate::disk::boots::Boots;
 use crate::disk::inspect::inspect as inspect_disk;
@@ -17,7 +18,7 @@ use crate::guest::Guest;
 use crate::host::clock::now;
 use crate::inspect::{self, Look};
 use crate::key::LayerKey;
-use crate::machine::{self, Firmware, Hardware, Left, Machine, Media, Pictures, Ready, Seeded, Service, Start};
+use crate::machine::{self, Firmware, Hardware, Left, Machine, Media, Pictures, Ready, Service, Start};
 use crate::step::{FirmwareArgument, Seed};
 use crate::store::{Layer, Lease, Outcome, Scratch, Store, Workspace, check_tag};
 
@@ -90,13 +91,13 @@ pub fn run_machine(subject: &Subject, wanted: &LoneMachine, settings: &Settings,
     let opener = Opener::new(settings.engines(), events, &settings.cancel);
     let lone = Lone { disk: &disk, wanted, settings, opener: &opener, workspace: &workspace, events };
     let begin = Instant::now();
-    let seeded = wanted.seed.as_ref().map(|seed| seed.load(&[])).transpose()?.map(|files| Seeded::of(&files));
+    let Sown { seeded, cd } = seed::sow(wanted.seed.as_ref(), &[], &workspace, &settings.cancel)?;
     let service = match (wanted.shell, &wanted.keep_as) {
         (true, _) => Some(lone.offline(true, |guest| Service::put(guest, &settings.agent, seeded))?),
         (false, Some(_)) => Some(lone.offline(true, |guest| Service::none(guest, seeded))?),
         (false, None) => None,
     };
-    let ended = lone.attend(&store)?;
+    let ended = lone.attend(&store, cd)?;
     let Some(tag) = &wanted.keep_as else { return Ok(ended) };
     lone.offline(false, |guest| {
         service.map_or(Ok(()), |service| service.take_out(guest))?;
@@ -242,16 +243,7 @@ impl Lone<'_> {
         Ok(done)
     }
 
-    /// The CD for cloud-init.
-    fn seed_cd(&self) -> Result<Option<PathBuf>> {
-        let Some(seed) = &self.wanted.seed else { return Ok(None) };
-        let folder = self.workspace.subfolder("seed")?;
-        let target = folder.join("seed.iso");
-        media::make_cd(&seed.load(&[])?, &target, Seed::LABEL, &folder.join("log.txt"), &self.settings.cancel)?;
-        Ok(Some(target))
-    }
-
-    fn attend(&self, store: &Store) -> Result<Ended> {
+    fn attend(&self, store: &Store, seed: Option<PathBuf>) -> Result<Ended> {
         let Lone { disk, wanted, settings, opener, workspace, events } = self;
         let cancel = &settings.cancel;
         let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
@@ -264,7 +256,6 @@ impl Lone<'_> {
             firmware: Firmware::chosen(wanted.firmware, disk.boots(), disk.image())?,
             tpm: wanted.tpm,
         };
-        let seed = self.seed_cd()?;
         let kvm = opener.selector().kernels_run(events, cancel)?;
         let overlay = disk.overlay();
         let mut machine = Machine::start(Start {

@@ -39,6 +39,7 @@ mod schedule;
 mod screenshots;
 mod sealer;
 mod secrets;
+mod seed;
 mod session;
 mod slots;
 mod spent;

@@ -11,15 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Digest, HostInput};
 use crate::template::{Kind, Node};
 
-/// The label of a CD by which cloud-init knows a seed.
-const LABEL: &str = "cidata";
 /// What there may be: the word of a template, and the name of the file on the CD.
-const FILES: [(&str, &str); 4] = [
-    (USER_DATA.0, USER_DATA.1),
-    (META_DATA.0, META_DATA.1),
-    ("network_config", NETWORK),
-    ("vendor_data", "vendor-data"),
-];
+const FILES: [(&str, &str); 4] = [USER_DATA, META_DATA, ("network_config", NETWORK), ("vendor_data", "vendor-data")];
 const USER_DATA: (&str, &str) = ("user_data", "user-data");
 const META_DATA: (&str, &str) = ("meta_data", "meta-data");
 const NETWORK: &str = "network-config";
@@ -43,8 +36,8 @@ enum Data {
 }
 
 impl Seed {
-    /// The label of its CD.
-    pub const LABEL: &str = LABEL;
+    /// The label of its CD, by which cloud-init knows it.
+    pub const LABEL: &str = "cidata";
 
     /// One of user data alone, which is no template's.
     pub fn of_user_data(bytes: Vec<u8>) -> Seed {
