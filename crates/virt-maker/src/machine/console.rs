@@ -48,7 +48,7 @@ impl Console {
         let (theirs, on, moments) = (Arc::clone(&kept), Arc::clone(&shown), Arc::clone(&loaders));
         let listener = std::thread::Builder::new().name("console".into()).spawn(move || {
             let mut buffer = [0; 16 << 10];
-            let (mut line, mut of_loader) = (Line::default(), LoaderLine::default());
+            let (mut of_kernel, mut of_loader) = (Line::default(), Line::default());
             while let Ok(count @ 1..) = input.read(&mut buffer) {
                 if let Some(on) = &mut *on.lock().unwrap_or_else(PoisonError::into_inner) {
                     // Whoever does not look any more misses nothing.
@@ -65,7 +65,7 @@ impl Console {
                 let surplus = kept.len().saturating_sub(KEPT);
                 kept.drain(..surplus);
                 drop(kept);
-                if line.panics(&buffer[..count]) {
+                if of_kernel.panics(&buffer[..count]) {
                     on_panic();
                 }
             }
@@ -113,51 +113,37 @@ impl Console {
     }
 }
 
-/// The line that is being written, looked at for a loader.
-#[derive(Default)]
-struct LoaderLine {
-    begin: Vec<u8>,
-    told: bool,
-}
-
-impl LoaderLine {
-    /// Whether these bytes complete the words of a boot loader that begins.
-    fn begins_loader(&mut self, bytes: &[u8]) -> bool {
-        let mut begins = false;
-        for piece in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
-            self.begin.extend(piece.iter().take(LOOKED_AT.saturating_sub(self.begin.len())));
-            let text = String::from_utf8_lossy(&self.begin);
-            if !self.told && LOADERS.iter().any(|words| text.contains(words)) {
-                (self.told, begins) = (true, true);
-            }
-            if piece.ends_with(b"\n") || piece.ends_with(b"\r") {
-                *self = LoaderLine::default();
-            }
-        }
-        begins
-    }
-}
-
 /// The beginning of the line that is being written.
 #[derive(Default)]
 struct Line(Vec<u8>);
 
 impl Line {
-    /// Whether a kernel gives up in what comes next: at the beginning of a line, or behind the time that it writes before it.
-    fn panics(&mut self, mut bytes: &[u8]) -> bool {
+    /// Whether these bytes complete the words of a boot loader that begins.
+    fn begins_loader(&mut self, bytes: &[u8]) -> bool {
+        let has = |line: &[u8], words: &str| line.windows(words.len()).any(|part| part == words.as_bytes());
+        self.comes_to(bytes, b"\n\r", |line| LOADERS.iter().any(|words| has(line, words)))
+    }
+
+    /// The same of a kernel that gives up: at the beginning of a line, or behind the time that it writes before it.
+    fn panics(&mut self, bytes: &[u8]) -> bool {
+        self.comes_to(bytes, b"\n", |line| {
+            let at = line.windows(PANIC.len()).position(|part| part == PANIC);
+            at.is_some_and(|at| at == 0 || line[..at].ends_with(b"] "))
+        })
+    }
+
+    /// Whether something holds for a line, as far as it is looked at, with what comes next and did not before. Any of the bytes `ends`
+    /// ends a line.
+    fn comes_to(&mut self, bytes: &[u8], ends: &[u8], holds: impl Fn(&[u8]) -> bool) -> bool {
         let mut found = false;
-        while !bytes.is_empty() {
-            let end = bytes.iter().position(|byte| *byte == b'\n');
-            let (piece, rest) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
-            let room = LOOKED_AT.saturating_sub(self.0.len());
-            self.0.extend_from_slice(&piece[..piece.len().min(room)]);
-            if let Some(at) = self.0.windows(PANIC.len()).position(|part| part == PANIC) {
-                found |= at == 0 || self.0[..at].ends_with(b"] ");
-            }
-            if end.is_some() {
+        for piece in bytes.split_inclusive(|byte| ends.contains(byte)) {
+            let room = LOOKED_AT.saturating_sub(self.0.len()).min(piece.len());
+            let before = holds(&self.0);
+            self.0.extend_from_slice(&piece[..room]);
+            found |= !before && holds(&self.0);
+            if piece.last().is_some_and(|byte| ends.contains(byte)) {
                 self.0.clear();
             }
-            bytes = rest;
         }
         found
     }
@@ -189,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_boot_loader_is_heard_once_and_in_pieces() {
-        let mut line = LoaderLine::default();
+        let mut line = Line::default();
         let mut heard = |bytes: &str| line.begins_loader(bytes.as_bytes());
         assert!(!heard("BdsDxe: loading Boot0001\r\nBdsDxe: star"));
         assert!(heard("ting Boot0001 \"UEFI\""));
