@@ -140,12 +140,6 @@ impl Drop for Happenings {
 
 impl State {
     fn note(&mut self, said: &Value) {
-        if said["event"] == "BLOCK_IO_ERROR" && said["data"]["operation"] == "write" && self.lost.is_none() {
-            let why = said["data"]["reason"].as_str().unwrap_or("an error without words").to_owned();
-            self.lost = Some(Lost { full: said["data"]["nospace"] == Value::Bool(true), why });
-            // The guest may try it again for ever.
-            self.end_conversation();
-        }
         let by_guest = || said["data"]["guest"] == Value::Bool(true);
         match said["event"].as_str() {
             Some("RESET") if by_guest() => {
@@ -155,6 +149,11 @@ impl State {
             Some("SHUTDOWN") if by_guest() => self.off = true,
             Some("GUEST_PANICKED") => self.panicked = true,
             Some("VSERPORT_CHANGE") if self.leaves(said) => self.left = true,
+            // The guest may try it again for ever.
+            Some("BLOCK_IO_ERROR") if said["data"]["operation"] == "write" && self.lost.is_none() => {
+                let why = said["data"]["reason"].as_str().unwrap_or("an error without words").to_owned();
+                self.lost = Some(Lost { full: said["data"]["nospace"] == Value::Bool(true), why });
+            }
             _ => return,
         }
         self.end_conversation();
