@@ -91,5 +91,5 @@ fn every_campaign_has_its_short_form() {
     let usage = String::from_utf8(output.stderr).unwrap();
     let campaigns = usage.lines().find_map(|line| line.strip_prefix("CAMPAIGN: ")).unwrap();
     // The tests have `kernels` in a form of their own.
-    assert_eq!(campaigns, "kill power full rot crowd hostile stranger kernels");
+    assert_eq!(campaigns, "kill boots power full rot crowd hostile stranger kernels");
 }

@@ -22,7 +22,7 @@ use virt_maker::event::Events;
 use virt_maker::guest::{Attributes, Exit, FileKind, Guest, Run};
 use virt_maker::host::Cancel;
 
-use bench::{Bench, PLAIN_FSTAB, cat, failure, names, options, processes, shell, socket_folders, tool};
+use bench::{Bench, PLAIN_FSTAB, SocketFolders, cat, failure, names, options, processes, shell, tool};
 
 const NONE: Attributes = Attributes { mode: None, uid: None, gid: None };
 
@@ -35,10 +35,10 @@ fn the_library_is_found_with_its_version() {
 #[test]
 fn a_session_runs_writes_checkpoints_and_leaves_clean_layers() {
     let bench = Bench::new(PLAIN_FSTAB, false);
-    let folders = socket_folders(0);
+    let folders = SocketFolders::of(0);
     let mut session = bench.open("base", "one").unwrap();
     assert_eq!(session.guest().os().pretty_name, "Tiny 7");
-    assert_eq!(socket_folders(0), folders, "libguestfs's socket folder is gone as soon as the session is open");
+    folders.are_gone();
 
     commands(&bench, session.as_mut());
     bench.sh(session.as_mut(), "echo one >/etc/one");
@@ -289,7 +289,7 @@ fn network(bench: &Bench, session: &mut dyn Session) {
 #[test]
 fn guests_that_cannot_be_opened_and_builds_that_are_stopped_end_cleanly() {
     let gone = |bench: &Bench| assert_eq!(processes(&bench.text("store")), Vec::<String>::new());
-    let folders = socket_folders(0);
+    let folders = SocketFolders::of(0);
 
     let bench = Bench::new("UUID=no-such-disk /usr ext4 defaults 0 2\n", false);
     let error = failure(bench.open("base", "one"));
@@ -343,7 +343,7 @@ fn guests_that_cannot_be_opened_and_builds_that_are_stopped_end_cleanly() {
     gone(&bench);
     bench.seal(&["one"]);
     bench.check_clean("one");
-    assert_eq!(socket_folders(0), folders);
+    folders.are_gone();
     let left = fs::read_dir(bench.path("work")).unwrap().map(|entry| entry.unwrap());
     let left: Vec<_> = left.filter(|entry| !entry.file_type().unwrap().is_socket()).collect();
     assert!(left.is_empty(), "only sockets are left: {left:?}");
@@ -446,7 +446,7 @@ fn an_ordinary_user_gets_a_shell_and_a_kill_leaves_nothing() {
     use rustix::termios::{Winsize, tcsetwinsize};
 
     let bench = Bench::new(PLAIN_FSTAB, false);
-    let folders = socket_folders(65534);
+    let folders = SocketFolders::of(65534);
     bench.overlay("one", "base");
     // The socket's path would be too long for the work folder's own name.
     fs::create_dir(bench.path("cache")).unwrap();
@@ -492,14 +492,14 @@ fn an_ordinary_user_gets_a_shell_and_a_kill_leaves_nothing() {
     std::io::Write::write_all(&mut keyboard, b"stty size >/etc/typed; echo seen-$((40 + 2)); exit\n").unwrap();
     wait("seen-42");
     wait("typed: 33 99");
-    assert_eq!(socket_folders(65534), folders);
+    folders.are_gone();
     child.kill().unwrap();
     child.wait().unwrap();
     // libguestfs's recovery process looks every two seconds; no end of this loop is a failure of the whole run.
     while !processes(&bench.text("store")).is_empty() {
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert_eq!(socket_folders(65534), folders);
+    folders.are_gone();
     drop(keyboard);
     reader.join().unwrap();
 }

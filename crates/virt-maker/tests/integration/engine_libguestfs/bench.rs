@@ -1,10 +1,12 @@
 //! A store with a base of its own, sessions on it, and looks at what they leave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use virt_maker::disk::ImageFormat;
 use virt_maker::engine::libguestfs::{LibguestfsEngine, LibguestfsOptions};
@@ -207,14 +209,41 @@ pub fn processes(text: &str) -> Vec<String> {
     found
 }
 
-/// Folders that libguestfs made for its socket, of this user. Those of other users are other tests'.
-pub fn socket_folders(user: u32) -> usize {
-    let of_user = |entry: &fs::DirEntry| {
+/// Folders that libguestfs made for its sockets, which it does under a fixed folder for all processes of a user.
+pub struct SocketFolders {
+    user: u32,
+    before: BTreeSet<OsString>,
+}
+
+impl SocketFolders {
+    /// Those that are there now.
+    pub fn of(user: u32) -> Self {
+        Self { user, before: Self::found(user) }
+    }
+
+    /// Waits until those that are new are gone. A folder of another test goes as soon as its appliance has answered; one that was
+    /// left behind never does.
+    #[track_caller]
+    pub fn are_gone(&self) {
+        let begin = Instant::now();
+        let mut new: BTreeSet<_> = Self::found(self.user).difference(&self.before).cloned().collect();
+        while !new.is_empty() {
+            assert!(begin.elapsed() < Duration::from_secs(300), "libguestfs left {new:?}");
+            std::thread::sleep(Duration::from_millis(50));
+            let now = Self::found(self.user);
+            new.retain(|name| now.contains(name));
+        }
+    }
+
+    fn found(user: u32) -> BTreeSet<OsString> {
         use std::os::unix::fs::MetadataExt;
-        entry.metadata().is_ok_and(|found| found.uid() == user)
-    };
-    let all = fs::read_dir("/tmp").unwrap().flatten();
-    all.filter(|entry| entry.file_name().to_string_lossy().starts_with("libguestfs") && of_user(entry)).count()
+        let all = fs::read_dir("/tmp").unwrap().flatten();
+        let of_libguestfs = all.filter(|entry| {
+            entry.file_name().to_string_lossy().starts_with("libguestfs")
+                && entry.metadata().is_ok_and(|found| found.uid() == user)
+        });
+        of_libguestfs.map(|entry| entry.file_name()).collect()
+    }
 }
 
 pub fn failure<T>(result: Result<T>) -> Error {
