@@ -50,7 +50,7 @@ pub use machine::{Bus, Machine, boot_to_login, host_kernel};
 pub use mirror::Mirror;
 pub use new_kernel::{KERNEL_WAYS, NewKernel, kernel_guest, kernel_template};
 pub use rpm::rpm_repository;
-pub use small_guest::{SMALL_GUEST_STEP, small_guest, small_import};
+pub use small_guest::{SMALL_GUEST_STEP, small_guest, small_guest_with, small_import};
 pub use small_initrd::small_initrd;
 pub use tiny::{Fs, Roots, TinyOptions, tiny_guest};
 pub use tls::TlsServer;

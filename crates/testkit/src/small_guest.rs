@@ -3,6 +3,7 @@
 //! It is made in two steps, by who tries virt-maker: the guest is exported as `tar` after [`SMALL_GUEST_STEP`], and a template that imports
 //! that tree by [`small_import`] makes a disk of it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,12 +17,22 @@ pub const SMALL_GUEST_STEP: &str =
 
 /// The guest. `agent` is the program that virt-maker puts into it.
 pub fn small_guest(agent: &Path) -> PathBuf {
+    small_guest_with(agent, &[])
+}
+
+/// The same with these programs of the host, at their places there.
+pub fn small_guest_with(agent: &Path, programs: &[&str]) -> PathBuf {
     let init = b"::sysinit:/bin/busybox ip link set lo up\n";
-    let mut files = vec![("/etc/inittab".to_owned(), init.to_vec(), 0o644)];
-    // The agent of a build for tests is linked with the libraries of its host.
-    let said = String::from_utf8(run(Command::new("ldd").arg(agent)).stdout).expect("ldd prints text");
-    let libraries = said.split_whitespace().filter(|word| word.starts_with('/'));
-    files.extend(libraries.map(|path| (path.to_owned(), fs::read(path).expect("a library is readable"), 0o755)));
+    // The agent of a build for tests is linked with the libraries of its host, too.
+    let mut libraries = BTreeSet::new();
+    for program in programs.iter().map(Path::new).chain([agent]) {
+        let said = String::from_utf8(run(Command::new("ldd").arg(program)).stdout).expect("ldd prints text");
+        libraries.extend(said.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned));
+    }
+    let paths = libraries.into_iter().chain(programs.iter().map(|program| (*program).to_owned()));
+    let read = |path: String| (fs::read(&path).expect("a program of this host is readable"), path);
+    let mut files: Vec<_> = paths.map(read).map(|(content, path)| (path, content, 0o755)).collect();
+    files.push(("/etc/inittab".to_owned(), init.to_vec(), 0o644));
     tiny_guest(&TinyOptions { files, ..TinyOptions::default() })
 }
 

@@ -156,6 +156,8 @@ pub enum Event {
         /// The same, until the guest was seen to have booted.
         #[serde(serialize_with = "seconds")]
         elapsed: Duration,
+        /// Who had started that agent.
+        by: StartedBy,
         /// Where that time went, in order; where the guest restarted on its way, that of its last start.
         phases: Vec<BootPhase>,
     },
@@ -321,6 +323,27 @@ pub enum Event {
         /// What has become of each image; empty where none was begun.
         images: Vec<ImageState>,
     },
+}
+
+/// Who has started our agent in a machine, which runs the steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum StartedBy {
+    /// The guest's init, as a service of ours.
+    #[serde(rename = "agent")]
+    Init,
+    /// The guest's qemu-guest-agent.
+    #[serde(rename = "qemu-guest-agent")]
+    GuestAgent,
+}
+
+impl StartedBy {
+    /// For people, behind a time; nothing where it is as always.
+    pub fn told(self) -> &'static str {
+        match self {
+            StartedBy::Init => "",
+            StartedBy::GuestAgent => ", its agent started by qemu-guest-agent",
+        }
+    }
 }
 
 /// A part of a boot. One whose end is not known is one with the next, as in `initramfs+services`.

@@ -179,10 +179,10 @@ impl<W: Write + Send> Report for Plain<W> {
             }
             Event::Stage { what, .. } => self.say(&format!("  {}", harmless(what))),
             // With its output, the step's log says so.
-            Event::MachineBooted { key, restart, elapsed, phases, .. } if self.verbose == 0 => {
+            Event::MachineBooted { key, restart, elapsed, by, phases, .. } if self.verbose == 0 => {
                 let again = if *restart { " again" } else { "" };
                 let parts = BootPhase::line(phases);
-                self.say(&format!("booted  {}{again} after {}: {parts}", key.short(), duration(*elapsed)))
+                self.say(&format!("booted  {}{again} after {}{}: {parts}", key.short(), duration(*elapsed), by.told()))
             }
             Event::Screenshot { name, path, .. } => {
                 self.say(&format!("  screenshot {}: {}", harmless(name), path.display()))

@@ -256,10 +256,10 @@ impl Report for Tty {
                 Ok(())
             }
             // With its output, the step's log says so.
-            Event::MachineBooted { restart, elapsed, phases, .. } if self.verbose == 0 => {
+            Event::MachineBooted { restart, elapsed, by, phases, .. } if self.verbose == 0 => {
                 let again = if *restart { " again" } else { "" };
                 let parts = BootPhase::line(phases);
-                self.say(&format!("  \x1b[2mbooted{again} after {}: {parts}\x1b[0m", duration(*elapsed)))
+                self.say(&format!("  \x1b[2mbooted{again} after {}{}: {parts}\x1b[0m", duration(*elapsed), by.told()))
             }
             Event::Screenshot { name, path, .. } => {
                 self.say(&format!("  \x1b[2mscreenshot {}: {}\x1b[0m", harmless(name), path.display()))

@@ -42,6 +42,7 @@ mod look;
 mod machines;
 mod machines_seen;
 mod network;
+mod odd_inits;
 mod options;
 mod ordinary_user;
 mod pages;

@@ -21,7 +21,7 @@ use crate::event::{BootPhase, Event};
 use crate::guest::{Guest, selinux};
 use crate::host::clock::now;
 use crate::host::escape::escape;
-use crate::machine::{self, Boot, Disk, Firmware, Hardware, Machine, Media, Pictures, Ready, Service, Start};
+use crate::machine::{self, Boot, Disk, Firmware, Hardware, Machine, Media, Pictures, Ready, Service, Start, Ways};
 use crate::plan::StepNode;
 use crate::spec::StepEntry;
 use crate::step::{self, Action, StepKey};
@@ -147,7 +147,7 @@ impl<'a> Booted<'a> {
             true => Service::none(guest, seeded),
             false => Service::put(guest, agent, seeded),
         })?;
-        let (_slot, machine) = self.machine(cd)?;
+        let (_slot, machine) = self.machine(cd, service.ways())?;
         match by_itself {
             true => machine.until_it_powers_off(boot.timeout.map(Duration::from_secs))?,
             false => self.booted(machine, failed)?.finish()?,
@@ -170,8 +170,8 @@ impl<'a> Booted<'a> {
     /// `begin` becomes when its turn came.
     pub(super) fn try_out(&self, failed: &mut Option<Box<Machine>>, begin: &mut Instant) -> Result<()> {
         let Sown { seeded, cd } = self.sow()?;
-        self.offline(false, |guest| Service::put(guest, &self.build.settings.agent, seeded))?;
-        let (_slot, machine) = self.machine(cd)?;
+        let service = self.offline(false, |guest| Service::put(guest, &self.build.settings.agent, seeded))?;
+        let (_slot, machine) = self.machine(cd, service.ways())?;
         *begin = Instant::now();
         self.booted(machine, failed).map(drop)
     }
@@ -213,12 +213,12 @@ impl<'a> Booted<'a> {
 
     /// Says how long the machine took to boot, as often as it has since it was told last.
     fn tell_boots(&self, machine: &mut Machine) {
-        for Boot { restart, answered, elapsed, phases } in machine.take_boots() {
+        for Boot { restart, answered, elapsed, by, phases } in machine.take_boots() {
             let again = if restart { " again" } else { "" };
             let (seconds, parts) = (elapsed.as_secs_f64(), BootPhase::line(&phases));
-            self.say(&format!("the guest has booted{again} after {seconds:.1} s: {parts}"));
+            self.say(&format!("the guest has booted{again} after {seconds:.1} s{}: {parts}", by.told()));
             let key = self.step.node.info.key;
-            self.build.events.send(Event::MachineBooted { key, restart, answered, elapsed, phases });
+            self.build.events.send(Event::MachineBooted { key, restart, answered, elapsed, by, phases });
         }
     }
 
@@ -244,7 +244,7 @@ impl<'a> Booted<'a> {
     }
 
     /// A machine that was started, when it is its turn.
-    fn machine(&self, seed: Option<PathBuf>) -> Result<(Slot<'_>, Machine)> {
+    fn machine(&self, seed: Option<PathBuf>, ways: Ways) -> Result<(Slot<'_>, Machine)> {
         let Booted { build, boot, parent, workspace, draft, log, .. } = self;
         let cancel = &build.settings.cancel;
         let cpus = cpus_of(boot.cpus);
@@ -267,6 +267,7 @@ impl<'a> Booted<'a> {
             disk: Disk::Overlay { parent: &image, overlay: &draft.image() },
             media: &Media { seed, ..Media::default() },
             pages: None,
+            ways,
             ends_at_reset: false,
             work_dir: &workspace.subfolder("machine")?,
             kept: self.kept.clone(),

@@ -15,7 +15,7 @@ use crate::engine::gate::Pages;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::escape::escape;
 use crate::import::{Drives, ImportContext, ImportKey, InstallerFirmware, Isoboot, Made, Until};
-use crate::machine::{self, Deadline, Disk, EMULATED, Firmware, Hardware, Machine, Media, Start};
+use crate::machine::{self, Deadline, Disk, EMULATED, Firmware, Hardware, Machine, Media, Start, Ways};
 use crate::plan::PlanNode;
 use crate::spec::StepEntry;
 use crate::step::Action;
@@ -90,6 +90,7 @@ pub(super) fn make(
         disk: Disk::Fresh(image),
         media: &Media { cds, floppies, seed: None },
         pages,
+        ways: Ways::default(),
         ends_at_reset: installer.until == Until::Reboot,
         work_dir: &workspace.subfolder("machine")?,
         kept: kept.to_owned(),

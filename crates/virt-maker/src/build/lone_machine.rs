@@ -18,7 +18,7 @@ use crate::guest::Guest;
 use crate::host::clock::now;
 use crate::inspect::{self, Look};
 use crate::key::LayerKey;
-use crate::machine::{self, Firmware, Hardware, Left, Machine, Media, Pictures, Ready, Service, Start};
+use crate::machine::{self, Firmware, Hardware, Left, Machine, Media, Pictures, Ready, Service, Start, Ways};
 use crate::step::{FirmwareArgument, Seed};
 use crate::store::{Layer, Lease, Outcome, Scratch, Store, Workspace, check_tag};
 
@@ -97,7 +97,8 @@ pub fn run_machine(subject: &Subject, wanted: &LoneMachine, settings: &Settings,
         (false, Some(_)) => Some(lone.offline(true, |guest| Service::none(guest, seeded))?),
         (false, None) => None,
     };
-    let ended = lone.attend(&store, cd)?;
+    let ways = service.as_ref().map(Service::ways).unwrap_or_default();
+    let ended = lone.attend(&store, cd, ways)?;
     let Some(tag) = &wanted.keep_as else { return Ok(ended) };
     lone.offline(false, |guest| {
         service.map_or(Ok(()), |service| service.take_out(guest))?;
@@ -243,7 +244,7 @@ impl Lone<'_> {
         Ok(done)
     }
 
-    fn attend(&self, store: &Store, seed: Option<PathBuf>) -> Result<Ended> {
+    fn attend(&self, store: &Store, seed: Option<PathBuf>, ways: Ways) -> Result<Ended> {
         let Lone { disk, wanted, settings, opener, workspace, events } = self;
         let cancel = &settings.cancel;
         let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
@@ -264,6 +265,7 @@ impl Lone<'_> {
             disk: machine::Disk::Overlay { parent: disk.image(), overlay: &overlay },
             media: &Media { seed, ..Media::default() },
             pages: None,
+            ways,
             ends_at_reset: false,
             work_dir: &workspace.subfolder("machine")?,
             kept: store.logs_dir().join(format!("{}-run-{}", now(), disk.short())),

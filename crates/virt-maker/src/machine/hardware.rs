@@ -12,7 +12,7 @@ use serde_json::Value;
 use virt_maker_agent::appliance::{self, ADDRESS};
 
 use super::firmware::Firmware;
-use super::{Start, tpm};
+use super::{Start, guest_agent, tpm};
 use crate::engine::user_network::NETDEV;
 use crate::error::{Context, ErrorKind, Result};
 use crate::host::{CHANNEL_FD, EMULATED_CPU, Helper, HelperCommand};
@@ -69,12 +69,13 @@ pub(super) struct Started {
     pub(super) network: UnixStream,
 }
 
-/// Starts qemu with a disk, whose node these options describe. `port` is where it listens for who wants to talk to the agent.
+/// Starts qemu with a disk, whose node these options describe. `ports` is where it listens for who wants to talk to the agent,
+/// and to qemu-guest-agent.
 pub(super) fn start(
     start: &Start<'_>,
     disk: &Value,
     images: usize,
-    port: UnixListener,
+    (port, guest_agent): (UnixListener, Option<UnixListener>),
     directory: &Path,
     log: PathBuf,
 ) -> Result<Started> {
@@ -93,6 +94,11 @@ pub(super) fn start(
         more.extend(tpm::options(TPM_FD));
         channels.push(end);
         tpm = Some(helper);
+    }
+    if let Some(port) = guest_agent {
+        let fd = CHANNEL_FD + channels.len() as i32;
+        more.extend(["-chardev".to_owned(), format!("socket,id=guest-agent,fd={fd},server=on,wait=off")]);
+        channels.push(port.into());
     }
     let helper = Helper::spawn(HelperCommand {
         name: "qemu",
@@ -147,8 +153,14 @@ fn arguments(start: &Start<'_>, disk: &Value, more: Vec<String>, media: Vec<Stri
     for device in ["VGA", "qemu-xhci", "usb-tablet", "virtio-rng-pci", "vmgenid,guid=auto", "pvpanic"] {
         say("-device", device);
     }
-    say("-device", "virtio-serial-pci,id=serial,max_ports=2");
+    let ports = if start.ways.guest_agent { 3 } else { 2 };
+    say("-device", &format!("virtio-serial-pci,id=serial,max_ports={ports}"));
     say("-device", &format!("virtserialport,bus=serial.0,nr=1,chardev=agent,id=port,name={}", appliance::PORT));
+    if start.ways.guest_agent {
+        // Without an `id`: qemu is not to tell who opens and closes it.
+        let port = guest_agent::PORT;
+        say("-device", &format!("virtserialport,bus=serial.0,nr=2,chardev=guest-agent,name={port}"));
+    }
     say("-device", "isa-serial,chardev=console");
     say("-device", "virtio-scsi-pci,id=scsi");
     say("-blockdev", &disk.to_string());

@@ -7,6 +7,7 @@
 //! phases.rs      where the time of a boot went
 //! attended.rs    its serial console on a person's terminal
 //! service.rs     the agent as a service of the guest: put there before the boot, and taken out after it
+//! guest_agent.rs qemu-guest-agent, which starts the agent where the guest's init does not
 //! watch.rs       waiting for something, with an eye on what may go wrong meanwhile
 //! happenings.rs  what qemu tells by itself;  console.rs  what the guest writes to its serial port
 //! screen.rs      what it shows;  reading.rs  the same where that is no text;  running.rs  what steps do to it
@@ -23,6 +24,7 @@
 mod attended;
 mod console;
 mod firmware;
+mod guest_agent;
 mod happenings;
 mod hardware;
 mod media;
@@ -48,7 +50,7 @@ pub use firmware::Firmware;
 pub use hardware::Hardware;
 pub use media::Media;
 pub use seeded::Seeded;
-pub use service::Service;
+pub use service::{Service, Ways};
 pub use watch::Deadline;
 pub use way::Ready;
 
@@ -60,7 +62,7 @@ use crate::engine::qmp::Qmp;
 use crate::engine::user_network::proxies_behind_it;
 use crate::engine::{Image, LogSink, Session};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Events;
+use crate::event::{Events, StartedBy};
 use crate::guest::Guest;
 use crate::host::{self, Cancel, Guard, Helper};
 use console::Console;
@@ -84,6 +86,8 @@ pub struct Start<'a> {
     pub media: &'a Media,
     /// Files that it finds at an address of its network.
     pub pages: Option<Pages>,
+    /// Who may start our agent in the guest. Its qemu-guest-agent has its port then.
+    pub ways: Ways,
     /// Whether a reset ends it as a power-off does.
     pub ends_at_reset: bool,
     /// A private folder (mode 0700). The caller removes it.
@@ -173,6 +177,9 @@ pub struct Machine {
     looked: Instant,
     /// It began with an empty disk, so no agent of ours is in it.
     fresh: bool,
+    /// Who may start our agent in its guest, and who has.
+    ways: Ways,
+    by: StartedBy,
     /// Whether its cloud-init has a seed.
     seeded: bool,
     /// When all that is done to it has to be done.
@@ -230,9 +237,13 @@ impl Machine {
         let directory = start.disk.path().parent().unwrap_or(start.work_dir);
         let (disk, images) = start.disk.options(directory)?;
         let log = start.work_dir.join("qemu.log");
-        let port = way::listen(start.work_dir)?;
+        let port = way::listen(start.work_dir, way::PORT)?;
+        let guest_agent = match start.ways.guest_agent {
+            true => Some(way::listen(start.work_dir, way::GUEST_AGENT)?),
+            false => None,
+        };
         let begin = Instant::now();
-        let started = hardware::start(&start, &disk, images, port, directory, log)?;
+        let started = hardware::start(&start, &disk, images, (port, guest_agent), directory, log)?;
         let guard = Guard::kill_on_cancel(started.helper.pid(), start.cancel)?;
         let qmp = Qmp::greet(started.qmp, start.events.waits(start.cancel)).map_err(|error| {
             let said = complaints(start.work_dir);
@@ -268,6 +279,8 @@ impl Machine {
             limit: None,
             answer_by: None,
             fresh: matches!(start.disk, Disk::Fresh(_)),
+            ways: start.ways,
+            by: StartedBy::Init,
             seeded: start.media.seed.is_some(),
             emulated: !start.kvm,
             shown: String::new(),

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::{Firmware, Machine, shell};
 use crate::error::Result;
-use crate::event::BootPhase;
+use crate::event::{BootPhase, StartedBy};
 use crate::guest::Run;
 use crate::guest::running::Running;
 
@@ -29,6 +29,8 @@ pub struct Boot {
     pub answered: Duration,
     /// The same, until the guest was seen to have booted.
     pub elapsed: Duration,
+    /// Who had started the agent that answered.
+    pub by: StartedBy,
     /// Its phases in their order. Where the guest restarted on its way, those of its last start.
     pub phases: Vec<BootPhase>,
 }
@@ -76,7 +78,7 @@ impl Machine {
         let since = |moment: Instant| moment.saturating_duration_since(self.birth.at).as_secs_f64();
         let phases = phases(loader.map(since), since(asked), since(begin + elapsed), &said);
         let answered = self.answered.saturating_duration_since(begin);
-        self.boots.push(Boot { restart, answered, elapsed, phases });
+        self.boots.push(Boot { restart, answered, elapsed, by: self.by, phases });
         Ok(())
     }
 

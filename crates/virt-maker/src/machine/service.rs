@@ -9,6 +9,7 @@ use std::path::Path;
 
 use virt_maker_agent::booted;
 
+use super::guest_agent;
 use super::seeded::{self, NO_CLOUD_INIT, Seeded};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::selinux;
@@ -17,7 +18,7 @@ use crate::hygiene::Leftovers;
 
 /// A folder that a guest has for the time of a boot.
 const FOLDER: &str = "/etc/.virt-maker";
-const AGENT: &str = "/etc/.virt-maker/agent";
+pub(super) const AGENT: &str = "/etc/.virt-maker/agent";
 const UNITS: &str = "/etc/systemd/system";
 const UNIT: &str = "/etc/systemd/system/virt-maker-agent.service";
 const WANTS: &str = "/etc/systemd/system/sysinit.target.wants";
@@ -25,6 +26,15 @@ const WANTED: &str = "/etc/systemd/system/sysinit.target.wants/virt-maker-agent.
 const INITTAB: &str = "/etc/inittab";
 /// An inittab is not larger.
 const TEXT_MAX: u64 = 1 << 20;
+
+/// Who may start our agent in a guest, as far as its disk says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ways {
+    /// Its init, for which it has been given a service.
+    pub init: bool,
+    /// Its qemu-guest-agent.
+    pub guest_agent: bool,
+}
 
 /// What the guest has been given, and what it was like before, so that all of it can be taken out again.
 pub struct Service {
@@ -34,6 +44,7 @@ pub struct Service {
     folders: BTreeMap<String, (i64, u32)>,
     /// Whether the inittab got a line.
     inittab: Option<(i64, u32)>,
+    ways: Ways,
     before: Leftovers,
 }
 
@@ -47,7 +58,8 @@ impl Service {
                 Leftovers::of(guest)?.of_a_seed(seed.has_network, seed.has_host_keys)
             }
         };
-        let mut service = Service { made: Vec::new(), folders: BTreeMap::new(), inittab: None, before };
+        let mut service =
+            Service { made: Vec::new(), folders: BTreeMap::new(), inittab: None, ways: Ways::default(), before };
         if seed.is_some() {
             service.folder(guest, seeded::FOLDER, 0o755)?;
             service.file(guest, seeded::SETTINGS, &mut seeded::TEXT.as_bytes(), 0o644)?;
@@ -56,12 +68,15 @@ impl Service {
         Ok(service)
     }
 
-    /// Puts the agent of the host into a guest that is not booted, so that its init starts it.
+    /// Puts the agent of the host into a guest that is not booted, so that its init starts it, or somebody else who is in there.
+    ///
+    /// An error of kind `Step` says that nobody would.
     pub fn put(guest: &mut dyn Guest, agent: &Path, seed: Option<Seeded>) -> Result<Service> {
         let mut service = Service::none(guest, seed)?;
         service.folder(guest, FOLDER, 0o700)?;
         let mut file = File::open(agent).context(ErrorKind::Host, || format!("cannot read {}", agent.display()))?;
         service.file(guest, AGENT, &mut file, 0o700)?;
+        service.ways = Ways { init: true, guest_agent: has_guest_agent(guest)? };
         if has_systemd(guest)? {
             service.folder(guest, UNITS, 0o755)?;
             service.file(guest, UNIT, &mut unit().as_bytes(), 0o644)?;
@@ -74,14 +89,22 @@ impl Service {
                 return Err(cannot("its /etc/inittab is no file"));
             }
             service.line(guest)?;
+        } else if service.ways.guest_agent {
+            service.ways.init = false;
         } else {
-            return Err(cannot("it has neither systemd nor an /etc/inittab"));
+            return Err(cannot("it has neither systemd nor an /etc/inittab, so its init is none that we know")
+                .with_hint("a guest with qemu-guest-agent (/usr/sbin/qemu-ga) that its init starts can be booted, whatever that is"));
         }
         if seed.is_none() && guest.stat("/etc/cloud")?.is_some() && guest.stat(NO_CLOUD_INIT)?.is_none() {
             service.file(guest, NO_CLOUD_INIT, &mut "".as_bytes(), 0o644)?;
         }
         service.label(guest)?;
         Ok(service)
+    }
+
+    /// Who may start it.
+    pub fn ways(&self) -> Ways {
+        self.ways
     }
 
     /// Takes it out again, and with it what a boot leaves that is for one machine alone: what was not there before.
@@ -215,6 +238,15 @@ fn has_systemd(guest: &mut dyn Guest) -> Result<bool> {
     Ok(!init.ends_with("busybox")
         && guest.stat(INITTAB)?.is_none()
         && (guest.stat("/lib/systemd/systemd")?.is_some() || guest.stat("/usr/lib/systemd/systemd")?.is_some()))
+}
+
+fn has_guest_agent(guest: &mut dyn Guest) -> Result<bool> {
+    for path in guest_agent::PROGRAMS {
+        if guest.stat(path)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn cannot(why: &str) -> Error {

@@ -98,7 +98,7 @@ impl Machine {
     }
 
     /// Nothing where the deadline has passed before it was there.
-    fn watch<T>(
+    pub(super) fn watch<T>(
         &mut self,
         deadline: &Deadline,
         pause: Duration,

@@ -8,20 +8,26 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use virt_maker_agent::booted;
 use virt_maker_agent::client::{Client, ClientError};
 use virt_maker_agent::protocol::Sandbox;
 
+use super::guest_agent::GuestAgent;
 use super::watch::Deadline;
-use super::{Machine, shell};
+use super::{Machine, service, shell};
 use crate::engine::agent::{self, AgentGuest};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::event::StartedBy;
 use crate::guest::running::Running;
 use crate::guest::{Exit, Run};
 use crate::host;
 use crate::host::escape::last_lines;
 
-/// Name of the socket to the agent, in the work folder.
-const PORT: &str = "agent.sock";
+/// Names of the sockets to the agent and to qemu-guest-agent, in the work folder.
+pub(super) const PORT: &str = "agent.sock";
+pub(super) const GUEST_AGENT: &str = "guest-agent.sock";
+/// How long a guest's init has for starting our agent when its qemu-guest-agent is there already.
+const HEAD_START: Duration = Duration::from_secs(10);
 /// How long a guest may take to boot, and to shut down; longer where the CPU is emulated.
 const BOOT: Duration = Duration::from_secs(300);
 const SHUTDOWN: Duration = Duration::from_secs(120);
@@ -121,33 +127,69 @@ impl Machine {
     fn meet(&mut self, deadline: &Deadline) -> Result<Client> {
         const WHAT: &str = "its agent to answer";
         const PAUSE: Duration = Duration::from_millis(20);
+        let mut helper = None;
         loop {
             let mut client = self.call()?;
-            match self.until(WHAT, deadline, PAUSE, |_| heard(&mut client))? {
-                Some(Ok(())) => {
+            let met = self.watch(deadline, PAUSE, |machine| {
+                machine.have_it_started(&mut helper)?;
+                heard(&mut client)
+            })?;
+            match met {
+                None => return Err(self.nobody(WHAT, helper, deadline)),
+                Some(Some(Ok(()))) => {
                     self.happenings.met();
+                    let by_it = helper.is_some_and(|(_, helper)| helper.was_asked());
+                    self.by = if by_it { StartedBy::GuestAgent } else { StartedBy::Init };
                     return Ok(client);
                 }
-                Some(Err(error)) => {
+                Some(Some(Err(error))) => {
                     let what = "what answers in the guest is not our agent";
                     return Err(Error::new(ErrorKind::Step, what).with_source(error));
                 }
                 // The machine was reset, or who was at the port went away, before it got that far.
-                None => {}
+                Some(None) => {}
             }
             self.check_power()?;
             if deadline.has_passed() {
-                return Err(self.late(WHAT, deadline));
+                return Err(self.nobody(WHAT, helper, deadline));
             }
             std::thread::sleep(PAUSE);
         }
     }
 
+    /// Has qemu-guest-agent start our agent, where it is there and the guest's init does not.
+    fn have_it_started(&mut self, helper: &mut Option<(u32, GuestAgent)>) -> Result<()> {
+        if !self.ways.guest_agent {
+            return Ok(());
+        }
+        let resets = self.happenings.resets();
+        let (_, helper) = match helper {
+            Some(helper) if helper.0 == resets => helper,
+            // After a reset, nobody knows any more what was said before.
+            _ => {
+                let failed = || "cannot talk to the machine's qemu-guest-agent";
+                let agent = self.connect(GUEST_AGENT).and_then(|stream| GuestAgent::new(stream, resets));
+                let agent = agent.context(ErrorKind::Host, failed)?;
+                helper.insert((resets, agent))
+            }
+        };
+        let head_start = if self.ways.init { self.scaled(HEAD_START) } else { Duration::ZERO };
+        let now = helper.there_since().is_some_and(|since| since.elapsed() >= head_start);
+        helper.turn(now.then_some(&[service::AGENT, booted::ARGUMENT]));
+        Ok(())
+    }
+
+    /// An error that says that our agent has not answered, and who would have started it.
+    fn nobody(&mut self, what: &str, helper: Option<(u32, GuestAgent)>, deadline: &Deadline) -> Error {
+        let Some((_, helper)) = helper else { return self.late(what, deadline) };
+        let init = if self.ways.init { "its init did not start that" } else { "its init is none that we know" };
+        self.late(&format!("{what} ({init}, and {})", helper.told()), deadline)
+    }
+
     /// Calls the agent, which will answer when it is there. The call is over when the machine does not go on as it did.
     fn call(&self) -> Result<Client> {
         let failed = || "cannot talk to the machine's agent";
-        let folder = File::open(&self.work_dir).context(ErrorKind::Host, failed)?;
-        let stream = UnixStream::connect(short(&folder)).context(ErrorKind::Host, failed)?;
+        let stream = self.connect(PORT).context(ErrorKind::Host, failed)?;
         self.happenings.watch(stream.try_clone().context(ErrorKind::Host, failed)?);
         let mut client = Client::new(stream);
         match client.say_hello(Sandbox::Machine) {
@@ -155,6 +197,11 @@ impl Machine {
             Ok(()) | Err(ClientError::Closed) => Ok(client),
             Err(error) => Err(Error::new(ErrorKind::Host, failed()).with_source(error)),
         }
+    }
+
+    /// Connects to one of qemu's sockets.
+    fn connect(&self, name: &str) -> std::io::Result<UnixStream> {
+        UnixStream::connect(short(&File::open(&self.work_dir)?, name))
     }
 
     /// Waits until the guest's init has started what it starts.
@@ -257,16 +304,16 @@ fn heard(client: &mut Client) -> Result<Option<Heard>> {
     })
 }
 
-/// Where qemu listens for who wants to talk to the agent.
-pub(super) fn listen(work_dir: &Path) -> Result<UnixListener> {
+/// Where qemu listens for who wants to talk to an agent.
+pub(super) fn listen(work_dir: &Path, name: &str) -> Result<UnixListener> {
     let failed = || "cannot make a socket for the machine's agent";
     let folder = File::open(work_dir).context(ErrorKind::Host, failed)?;
     // Of a machine that was in this folder before.
-    let _ = std::fs::remove_file(work_dir.join(PORT));
-    UnixListener::bind(short(&folder)).context(ErrorKind::Host, failed)
+    let _ = std::fs::remove_file(work_dir.join(name));
+    UnixListener::bind(short(&folder, name)).context(ErrorKind::Host, failed)
 }
 
 /// The socket's path by a descriptor of its folder, as the path of a socket may only have 107 bytes.
-fn short(folder: &File) -> String {
-    format!("/proc/self/fd/{}/{PORT}", folder.as_raw_fd())
+fn short(folder: &File, name: &str) -> String {
+    format!("/proc/self/fd/{}/{name}", folder.as_raw_fd())
 }
