@@ -3,7 +3,7 @@
 //! `virt-maker-agent [--fd N] [--root-dir DIR]` speaks the protocol on descriptor `N` (one end of a socket pair that it
 //! inherited), or on standard input and output. `DIR` is a folder that it may mount on, `/run/virt-maker` by default.
 //! `virt-maker-agent --appliance` is the first process of an appliance, `virt-maker-agent --booted` a service of a machine that has
-//! booted.
+//! booted, and `virt-maker-agent --booted-over-stdio` the same where somebody else brings its host.
 //!
 //! # Rooms
 //! - [`serve`]: the conversation; [`link`]: the stream; [`failure`]: how work fails; [`folders`]: what lasts from one command to the
@@ -87,18 +87,27 @@ const DEFAULT_FOLDER: &str = "/run/virt-maker";
 
 struct Arguments {
     appliance: bool,
-    booted: bool,
+    booted: Option<Booted>,
     fd: Option<RawFd>,
     folder: PathBuf,
+}
+
+/// Where the host of an agent is that is in a machine that has booted.
+enum Booted {
+    Port,
+    Stdio,
 }
 
 fn main() -> ExitCode {
     // Before anything is started: what the host's programs left open is nothing for a guest.
     let outcome = descriptors::close_on_exec().map_err(|error| system("close what was inherited", error));
     let outcome = outcome.and_then(|()| arguments(std::env::args_os().skip(1))).and_then(|arguments| {
-        if arguments.booted {
+        if let Some(host) = &arguments.booted {
             rustix::process::umask(Mode::from_raw_mode(0o022));
-            let mut link = running::link()?;
+            let mut link = match host {
+                Booted::Port => running::link()?,
+                Booted::Stdio => link(None)?,
+            };
             return running::serve(&mut link).map_err(|broken| refused(broken.to_string()));
         }
         let mut link = if arguments.appliance {
@@ -125,14 +134,18 @@ fn main() -> ExitCode {
 }
 
 fn arguments(mut given: impl Iterator<Item = std::ffi::OsString>) -> Result<Arguments> {
-    let mut arguments = Arguments { appliance: false, booted: false, fd: None, folder: PathBuf::from(DEFAULT_FOLDER) };
+    let mut arguments = Arguments { appliance: false, booted: None, fd: None, folder: PathBuf::from(DEFAULT_FOLDER) };
     while let Some(name) = given.next() {
         if name.to_str() == Some(appliance::ARGUMENT) {
             arguments.appliance = true;
             continue;
         }
         if name.to_str() == Some(booted::ARGUMENT) {
-            arguments.booted = true;
+            arguments.booted = Some(Booted::Port);
+            continue;
+        }
+        if name.to_str() == Some(booted::OVER_STDIO) {
+            arguments.booted = Some(Booted::Stdio);
             continue;
         }
         let value = given.next();

@@ -334,6 +334,9 @@ pub enum StartedBy {
     /// The guest's qemu-guest-agent.
     #[serde(rename = "qemu-guest-agent")]
     GuestAgent,
+    /// The guest's SSH server, over which it is spoken to.
+    #[serde(rename = "ssh")]
+    Ssh,
 }
 
 impl StartedBy {
@@ -342,6 +345,7 @@ impl StartedBy {
         match self {
             StartedBy::Init => "",
             StartedBy::GuestAgent => ", its agent started by qemu-guest-agent",
+            StartedBy::Ssh => ", its agent started over SSH",
         }
     }
 }

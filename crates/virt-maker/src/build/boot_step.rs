@@ -143,14 +143,15 @@ impl<'a> Booted<'a> {
         let agent = &build.settings.agent;
         let by_itself = step.entry.inner.is_empty();
         let Sown { seeded, cd } = self.sow()?;
-        let service = self.offline(false, |guest| match by_itself {
+        let keys = || self.workspace.subfolder("ssh");
+        let mut service = self.offline(false, |guest| match by_itself {
             true => Service::none(guest, seeded),
-            false => Service::put(guest, agent, seeded),
+            false => Service::put(guest, agent, seeded, &keys, &build.settings.cancel),
         })?;
-        let (_slot, machine) = self.machine(cd, service.ways())?;
+        let (_slot, machine) = self.machine(cd, service.ways().clone())?;
         match by_itself {
             true => machine.until_it_powers_off(boot.timeout.map(Duration::from_secs))?,
-            false => self.booted(machine, failed)?.finish()?,
+            false => self.booted(machine, &mut service, failed)?.finish()?,
         }
         self.offline(true, |guest| {
             if let Some(seeded) = seeded.filter(|_| by_itself) {
@@ -170,10 +171,12 @@ impl<'a> Booted<'a> {
     /// `begin` becomes when its turn came.
     pub(super) fn try_out(&self, failed: &mut Option<Box<Machine>>, begin: &mut Instant) -> Result<()> {
         let Sown { seeded, cd } = self.sow()?;
-        let service = self.offline(false, |guest| Service::put(guest, &self.build.settings.agent, seeded))?;
-        let (_slot, machine) = self.machine(cd, service.ways())?;
+        let (agent, cancel) = (&self.build.settings.agent, &self.build.settings.cancel);
+        let keys = || self.workspace.subfolder("ssh");
+        let mut service = self.offline(false, |guest| Service::put(guest, agent, seeded, &keys, cancel))?;
+        let (_slot, machine) = self.machine(cd, service.ways().clone())?;
         *begin = Instant::now();
-        self.booted(machine, failed).map(drop)
+        self.booted(machine, &mut service, failed).map(drop)
     }
 
     /// What the guest's cloud-init is to do.
@@ -182,12 +185,18 @@ impl<'a> Booted<'a> {
     }
 
     /// A machine that has booted, and in which all steps succeeded.
-    fn booted(&self, machine: Machine, failed: &mut Option<Box<Machine>>) -> Result<Box<Machine>> {
+    fn booted(
+        &self,
+        machine: Machine,
+        service: &mut Service,
+        failed: &mut Option<Box<Machine>>,
+    ) -> Result<Box<Machine>> {
         let begin = Instant::now();
         let mut machine = Box::new(machine);
         let done = self.come_up(&mut machine).and_then(|()| {
             self.build.shared.spent.add("boot", begin.elapsed());
             self.tell_boots(&mut machine);
+            service.note_boot(machine.guest())?;
             self.steps(&mut machine)
         });
         // What the host cannot write fails in the guest, in whatever is next, or unseen.

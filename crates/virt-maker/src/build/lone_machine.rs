@@ -18,7 +18,7 @@ use crate::guest::Guest;
 use crate::host::clock::now;
 use crate::inspect::{self, Look};
 use crate::key::LayerKey;
-use crate::machine::{self, Firmware, Hardware, Left, Machine, Media, Pictures, Ready, Service, Start, Ways};
+use crate::machine::{self, Firmware, Hardware, Left, Machine, Media, Pictures, Ready, Service, Start};
 use crate::step::{FirmwareArgument, Seed};
 use crate::store::{Layer, Lease, Outcome, Scratch, Store, Workspace, check_tag};
 
@@ -92,13 +92,16 @@ pub fn run_machine(subject: &Subject, wanted: &LoneMachine, settings: &Settings,
     let lone = Lone { disk: &disk, wanted, settings, opener: &opener, workspace: &workspace, events };
     let begin = Instant::now();
     let Sown { seeded, cd } = seed::sow(wanted.seed.as_ref(), &[], &workspace, &settings.cancel)?;
-    let service = match (wanted.shell, &wanted.keep_as) {
-        (true, _) => Some(lone.offline(true, |guest| Service::put(guest, &settings.agent, seeded))?),
+    let mut service = match (wanted.shell, &wanted.keep_as) {
+        (true, _) => {
+            let keys = || workspace.subfolder("ssh");
+            let put = |guest: &mut dyn Guest| Service::put(guest, &settings.agent, seeded, &keys, &settings.cancel);
+            Some(lone.offline(true, put)?)
+        }
         (false, Some(_)) => Some(lone.offline(true, |guest| Service::none(guest, seeded))?),
         (false, None) => None,
     };
-    let ways = service.as_ref().map(Service::ways).unwrap_or_default();
-    let ended = lone.attend(&store, cd, ways)?;
+    let ended = lone.attend(&store, cd, service.as_mut())?;
     let Some(tag) = &wanted.keep_as else { return Ok(ended) };
     lone.offline(false, |guest| {
         service.map_or(Ok(()), |service| service.take_out(guest))?;
@@ -244,7 +247,7 @@ impl Lone<'_> {
         Ok(done)
     }
 
-    fn attend(&self, store: &Store, seed: Option<PathBuf>, ways: Ways) -> Result<Ended> {
+    fn attend(&self, store: &Store, seed: Option<PathBuf>, service: Option<&mut Service>) -> Result<Ended> {
         let Lone { disk, wanted, settings, opener, workspace, events } = self;
         let cancel = &settings.cancel;
         let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
@@ -265,7 +268,7 @@ impl Lone<'_> {
             disk: machine::Disk::Overlay { parent: disk.image(), overlay: &overlay },
             media: &Media { seed, ..Media::default() },
             pages: None,
-            ways,
+            ways: service.as_ref().map(|service| service.ways().clone()).unwrap_or_default(),
             ends_at_reset: false,
             work_dir: &workspace.subfolder("machine")?,
             kept: store.logs_dir().join(format!("{}-run-{}", now(), disk.short())),
@@ -280,6 +283,9 @@ impl Lone<'_> {
         if wanted.shell {
             machine.boot(None, Ready::Booted)?;
             let mut machine = Box::new(machine);
+            if let Some(service) = service {
+                service.note_boot(machine.guest())?;
+            }
             machine.shell(true)?;
             if wanted.keep_as.is_some() {
                 Session::finish(machine)?;

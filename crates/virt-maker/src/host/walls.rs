@@ -238,6 +238,14 @@ impl Walls {
         walls
     }
 
+    /// What takes everything and holds nothing, for programs that do not start without it.
+    pub fn null(mut self) -> Walls {
+        let null = Path::new("/dev/null");
+        self.parents(null);
+        self.bind("--dev-bind", null, null);
+        self
+    }
+
     /// An empty folder in memory, with a mode as octal digits.
     pub fn empty(mut self, mode: &str, place: &str) -> Walls {
         self.option(["--perms", mode, "--tmpfs", place]);

@@ -50,6 +50,8 @@ pub struct Leftovers {
     paths: Vec<(&'static Rule, Vec<String>)>,
     /// Of [`OF_INIT`].
     of_init: Vec<String>,
+    /// Host keys that the boot itself made, as the next one will where there are none.
+    host_keys: Vec<String>,
     /// Whether cloud-init has a seed.
     seeded: bool,
     /// The machine-id that was no name of a machine yet, or that there was none.
@@ -106,7 +108,7 @@ impl Leftovers {
                 unnamed = Some(old);
             }
         }
-        Ok(Leftovers { paths, of_init, unnamed, seeded: false })
+        Ok(Leftovers { paths, of_init, unnamed, host_keys: Vec::new(), seeded: false })
     }
 
     /// The same where cloud-init gets a seed. `network` where that says what the network is like, and `host_keys` where it brings those:
@@ -123,6 +125,15 @@ impl Leftovers {
         self
     }
 
+    /// Looks at the guest when it has booted, and nothing else was done to it: SSH host keys that are new now are made by its boot, and do
+    /// not stay. Those that a step makes do, as no boot may make them again.
+    pub fn note_boot(&mut self, guest: &mut dyn Guest) -> Result<()> {
+        for (rule, before) in self.paths.iter().filter(|(rule, _)| rule.what == HOST_KEYS) {
+            self.host_keys.extend(found(guest, rule)?.into_iter().filter(|path| !before.contains(path)));
+        }
+        Ok(())
+    }
+
     /// Takes out what was not there before.
     pub fn clean(&self, guest: &mut dyn Guest) -> Result<()> {
         for (rule, before) in self.paths.iter().filter(|(rule, _)| self.seeded || !BY_A_SEED.contains(&rule.what)) {
@@ -131,6 +142,11 @@ impl Leftovers {
                     Action::Empty => guest.rewrite(path, &mut "".as_bytes())?,
                     _ => guest.remove(path)?,
                 }
+            }
+        }
+        for path in &self.host_keys {
+            if guest.stat(path)?.is_some() {
+                guest.remove(path)?;
             }
         }
         for path in of_init(guest)?.iter().filter(|path| !self.of_init.contains(path)) {

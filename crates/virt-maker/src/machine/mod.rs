@@ -8,6 +8,7 @@
 //! attended.rs    its serial console on a person's terminal
 //! service.rs     the agent as a service of the guest: put there before the boot, and taken out after it
 //! guest_agent.rs qemu-guest-agent, which starts the agent where the guest's init does not
+//! over_ssh.rs    an SSH server, which does so where neither can
 //! watch.rs       waiting for something, with an eye on what may go wrong meanwhile
 //! happenings.rs  what qemu tells by itself;  console.rs  what the guest writes to its serial port
 //! screen.rs      what it shows;  reading.rs  the same where that is no text;  running.rs  what steps do to it
@@ -28,6 +29,7 @@ mod guest_agent;
 mod happenings;
 mod hardware;
 mod media;
+mod over_ssh;
 mod phases;
 mod reading;
 mod running;
@@ -49,6 +51,7 @@ pub use attended::Left;
 pub use firmware::Firmware;
 pub use hardware::Hardware;
 pub use media::Media;
+pub use over_ssh::KeyFolder;
 pub use seeded::Seeded;
 pub use service::{Service, Ways};
 pub use watch::Deadline;
@@ -57,7 +60,7 @@ pub use way::Ready;
 use crate::engine::agent::{AgentGuest, Setup};
 use crate::engine::block::{self, BlockGraph};
 use crate::engine::doctor;
-use crate::engine::gate::{End, Gate, Pages, Reach};
+use crate::engine::gate::{End, Gate, Neighbourhood, Pages, Reach};
 use crate::engine::qmp::Qmp;
 use crate::engine::user_network::proxies_behind_it;
 use crate::engine::{Image, LogSink, Session};
@@ -67,6 +70,7 @@ use crate::guest::Guest;
 use crate::host::{self, Cancel, Guard, Helper};
 use console::Console;
 use happenings::Happenings;
+use over_ssh::OverSsh;
 use phases::Birth;
 pub use phases::Boot;
 use running::Seen;
@@ -166,7 +170,9 @@ pub struct Machine {
     graph: BlockGraph,
     happenings: Arc<Happenings>,
     console: Arc<Console>,
-    _gate: Gate,
+    /// Its connection to the guest's SSH server, where our agent speaks over that.
+    over_ssh: Option<OverSsh>,
+    gate: Gate,
     helper: Helper,
     _tpm: Option<Helper>,
     work_dir: PathBuf,
@@ -180,6 +186,8 @@ pub struct Machine {
     /// Who may start our agent in its guest, and who has.
     ways: Ways,
     by: StartedBy,
+    /// How often its SSH server was called.
+    calls: u32,
     /// Whether its cloud-init has a seed.
     seeded: bool,
     /// When all that is done to it has to be done.
@@ -227,6 +235,11 @@ pub fn examine() -> Vec<doctor::Check> {
         check("UEFI for machines", place(Firmware::Uefi), "ovmf"),
         check("UEFI with Secure Boot", place(Firmware::SecureBoot), "ovmf"),
         check("swtpm", tpm::check().map(|()| "a TPM for machines".into()), "swtpm"),
+        check(
+            "ssh",
+            over_ssh::check().map(|()| "for guests that start no agent by themselves".into()),
+            "openssh-client",
+        ),
     ]
 }
 
@@ -255,9 +268,9 @@ impl Machine {
         let reach =
             Reach::new(start.network_env, start.host_network, start.events.waits(start.cancel)).with_addresses();
         let reach = reach.with_published(start.hardware.publish.iter().map(|(_, to)| *to));
-        let pages = start.pages.take();
+        let neighbourhood = Neighbourhood { pages: start.pages.take(), calls: start.ways.ssh.is_some() };
         let (card, network) = (End::Stream(started.card), End::Stream(started.network));
-        let gate = Gate::with_pages(card, network, reach, start.events.clone(), pages)?;
+        let gate = Gate::with_neighbour(card, network, reach, start.events.clone(), neighbourhood)?;
         gate.switch(true);
         let happenings = Happenings::listen(started.events)?;
         let console = Console::listen(started.console, happenings.on_panic())?;
@@ -267,7 +280,8 @@ impl Machine {
             graph: BlockGraph::adopt(qmp, Some(directory)),
             happenings: Arc::new(happenings),
             console: Arc::new(console),
-            _gate: gate,
+            over_ssh: None,
+            gate,
             helper: started.helper,
             _tpm: started.tpm,
             work_dir: start.work_dir.to_owned(),
@@ -281,6 +295,7 @@ impl Machine {
             fresh: matches!(start.disk, Disk::Fresh(_)),
             ways: start.ways,
             by: StartedBy::Init,
+            calls: 0,
             seeded: start.media.seed.is_some(),
             emulated: !start.kvm,
             shown: String::new(),
@@ -317,6 +332,7 @@ impl Machine {
     fn explainer(&self) -> crate::engine::agent::Explain {
         let (happenings, console, work_dir) =
             (Arc::clone(&self.happenings), Arc::clone(&self.console), self.work_dir.clone());
+        let over_ssh = self.ways.ssh.is_some();
         Box::new(move |error| {
             let what = match &*happenings {
                 what if what.has_panicked() => "the guest's kernel has panicked".to_owned(),
@@ -326,6 +342,7 @@ impl Machine {
                 _ if error.kind() == ErrorKind::Guest => "the guest does not answer any more".to_owned(),
                 what if what.is_gone() => format!("qemu ended: {}", complaints(&work_dir)),
                 what if what.has_left() => "the guest restarted, or ended its agent".to_owned(),
+                _ if over_ssh => "the guest restarted, or ended its SSH session".to_owned(),
                 _ => "the guest restarted, or what answers in it is not our agent".to_owned(),
             };
             let said = console.last_lines(5);

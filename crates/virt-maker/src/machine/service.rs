@@ -5,35 +5,49 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use virt_maker_agent::booted;
+use virt_maker_agent::booted::{self, AGENT};
 
 use super::guest_agent;
+use super::over_ssh::{self, KeyFolder};
 use super::seeded::{self, NO_CLOUD_INIT, Seeded};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::selinux;
 use crate::guest::{Attributes, FileKind, Guest, Labelled, Marks};
+use crate::host::Cancel;
 use crate::hygiene::Leftovers;
 
 /// A folder that a guest has for the time of a boot.
 const FOLDER: &str = "/etc/.virt-maker";
-pub(super) const AGENT: &str = "/etc/.virt-maker/agent";
 const UNITS: &str = "/etc/systemd/system";
 const UNIT: &str = "/etc/systemd/system/virt-maker-agent.service";
 const WANTS: &str = "/etc/systemd/system/sysinit.target.wants";
 const WANTED: &str = "/etc/systemd/system/sysinit.target.wants/virt-maker-agent.service";
 const INITTAB: &str = "/etc/inittab";
-/// An inittab is not larger.
-const TEXT_MAX: u64 = 1 << 20;
+/// Keys that root is let in with, by its home folder.
+const KEYS: &str = "/.ssh/authorized_keys";
+/// A file that gets a line is not larger, nor are tables of users and of a kernel's modules.
+const TEXT_MAX: u64 = 16 << 20;
 
 /// Who may start our agent in a guest, as far as its disk says.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Ways {
     /// Its init, for which it has been given a service.
     pub init: bool,
     /// Its qemu-guest-agent.
     pub guest_agent: bool,
+    /// Its SSH server, which lets in the key in this folder of the host. It is the only one then.
+    pub ssh: Option<PathBuf>,
+    /// Whether its kernels can open the ports that the first two are reached by.
+    pub ports: bool,
+}
+
+/// A file that got a line of ours at its end.
+struct Lined {
+    path: String,
+    /// When it had changed before; nothing where there was none.
+    before: Option<(i64, u32)>,
 }
 
 /// What the guest has been given, and what it was like before, so that all of it can be taken out again.
@@ -42,8 +56,7 @@ pub struct Service {
     made: Vec<String>,
     /// When folders had changed, before something was made in them.
     folders: BTreeMap<String, (i64, u32)>,
-    /// Whether the inittab got a line.
-    inittab: Option<(i64, u32)>,
+    lined: Vec<Lined>,
     ways: Ways,
     before: Leftovers,
 }
@@ -59,7 +72,7 @@ impl Service {
             }
         };
         let mut service =
-            Service { made: Vec::new(), folders: BTreeMap::new(), inittab: None, ways: Ways::default(), before };
+            Service { made: Vec::new(), folders: BTreeMap::new(), lined: Vec::new(), ways: Ways::default(), before };
         if seed.is_some() {
             service.folder(guest, seeded::FOLDER, 0o755)?;
             service.file(guest, seeded::SETTINGS, &mut seeded::TEXT.as_bytes(), 0o644)?;
@@ -69,32 +82,21 @@ impl Service {
     }
 
     /// Puts the agent of the host into a guest that is not booted, so that its init starts it, or somebody else who is in there.
+    /// `keys` gives a private folder, where a key is needed for that.
     ///
     /// An error of kind `Step` says that nobody would.
-    pub fn put(guest: &mut dyn Guest, agent: &Path, seed: Option<Seeded>) -> Result<Service> {
+    pub fn put(
+        guest: &mut dyn Guest,
+        agent: &Path,
+        seed: Option<Seeded>,
+        keys: KeyFolder<'_>,
+        cancel: &Cancel,
+    ) -> Result<Service> {
         let mut service = Service::none(guest, seed)?;
         service.folder(guest, FOLDER, 0o700)?;
         let mut file = File::open(agent).context(ErrorKind::Host, || format!("cannot read {}", agent.display()))?;
         service.file(guest, AGENT, &mut file, 0o700)?;
-        service.ways = Ways { init: true, guest_agent: has_guest_agent(guest)? };
-        if has_systemd(guest)? {
-            service.folder(guest, UNITS, 0o755)?;
-            service.file(guest, UNIT, &mut unit().as_bytes(), 0o644)?;
-            service.folder(guest, WANTS, 0o755)?;
-            service.note_folder(guest, WANTED)?;
-            guest.symlink(UNIT, WANTED)?;
-            service.made.push(WANTED.into());
-        } else if let Some(kind) = guest.stat(INITTAB)?.map(|stat| stat.kind) {
-            if kind != FileKind::File {
-                return Err(cannot("its /etc/inittab is no file"));
-            }
-            service.line(guest)?;
-        } else if service.ways.guest_agent {
-            service.ways.init = false;
-        } else {
-            return Err(cannot("it has neither systemd nor an /etc/inittab, so its init is none that we know")
-                .with_hint("a guest with qemu-guest-agent (/usr/sbin/qemu-ga) that its init starts can be booted, whatever that is"));
-        }
+        service.ways = service.choose(guest, keys, cancel)?;
         if seed.is_none() && guest.stat("/etc/cloud")?.is_some() && guest.stat(NO_CLOUD_INIT)?.is_none() {
             service.file(guest, NO_CLOUD_INIT, &mut "".as_bytes(), 0o644)?;
         }
@@ -102,27 +104,74 @@ impl Service {
         Ok(service)
     }
 
+    /// Chooses who starts it, and gives them what they need for that.
+    fn choose(&mut self, guest: &mut dyn Guest, keys: KeyFolder<'_>, cancel: &Cancel) -> Result<Ways> {
+        let ports = has_ports(guest)?;
+        let mut ways = Ways { ports, guest_agent: ports && has_any(guest, &guest_agent::PROGRAMS)?, ..Ways::default() };
+        if ports && has_systemd(guest)? {
+            self.folder(guest, UNITS, 0o755)?;
+            self.file(guest, UNIT, &mut unit().as_bytes(), 0o644)?;
+            self.folder(guest, WANTS, 0o755)?;
+            self.note_folder(guest, WANTED)?;
+            guest.symlink(UNIT, WANTED)?;
+            self.made.push(WANTED.into());
+            ways.init = true;
+        } else if let (true, Some(kind)) = (ports, guest.stat(INITTAB)?.map(|stat| stat.kind)) {
+            if kind != FileKind::File {
+                return Err(cannot("its /etc/inittab is no file"));
+            }
+            // busybox's init takes a terminal in the place of a name, and has no levels.
+            let init = guest.stat("/sbin/init")?.and_then(|stat| stat.target).unwrap_or_default();
+            let start = if init.ends_with("busybox") { "::once:" } else { "vmk:2345:once:" };
+            self.line(guest, INITTAB, &format!("{start}{AGENT} {}", booted::ARGUMENT))?;
+            ways.init = true;
+        } else if !ways.guest_agent {
+            if !has_any(guest, &over_ssh::SERVERS)? {
+                return Err(nobody_starts_it(ports));
+            }
+            let folder = keys()?;
+            let key = over_ssh::make_key(&folder, cancel)?;
+            let home = home_of_root(guest)?;
+            self.folder(guest, home.trim_end_matches('/'), 0o700)?;
+            self.folder(guest, &format!("{home}/.ssh"), 0o700)?;
+            self.line(guest, &format!("{home}{KEYS}"), &key)?;
+            ways.ssh = Some(folder);
+        }
+        Ok(ways)
+    }
+
     /// Who may start it.
-    pub fn ways(&self) -> Ways {
-        self.ways
+    pub fn ways(&self) -> &Ways {
+        &self.ways
+    }
+
+    /// Looks at what the boot has made, before anybody else does something in the guest.
+    pub fn note_boot(&mut self, guest: &mut dyn Guest) -> Result<()> {
+        self.before.note_boot(guest)
     }
 
     /// Takes it out again, and with it what a boot leaves that is for one machine alone: what was not there before.
     pub fn take_out(self, guest: &mut dyn Guest) -> Result<()> {
-        // What is in a folder goes before it; a folder in which somebody put something stays.
+        // Folders go when all that was in them has, unless somebody put something there.
+        let (mut files, mut folders) = (Vec::new(), Vec::new());
         for path in self.made.iter().rev() {
-            let is_folder = guest.stat(path)?.is_some_and(|stat| stat.kind == FileKind::Directory);
-            if path == FOLDER || !is_folder || guest.read_dir(path)?.is_empty() {
-                guest.remove(path)?;
+            match guest.stat(path)?.map(|stat| stat.kind) {
+                Some(FileKind::Directory) if path != FOLDER => folders.push(path),
+                _ => files.push(path),
             }
+        }
+        for path in files {
+            guest.remove(path)?;
         }
         self.before.clean(guest)?;
         // After what makes room: the guest may have filled its disk.
-        if let Some(modified) = self.inittab {
-            let text = guest.read(INITTAB, TEXT_MAX)?;
-            let kept: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_ours(line)).collect();
-            guest.rewrite(INITTAB, &mut &*kept.concat())?;
-            guest.set_marks(&[marks(INITTAB, modified)])?;
+        for lined in &self.lined {
+            lined.take_out(guest)?;
+        }
+        for path in folders {
+            if guest.read_dir(path)?.is_empty() {
+                guest.remove(path)?;
+            }
         }
         let mut times = Vec::new();
         for (path, modified) in &self.folders {
@@ -162,18 +211,26 @@ impl Service {
         Ok(())
     }
 
-    fn line(&mut self, guest: &mut dyn Guest) -> Result<()> {
-        let modified = modified(guest, INITTAB)?;
-        let mut text = guest.read(INITTAB, TEXT_MAX)?;
+    /// Gives a file a line at its end; one that is not there is made, for root alone.
+    fn line(&mut self, guest: &mut dyn Guest, path: &str, line: &str) -> Result<()> {
+        let Some(stat) = guest.stat(path)? else {
+            self.note_folder(guest, path)?;
+            let attributes = Attributes { mode: Some(0o600), uid: Some(0), gid: Some(0) };
+            guest.write(path, &mut format!("{line}\n").as_bytes(), attributes)?;
+            self.lined.push(Lined { path: path.into(), before: None });
+            return Ok(());
+        };
+        if stat.kind != FileKind::File {
+            return Err(cannot(&format!("its {path} is no file")));
+        }
+        let before = modified(guest, path)?;
+        let mut text = guest.read(path, TEXT_MAX)?;
         if text.last().is_some_and(|last| *last != b'\n') {
             text.push(b'\n');
         }
-        // busybox's init takes a terminal in the place of a name, and has no levels.
-        let init = guest.stat("/sbin/init")?.and_then(|stat| stat.target).unwrap_or_default();
-        let start = if init.ends_with("busybox") { "::once:" } else { "vmk:2345:once:" };
-        text.extend_from_slice(format!("{start}{AGENT} {}\n", booted::ARGUMENT).as_bytes());
-        guest.rewrite(INITTAB, &mut &*text)?;
-        self.inittab = Some(modified);
+        text.extend_from_slice(format!("{line}\n").as_bytes());
+        guest.rewrite(path, &mut &*text)?;
+        self.lined.push(Lined { path: path.into(), before: Some(before) });
         Ok(())
     }
 
@@ -183,13 +240,19 @@ impl Service {
             return Ok(());
         }
         let mut labels = Vec::new();
-        for path in &self.made {
+        for path in
+            self.made.iter().chain(self.lined.iter().filter(|lined| lined.before.is_none()).map(|lined| &lined.path))
+        {
             let kind = match guest.stat(path)?.map(|stat| stat.kind) {
                 Some(FileKind::Directory) => b'd',
                 Some(FileKind::Symlink) => b'l',
                 _ => b'f',
             };
-            let of = if path.starts_with(UNITS) { "systemd_unit_file_t" } else { "bin_t" };
+            let of = match path {
+                path if path.starts_with(UNITS) => "systemd_unit_file_t",
+                path if path.contains("/.ssh") => "ssh_home_t",
+                _ => "bin_t",
+            };
             let label = format!("system_u:object_r:{of}:s0").into_bytes();
             labels.push(Labelled { kind, path: path.as_bytes().to_vec(), label });
         }
@@ -240,8 +303,8 @@ fn has_systemd(guest: &mut dyn Guest) -> Result<bool> {
         && (guest.stat("/lib/systemd/systemd")?.is_some() || guest.stat("/usr/lib/systemd/systemd")?.is_some()))
 }
 
-fn has_guest_agent(guest: &mut dyn Guest) -> Result<bool> {
-    for path in guest_agent::PROGRAMS {
+fn has_any(guest: &mut dyn Guest, paths: &[&str]) -> Result<bool> {
+    for path in paths {
         if guest.stat(path)?.is_some() {
             return Ok(true);
         }
@@ -249,6 +312,77 @@ fn has_guest_agent(guest: &mut dyn Guest) -> Result<bool> {
     Ok(false)
 }
 
+/// Whether its kernels can open ports of virtio-serial. One that tells nobody of its modules is taken at its word when it boots.
+fn has_ports(guest: &mut dyn Guest) -> Result<bool> {
+    const MODULES: &str = "/lib/modules";
+    if guest.stat(MODULES)?.is_none_or(|stat| stat.kind != FileKind::Directory) {
+        return Ok(true);
+    }
+    let mut known = false;
+    for kernel in guest.read_dir(MODULES)? {
+        for table in ["modules.builtin", "modules.dep"] {
+            let path = format!("{MODULES}/{kernel}/{table}");
+            if guest.stat(&path)?.is_some_and(|stat| stat.kind == FileKind::File) {
+                known = true;
+                let text = guest.read(&path, TEXT_MAX)?;
+                if text.windows(CONSOLE.len()).any(|part| part == CONSOLE) {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(!known)
+}
+
+/// The driver of ports of virtio-serial, as tables of modules have it.
+const CONSOLE: &[u8] = b"/virtio_console.ko";
+
+fn home_of_root(guest: &mut dyn Guest) -> Result<String> {
+    let text = guest.read("/etc/passwd", TEXT_MAX)?;
+    let text = String::from_utf8_lossy(&text);
+    let home = text.lines().find(|line| line.starts_with("root:")).and_then(|line| line.split(':').nth(5));
+    let home = home.map_or("", |home| home.trim_end_matches('/'));
+    if home.starts_with('/') || home.is_empty() {
+        return Ok(home.to_owned());
+    }
+    Err(cannot("root's home folder in its /etc/passwd is no absolute path"))
+}
+
+fn nobody_starts_it(ports: bool) -> Error {
+    let why = match ports {
+        true => {
+            "it has neither systemd nor an /etc/inittab, so its init is none that we know, and neither qemu-guest-agent nor an SSH \
+             server"
+        }
+        false => "its kernels lack `virtio_console`, and it has no SSH server",
+    };
+    let others = if ports { "qemu-guest-agent (/usr/sbin/qemu-ga) or " } else { "" };
+    cannot(why)
+        .with_hint(format!("a guest can be booted whose init starts {others}an SSH server (/usr/sbin/sshd, dropbear)"))
+}
+
 fn cannot(why: &str) -> Error {
     Error::new(ErrorKind::Step, format!("the guest cannot be booted with our agent in it: {why}"))
+}
+
+impl Lined {
+    /// Takes the line out again.
+    fn take_out(&self, guest: &mut dyn Guest) -> Result<()> {
+        let Lined { path, before } = self;
+        if guest.stat(path)?.is_none_or(|stat| stat.kind != FileKind::File) {
+            // Somebody took it away.
+            return Ok(());
+        }
+        let text = guest.read(path, TEXT_MAX)?;
+        let kept: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_ours(line)).collect();
+        let kept = kept.concat();
+        match before {
+            None if kept.is_empty() => guest.remove(path),
+            None => guest.rewrite(path, &mut &*kept),
+            Some(modified) => {
+                guest.rewrite(path, &mut &*kept)?;
+                guest.set_marks(&[marks(path, *modified)])
+            }
+        }
+    }
 }

@@ -13,8 +13,9 @@ use virt_maker_agent::client::{Client, ClientError};
 use virt_maker_agent::protocol::Sandbox;
 
 use super::guest_agent::GuestAgent;
+use super::over_ssh::OverSsh;
 use super::watch::Deadline;
-use super::{Machine, service, shell};
+use super::{Machine, Ways, shell};
 use crate::engine::agent::{self, AgentGuest};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::StartedBy;
@@ -28,6 +29,8 @@ pub(super) const PORT: &str = "agent.sock";
 pub(super) const GUEST_AGENT: &str = "guest-agent.sock";
 /// How long a guest's init has for starting our agent when its qemu-guest-agent is there already.
 const HEAD_START: Duration = Duration::from_secs(10);
+/// After how long an SSH server that did not start our agent is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
 /// How long a guest may take to boot, and to shut down; longer where the CPU is emulated.
 const BOOT: Duration = Duration::from_secs(300);
 const SHUTDOWN: Duration = Duration::from_secs(120);
@@ -103,7 +106,7 @@ impl Machine {
             match booted {
                 Ok(()) => return Ok(()),
                 // An agent goes before its machine restarts.
-                Err(_) if self.happenings.resets() != resets || self.happenings.has_left() => self.check_power()?,
+                Err(_) if self.happenings.resets() != resets || self.has_left() => self.check_power()?,
                 Err(error) => return Err(error),
             }
         }
@@ -138,8 +141,11 @@ impl Machine {
                 None => return Err(self.nobody(WHAT, helper, deadline)),
                 Some(Some(Ok(()))) => {
                     self.happenings.met();
-                    let by_it = helper.is_some_and(|(_, helper)| helper.was_asked());
-                    self.by = if by_it { StartedBy::GuestAgent } else { StartedBy::Init };
+                    self.by = match helper {
+                        _ if self.ways.ssh.is_some() => StartedBy::Ssh,
+                        Some((_, helper)) if helper.was_asked() => StartedBy::GuestAgent,
+                        _ => StartedBy::Init,
+                    };
                     return Ok(client);
                 }
                 Some(Some(Err(error))) => {
@@ -153,8 +159,14 @@ impl Machine {
             if deadline.has_passed() {
                 return Err(self.nobody(WHAT, helper, deadline));
             }
-            std::thread::sleep(PAUSE);
+            // A server that has let nobody in is asked again, but has more to do.
+            std::thread::sleep(if self.ways.ssh.is_some() { AGAIN } else { PAUSE });
         }
+    }
+
+    /// Whether who speaks in the conversation has gone away.
+    fn has_left(&mut self) -> bool {
+        self.happenings.has_left() || self.over_ssh.as_mut().is_some_and(OverSsh::has_ended)
     }
 
     /// Has qemu-guest-agent start our agent, where it is there and the guest's init does not.
@@ -175,21 +187,38 @@ impl Machine {
         };
         let head_start = if self.ways.init { self.scaled(HEAD_START) } else { Duration::ZERO };
         let now = helper.there_since().is_some_and(|since| since.elapsed() >= head_start);
-        helper.turn(now.then_some(&[service::AGENT, booted::ARGUMENT]));
+        helper.turn(now.then_some(&[booted::AGENT, booted::ARGUMENT]));
         Ok(())
     }
 
     /// An error that says that our agent has not answered, and who would have started it.
     fn nobody(&mut self, what: &str, helper: Option<(u32, GuestAgent)>, deadline: &Deadline) -> Error {
-        let Some((_, helper)) = helper else { return self.late(what, deadline) };
-        let init = if self.ways.init { "its init did not start that" } else { "its init is none that we know" };
-        self.late(&format!("{what} ({init}, and {})", helper.told()), deadline)
+        let who = match (helper, &self.over_ssh) {
+            (Some((_, helper)), _) => helper.told(),
+            (None, Some(over_ssh)) => over_ssh.told(),
+            (None, None) => return self.late(what, deadline),
+        };
+        let init = match self.ways {
+            Ways { init: true, .. } => "its init did not start that",
+            Ways { ports: false, .. } => "its kernel lacks `virtio_console`",
+            _ => "its init is none that we know",
+        };
+        self.late(&format!("{what} ({init}, and {who})"), deadline)
     }
 
     /// Calls the agent, which will answer when it is there. The call is over when the machine does not go on as it did.
-    fn call(&self) -> Result<Client> {
+    fn call(&mut self) -> Result<Client> {
         let failed = || "cannot talk to the machine's agent";
-        let stream = self.connect(PORT).context(ErrorKind::Host, failed)?;
+        let stream = match &self.ways.ssh {
+            None => self.connect(PORT).context(ErrorKind::Host, failed)?,
+            Some(folder) => {
+                let (ours, theirs) = UnixStream::pair().context(ErrorKind::Host, failed)?;
+                self.calls += 1;
+                let before = self.over_ssh.take();
+                self.over_ssh = Some(OverSsh::start(&self.gate, folder, self.calls, theirs, before)?);
+                ours
+            }
+        };
         self.happenings.watch(stream.try_clone().context(ErrorKind::Host, failed)?);
         let mut client = Client::new(stream);
         match client.say_hello(Sandbox::Machine) {
@@ -260,7 +289,7 @@ impl Machine {
             // It may go all the same, where somebody else has told it to.
             Ok((_, said)) => format!(", and said when it was told to: {}", last_lines(&said, SAID)),
             // The answer may not get through any more: what counts is that it goes.
-            Err(_) if self.happenings.is_off() || self.happenings.has_left() => String::new(),
+            Err(_) if self.happenings.is_off() || self.has_left() => String::new(),
             Err(error) => {
                 self.cancel.check()?;
                 return Err(error);
@@ -278,7 +307,7 @@ impl Machine {
         let asked = self.ask(&Run { script: Some(script.into()), shell: shell(), ..Run::default() });
         if let Err(error) = asked
             && self.happenings.resets() == before
-            && !self.happenings.has_left()
+            && !self.has_left()
         {
             return Err(error);
         }

@@ -11,29 +11,34 @@
 //! - what commands may reach is in [`rules`]; what they may not is said to them at once (ICMP), and to the user;
 //! - only IPv4 and its address resolution get through.
 //!
-//! Nothing listens on the host, and nothing gets in that the guest did not ask for. Files for a guest ([`Pages`]) are served by the gate
-//! itself, at an address of the network behind it.
+//! Nothing listens on the host, and nothing gets in that the guest did not ask for. A [`neighbour`] of the
+//! guest is in this process, too: it serves files ([`Pages`]), and calls the guest's own ports where that is wanted ([`Gate::call`]).
 
+mod calls;
 mod frames;
 mod http;
+mod neighbour;
 mod pages;
 mod rules;
+mod wire;
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::{Ipv4Addr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 
+pub use calls::Call;
 pub use frames::End;
 use frames::{Frame, Source, Target};
-use pages::Frames;
+use neighbour::{Message, Neighbour};
 pub use pages::Pages;
 pub use rules::Reach;
 use rules::{Rules, Verdict, refusal};
 
-use crate::error::{Context, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::host::random;
 
@@ -51,6 +56,16 @@ pub struct Gate {
     /// Ends the reading of an interface, which cannot be shut down.
     stop: Arc<UnixStream>,
     opened: Arc<Mutex<Opened>>,
+    neighbour: Option<Neighbour>,
+}
+
+/// What the guest's [`neighbour`] does.
+#[derive(Default)]
+pub struct Neighbourhood {
+    /// Files that the guest finds at its address, also while the gate is closed.
+    pub pages: Option<Pages>,
+    /// Whether it calls the guest, for [`Gate::call`].
+    pub calls: bool,
 }
 
 /// Brings the network where it is made when the first frame is to get there. It gives up when nobody waits for it any more, as
@@ -78,26 +93,32 @@ struct Opened {
 impl Gate {
     /// A closed gate between the commands' interface and a network.
     pub fn new(interface: End, network: End, reach: Reach, events: Events) -> Result<Gate> {
-        Gate::between(interface, Way::There(network), reach, events, None)
+        Gate::between(interface, Way::There(network), reach, events, Neighbourhood::default())
     }
 
-    /// The same, with files that the guest finds at an address of its network ([`pages`]), also while it is closed.
-    pub fn with_pages(
+    /// The same, with a neighbour of the guest on its network.
+    pub fn with_neighbour(
         interface: End,
         network: End,
         reach: Reach,
         events: Events,
-        pages: Option<Pages>,
+        neighbourhood: Neighbourhood,
     ) -> Result<Gate> {
-        Gate::between(interface, Way::There(network), reach, events, pages)
+        Gate::between(interface, Way::There(network), reach, events, neighbourhood)
     }
 
     /// A closed gate before a network that is made when the first frame gets through: most commands never send one.
     pub fn on_demand(interface: End, connect: Connect, reach: Reach, events: Events) -> Result<Gate> {
-        Gate::between(interface, Way::OnDemand(connect), reach, events, None)
+        Gate::between(interface, Way::OnDemand(connect), reach, events, Neighbourhood::default())
     }
 
-    fn between(interface: End, way: Way, reach: Reach, events: Events, pages: Option<Pages>) -> Result<Gate> {
+    fn between(
+        interface: End,
+        way: Way,
+        reach: Reach,
+        events: Events,
+        Neighbourhood { pages, calls }: Neighbourhood,
+    ) -> Result<Gate> {
         let failed = || "cannot set up the network of commands";
         let (stop, stopped) = UnixStream::pair().context(ErrorKind::Host, failed)?;
         let from_interface = interface.source(&stopped).context(ErrorKind::Host, failed)?;
@@ -109,22 +130,23 @@ impl Gate {
         // Both threads write to the interface: one what comes in, the other what is refused.
         let to_interface = Arc::new(Mutex::new(interface.target()));
         let (state, stop) = (Arc::new(State::default()), Arc::new(stop));
-        let gate = Gate {
+        let mut gate = Gate {
             state: Arc::clone(&state),
             reach,
             events,
             interface: Arc::downgrade(&to_interface),
             stop: Arc::clone(&stop),
             opened: Arc::clone(&opened),
+            neighbour: None,
         };
-        let mut frames = None;
-        if let Some(pages) = pages {
+        if pages.is_some() || calls {
             let seed = u64::from_ne_bytes(random::bytes().context(ErrorKind::Host, failed)?);
-            let (way, server) = pages.server(seed, Arc::clone(&to_interface));
-            gate.opened().start("pages", server).context(ErrorKind::Host, failed)?;
-            frames = Some(way);
+            let (neighbour, work) = Neighbour::new(pages, seed, Arc::clone(&to_interface));
+            gate.opened().start("neighbour", work).context(ErrorKind::Host, failed)?;
+            gate.neighbour = Some(neighbour);
         }
-        let mut outward = Outward { state, opened, stop, stopped, to_interface, way, pages: frames };
+        let neighbour = gate.neighbour.clone();
+        let mut outward = Outward { state, opened, stop, stopped, to_interface, way, neighbour };
         if let Way::There(_) = outward.way {
             outward.open().context(ErrorKind::Host, failed)?;
         }
@@ -135,6 +157,19 @@ impl Gate {
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls a TCP port of the guest, until it answers: what comes out of one pipe is said, and its answers go into the other. Both are
+    /// open, and do not wait.
+    pub fn call(&self, port: u16, from: File, to: File) -> Result<Call> {
+        let Some(neighbour) = &self.neighbour else {
+            return Err(Error::new(ErrorKind::Internal, "a gate that is not to call the guest"));
+        };
+        let woken = neighbour.clone();
+        let call = Call::new(port, from, to, Arc::new(move || woken.wake()));
+        let (call, line) = call.context(ErrorKind::Host, || "cannot call the guest")?;
+        neighbour.tell(Message::Call(line));
+        Ok(call)
     }
 
     /// Opens it, or closes it. What was refused meanwhile is said by a warning.
@@ -173,6 +208,10 @@ impl Drop for Gate {
         let threads = std::mem::take(&mut opened.threads);
         // One of them may be about to open the network, and sees then that it has ended.
         drop(opened);
+        // Its way to the guest is shut, so it waits for nobody but for this.
+        if let Some(neighbour) = &self.neighbour {
+            neighbour.tell(Message::End);
+        }
         for thread in threads {
             let _ = thread.join();
         }
@@ -223,14 +262,14 @@ struct Outward {
     stopped: UnixStream,
     to_interface: Arc<Mutex<Target>>,
     way: Way,
-    pages: Option<Frames>,
+    neighbour: Option<Neighbour>,
 }
 
 impl Outward {
     fn pass_out(mut self, mut from: Source) {
         let mut frame = Frame::new();
         while from.read(&mut frame) {
-            if self.pages.as_ref().is_some_and(|pages| pages.take(frame.content())) {
+            if self.neighbour.as_ref().is_some_and(|neighbour| neighbour.take(frame.content())) {
                 continue;
             }
             let verdict = match &*self.state.rules.read().unwrap_or_else(PoisonError::into_inner) {
@@ -302,6 +341,8 @@ impl Outward {
     }
 }
 
+#[cfg(test)]
+mod calls_tests;
 #[cfg(test)]
 mod pages_tests;
 

@@ -12,31 +12,32 @@ use smoltcp::socket::tcp;
 use smoltcp::wire::{EthernetAddress, IpCidr};
 use virt_maker_agent::appliance::ADDRESS;
 
-use super::pages::PAGES;
-use super::{End, Gate, Pages, Reach};
+use super::wire::NEIGHBOUR;
+use super::{End, Gate, Neighbourhood, Pages, Reach};
 use crate::event::Events;
 
 /// The card of a guest, and the whole gate behind it.
-struct Guest {
+pub(super) struct Guest {
     stream: UnixStream,
     come: VecDeque<Vec<u8>>,
     told: Arc<Mutex<Vec<String>>>,
     network: UnixStream,
-    _gate: Gate,
+    pub(super) gate: Gate,
 }
 
 impl Guest {
-    fn new(files: &[(&str, Vec<u8>)]) -> Guest {
+    pub(super) fn new(files: &[(&str, Vec<u8>)]) -> Guest {
         let ((stream, ours), (network, theirs)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
         let told: Arc<Mutex<Vec<String>>> = Arc::default();
         let heard = Arc::clone(&told);
         let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone())).collect();
         let pages = Pages::new(files, move |said| heard.lock().unwrap().push(said.to_owned()));
+        let neighbourhood = Neighbourhood { pages: Some(pages), calls: true };
         let ends = (End::Stream(ours), End::Stream(theirs));
-        let gate = Gate::with_pages(ends.0, ends.1, Reach::default(), Events::none(), Some(pages)).unwrap();
+        let gate = Gate::with_neighbour(ends.0, ends.1, Reach::default(), Events::none(), neighbourhood).unwrap();
         gate.switch(true);
         stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        Guest { stream, come: VecDeque::new(), told, network, _gate: gate }
+        Guest { stream, come: VecDeque::new(), told, network, gate }
     }
 
     fn send(&mut self, frame: &[u8]) {
@@ -45,7 +46,7 @@ impl Guest {
     }
 
     /// Reads what is there.
-    fn fill(&mut self) {
+    pub(super) fn fill(&mut self) {
         let mut head = [0; 4];
         while self.come.len() < 64 && self.stream.read_exact(&mut head).is_ok() {
             let mut frame = vec![0; u32::from_be_bytes(head) as usize];
@@ -56,18 +57,24 @@ impl Guest {
         }
     }
 
+    /// Its network stack.
+    pub(super) fn interface(&mut self, seed: u64, now: smoltcp::time::Instant) -> Interface {
+        let mut config = Config::new(EthernetAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]).into());
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, self, now);
+        interface.update_ip_addrs(|list| list.push(IpCidr::new(ADDRESS.into(), 24)).unwrap());
+        interface
+    }
+
     /// Says this in a connection, and gives what is answered until the other side closes.
     fn ask(&mut self, port: u16, text: &[u8]) -> Vec<u8> {
-        let mut config = Config::new(EthernetAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]).into());
-        config.random_seed = u64::from(port);
         let begin = Instant::now();
         let now = || smoltcp::time::Instant::from_millis(begin.elapsed().as_millis() as i64);
-        let mut interface = Interface::new(config, self, now());
-        interface.update_ip_addrs(|list| list.push(IpCidr::new(ADDRESS.into(), 24)).unwrap());
+        let mut interface = self.interface(u64::from(port), now());
         let buffer = || tcp::SocketBuffer::new(vec![0; 16 << 10]);
         let mut sockets = SocketSet::new(Vec::new());
         let handle = sockets.add(tcp::Socket::new(buffer(), buffer()));
-        sockets.get_mut::<tcp::Socket>(handle).connect(interface.context(), (PAGES, 80), port).unwrap();
+        sockets.get_mut::<tcp::Socket>(handle).connect(interface.context(), (NEIGHBOUR, 80), port).unwrap();
         let (mut said, mut heard) = (0, Vec::new());
         loop {
             assert!(begin.elapsed() < Duration::from_secs(60), "{} bytes came", heard.len());
@@ -91,9 +98,9 @@ impl Guest {
     }
 }
 
-struct Come(Vec<u8>);
+pub(super) struct Come(Vec<u8>);
 
-struct Go<'a>(&'a mut UnixStream);
+pub(super) struct Go<'a>(&'a mut UnixStream);
 
 impl Device for Guest {
     type RxToken<'a> = Come;
@@ -172,12 +179,12 @@ fn a_guest_that_sends_anything_is_served_all_the_same() {
         frame.resize(frame.len().max(54), 0);
         if number % 3 == 0 {
             frame[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-            frame[38..42].copy_from_slice(&PAGES.octets());
+            frame[38..42].copy_from_slice(&NEIGHBOUR.octets());
         } else {
             let length = (frame.len() - 14) as u16;
             frame[12..18].copy_from_slice(&[8, 0, 0x45, 0, (length >> 8) as u8, length as u8]);
             frame[20..26].copy_from_slice(&[0, 0, 64, 6, 0, 0]);
-            frame[26..34].copy_from_slice(&[ADDRESS.octets(), PAGES.octets()].concat());
+            frame[26..34].copy_from_slice(&[ADDRESS.octets(), NEIGHBOUR.octets()].concat());
             // With its checksum right, it gets further.
             let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
             let folded = (sum & 0xffff) + (sum >> 16);
