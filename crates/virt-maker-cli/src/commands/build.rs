@@ -108,11 +108,12 @@ fn make(arguments: &Build, tests: Tests, junit: Option<&PathBuf>) -> Result<(), 
         reporter.end()?;
         return Err(failure);
     }
+    let began = std::time::SystemTime::now();
     let result = build(&loaded.specs, &settings, &events);
     let limits = settings::limits(&arguments.limits, arguments.store.store.clone())?;
     if !limits.is_empty() && !settings.cancel.is_cancelled() {
         let store = Store::open(&settings.store, &settings.owner)?.waiting(events.waits(&settings.cancel));
-        cache::after_build(&store, &limits, &events, &settings.cancel);
+        cache::after_build(&store, &limits, began, &events, &settings.cancel);
     }
     // What is on the terminal is complete before an error is printed below it.
     let shown = reporter.end();

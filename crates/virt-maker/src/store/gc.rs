@@ -4,7 +4,7 @@
 //! First what can never be a hit again: entries that are damaged, and layers whose parent is gone or was made anew. Then,
 //! those that are older than `max_age`. Then, while a limit of size is passed, the leaf that was not used for the longest time,
 //! leaf by leaf; a layer counts as used when anything that lies on it was, and later for what it took to make ([`worth`]): what
-//! is made again in a moment goes before what takes minutes. What is leased, pinned or tagged stays, and so does all below it.
+//! is made again in a moment goes before what takes minutes; after a build, what that build used goes last. What is leased, pinned or tagged stays, and so does all below it.
 //!
 //! # How it goes
 //! In batches. The gate is closed ([`super::lease`]), leases, pins and tags are read anew, and the folders of a batch
@@ -305,9 +305,9 @@ fn worth(duration: f64) -> Duration {
     Duration::try_from_secs_f64((duration * A_SECOND).clamp(0.0, MOST)).unwrap_or_default()
 }
 
-/// What decides which leaf goes next, the least first: whether it can be used at all; whether it is too old to stay in any case; when
-/// it counts as used; the deeper one; its number.
-type Rank = (bool, bool, SystemTime, Reverse<usize>, usize);
+/// What decides which leaf goes next, the least first: whether it can be used at all; whether it is too old to stay in any case; whether
+/// the build that has just ended used it; when it counts as used; the deeper one; its number.
+type Rank = (bool, bool, bool, SystemTime, Reverse<usize>, usize);
 
 impl Tree {
     fn rank(
@@ -320,12 +320,10 @@ impl Tree {
         now: SystemTime,
     ) -> Rank {
         let unused = now.duration_since(used[place]).unwrap_or_default();
-        let too_old = match wish {
-            Wish::Within(limits) => limits.max_age.is_some_and(|limit| unused > limit),
-            Wish::Everything | Wish::Bad(_) => false,
-        };
+        let too_old = wish.limits().and_then(|limits| limits.max_age).is_some_and(|limit| unused > limit);
         let counts = if too_old { used[place] } else { used[place] + worth(self.layers[place].record.duration) };
-        (!unusable.contains_key(&place), !too_old, counts, Reverse(depth[place]), place)
+        let is_last = wish.is_last(used[place]);
+        (!unusable.contains_key(&place), !too_old, is_last, counts, Reverse(depth[place]), place)
     }
 
     fn choose(&self, wish: &Wish, protected: &HashSet<LayerKey>, free: u64) -> Collection {
@@ -362,7 +360,7 @@ impl Tree {
                 (Wish::Bad(_), None) => break,
                 (_, Some(problem)) => Why::Unusable { problem: problem.clone() },
                 (Wish::Everything, None) => Why::Clean,
-                (Wish::Within(limits), None) => {
+                (Wish::Within(limits) | Wish::AfterBuild { limits, .. }, None) => {
                     let passed = |limit: Option<Duration>| limit.is_some_and(|limit| unused > limit);
                     if passed(limits.max_age) {
                         Why::MaxAge { unused: unused.as_secs() }
@@ -399,7 +397,7 @@ impl Tree {
         let gone = found.layers.iter().filter(|victim| matches!(victim.stamp, Stamp::Used(_))).count();
         found.left = (self.layers.len() - gone, total);
         found.protected = self.layers.iter().filter(|layer| protected.contains(&layer.record.key)).count();
-        if let Wish::Within(limits) = wish {
+        if let Some(limits) = wish.limits() {
             if limits.max_size.is_some_and(|limit| total > limit) {
                 found.unmet.push("max_size");
             }

@@ -1,7 +1,7 @@
 //! What is to be collected.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::key::LayerKey;
 
@@ -28,10 +28,32 @@ impl Limits {
 pub enum Wish {
     /// What can never be used again, and what passes these limits.
     Within(Limits),
+    /// The same, after a build: what was used since it began goes last, or a limit would throw away what was just made.
+    AfterBuild {
+        /// The limits.
+        limits: Limits,
+        /// When the build began.
+        began: SystemTime,
+    },
     /// All that nobody uses or wants to keep.
     Everything,
     /// These, and all on them. Tags and pins do not keep them, for nothing is left to keep.
     Bad(HashMap<LayerKey, Verdict>),
+}
+
+impl Wish {
+    /// The limits that are to be kept, where it is about limits.
+    pub(super) fn limits(&self) -> Option<&Limits> {
+        match self {
+            Wish::Within(limits) | Wish::AfterBuild { limits, .. } => Some(limits),
+            Wish::Everything | Wish::Bad(_) => None,
+        }
+    }
+
+    /// Whether a layer that was last used then goes after all others.
+    pub(super) fn is_last(&self, used: SystemTime) -> bool {
+        matches!(self, Wish::AfterBuild { began, .. } if used >= *began)
+    }
 }
 
 /// What is wrong with a layer.

@@ -1,6 +1,7 @@
 //! `virt-maker cache gc` and `clean`, and what a build collects when it has ended.
 
 use std::io::Write;
+use std::time::SystemTime;
 
 use serde_json::json;
 use virt_maker::event::{Event, Events};
@@ -43,11 +44,11 @@ pub(super) fn clean(store: &Store) -> Result<(), Failure> {
 }
 
 /// Collects what passes the limits after a build has ended. What goes wrong here does not make the build fail.
-pub fn after_build(store: &Store, limits: &Limits, events: &Events, cancel: &Cancel) {
+pub fn after_build(store: &Store, limits: &Limits, began: SystemTime, events: &Events, cancel: &Cancel) {
     if limits.is_empty() {
         return;
     }
-    match store.collect(&Wish::Within(*limits), false, cancel) {
+    match store.collect(&Wish::AfterBuild { limits: *limits, began }, false, cancel) {
         Ok(found) => {
             let unmet = found.unmet.iter().map(|limit| (*limit).to_owned()).collect();
             events.send(Event::StoreCollected { layers: found.layers.len(), bytes: found.bytes, unmet });

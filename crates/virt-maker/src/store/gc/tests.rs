@@ -82,6 +82,27 @@ fn what_took_long_goes_later() {
     assert_eq!(names(&collect(&store, limits(1, 8000))), ["slow"]);
 }
 
+/// A quick step's layer is worth less than what was there before; thrown away by its own build, no build would come to an end of it.
+#[test]
+fn what_a_build_used_goes_last_after_it() {
+    let (_folder, store) = store();
+    let leaf = |name: &str, duration: f64, unused: u64| {
+        let layer = super::super::tests::sealed_in(&store, name, None, &[7; 65_536], duration);
+        let record = File::open(layer.folder.join(record::FILE)).unwrap();
+        record.set_modified(SystemTime::now() - Duration::from_secs(unused)).unwrap();
+    };
+    leaf("slow", 60.0, 100);
+    leaf("made just now", 0.1, 0);
+    let each = store.layers().unwrap().0[0].record.bytes;
+    let began = SystemTime::now() - Duration::from_secs(50);
+    let after = |max_size| {
+        let limits = Limits { max_size: Some(max_size), ..Limits::default() };
+        store.collect(&Wish::AfterBuild { limits, began }, false, &Cancel::default()).unwrap()
+    };
+    assert_eq!(names(&after(each)), ["slow"]);
+    assert_eq!(names(&after(0)), ["made just now"]);
+}
+
 #[test]
 fn age_and_free_space_are_limits_too() {
     let (_folder, store) = store();
