@@ -115,24 +115,38 @@ fn defined(definition: &Definition, origin: String) -> Runner {
     }
 }
 
-/// The arguments of a schema as rows. Those of a runner that takes either one value or a mapping are those of the mapping.
+/// The arguments of a schema as rows. Those of a runner that takes either one value or a mapping are the value, then those of the
+/// mapping; members of an argument that is a mapping follow it, as `http.port`.
 pub fn arguments(schema: &Value) -> Vec<Argument> {
-    let required = |name: &str| schema["required"].as_array().is_some_and(|list| list.iter().any(|item| item == name));
-    match schema["properties"].as_object() {
-        Some(properties) => properties
-            .iter()
-            .map(|(name, property)| {
-                let default = match &property["default"] {
-                    _ if required(name) => "required".to_owned(),
-                    Value::Null => String::new(),
-                    value => value.to_string(),
-                };
-                Argument { name: name.clone(), kind: kind(property), default, about: about(property) }
-            })
-            .collect(),
-        None => {
-            vec![Argument { name: String::new(), kind: kind(schema), default: "required".into(), about: about(schema) }]
-        }
+    let mut rows = Vec::new();
+    if schema.get("properties").is_none() {
+        rows.push(Argument {
+            name: String::new(),
+            kind: kind(schema),
+            default: "required".into(),
+            about: about(schema),
+        });
+    }
+    add_members(&mut rows, "", schema);
+    rows
+}
+
+/// Adds the members of a schema that is a mapping, or of the one mapping among its choices.
+fn add_members(rows: &mut Vec<Argument>, before: &str, schema: &Value) {
+    let choices = ["anyOf", "oneOf"].iter().filter_map(|key| schema[key].as_array()).flatten();
+    let mut mappings = std::iter::once(schema).chain(choices).filter(|schema| schema["properties"].is_object());
+    let (Some(mapping), None) = (mappings.next(), mappings.next()) else { return };
+    let required = |name: &str| mapping["required"].as_array().is_some_and(|list| list.iter().any(|item| item == name));
+    for (name, property) in mapping["properties"].as_object().into_iter().flatten() {
+        let default = match &property["default"] {
+            _ if required(name) => "required".to_owned(),
+            Value::Null => String::new(),
+            value => value.to_string(),
+        };
+        let name = format!("{before}{name}");
+        let within = format!("{name}.");
+        rows.push(Argument { name, kind: kind(property), default, about: about(property) });
+        add_members(rows, &within, property);
     }
 }
 

@@ -182,8 +182,8 @@ pub(super) fn parsed<T>(
 ) -> Option<T> {
     let whole = Some(arguments.position());
     let told = |mut problem: Diagnostic| {
-        if problem.hint.is_none() && problem.position == whole {
-            problem.hint = template::as_in(example);
+        if problem.hint.as_deref().is_none_or(template::is_less_than_an_example) && problem.position == whole {
+            problem.hint = template::as_in(example).or(problem.hint);
         }
         problem
     };

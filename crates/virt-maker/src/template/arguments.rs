@@ -175,6 +175,29 @@ impl de::Error for Problem {
         Problem { message: format!("unknown value `{variant}`"), hint: Some(hint), node: None }
     }
 
+    fn invalid_value(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Problem {
+        let range = match &*expected.to_string() {
+            "u8" => Some((0, u8::MAX.into())),
+            "u16" => Some((0, u16::MAX.into())),
+            "u32" => Some((0, u32::MAX.into())),
+            // A template has no larger integers.
+            "u64" | "usize" => Some((0, i64::MAX)),
+            "i8" => Some((i8::MIN.into(), i8::MAX.into())),
+            "i16" => Some((i16::MIN.into(), i16::MAX.into())),
+            "i32" => Some((i32::MIN.into(), i32::MAX.into())),
+            _ => None,
+        };
+        match (found, range) {
+            (de::Unexpected::Signed(found), Some((least, _))) if found < least => {
+                Problem::custom(format!("expected {least} or more, found {found}"))
+            }
+            (de::Unexpected::Signed(found), Some((_, most))) => {
+                Problem::custom(format!("expected {most} or less, found {found}"))
+            }
+            (found, _) => Problem::custom(format!("expected {expected}, found {found}")),
+        }
+    }
+
     fn missing_field(field: &'static str) -> Problem {
         Problem { message: format!("the argument `{field}` is missing"), hint: None, node: None }
     }
@@ -326,9 +349,13 @@ impl<'de> Deserializer<'de> for Arguments<'_> {
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
-        _: &'static [&'static str],
+        fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Problem> {
+        if !matches!(self.0.kind, Kind::Map(_)) && !fields.is_empty() {
+            let hint = Some(mistakes::takes(fields));
+            return Err(Problem { hint, ..self.wrong("a mapping") });
+        }
         self.visit_map(visitor)
     }
 

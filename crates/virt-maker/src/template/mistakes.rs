@@ -72,6 +72,18 @@ pub(crate) fn several_in_one(node: &Node, text: &str, is_good: impl Fn(&str) -> 
     Some(if node.origin.is_some() { format!("{list}; {}", no_list(node)?) } else { list })
 }
 
+/// What helps where something else stands in the place of a mapping, and no example is at hand.
+pub(super) fn takes(fields: &[&str]) -> String {
+    format!("{TAKES}{}", fields.join(", "))
+}
+
+/// Whether an example tells more than this.
+pub(crate) fn is_less_than_an_example(hint: &str) -> bool {
+    hint.starts_with(TAKES)
+}
+
+const TAKES: &str = "its arguments are: ";
+
 /// What helps where the arguments of something are wrong as a whole.
 pub(crate) fn as_in(example: &str) -> Option<String> {
     let example = example.trim();

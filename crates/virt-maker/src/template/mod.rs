@@ -50,7 +50,7 @@ pub use functions::Fetch;
 pub use kind::RunnerKind;
 pub use library::{library_step, library_steps};
 pub use migrate::{Migrated, migrate};
-pub(crate) use mistakes::{LIST, as_in, named_in, package_instead, several_in_one};
+pub(crate) use mistakes::{LIST, as_in, is_less_than_an_example, named_in, package_instead, several_in_one};
 pub use mounts::CacheMount;
 pub use node::{Kind, Node, SourceFile};
 pub use option_forms::{KeyContext, Validity};

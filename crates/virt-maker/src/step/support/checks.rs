@@ -63,7 +63,8 @@ pub(in crate::step) struct Arguments {
     console: Option<String>,
     /// A regular expression that stands on the screen. In text mode that is read exactly; a graphical one is read by `tesseract`.
     screen: Option<String>,
-    /// How long it is tried, such as `90s`. Without it, 30 s, and two minutes where the machine is emulated.
+    /// How long it is tried, such as `90s`. Without it, `expect` tries for 30 s, and two minutes where the machine is emulated; `wait_for` for 5 and
+    /// 20 minutes.
     #[schemars(with = "Option<String>")]
     timeout: Option<serde::de::IgnoredAny>,
 }
