@@ -100,16 +100,16 @@ impl Console {
         String::from_utf8_lossy(&kept).into_owned()
     }
 
-    /// The last line that is not empty, escaped, without the sequences that colour it (ECMA-48).
+    /// The last line that is not empty, escaped, without the sequences that colour it.
     pub(super) fn last_line(&self) -> String {
-        let text = self.text();
-        let plain = |line: &str| escape(cut(without_colours(line).trim(), SHOWN));
-        text.lines().rev().map(plain).find(|line| !line.is_empty()).unwrap_or_default()
+        let text = plain(&self.text());
+        let shown = |line: &str| escape(cut(line.trim(), SHOWN));
+        text.lines().rev().map(shown).find(|line| !line.is_empty()).unwrap_or_default()
     }
 
-    /// The last lines, escaped.
+    /// The last lines that are not empty, escaped, without the sequences that colour them.
     pub(super) fn last_lines(&self, count: usize) -> String {
-        last_lines(self.text().as_bytes(), count)
+        last_lines(plain(&self.text()).as_bytes(), count)
     }
 }
 
@@ -149,13 +149,29 @@ impl Line {
     }
 }
 
-/// A line without its control sequences: those that an escape and a bracket begin, up to a byte from `@` to `~`.
-fn without_colours(line: &str) -> String {
-    let (mut plain, mut rest) = (String::new(), line);
-    while let Some((before, behind)) = rest.split_once("\u{1b}[") {
+/// A text without its control sequences (ECMA-48, and those of a VT100 that are an escape and a sign): those that an escape and a
+/// bracket begin, up to a byte from `@` to `~`. One that moves the cursor to another place, or clears the screen, ends a line.
+fn plain(text: &str) -> String {
+    let (mut plain, mut rest) = (String::new(), text);
+    while let Some((before, behind)) = rest.split_once('\u{1b}') {
         plain.push_str(before);
-        let end = behind.find(|sign: char| matches!(sign, '@'..='~')).map_or(behind.len(), |end| end + 1);
-        rest = &behind[end..];
+        let mut signs = behind.char_indices();
+        rest = match signs.next() {
+            Some((_, '[')) => {
+                let end = signs.find(|(_, sign)| matches!(sign, '@'..='~'));
+                if matches!(end, Some((_, 'H' | 'f' | 'J'))) {
+                    plain.push('\n');
+                }
+                end.map_or("", |(at, _)| &behind[at + 1..])
+            }
+            // The cursor is noted and put back; the terminal is reset; the keypad is another.
+            Some((_, '7' | '8' | 'c' | '=' | '>')) => &behind[1..],
+            // What it is nobody knows; it is escaped where it is shown.
+            _ => {
+                plain.push('\u{1b}');
+                behind
+            }
+        };
     }
     plain + rest
 }
@@ -206,11 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn colours_of_a_line_are_left_out() {
+    fn control_sequences_are_left_out() {
         let line = "[\u{1b}[0;32m  OK  \u{1b}[0m] Started \u{1b}[0;1;39mssh.service\u{1b}[0m - OpenBSD";
-        assert_eq!(without_colours(line), "[  OK  ] Started ssh.service - OpenBSD");
+        assert_eq!(plain(line), "[  OK  ] Started ssh.service - OpenBSD");
+        // GRUB draws each line at its place.
+        let menu = "\u{1b}[m\u{1b}[2J\u{1b}[1;1HGNU GRUB\u{1b}[3;1H\u{1b}7 Debian\u{1b}8";
+        assert_eq!(plain(menu), "\n\nGNU GRUB\n Debian");
         // One that does not end, and one that is none.
-        assert_eq!(without_colours("a\u{1b}[0;3"), "a");
-        assert_eq!(without_colours("a\u{1b}7b"), "a\u{1b}7b");
+        assert_eq!(plain("a\u{1b}[0;3"), "a");
+        assert_eq!(plain("a\u{1b}#8b\u{1b}"), "a\u{1b}#8b\u{1b}");
     }
 }
