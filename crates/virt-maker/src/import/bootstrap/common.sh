@@ -50,6 +50,8 @@ write_menu() {
 # Made with the image, and by no program again: edit it. It starts the kernel that $1 points to.
 $3
 $(menu_terminals)
+# Esc within the second shows the menu; to draw it each time takes an emulated machine longer than that.
+set timeout_style=hidden
 set timeout=1
 set default=0
 ${4:+$4

@@ -75,6 +75,8 @@ serial --unit=0 --speed=115200
 terminal_input console serial
 terminal_output console serial
 fi
+# Esc within the second shows the menu; to draw it each time takes an emulated machine longer than that.
+set timeout_style=hidden
 set timeout=1
 set default=0
 menuentry Linux {
