@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::pipe::{PipeFlags, pipe_with};
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp;
+use virt_maker_agent::appliance::ADDRESS;
 
 use super::pages_tests::Guest;
+use super::wire::NEIGHBOUR;
 use super::{Call, Gate};
 
 /// The ends that a gate has of two pipes, and ours: where something is said, and where it is heard.
@@ -105,4 +107,21 @@ fn the_end_of_an_answer_is_seen_and_a_call_to_nobody_ends() {
     }
     STOP.store(true, Ordering::SeqCst);
     drop(guest.join().unwrap());
+}
+
+/// Answers that a guest does not take fill the way to it; nobody waits for that who has a deadline.
+#[test]
+fn a_guest_that_takes_no_frame_holds_nobody_up() {
+    let mut guest = Guest::new(&[]);
+    let mut asks = [0xff; 54];
+    asks[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    asks[28..32].copy_from_slice(&ADDRESS.octets());
+    asks[38..42].copy_from_slice(&NEIGHBOUR.octets());
+    for _ in 0..20_000 {
+        guest.send(&asks);
+    }
+    let calls = [call(&guest.gate), call(&guest.gate)];
+    assert!(calls.iter().all(|(call, ..)| !call.is_answered()));
+    drop(calls);
+    drop(guest);
 }

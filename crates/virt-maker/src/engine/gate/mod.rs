@@ -33,7 +33,7 @@ use std::thread::JoinHandle;
 pub use calls::Call;
 pub use frames::End;
 use frames::{Frame, Source, Target};
-use neighbour::{Message, Neighbour};
+use neighbour::Neighbour;
 pub use pages::Pages;
 pub use rules::Reach;
 use rules::{Rules, Verdict, refusal};
@@ -168,7 +168,7 @@ impl Gate {
         let woken = neighbour.clone();
         let call = Call::new(port, from, to, Arc::new(move || woken.wake()));
         let (call, line) = call.context(ErrorKind::Host, || "cannot call the guest")?;
-        neighbour.tell(Message::Call(line));
+        neighbour.call(line);
         Ok(call)
     }
 
@@ -210,7 +210,7 @@ impl Drop for Gate {
         drop(opened);
         // Its way to the guest is shut, so it waits for nobody but for this.
         if let Some(neighbour) = &self.neighbour {
-            neighbour.tell(Message::End);
+            neighbour.end();
         }
         for thread in threads {
             let _ = thread.join();

@@ -5,7 +5,7 @@
 //! It serves files ([`pages`](super::pages)), and calls the guest ([`calls`](super::calls)).
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{Config, Interface, SocketSet};
@@ -22,16 +22,18 @@ const FRAMES: usize = 256;
 /// What it is told.
 pub(super) enum Message {
     Frame(Vec<u8>),
-    /// It is to call the guest.
-    Call(Arc<Line>),
-    /// There is something to be said in a call.
+    /// There is a new call, or something to be said in one.
     Said,
     End,
 }
 
 /// Who tells it.
 #[derive(Clone)]
-pub(super) struct Neighbour(SyncSender<Message>);
+pub(super) struct Neighbour {
+    way: SyncSender<Message>,
+    /// Calls that it has not begun.
+    calls: Arc<Mutex<Vec<Arc<Line>>>>,
+}
 
 impl Neighbour {
     /// The way to it, and what it does, which ends when that is told.
@@ -41,27 +43,35 @@ impl Neighbour {
         interface: Arc<Mutex<Target>>,
     ) -> (Neighbour, impl FnOnce() + Send) {
         let (way, told) = std::sync::mpsc::sync_channel(FRAMES);
-        (Neighbour(way), move || Stack::new(pages, seed, interface).run(&told))
+        let calls: Arc<Mutex<Vec<_>>> = Arc::default();
+        let theirs = Arc::clone(&calls);
+        (Neighbour { way, calls }, move || Stack::new(pages, seed, interface).run(&told, &theirs))
     }
 
     /// Takes a frame where it is for this address.
     pub(super) fn take(&self, frame: &[u8]) -> bool {
         let is_ours = is_for_neighbour(frame);
         if is_ours {
-            let _ = self.0.try_send(Message::Frame(frame.to_vec()));
+            let _ = self.way.try_send(Message::Frame(frame.to_vec()));
         }
         is_ours
     }
 
     /// Has it look at its calls: where there is no room for that, it is about to.
     pub(super) fn wake(&self) {
-        let _ = self.0.try_send(Message::Said);
+        let _ = self.way.try_send(Message::Said);
     }
 
-    /// Tells it something that must not get lost.
-    pub(super) fn tell(&self, message: Message) {
-        // It has ended otherwise, and with it all of its calls.
-        let _ = self.0.send(message);
+    /// Has it call the guest. Nobody waits for that: it may be busy for as long as the guest takes no frame.
+    pub(super) fn call(&self, line: Arc<Line>) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        self.wake();
+    }
+
+    /// Ends it, when its way to the guest is shut.
+    pub(super) fn end(&self) {
+        // Where it has ended by itself, nobody is told.
+        let _ = self.way.send(Message::End);
     }
 }
 
@@ -93,8 +103,11 @@ impl Stack {
         smoltcp::time::Instant::from_micros(i64::try_from(self.begin.elapsed().as_micros()).unwrap_or(i64::MAX))
     }
 
-    fn run(mut self, told: &Receiver<Message>) {
+    fn run(mut self, told: &Receiver<Message>, calls: &Mutex<Vec<Arc<Line>>>) {
         loop {
+            for line in calls.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                self.conversations.push(Conversation::new(line, &mut self.sockets));
+            }
             let now = self.now();
             self.interface.poll(now, &mut self.wire, &mut self.sockets);
             let again = self.go_on();
@@ -109,7 +122,6 @@ impl Stack {
             for message in std::iter::once(first).chain(told.try_iter().take(FRAMES)) {
                 match message {
                     Message::Frame(frame) => self.wire.comes(frame),
-                    Message::Call(line) => self.conversations.push(Conversation::new(line, &mut self.sockets)),
                     Message::Said => {}
                     Message::End => return,
                 }

@@ -40,7 +40,7 @@ impl Guest {
         Guest { stream, come: VecDeque::new(), told, network, gate }
     }
 
-    fn send(&mut self, frame: &[u8]) {
+    pub(super) fn send(&mut self, frame: &[u8]) {
         self.stream.write_all(&(frame.len() as u32).to_be_bytes()).unwrap();
         self.stream.write_all(frame).unwrap();
     }
