@@ -138,9 +138,9 @@ impl Client {
     }
 
     /// Connects to a TCP port of the machine that the agent runs in, and says a text; gives what is answered until the other side
-    /// closes, `limit` bytes of it at most.
-    pub fn talk(&mut self, port: u16, text: &str, limit: usize) -> Result<Vec<u8>> {
-        self.send(&Request::Talk { port, text: text.to_owned() })?;
+    /// closes, or until some seconds have passed; `limit` bytes of it at most.
+    pub fn talk(&mut self, port: u16, text: &str, seconds: u64, limit: usize) -> Result<Vec<u8>> {
+        self.send(&Request::Talk { port, text: text.to_owned(), seconds })?;
         let mut said = Vec::new();
         self.take(|bytes| {
             said.extend_from_slice(&bytes[..bytes.len().min(limit - said.len())]);

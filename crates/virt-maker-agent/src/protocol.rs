@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 /// A frame that holds one JSON message.
 pub const FRAME_MESSAGE: u8 = 1;
 /// A frame that holds raw bytes; an empty one ends a transfer.
@@ -66,13 +66,15 @@ pub enum Request {
     /// [`Reply::Mounted`], with nothing mounted.
     Running,
     /// Only to an agent in a machine that has booted: connects to a TCP port of that machine, says a text, and reads until the other
-    /// side closes, a minute and a mebibyte at most. Answer: data frames, an empty one, then [`Reply::Done`]; or
+    /// side closes, a mebibyte at most. What has come when the time is over is the answer. Answer: data frames, an empty one, then [`Reply::Done`]; or
     /// [`Reply::Failed`], of kind [`FailureKind::NotFound`] where nobody answers.
     Talk {
         /// The port, at the loopback address.
         port: u16,
         /// What is said.
         text: String,
+        /// How long that may take, in seconds.
+        seconds: u64,
     },
     /// Mounts a file system that is no part of the guest, for programs that ask for folders of it ([`Run::caches`]).
     /// Answer: [`Reply::Done`].

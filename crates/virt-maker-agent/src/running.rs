@@ -35,9 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// What looks for it meanwhile must not keep others from booting.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long a service of the machine may take to answer, and how much it may say, in bytes.
-const ANSWER: Duration = Duration::from_secs(60);
-const ANSWER_MAX: u64 = 1 << 20;
+/// How much a service of the machine may say, in bytes.
+const ANSWER_MAX: usize = 1 << 20;
 /// Bytes in a data frame of its answer.
 const PART: usize = 256 << 10;
 
@@ -83,19 +82,21 @@ pub fn serve(link: &mut Link) -> std::result::Result<(), Broken> {
             // systemd and the like read it at the next boot, and say themselves what they miss.
             Request::FstabNews => Ok(Reply::Names { names: Vec::new() }),
             Request::Run(wanted) => run(link, &wanted)?.map(Reply::Exited),
-            Request::Talk { port, text } => match talk(port, &text) {
-                Ok(said) => {
-                    for part in said.chunks(PART) {
-                        link.send_data(part)?;
+            Request::Talk { port, text, seconds } => {
+                match talk(port, &text, Duration::from_secs(seconds.clamp(1, 3600))) {
+                    Ok(said) => {
+                        for part in said.chunks(PART) {
+                            link.send_data(part)?;
+                        }
+                        link.send_data(&[])?;
+                        Ok(Reply::Done)
                     }
-                    link.send_data(&[])?;
-                    Ok(Reply::Done)
+                    Err(error) => {
+                        let what = format!("nobody answers on port {port}: {error}");
+                        Err(failure(FailureKind::NotFound, what))
+                    }
                 }
-                Err(error) => {
-                    let what = format!("nobody answers on port {port}: {error}");
-                    Err(failure(FailureKind::NotFound, what))
-                }
-            },
+            }
             Request::Cancel => Err(out_of_turn("nothing is being written")),
             about_files => files_of(link, Ok(&root), about_files, is_of_the_guest)?,
         };
@@ -103,19 +104,34 @@ pub fn serve(link: &mut Link) -> std::result::Result<(), Broken> {
     }
 }
 
-/// Says something to a service of this machine; gives what it answers.
-fn talk(port: u16, text: &str) -> std::io::Result<Vec<u8>> {
-    use std::io::{Read as _, Write as _};
+/// Says something to a service of this machine; gives what it answers within a time.
+fn talk(port: u16, text: &str, limit: Duration) -> std::io::Result<Vec<u8>> {
+    use std::io::{ErrorKind, Read as _, Write as _};
+    let begin = Instant::now();
     let address = (std::net::Ipv4Addr::LOCALHOST, port).into();
-    let mut stream = std::net::TcpStream::connect_timeout(&address, ANSWER)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.set_write_timeout(Some(ANSWER))?;
+    let mut stream = std::net::TcpStream::connect_timeout(&address, limit)?;
+    stream.set_write_timeout(Some(limit))?;
     stream.write_all(text.as_bytes())?;
-    let mut said = Vec::new();
-    match stream.take(ANSWER_MAX).read_to_end(&mut said) {
-        // One that does not close has answered all the same.
-        Err(error) if said.is_empty() => Err(error),
-        _ => Ok(said),
+    let (mut said, mut part) = (Vec::new(), vec![0; PART]);
+    while said.len() < ANSWER_MAX {
+        let left = limit.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            break;
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut part) {
+            Ok(0) => return Ok(said),
+            Ok(count) => said.extend_from_slice(&part[..count.min(ANSWER_MAX - said.len())]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+            // One that does not close as it should has answered all the same.
+            Err(error) if said.is_empty() => return Err(error),
+            Err(_) => return Ok(said),
+        }
+    }
+    match said.is_empty() {
+        true => Err(std::io::Error::new(ErrorKind::TimedOut, format!("it says nothing within {} s", limit.as_secs()))),
+        false => Ok(said),
     }
 }
 
@@ -313,4 +329,43 @@ pub fn link() -> Result<Link> {
     let port: OwnedFd = crate::init::open_port(PATIENCE, PAUSE)?;
     let copy = port.try_clone().map_err(|error| system("use the port to the host", error))?;
     Ok(Link::new(port, copy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service, which does this with whoever comes first.
+    fn service(serve: impl FnOnce(std::net::TcpStream) + Send + 'static) -> u16 {
+        let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || serve(listener.accept().unwrap().0));
+        port
+    }
+
+    #[test]
+    fn a_service_that_says_nothing_or_never_ends_is_left_in_time() {
+        use std::io::{Read as _, Write as _};
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let silent = service(move |stream| {
+            let _ = ended.recv();
+            drop(stream);
+        });
+        let error = talk(silent, "anybody?", Duration::from_secs(1)).unwrap_err();
+        assert_eq!(error.to_string(), "it says nothing within 1 s");
+        drop(end);
+        let endless = service(|mut stream| {
+            let mut asked = [0; 8];
+            stream.read_exact(&mut asked).unwrap();
+            while stream.write_all(b"tick ").is_ok() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let said = talk(endless, "anybody?", Duration::from_secs(1)).unwrap();
+        assert!(said.starts_with(b"tick tick "), "{said:?}");
+        let large = service(|mut stream| while stream.write_all(&[b'x'; 9999]).is_ok() {});
+        assert_eq!(talk(large, "", Duration::from_secs(60)).unwrap().len(), ANSWER_MAX);
+        let closes = service(|mut stream| stream.write_all(b"bye").unwrap());
+        assert_eq!(talk(closes, "", Duration::from_secs(60)).unwrap(), b"bye");
+    }
 }

@@ -117,11 +117,12 @@ impl AgentGuest {
         Ok((exit, said))
     }
 
-    /// Connects to a TCP port of the machine that has booted, says a text, and gives what is answered within a time.
+    /// Connects to a TCP port of the machine that has booted, says a text, and gives what is answered within some seconds. It may
+    /// take as long as `limit` until that is here.
     ///
     /// An error of kind `Guest` means that nobody answers there.
-    pub fn talk(&mut self, port: u16, text: &str, limit: Duration) -> Result<Vec<u8>> {
-        self.within(Some(limit), |client| client.talk(port, text, ANSWER))
+    pub fn talk(&mut self, port: u16, text: &str, seconds: u64, limit: Duration) -> Result<Vec<u8>> {
+        self.within(Some(limit), |client| client.talk(port, text, seconds, ANSWER))
     }
 
     /// Goes on in another conversation, with an agent of the same machine that has booted again. Its first exchange is done.

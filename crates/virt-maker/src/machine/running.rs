@@ -18,6 +18,8 @@ use crate::host::durable;
 
 /// How far the pointer goes in each direction, in the units of its device.
 const FAR: u64 = 0x7fff;
+/// How long a service of the guest may take to answer, where nothing has to hold before.
+const ANSWER: Duration = Duration::from_secs(60);
 /// How long a button is held.
 const HELD: Duration = Duration::from_millis(100);
 
@@ -40,7 +42,9 @@ impl Running for Machine {
 
     fn talk(&mut self, port: u16, text: &str) -> Result<Vec<u8>> {
         let patience = self.patience();
-        self.agent()?.talk(port, text, patience)
+        // A service that goes on for ever has answered by the deadline.
+        let left = self.answer_by.map_or(ANSWER, |deadline| deadline.left()).min(ANSWER);
+        self.agent()?.talk(port, text, left.as_secs().max(1), patience)
     }
 
     fn answers_within(&mut self, limit: Option<Duration>) {
