@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::import::{ImportKey, ImportKind};
 use crate::key::{HostInput, KeyMaterial, LayerKey};
 use crate::spec::{Spec, StepEntry};
-use crate::step::StepKey;
+use crate::step::{Action, StepKey};
 use crate::template::KeyContext;
 
 /// What a base is keyed by.
@@ -76,7 +76,12 @@ fn options(spec: &Spec, step: &StepEntry) -> Map<String, Value> {
 
 /// What the verdict of a test of the layer `tip` is keyed by.
 pub(super) fn test(spec: &Spec, boot: &StepEntry, key: &StepKey, tip: LayerKey) -> KeyMaterial {
-    KeyMaterial { role: "test".into(), ..step(spec, boot, key, tip) }
+    let mut options = options(spec, boot);
+    // A layer does not depend on these; whether a test passes may.
+    if let Action::Boot(boot) = boot.runner.action() {
+        options.extend(boot.limits());
+    }
+    KeyMaterial { role: "test".into(), options, ..step(spec, boot, key, tip) }
 }
 
 /// What the layer of a step on `parent` is keyed by.

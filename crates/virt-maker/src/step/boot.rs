@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::support::checks::Checks;
 use super::support::seed::Seed;
@@ -142,6 +143,19 @@ pub struct Boot {
     pub timeout: Option<u64>,
     /// What is waited for then.
     pub wait_for: Option<WaitFor>,
+}
+
+impl Boot {
+    /// What it may take, as far as the template says something else than nothing: for what depends on that and is no layer.
+    pub fn limits(&self) -> Map<String, Value> {
+        let memory = Some(self.memory_mib).filter(|memory| u64::from(*memory) << 20 != MEMORY);
+        let said = [
+            ("memory_mib", memory.map(Value::from)),
+            ("cpus", self.cpus.map(Value::from)),
+            ("timeout", self.timeout.map(Value::from)),
+        ];
+        said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
 }
 
 /// What is waited for in the place of a whole boot.
