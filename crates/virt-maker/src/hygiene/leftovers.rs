@@ -3,7 +3,7 @@
 use super::rules::{Action, RULES, Rule};
 use super::{expand, found};
 use crate::error::Result;
-use crate::guest::{Attributes, Guest};
+use crate::guest::{Attributes, FileKind, Guest};
 use crate::host::random;
 
 /// Rules of the table that a boot alone breaks. Others are broken by what somebody does in a guest that has booted: that stays.
@@ -35,11 +35,15 @@ const OF_INIT: [&str; 13] = [
     "/var/tmp/systemd-private-*",
     "/var/lib/dbus/machine-id",
     "/var/lib/systemd/backlight",
-    "/var/lib/systemd/linger",
+    LINGER,
     "/var/lib/systemd/rfkill",
     "/var/lib/systemd/timers",
     "/var/lib/systemd/timesync",
 ];
+/// Names of users whose services run without a login.
+const LINGER: &str = "/var/lib/systemd/linger";
+/// A host key is not larger.
+const KEY_MAX: u64 = 64 << 10;
 const MACHINE_ID: &str = "/etc/machine-id";
 /// It is one line.
 const ID_MAX: u64 = 4 << 10;
@@ -50,8 +54,8 @@ pub struct Leftovers {
     paths: Vec<(&'static Rule, Vec<String>)>,
     /// Of [`OF_INIT`].
     of_init: Vec<String>,
-    /// Host keys that the boot itself made, as the next one will where there are none.
-    host_keys: Vec<String>,
+    /// Host keys that the boot itself made, as the next one will where there are none, by their paths and content.
+    host_keys: Vec<(String, Vec<u8>)>,
     /// Whether cloud-init has a seed.
     seeded: bool,
     /// The machine-id that was no name of a machine yet, or that there was none.
@@ -129,7 +133,12 @@ impl Leftovers {
     /// not stay. Those that a step makes do, as no boot may make them again.
     pub fn note_boot(&mut self, guest: &mut dyn Guest) -> Result<()> {
         for (rule, before) in self.paths.iter().filter(|(rule, _)| rule.what == HOST_KEYS) {
-            self.host_keys.extend(found(guest, rule)?.into_iter().filter(|path| !before.contains(path)));
+            for path in found(guest, rule)?.into_iter().filter(|path| !before.contains(path)) {
+                if is_key(guest, &path)? {
+                    let content = guest.read(&path, KEY_MAX)?;
+                    self.host_keys.push((path, content));
+                }
+            }
         }
         Ok(())
     }
@@ -144,13 +153,17 @@ impl Leftovers {
                 }
             }
         }
-        for path in &self.host_keys {
-            if guest.stat(path)?.is_some() {
+        for (path, content) in &self.host_keys {
+            // Where a step has put another one there, that is the image's.
+            if is_key(guest, path)? && guest.read(path, KEY_MAX)? == *content {
                 guest.remove(path)?;
             }
         }
         for path in of_init(guest)?.iter().filter(|path| !self.of_init.contains(path)) {
-            guest.remove(path)?;
+            // Who is in there was put there by a step.
+            if path != LINGER || guest.read_dir(path)?.is_empty() {
+                guest.remove(path)?;
+            }
         }
         match &self.unnamed {
             Some(Some(old)) => guest.rewrite(MACHINE_ID, &mut &**old),
@@ -158,4 +171,9 @@ impl Leftovers {
             None => Ok(()),
         }
     }
+}
+
+/// Whether that can be a key at all: a file, and no large one.
+fn is_key(guest: &mut dyn Guest, path: &str) -> Result<bool> {
+    Ok(guest.stat(path)?.is_some_and(|stat| stat.kind == FileKind::File && stat.size <= KEY_MAX))
 }

@@ -3,7 +3,7 @@
 //! systemd gets a unit, which is started early and survives whatever else goes wrong; another init, a line at the end of its
 //! `inittab`, which is run when all before it has been.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::guest::selinux;
 use crate::guest::{Attributes, FileKind, Guest, Labelled, Marks};
 use crate::host::Cancel;
+use crate::host::escape::escape;
 use crate::hygiene::Leftovers;
 
 /// A folder that a guest has for the time of a boot.
@@ -54,9 +55,13 @@ struct Lined {
 pub struct Service {
     /// Paths that were made; a folder comes before what is in it.
     made: Vec<String>,
+    /// Those of them that are folders.
+    made_folders: BTreeSet<String>,
     /// When folders had changed, before something was made in them.
     folders: BTreeMap<String, (i64, u32)>,
     lined: Vec<Lined>,
+    /// When cloud-init was kept from looking for a source, where it was us who did that.
+    no_cloud_init: Option<(i64, u32)>,
     ways: Ways,
     before: Leftovers,
 }
@@ -71,8 +76,15 @@ impl Service {
                 Leftovers::of(guest)?.of_a_seed(seed.has_network, seed.has_host_keys)
             }
         };
-        let mut service =
-            Service { made: Vec::new(), folders: BTreeMap::new(), lined: Vec::new(), ways: Ways::default(), before };
+        let mut service = Service {
+            made: Vec::new(),
+            made_folders: BTreeSet::new(),
+            folders: BTreeMap::new(),
+            lined: Vec::new(),
+            no_cloud_init: None,
+            ways: Ways::default(),
+            before,
+        };
         if seed.is_some() {
             service.folder(guest, seeded::FOLDER, 0o755)?;
             service.file(guest, seeded::SETTINGS, &mut seeded::TEXT.as_bytes(), 0o644)?;
@@ -99,6 +111,7 @@ impl Service {
         service.ways = service.choose(guest, keys, cancel)?;
         if seed.is_none() && guest.stat("/etc/cloud")?.is_some() && guest.stat(NO_CLOUD_INIT)?.is_none() {
             service.file(guest, NO_CLOUD_INIT, &mut "".as_bytes(), 0o644)?;
+            service.no_cloud_init = Some(modified(guest, NO_CLOUD_INIT)?);
         }
         service.label(guest)?;
         Ok(service)
@@ -132,7 +145,6 @@ impl Service {
             let folder = keys()?;
             let key = over_ssh::make_key(&folder, cancel)?;
             let home = home_of_root(guest)?;
-            self.folder(guest, home.trim_end_matches('/'), 0o700)?;
             self.folder(guest, &format!("{home}/.ssh"), 0o700)?;
             self.line(guest, &format!("{home}{KEYS}"), &key)?;
             ways.ssh = Some(folder);
@@ -157,11 +169,19 @@ impl Service {
         for path in self.made.iter().rev() {
             match guest.stat(path)?.map(|stat| stat.kind) {
                 Some(FileKind::Directory) if path != FOLDER => folders.push(path),
+                // Somebody put something else in its place.
+                Some(kind) if kind != FileKind::Directory && self.made_folders.contains(path) => {}
                 _ => files.push(path),
             }
         }
         for path in files {
-            guest.remove(path)?;
+            // Where a step wants the same for the image, it has been written again.
+            let is_theirs = path == NO_CLOUD_INIT
+                && guest.stat(path)?.is_some()
+                && self.no_cloud_init != Some(modified(guest, path)?);
+            if !is_theirs {
+                guest.remove(path)?;
+            }
         }
         self.before.clean(guest)?;
         // After what makes room: the guest may have filled its disk.
@@ -187,6 +207,7 @@ impl Service {
             self.note_folder(guest, path)?;
             guest.mkdir(path, Attributes { mode: Some(mode), uid: Some(0), gid: Some(0) }, false)?;
             self.made.push(path.into());
+            self.made_folders.insert(path.into());
         }
         Ok(())
     }
@@ -224,7 +245,7 @@ impl Service {
             return Err(cannot(&format!("its {path} is no file")));
         }
         let before = modified(guest, path)?;
-        let mut text = guest.read(path, TEXT_MAX)?;
+        let mut text = text_of(guest, path)?;
         if text.last().is_some_and(|last| *last != b'\n') {
             text.push(b'\n');
         }
@@ -303,6 +324,18 @@ fn has_systemd(guest: &mut dyn Guest) -> Result<bool> {
         && (guest.stat("/lib/systemd/systemd")?.is_some() || guest.stat("/usr/lib/systemd/systemd")?.is_some()))
 }
 
+/// The content of a file that is a text of a reasonable size.
+fn text_of(guest: &mut dyn Guest, path: &str) -> Result<Vec<u8>> {
+    if guest.stat(path)?.is_some_and(|stat| stat.size > TEXT_MAX) {
+        let most = TEXT_MAX >> 20;
+        return Err(Error::new(
+            ErrorKind::Step,
+            format!("the guest's {path} is larger than {most} MiB, which nobody can have meant"),
+        ));
+    }
+    guest.read(path, TEXT_MAX)
+}
+
 fn has_any(guest: &mut dyn Guest, paths: &[&str]) -> Result<bool> {
     for path in paths {
         if guest.stat(path)?.is_some() {
@@ -324,7 +357,7 @@ fn has_ports(guest: &mut dyn Guest) -> Result<bool> {
             let path = format!("{MODULES}/{kernel}/{table}");
             if guest.stat(&path)?.is_some_and(|stat| stat.kind == FileKind::File) {
                 known = true;
-                let text = guest.read(&path, TEXT_MAX)?;
+                let text = text_of(guest, &path)?;
                 if text.windows(CONSOLE.len()).any(|part| part == CONSOLE) {
                     return Ok(true);
                 }
@@ -337,15 +370,23 @@ fn has_ports(guest: &mut dyn Guest) -> Result<bool> {
 /// The driver of ports of virtio-serial, as tables of modules have it.
 const CONSOLE: &[u8] = b"/virtio_console.ko";
 
+/// Without a slash at its end.
 fn home_of_root(guest: &mut dyn Guest) -> Result<String> {
-    let text = guest.read("/etc/passwd", TEXT_MAX)?;
-    let text = String::from_utf8_lossy(&text);
-    let home = text.lines().find(|line| line.starts_with("root:")).and_then(|line| line.split(':').nth(5));
-    let home = home.map_or("", |home| home.trim_end_matches('/'));
-    if home.starts_with('/') || home.is_empty() {
-        return Ok(home.to_owned());
+    const USERS: &str = "/etc/passwd";
+    if guest.stat(USERS)?.is_none_or(|stat| stat.kind != FileKind::File) {
+        return Err(cannot("it has no /etc/passwd, so its SSH server lets nobody in"));
     }
-    Err(cannot("root's home folder in its /etc/passwd is no absolute path"))
+    let text = text_of(guest, USERS)?;
+    let text = String::from_utf8_lossy(&text);
+    let root = text.lines().find(|line| line.starts_with("root:"));
+    let root = root.ok_or_else(|| cannot("its /etc/passwd has no root, whom its SSH server could let in"))?;
+    let home = root.split(':').nth(5).unwrap_or_default();
+    let is_path = home.starts_with('/') && home.split('/').all(|part| part != ".." && part != ".");
+    if !is_path || (home != "/" && guest.stat(home)?.is_none()) {
+        let home = escape(home);
+        return Err(cannot(&format!("its SSH server looks for keys in root's home folder, `{home}`, which is none")));
+    }
+    Ok(home.trim_end_matches('/').to_owned())
 }
 
 fn nobody_starts_it(ports: bool) -> Error {
@@ -373,7 +414,7 @@ impl Lined {
             // Somebody took it away.
             return Ok(());
         }
-        let text = guest.read(path, TEXT_MAX)?;
+        let text = text_of(guest, path)?;
         let kept: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_ours(line)).collect();
         let kept = kept.concat();
         match before {
