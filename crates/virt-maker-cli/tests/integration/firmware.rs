@@ -142,8 +142,8 @@ fn an_image_from_packages_boots_under_uefi_and_secure_boot_boots() {
     let print = run(MEASURED);
     let text = format!(
         "format: 2\nspec:\n  import: {{disk: {{path: '{}', resize: {{size: 1200M, expand: root}}}}}}\n  steps:\n    \
-         - boot: {{firmware: uefi, tpm: true, steps: [{{{print}}}, {{{anew}}}]}}\n    \
-         - boot: {{firmware: secure-boot, tpm: true, steps: [{{{secure}}}, {{{print}}}, {{expect: {{console: 'login:'}}}}]}}\n",
+         - boot: {{cpus: 1, firmware: uefi, tpm: true, steps: [{{{print}}}, {{{anew}}}]}}\n    \
+         - boot: {{cpus: 1, firmware: secure-boot, tpm: true, steps: [{{{secure}}}, {{{print}}}, {{expect: {{console: 'login:'}}}}]}}\n",
         image.display()
     );
     let template = bench.path("t.yml");
@@ -165,7 +165,7 @@ fn an_image_from_packages_boots_under_uefi_and_secure_boot_boots() {
 
     // GRUB as somebody changed it: its signature is there, and wrong.
     let change = run("printf changed | dd of=/boot/efi/EFI/BOOT/grubx64.efi bs=1 seek=200000 conv=notrunc");
-    let refused = format!("    - {change}\n    - boot: {{firmware: secure-boot, steps: [{{run: 'true'}}]}}\n");
+    let refused = format!("    - {change}\n    - boot: {{cpus: 1, firmware: secure-boot, steps: [{{run: 'true'}}]}}\n");
     fs::write(&template, text + &refused).unwrap();
     let ran = bench.build("auto", &template, &[]).exits(4);
     assert!(ran.stderr.contains("Secure Boot refused what shim was to start"), "{}", ran.stderr);

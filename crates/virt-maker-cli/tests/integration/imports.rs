@@ -389,6 +389,7 @@ fn a_kernel_and_signed_loaders_come_from_packages_and_it_boots() {
     - run: ls -l /boot /boot/grub; ls /lib/modules/*/kernel; mount | grep /boot/efi; ls /boot/efi/EFI/*
     - boot:
         memory: 512M
+        cpus: 1
         firmware: bios
         steps:
           - run: |

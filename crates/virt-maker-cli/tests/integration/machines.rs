@@ -31,13 +31,17 @@ fn a_guest_takes_steps_while_it_runs_and_keeps_what_they_did_boots() {
         "wait_for: {screen: '^Password:$', timeout: 1m}".into(),
         "screenshot: password".into(),
         "reboot:".into(),
+        // What a boot leaves besides, and would not stay.
+        run("touch /etc/cloud/cloud-init.disabled; mkdir -p /var/lib/systemd/linger; touch /var/lib/systemd/linger/root"),
         run("[ ! -e /run/gone ] && ! cmp /proc/sys/kernel/random/boot_id /root/first && rm /root/first; echo again"),
         "expect: {unit: ssh.service, port: 22, listening_only: [22, 5355], no_failed_units: true, command: {run: 'exit 3', exit: 3}}".into(),
     ];
     let list: String = within.iter().map(|step| format!("\n          - {step}")).collect();
     let steps = [
-        run("echo offline > /etc/offline"),
-        format!("boot:\n        wait_for: {{unit: ssh.service, console: 'login:'}}\n        steps:{list}"),
+        run("echo offline > /etc/offline; mkdir /etc/cloud"),
+        format!(
+            "boot:\n        cpus: 1\n        wait_for: {{unit: ssh.service, console: 'login:'}}\n        steps:{list}"
+        ),
     ];
     let template = bench.template("t.yml", &steps, "");
     let ran = bench.build("chroot", &template, &[]).exits(0);
@@ -52,7 +56,9 @@ fn a_guest_takes_steps_while_it_runs_and_keeps_what_they_did_boots() {
         tree_of_image(&image, "qcow2")
     };
     let mut changed = difference(&image(1), &image(2));
-    for path in ["/etc/kept", "/srv/page.html"] {
+    let linger = ["/var/lib/systemd/linger", "/var/lib/systemd/linger/root"];
+    let of_steps = [&["/etc/kept", "/srv/page.html", "/etc/cloud/cloud-init.disabled"], &linger[..]].concat();
+    for path in of_steps {
         assert!(changed.remove(path).is_some_and(|(before, after)| before.is_none() && after.is_some()), "{path}");
     }
     changed.retain(|path, _| !BY_ITSELF.iter().any(|own| path.starts_with(own)));
@@ -182,7 +188,7 @@ fn tests_keep_a_broken_image_from_being_exported_boots() {
     let template = bench.path("web.yml");
     let write = |last: &str| {
         let text = format!(
-            "{begin}  steps:\n    - hostname: web\n  tests:\n    - name: web <1>\n      boot: {{memory: 256M}}\n      steps:\n        \
+            "{begin}  steps:\n    - hostname: web\n  tests:\n    - name: web <1>\n      boot: {{memory: 256M, cpus: 1}}\n      steps:\n        \
              - run: busybox httpd -p 8080 -h /srv; echo tested > /etc/tested\n        \
              - expect: {{boot_time: 5m, port: 8080, http: {{port: 8080, body: served}}, file: {{path: /etc/hostname, content: web}}}}\n{last}  \
              export:\n    raw: {{path: web.img}}\n"
@@ -245,6 +251,11 @@ fn tests_keep_a_broken_image_from_being_exported_boots() {
     assert_eq!(outcomes(&ran), ["web <1> cached"]);
     assert!(testkit::find_file_in_image(&bench.path("web.img"), "/etc/tested").is_none());
     assert!(testkit::find_file_in_image(&bench.path("web.img"), "/etc/hostname").is_some());
+    // It has not passed with less.
+    let less = std::fs::read_to_string(&template).unwrap().replace("memory: 256M", "memory: 200M");
+    std::fs::write(bench.path("less.yml"), less).unwrap();
+    let planned = bench.run(&[&["plan", "less.yml"], &allowed[..]].concat()).exits(0).stdout;
+    assert!(planned.contains("web <1>: to run\n"), "{planned}");
     let ran = bench.run(&["test", "tree.yml"]).exits(1);
     assert!(ran.stderr.contains("tree.yml has no `tests`"), "{}", ran.stderr);
     // With the layers, verdicts go.

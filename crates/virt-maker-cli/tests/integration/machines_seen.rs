@@ -21,9 +21,9 @@ fn what_machines_showed_is_on_the_pages_and_in_the_error_boots() {
     let template = bench.path("web.yml");
     let hostile = "</script><img src=x onerror=alert(1)>";
     let text_of = format!(
-        "{begin}  steps:\n    - boot:\n        memory: 256M\n        steps:\n          - screenshot: begin\n          - run: echo done\n  \
-         tests:\n    - name: good\n      boot: {{memory: 256M}}\n      steps:\n        - screenshot: tested\n    \
-         - name: bad {hostile}\n      boot: {{memory: 256M}}\n      steps:\n        - run: \"echo '{hostile}' > /dev/tty1; exit 3\"\n"
+        "{begin}  steps:\n    - boot:\n        memory: 256M\n        cpus: 1\n        steps:\n          - screenshot: begin\n          - run: echo done\n  \
+         tests:\n    - name: good\n      boot: {{memory: 256M, cpus: 1}}\n      steps:\n        - screenshot: tested\n    \
+         - name: bad {hostile}\n      boot: {{memory: 256M, cpus: 1}}\n      steps:\n        - run: \"echo '{hostile}' > /dev/tty1; exit 3\"\n"
     );
     std::fs::write(&template, text_of).unwrap();
     let allowed = allowed();

@@ -46,7 +46,7 @@ fn cloud_init_does_what_its_seed_says_and_leaves_that_alone_boots() {
          stat -c %a /etc/by-seed && ls /etc/ssh/ssh_host_*_key",
     );
     let install = run("apt-get update && apt-get install -y --no-install-recommends cloud-init");
-    let steps = [install, format!("boot: {{seed: {seed}, steps: [{{{check}}}]}}")];
+    let steps = [install, format!("boot: {{cpus: 1, seed: {seed}, steps: [{{{check}}}]}}")];
     let template = bench.template("t.yml", &steps, "");
     let ran = bench.build("chroot", &template, &[]).exits(0);
     assert!(

@@ -46,9 +46,13 @@ fn booted(word: &str) {
             reply(&mut port, welcome);
             receive(&mut port);
             reply(&mut port, mounted);
-            // Whether the system has booted, and where the time went.
-            while !receive(&mut port).contains("the step") {
-                reply(&mut port, r#"{"reply":"exited","status":0}"#);
+            // Whether the system has booted, where the time went, and what the boot has made.
+            loop {
+                match receive(&mut port) {
+                    asked if asked.contains("the step") => break,
+                    asked if asked.contains(r#""op":"stat""#) => reply(&mut port, r#"{"reply":"stat","stat":null}"#),
+                    _ => reply(&mut port, r#"{"reply":"exited","status":0}"#),
+                }
             }
             match word {
                 "huge" => send(&mut port, &[&[DATA][..], &u32::MAX.to_le_bytes(), &[0; 1 << 20]].concat()),

@@ -113,7 +113,7 @@ fn steps_leave_in_a_debian_that_runs_what_they_leave_in_one_that_stands_still_bo
     };
     let still = build("still.yml", &within);
     let list: String = within.iter().map(|step| format!("\n          - {}", step.replace('\n', "\n    "))).collect();
-    let runs = build("runs.yml", &[format!("boot:\n        steps:{list}")]);
+    let runs = build("runs.yml", &[format!("boot:\n        cpus: 1\n        steps:{list}")]);
 
     let (of_still, of_runs) = (seen(&still), seen(&runs));
     assert_eq!(of_still.len(), within.len() / 2 + 2);
