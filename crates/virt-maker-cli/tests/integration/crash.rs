@@ -85,8 +85,12 @@ fn an_interrupt_stops_cleanly_and_keeps_what_is_sealed(engine: &str) {
     let mut child = bench.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     lines.find(|line| line.as_ref().unwrap().contains("\"text\":\"started")).unwrap().unwrap();
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    // As timeout(1) does: to the program, and to its process group, which it is in.
+    let id = child.id().to_string();
+    Command::new("kill").args(["-TERM", &id, &id]).status().unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("stopped on request"), "{ended:?}");
     before.assert_nothing_left();
     assert_eq!(bench.layers().len(), 2);
     assert_eq!(bench.left_in_store(), Vec::<String>::new());
