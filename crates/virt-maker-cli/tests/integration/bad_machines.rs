@@ -242,6 +242,7 @@ fn a_host_without_what_a_machine_needs_names_the_package() {
     };
     for (with_qemu, arguments, expected) in [
         (false, "", "package `qemu-system-x86`"),
+        (true, "memory: 900G, ", "is to have 921600 MiB of memory, and this host has "),
         (true, "tpm: true, ", "package `swtpm`"),
         (true, "firmware: uefi, ", "package `ovmf`"),
         (true, "firmware: secure-boot, ", "Microsoft's keys"),

@@ -79,7 +79,7 @@ pub(super) fn run(
 
 /// Whether this host has what the machine is made of, as far as the template says so. The error says what is missing.
 pub(super) fn check_host(boot: &step::Boot) -> Result<()> {
-    machine::check()?;
+    machine::check(boot.memory_mib)?;
     Firmware::check_chosen(boot.firmware)?;
     if boot.tpm {
         machine::tpm::check()?;

@@ -45,7 +45,7 @@ fn firmware_of(installer: &Isoboot) -> Firmware {
 
 /// Whether this host has what the machine is made of. The error says what is missing.
 fn check_host(installer: &Isoboot) -> Result<()> {
-    machine::check()?;
+    machine::check(installer.memory_mib)?;
     firmware_of(installer).check()?;
     if installer.tpm { machine::tpm::check() } else { Ok(()) }
 }

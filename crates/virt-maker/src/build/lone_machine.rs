@@ -72,7 +72,7 @@ pub enum Ended {
 /// Boots it, and gives it to the person at the terminal until both are done with one another.
 pub fn run_machine(subject: &Subject, wanted: &LoneMachine, settings: &Settings, events: &Events) -> Result<Ended> {
     wanted.keep_as.as_deref().map(check_tag).transpose()?;
-    machine::check()?;
+    machine::check(wanted.memory_mib)?;
     Firmware::check_chosen(wanted.firmware)?;
     if wanted.tpm {
         machine::tpm::check()?;

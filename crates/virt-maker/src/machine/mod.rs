@@ -212,12 +212,18 @@ pub struct Machine {
     events: Events,
 }
 
-/// Whether machines can be started here. The error says what is missing.
-pub fn check() -> Result<()> {
-    match host::find_program(hardware::QEMU) {
-        Some(_) => Ok(()),
-        None => Err(Error::new(ErrorKind::Host, format!("a guest that boots needs `{}`", hardware::QEMU))
-            .with_hint("it comes with the package `qemu-system-x86`")),
+/// Whether a machine with so much memory, in MiB, can be started here. The error says what is missing.
+pub fn check(memory_mib: u32) -> Result<()> {
+    if host::find_program(hardware::QEMU).is_none() {
+        return Err(Error::new(ErrorKind::Host, format!("a guest that boots needs `{}`", hardware::QEMU))
+            .with_hint("it comes with the package `qemu-system-x86`"));
+    }
+    match host::memory::total().map(|bytes| bytes >> 20) {
+        Some(host) if u64::from(memory_mib) > host => {
+            let message = format!("the machine is to have {memory_mib} MiB of memory, and this host has {host} MiB");
+            Err(Error::new(ErrorKind::Host, message).with_hint("say less with `memory`"))
+        }
+        _ => Ok(()),
     }
 }
 
