@@ -199,7 +199,7 @@ pub struct Build {
     /// Write every artifact again.
     #[arg(short = 'X', long)]
     pub force_export: bool,
-    /// Leave out the tests of the templates, which says what was not tested.
+    /// Leave out the tests of the templates, which says which those are.
     #[arg(long)]
     pub no_tests: bool,
     /// How many images are worked on at once [default: $VIRT_MAKER_JOBS, or what the settings say, or the number of CPUs, and of sessions as many as suit the engine].

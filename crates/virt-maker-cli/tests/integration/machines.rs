@@ -243,7 +243,7 @@ fn tests_keep_a_broken_image_from_being_exported_boots() {
     let said = ran
         .of("warning")
         .iter()
-        .any(|event| event["message"].as_str().unwrap().contains("not tested: `web <1>`, `broken`"));
+        .any(|event| event["message"].as_str().unwrap().contains("tests left out: `web <1>`, `broken`"));
     assert!(said && outcomes(&ran).is_empty(), "{}", ran.stdout);
     std::fs::remove_file(bench.path("web.img")).unwrap();
     write("");

@@ -21,7 +21,7 @@ pub(super) fn say_what_is_left_out(specs: &[Spec], tests: Tests, events: &Events
     let untested = specs.iter().filter(|spec| tests == Tests::Skip && !spec.tests.is_empty());
     for spec in untested {
         let names: Vec<_> = spec.tests.iter().map(|test| format!("`{}`", test.name)).collect();
-        events.warn(format!("{}: not tested: {}", spec.template.display(), names.join(", ")));
+        events.warn(format!("{}: tests left out: {}", spec.template.display(), names.join(", ")));
     }
 }
 
