@@ -1,7 +1,8 @@
 //! Digests of files, and copies that are digested on the way.
 //!
 //! SHA-256 of one stream cannot be spread over cores, so it sets the pace; everything else (reading, finding zeroes,
-//! writing) is done by another thread meanwhile. Blocks travel between the two in a circle and are never copied.
+//! writing) is done by another thread meanwhile. Blocks travel between the two in a circle and are never copied. Holes of a sparse file
+//! are not read: their zeroes are digested from memory, and a copy has the same holes.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,6 +12,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use rustix::fs::SeekFrom;
 use sha2::{Digest as _, Sha256};
 
 use crate::key::Digest;
@@ -23,6 +25,9 @@ const BLOCKS: usize = 8;
 const HOLE: usize = 64 << 10;
 /// Files up to this size are digested without a second thread, in bytes.
 const SMALL: u64 = 4 << 20;
+
+/// What a hole reads as.
+static ZEROES: [u8; BLOCK] = [0; BLOCK];
 
 /// Told how many bytes are done; an error of it ends the work.
 pub type Progress<'a> = dyn FnMut(u64) -> io::Result<()> + 'a;
@@ -70,15 +75,105 @@ pub fn copy_with_digest(from: &File, to: &File, progress: &mut Progress<'_>) -> 
         // The clone cannot change any more, whatever happens to the original; so it is what is digested.
         return circle(to, progress, |_, _| Ok(()));
     }
-    let mut length = 0;
-    let digest = circle(from, progress, |block, offset| {
-        length = offset + block.len() as u64;
-        write_data(to, block, offset)?;
-        begin_writeback(to, length);
-        Ok(())
-    })?;
-    to.set_len(length)?;
+    let mut writing = Writing { to, length: 0 };
+    let digest = circle(from, progress, |piece, offset| writing.take(piece, offset))?;
+    to.set_len(writing.length)?;
     Ok(digest)
+}
+
+/// The same without the digest, for a file whose digest is known.
+pub fn copy(from: &File, to: &File, progress: &mut Progress<'_>) -> io::Result<()> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    let (mut block, mut writing, mut source) = (vec![0; BLOCK], Writing { to, length: 0 }, Pieces::of(from)?);
+    loop {
+        let offset = source.offset;
+        let piece = match source.hole() {
+            Some(count) => Piece::Hole(count),
+            None if source.data(&mut block)? == 0 => break,
+            None => Piece::Data(&block),
+        };
+        writing.take(&piece, offset)?;
+        progress(source.offset)?;
+    }
+    to.set_len(writing.length)
+}
+
+/// A part of a file.
+enum Piece<'b> {
+    Data(&'b [u8]),
+    /// So many bytes that are zero and have no blocks on the disk.
+    Hole(usize),
+}
+
+impl Piece<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Piece::Data(bytes) => bytes.len(),
+            Piece::Hole(count) => *count,
+        }
+    }
+}
+
+/// A file that is read once, from its begin to its end.
+struct Pieces<'f> {
+    file: &'f File,
+    offset: u64,
+    /// What it had when this began. What comes behind that is read, too.
+    length: u64,
+}
+
+impl Pieces<'_> {
+    fn of(file: &File) -> io::Result<Pieces<'_>> {
+        // Only a hint for the kernel's reading ahead.
+        let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Sequential);
+        Ok(Pieces { file, offset: 0, length: file.metadata()?.len() })
+    }
+
+    /// Skips a hole of the size of a block, or one at the end; says how large it is.
+    fn hole(&mut self) -> Option<usize> {
+        let left = self.length.saturating_sub(self.offset);
+        let data = match rustix::fs::seek(self.file, SeekFrom::Data(self.offset)) {
+            Ok(data) => data.min(self.length),
+            // There is no data any more.
+            Err(rustix::io::Errno::NXIO) => self.length,
+            // The file system knows no holes.
+            Err(_) => return None,
+        };
+        let count = left.min(BLOCK as u64);
+        if count == 0 || data.saturating_sub(self.offset) < count {
+            return None;
+        }
+        self.offset += count;
+        Some(count as usize)
+    }
+
+    /// Reads a block; says how many bytes it has, none at the end.
+    fn data(&mut self, block: &mut Vec<u8>) -> io::Result<usize> {
+        block.resize(BLOCK, 0);
+        let filled = fill(|buffer, at| self.file.read_at(buffer, self.offset + at), block)?;
+        block.truncate(filled);
+        self.offset += filled as u64;
+        Ok(filled)
+    }
+}
+
+/// The copy of a file, as far as it is there.
+struct Writing<'f> {
+    to: &'f File,
+    length: u64,
+}
+
+impl Writing<'_> {
+    fn take(&mut self, piece: &Piece<'_>, offset: u64) -> io::Result<()> {
+        self.length = offset + piece.len() as u64;
+        if let Piece::Data(bytes) = piece {
+            write_data(self.to, bytes, offset)?;
+        }
+        begin_writeback(self.to, self.length);
+        Ok(())
+    }
 }
 
 /// Has the kernel begin to write what was copied, every so often, while the digest is computed: whoever syncs the file
@@ -92,35 +187,39 @@ fn begin_writeback(file: &File, length: u64) {
     }
 }
 
-/// Reads all of `file`, hands each block and its offset to `each`, and digests it in another thread.
+/// Reads all of `file`, hands each piece and its offset to `each`, and digests it in another thread.
 fn circle(
     file: &File,
     progress: &mut Progress<'_>,
-    mut each: impl FnMut(&[u8], u64) -> io::Result<()>,
+    mut each: impl FnMut(&Piece<'_>, u64) -> io::Result<()>,
 ) -> io::Result<Digest> {
-    // Only a hint for the kernel's reading ahead.
-    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Sequential);
     let (to_digester, full) = sync_channel(BLOCKS);
     // There are never more blocks than places in this channel, so that the digester never waits here.
     let (from_digester, empty) = sync_channel(BLOCKS);
     for _ in 0..BLOCKS {
-        from_digester.send(Vec::new()).map_err(|_| ended())?;
+        from_digester.send(vec![0; BLOCK]).map_err(|_| ended())?;
     }
     let digester = std::thread::spawn(move || digest_blocks(&full, &from_digester));
     let mut read = || -> io::Result<()> {
-        let mut offset = 0;
+        let mut source = Pieces::of(file)?;
         loop {
-            let mut block: Vec<u8> = empty.recv().map_err(|_| ended())?;
-            block.resize(BLOCK, 0);
-            let filled = fill(|buffer, at| file.read_at(buffer, offset + at), &mut block)?;
-            if filled == 0 {
-                return Ok(());
-            }
-            block.truncate(filled);
-            each(&block, offset)?;
-            offset += filled as u64;
-            to_digester.send(block).map_err(|_| ended())?;
-            progress(offset)?;
+            let offset = source.offset;
+            let part = match source.hole() {
+                Some(count) => {
+                    each(&Piece::Hole(count), offset)?;
+                    Part::Hole(count)
+                }
+                None => {
+                    let mut block: Vec<u8> = empty.recv().map_err(|_| ended())?;
+                    if source.data(&mut block)? == 0 {
+                        return Ok(());
+                    }
+                    each(&Piece::Data(&block), offset)?;
+                    Part::Data(block)
+                }
+            };
+            to_digester.send(part).map_err(|_| ended())?;
+            progress(source.offset)?;
         }
     };
     let done = read();
@@ -129,12 +228,23 @@ fn circle(
     done.map(|()| digest)
 }
 
-fn digest_blocks(full: &Receiver<Vec<u8>>, empty: &SyncSender<Vec<u8>>) -> Digest {
+/// A [`Piece`] on its way to the digester.
+enum Part {
+    Data(Vec<u8>),
+    Hole(usize),
+}
+
+fn digest_blocks(full: &Receiver<Part>, empty: &SyncSender<Vec<u8>>) -> Digest {
     let mut hasher = Sha256::new();
-    for block in full {
-        hasher.update(&block);
-        // The other side has ended when it cannot be sent back.
-        let _ = empty.send(block);
+    for part in full {
+        match part {
+            Part::Hole(count) => hasher.update(&ZEROES[..count]),
+            Part::Data(block) => {
+                hasher.update(&block);
+                // The other side has ended when it cannot be sent back.
+                let _ = empty.send(block);
+            }
+        }
     }
     finish(hasher)
 }
@@ -293,6 +403,38 @@ mod tests {
             assert!(content(&to) == bytes);
             assert!(to.metadata().unwrap().blocks() * 512 < 2 << 20);
             assert_eq!(of_file(from.path()).unwrap(), Digest::of(bytes), "{length} bytes");
+            let again = tempfile::tempfile().unwrap();
+            copy(from.as_file(), &again, &mut |_| Ok(())).unwrap();
+            assert!(content(&again) == bytes, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn holes_are_digested_and_stay_holes() {
+        // Its begin, its end and both: whole blocks, and parts of blocks.
+        for (data, length) in [(0, 9 << 20), (3 << 20, 9 << 20), ((9 << 20) - 5, 9 << 20), (6 << 20, (9 << 20) + 77)] {
+            let from = tempfile::NamedTempFile::new().unwrap();
+            from.as_file().set_len(length).unwrap();
+            from.as_file().write_all_at(b"hello", data).unwrap();
+            let bytes = std::fs::read(from.path()).unwrap();
+            assert_eq!(of_file(from.path()).unwrap(), Digest::of(&bytes), "{data} of {length}");
+            for with_digest in [false, true] {
+                let to = tempfile::tempfile().unwrap();
+                let mut last = 0;
+                let mut progress = |done| {
+                    last = done;
+                    Ok(())
+                };
+                match with_digest {
+                    true => {
+                        assert_eq!(copy_with_digest(from.as_file(), &to, &mut progress).unwrap(), Digest::of(&bytes))
+                    }
+                    false => copy(from.as_file(), &to, &mut progress).unwrap(),
+                }
+                assert!(content(&to) == bytes, "{data} of {length}");
+                assert!(to.metadata().unwrap().blocks() * 512 < 1 << 20);
+                assert_eq!(last, length);
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use crate::host::decompress::{Compression, SIGNATURE};
 use super::resize::{Resize, ResizeArguments};
 use super::root::{self, Root};
 use super::signed::{Checksums, SignedList};
+use super::sources::Learned;
 use super::{Import, ImportContext, ImportKey, ImportKind, Made, fetch, http, sources};
 use crate::diagnostic::Diagnostic;
 use crate::disk::{ImageFormat, told_within_bounds};
@@ -25,7 +26,7 @@ use crate::event::Meter;
 use crate::host::checksum::{self, Checksum};
 use crate::host::permit::HostPath;
 use crate::host::url_path as decode;
-use crate::host::digest::{Digesting, copy_with_digest, write_sparse};
+use crate::host::digest::{Digesting, copy, copy_with_digest, write_sparse};
 use crate::key::{Digest, HostInput};
 use crate::template::{Kind, Node, arguments, from_node};
 
@@ -405,7 +406,8 @@ impl Download {
         context: &ImportContext<'_>,
     ) -> Result<Made> {
         let mut file = path.open().context(ErrorKind::Base, || self.cannot_read())?;
-        self.take(&mut file, wanted, target, context)
+        let learned = Learned::of(path.real(), &file, context);
+        self.take(&mut file, learned, wanted, target, context)
     }
 
     fn make_from_url(
@@ -417,7 +419,7 @@ impl Download {
     ) -> Result<Made> {
         loop {
             let mut fetched = fetch::fetch(url, context)?;
-            let taken = self.take(&mut fetched.file, wanted, target, context);
+            let taken = self.take(&mut fetched.file, None, wanted, target, context);
             match &taken {
                 Ok(_) => fetched.discard(),
                 // Neither is the download's fault.
@@ -446,11 +448,12 @@ impl Download {
     fn take(
         &self,
         file: &mut File,
+        learned: Option<Learned>,
         wanted: Option<Digest>,
         target: &Path,
         context: &ImportContext<'_>,
     ) -> Result<Made> {
-        let (found, unpacked) = self.unpack(file, target, context)?;
+        let (found, unpacked) = self.unpack(file, learned, target, context)?;
         // A wrong digest says more than what unpacking the wrong bytes led to.
         if Some(found) != wanted {
             return Err(self.wrong_digest(wanted, found));
@@ -467,7 +470,13 @@ impl Download {
 
     /// Writes the content of `file` to `target`. Returns the digest of `file`, and an error where that content was not
     /// whole, else whether it is the file as it stands.
-    fn unpack(&self, file: &mut File, target: &Path, context: &ImportContext<'_>) -> Result<(Digest, Result<bool>)> {
+    fn unpack(
+        &self,
+        file: &mut File,
+        learned: Option<Learned>,
+        target: &Path,
+        context: &ImportContext<'_>,
+    ) -> Result<(Digest, Result<bool>)> {
         let failed = || self.cannot_read();
         let length = file.metadata().context(ErrorKind::Base, failed)?.len();
         let mut head = [0; SIGNATURE];
@@ -481,6 +490,16 @@ impl Download {
         let meter = Meter::bytes(context.events, if plain { "copy" } else { "unpack" }, plain.then_some(length));
         let mut progress = told_within_bounds(meter, context.cancel);
         if plain {
+            // To digest it once more takes longer than to copy it.
+            if let Some(learned) = learned {
+                let copied = copy(file, &out, &mut progress);
+                context.cancel.check()?;
+                copied.context(ErrorKind::Base, || format!("cannot copy {}", self.name()))?;
+                if let Some(digest) = learned.still(file) {
+                    return Ok((digest, Ok(true)));
+                }
+                out.set_len(0).context(ErrorKind::Store, || format!("cannot write {}", target.display()))?;
+            }
             let digest = copy_with_digest(file, &out, &mut progress);
             context.cancel.check()?;
             return Ok((digest.context(ErrorKind::Base, || format!("cannot copy {}", self.name()))?, Ok(true)));

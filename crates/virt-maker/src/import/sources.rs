@@ -4,7 +4,7 @@
 //! while all of them are the same. The time of the last status change cannot be set by hand. An entry that cannot be
 //! read is as good as none, and is mentioned.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -108,13 +108,37 @@ pub(super) fn of_file(path: &Path, context: &ImportContext<'_>) -> io::Result<Di
     Ok(digest)
 }
 
+/// The digest of a file that is open, as far as it was learned before.
+pub(super) struct Learned {
+    stat: [i128; 7],
+    digest: Digest,
+}
+
+impl Learned {
+    /// What is known of the file at `path`, which was opened as `file`, and has not changed since.
+    pub(super) fn of(path: &Path, file: &File, context: &ImportContext<'_>) -> Option<Learned> {
+        let known = load(&format!("file:{}", path.display()), context)?;
+        let stat = identity(&file.metadata().ok()?);
+        (known.stat == Some(stat)).then_some(Learned { stat, digest: known.digest })
+    }
+
+    /// The digest of what was read of the file until now, if nobody has changed it meanwhile.
+    pub(super) fn still(&self, file: &File) -> Option<Digest> {
+        (identity(&file.metadata().ok()?) == self.stat).then_some(self.digest)
+    }
+}
+
 /// Identity and length in bytes. Only for files: opening a pipe would wait for ever.
 fn stat_of(path: &Path) -> io::Result<([i128; 7], u64)> {
     let stat = fs::metadata(path)?;
     if !stat.is_file() {
         return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
     }
-    let identity = [
+    Ok((identity(&stat), stat.len()))
+}
+
+fn identity(stat: &fs::Metadata) -> [i128; 7] {
+    [
         stat.dev().into(),
         stat.ino().into(),
         stat.size().into(),
@@ -122,8 +146,7 @@ fn stat_of(path: &Path) -> io::Result<([i128; 7], u64)> {
         stat.mtime_nsec().into(),
         stat.ctime().into(),
         stat.ctime_nsec().into(),
-    ];
-    Ok((identity, stat.len()))
+    ]
 }
 
 /// Whether the file's last change is so long ago that another one would have another time.
