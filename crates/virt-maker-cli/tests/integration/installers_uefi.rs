@@ -16,11 +16,11 @@ fn an_installer_is_driven_under_uefi_and_secure_boot_refuses_it_boots() {
     let before = HostState::capture();
     let bench = Bench::new(PathBuf::from("none"));
     let template = |firmware: &str, steps: &str| {
+        let cd = testkit::grub_cd_for_uefi(MENU).display().to_string();
         let text = format!(
-            "format: 2\nspec:\n  import:\n    isoboot:\n      url: {}\n      disk: 16M\n      memory: 256M\n      network: false\n      \
+            "format: 2\nspec:\n  import:\n    isoboot:\n      url: {cd}\n      disk: 16M\n      memory: 256M\n      network: false\n      \
              timeout: 3m\n      firmware: {firmware}\n      tpm: true\n      floppy: {{a.txt: x}}\n      files: {{b.txt: x}}\n      \
-             steps: [{steps}]\n",
-            testkit::grub_cd_for_uefi(MENU).display()
+             cds: [{{url: '{cd}'}}, {{url: '{cd}'}}]\n      steps: [{steps}]\n"
         );
         let path = bench.path("t.yml");
         fs::write(&path, text).unwrap();

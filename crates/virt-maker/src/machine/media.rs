@@ -32,9 +32,15 @@ impl Media {
         for (number, path) in self.cds.iter().enumerate() {
             say("-blockdev", node(&format!("cd{number}"), path)?);
             let boots = if number == 0 { ",bootindex=2" } else { "" };
-            // Of a q35 each drive has a bus of its own.
-            let (bus, unit) = if firmware == Firmware::Bios { (number / 2, number % 2) } else { (number, 0) };
-            say("-device", format!("ide-cd,bus=ide.{bus},unit={unit},drive=cd{number},id=drive-cd{number}{boots}"));
+            let rest = format!("drive=cd{number},id=drive-cd{number}{boots}");
+            if firmware == Firmware::Bios {
+                say("-device", format!("ide-cd,bus=ide.{},unit={},{rest}", number / 2, number % 2));
+            } else {
+                // The IDE of a q35 is AHCI. On a busy host qemu 10.0 keeps a read of a CD there in flight for ever, and waits for its end
+                // when it is to stop: three of four machines hung.
+                say("-device", format!("usb-bot,id=cd{number}-bus"));
+                say("-device", format!("scsi-cd,bus=cd{number}-bus.0,scsi-id=0,lun=0,{rest}"));
+            }
         }
         // A q35 has none by itself.
         if firmware != Firmware::Bios && !self.floppies.is_empty() {

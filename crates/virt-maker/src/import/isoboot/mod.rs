@@ -38,8 +38,8 @@ pub(super) static KIND: ImportKind = ImportKind {
     parse: arguments::parse,
 };
 
-/// What a guest sees of its machine. Another one may be another system that is installed. With UEFI the chipset is q35; what `firmware`
-/// is stands beside this.
+/// What a guest sees of its machine. Another one may be another system that is installed. With UEFI the chipset is q35, and the CDs hang on
+/// USB; what `firmware` is stands beside this.
 const MACHINE: &str = "x86_64, i440fx, bios, virtio-scsi, virtio-net, ide-cd";
 
 /// What boots an installer.
