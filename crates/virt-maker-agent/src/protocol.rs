@@ -66,8 +66,8 @@ pub enum Request {
     /// [`Reply::Mounted`], with nothing mounted.
     Running,
     /// Only to an agent in a machine that has booted: connects to a TCP port of that machine, says a text, and reads until the other
-    /// side closes, a mebibyte at most. What has come when the time is over is the answer. Answer: data frames, an empty one, then [`Reply::Done`]; or
-    /// [`Reply::Failed`], of kind [`FailureKind::NotFound`] where nobody answers.
+    /// side closes, a mebibyte at most. What has come when the time is over is the answer. Answer: data frames, an empty one, then
+    /// [`Reply::Done`]; or [`Reply::Failed`], of kind [`FailureKind::NotFound`] where nobody answers.
     Talk {
         /// The port, at the loopback address.
         port: u16,

@@ -91,10 +91,8 @@ pub(super) fn forget_url(url: &str, context: &ImportContext<'_>) {
 pub(super) fn of_file(path: &Path, context: &ImportContext<'_>) -> io::Result<Digest> {
     let source = format!("file:{}", path.display());
     let (stat, length) = stat_of(path)?;
-    if let Some(known) = load(&source, context)
-        && known.stat == Some(stat)
-    {
-        return Ok(known.digest);
+    if let Some(digest) = unchanged(&source, stat, context) {
+        return Ok(digest);
     }
     let settled = is_settled(stat);
     let mut meter = Meter::bytes(context.events, "digest", Some(length));
@@ -108,6 +106,11 @@ pub(super) fn of_file(path: &Path, context: &ImportContext<'_>) -> io::Result<Di
     Ok(digest)
 }
 
+/// What is known of a file, if it is the same as then.
+fn unchanged(source: &str, stat: [i128; 7], context: &ImportContext<'_>) -> Option<Digest> {
+    load(source, context).filter(|known| known.stat == Some(stat)).map(|known| known.digest)
+}
+
 /// The digest of a file that is open, as far as it was learned before.
 pub(super) struct Learned {
     stat: [i128; 7],
@@ -117,9 +120,9 @@ pub(super) struct Learned {
 impl Learned {
     /// What is known of the file at `path`, which was opened as `file`, and has not changed since.
     pub(super) fn of(path: &Path, file: &File, context: &ImportContext<'_>) -> Option<Learned> {
-        let known = load(&format!("file:{}", path.display()), context)?;
         let stat = identity(&file.metadata().ok()?);
-        (known.stat == Some(stat)).then_some(Learned { stat, digest: known.digest })
+        let digest = unchanged(&format!("file:{}", path.display()), stat, context)?;
+        Some(Learned { stat, digest })
     }
 
     /// The digest of what was read of the file until now, if nobody has changed it meanwhile.

@@ -102,9 +102,10 @@ impl Console {
 
     /// The last line that is not empty, escaped, without the sequences that colour it.
     pub(super) fn last_line(&self) -> String {
-        let text = plain(&self.text());
+        // Asked for again and again while a guest boots: no more of the text is looked at than that line.
         let shown = |line: &str| escape(cut(line.trim(), SHOWN));
-        text.lines().rev().map(shown).find(|line| !line.is_empty()).unwrap_or_default()
+        let last = |line: &str| plain(line).lines().rev().map(shown).find(|line| !line.is_empty());
+        self.text().lines().rev().find_map(last).unwrap_or_default()
     }
 
     /// The last lines that are not empty, escaped, without the sequences that colour them.

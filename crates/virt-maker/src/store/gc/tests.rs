@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::hooks;
-use super::super::tests::{owner, present, sealed, store};
+use super::super::tests::{owner, present, sealed, sealed_in, store};
 use super::super::{Layer, Lookup};
 use super::*;
 use crate::store::{Limits, Verdict};
@@ -12,9 +12,20 @@ use crate::store::{Limits, Verdict};
 /// A layer of 64 KiB on `parent`, last used so many seconds ago.
 fn layer(store: &Store, name: &str, parent: Option<&Layer>, unused: u64) -> Layer {
     let sealed = sealed(store, name, parent, &[7; 65_536]);
-    let record = File::open(sealed.folder.join(record::FILE)).unwrap();
-    record.set_modified(SystemTime::now() - Duration::from_secs(unused)).unwrap();
+    was_used(&sealed, unused);
     present(store, sealed.record.key)
+}
+
+/// Says that it was last used so many seconds ago.
+fn was_used(layer: &Layer, ago: u64) {
+    let record = File::open(layer.folder.join(record::FILE)).unwrap();
+    record.set_modified(SystemTime::now() - Duration::from_secs(ago)).unwrap();
+}
+
+/// A layer of the same size on nothing, which took so many seconds to make.
+fn leaf(store: &Store, name: &str, duration: f64, unused: u64) {
+    let sealed = sealed_in(store, name, None, &[7; 65_536], duration);
+    was_used(&sealed, unused);
 }
 
 fn names(found: &Collection) -> Vec<&str> {
@@ -66,14 +77,9 @@ fn the_leaf_that_was_not_used_for_the_longest_time_goes_first() {
 #[test]
 fn what_took_long_goes_later() {
     let (_folder, store) = store();
-    let leaf = |name: &str, duration: f64, unused: u64| {
-        let layer = super::super::tests::sealed_in(&store, name, None, &[7; 65_536], duration);
-        let record = File::open(layer.folder.join(record::FILE)).unwrap();
-        record.set_modified(SystemTime::now() - Duration::from_secs(unused)).unwrap();
-    };
-    leaf("slow", 60.0, 9000);
-    leaf("quick", 0.1, 5000);
-    leaf("slow and forgotten", 60.0, 90 * 86_400);
+    leaf(&store, "slow", 60.0, 9000);
+    leaf(&store, "quick", 0.1, 5000);
+    leaf(&store, "slow and forgotten", 60.0, 90 * 86_400);
     let each = store.layers().unwrap().0[0].record.bytes;
     let limits =
         |count, age| Limits { max_size: Some(count * each), max_age: Some(Duration::from_secs(age)), min_free: None };
@@ -86,13 +92,8 @@ fn what_took_long_goes_later() {
 #[test]
 fn what_a_build_used_goes_last_after_it() {
     let (_folder, store) = store();
-    let leaf = |name: &str, duration: f64, unused: u64| {
-        let layer = super::super::tests::sealed_in(&store, name, None, &[7; 65_536], duration);
-        let record = File::open(layer.folder.join(record::FILE)).unwrap();
-        record.set_modified(SystemTime::now() - Duration::from_secs(unused)).unwrap();
-    };
-    leaf("slow", 60.0, 100);
-    leaf("made just now", 0.1, 0);
+    leaf(&store, "slow", 60.0, 100);
+    leaf(&store, "made just now", 0.1, 0);
     let each = store.layers().unwrap().0[0].record.bytes;
     let began = SystemTime::now() - Duration::from_secs(50);
     let after = |max_size| {
